@@ -1,0 +1,147 @@
+"""What travels between the steps of ingest: items, fetched media, cut clips, and why something was refused.
+
+Every step takes and returns these plain records, so that each can be tested alone. A failure of the world is raised as
+`Refused` with a reason from the closed enum and ends as a row of the index. This module does no I/O.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LICENSES = (
+    "CC0-1.0",
+    "CC-BY-4.0",
+    "CC-BY-3.0",
+    "CC-BY-SA-4.0",
+    "CC-BY-SA-3.0",
+    "CC-BY-NC-4.0",
+    "CC-BY-NC-SA-4.0",
+    "CC-BY-ND-4.0",
+    "CC-BY-NC-ND-4.0",
+    "PDM-1.0",
+    "all-rights-reserved",
+    "own",
+    "unknown",
+)
+"""The license vocabulary: SPDX-like codes, `own` (the operator's statement) and `unknown` (always refused)."""
+
+
+class Reason(StrEnum):
+    """Why an item or a clip was refused. Members of `RETRYABLE` may succeed later; all others are final."""
+
+    REMOVED = "removed"
+    PRIVATE = "private"
+    LICENSE = "license"
+    OPT_OUT = "opt_out"
+    ADDRESS = "address"
+    UNSUPPORTED = "unsupported"
+    TOO_LARGE = "too_large"
+    TOO_LONG = "too_long"
+    TOO_SHORT = "too_short"
+    NO_AUDIO = "no_audio"
+    NO_VIDEO = "no_video"
+    CORRUPT = "corrupt"
+    DECODER_CRASHED = "decoder_crashed"
+    DECODER_TIMEOUT = "decoder_timeout"
+    TOO_SMALL = "too_small"
+    SILENT = "silent"
+    CLIPPED = "clipped"
+    CONSTANT = "constant"
+    BLANK = "blank"
+    DARK = "dark"
+    BLURRED = "blurred"
+    DAMAGED = "damaged"
+    RATE_LIMITED = "rate_limited"
+    TIMEOUT = "timeout"
+    SERVER_ERROR = "server_error"
+    NETWORK = "network"
+    WORKER_CRASHED = "worker_crashed"
+
+
+RETRYABLE = frozenset({Reason.RATE_LIMITED, Reason.TIMEOUT, Reason.SERVER_ERROR, Reason.NETWORK, Reason.WORKER_CRASHED})
+
+
+class Refused(Exception):
+    """The world said no: raised by fetch, clip and license checks, turned into an index row at the item border."""
+
+    def __init__(self, reason: Reason, detail: str = ""):
+        super().__init__(f"{reason}: {detail}" if detail else str(reason))
+        self.reason = reason
+        self.detail = detail[:500]
+
+    def __reduce__(self) -> tuple[type, tuple[Reason, str]]:
+        return Refused, (self.reason, self.detail)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to fetch: a video, or a photo with its sound.
+
+    `url` is an http(s) URL, or an absolute path for local files; `sound_url` is set where picture and sound are two
+    objects (iNaturalist, still + sound), and `url` is then the picture. `license` is a code of `LICENSES`, or "" where only the fetched page can tell.
+    """
+
+    source: str
+    id: str
+    url: str
+    license: str = ""
+    sound_url: str = ""
+    channel: str = ""
+    title: str = ""
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Media:
+    """What fetch leaves on the local disk. `picture` and `sound` may be one file; `still` says the picture is a photo.
+
+    `license` is what fetch learnt (or the item's own); `owned` files lie in the spool and are deleted after clipping.
+    """
+
+    picture: Path
+    sound: Path
+    still: bool
+    license: str
+    channel: str = ""
+    title: str = ""
+    page_url: str = ""
+    num_bytes: int = 0
+    owned: bool = True
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One audio-frame pair, times in seconds of presentation time of its media.
+
+    `audio`: int16 [num_samples], mono at `sample_rate_hz`. `image`: JPEG bytes of the frame on screen at the clip's middle;
+    `frame_time_s` is that frame's presentation time and `frame_offset_s` = frame_time_s - (start_s + duration_s / 2).
+    """
+
+    start_s: float
+    duration_s: float
+    sample_rate_hz: int
+    audio: np.ndarray
+    image: bytes
+    width_px: int
+    height_px: int
+    frame_time_s: float
+    frame_offset_s: float
+
+
+def safe_id(text: str) -> str:
+    """`text` as it is if made of [A-Za-z0-9_-]; else its safe part plus a hash of the whole, so that two ids never meet."""
+    if re.fullmatch(r"[A-Za-z0-9_-]{1,80}", text):
+        return text
+    readable = re.sub(r"[^A-Za-z0-9-]+", "-", text).strip("-")[:60]
+    return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def sample_key(source: str, ids: tuple[str, ...], start_s: float) -> str:
+    """`<source>_<id…>_<start_ms>`: safe characters, all ids of the pair, start in milliseconds."""
+    return "_".join([safe_id(source), *(safe_id(i) for i in ids), str(round(start_s * 1000))])
