@@ -1,0 +1,262 @@
+"""A dataset at a URI: frozen work list, shards, commits with generations, snapshots, tombstones (the contract between rooms).
+
+    dataset = Dataset.create_or_open(uri, "clips", config, parents=[])
+    dataset.append_items(items, unit_size=8)          # new items become new units; known ids are skipped
+    dataset.commit(unit, 0, shard, facts)             # data first, the commit object last
+    Dataset.open(uri).snapshot()                      # what a training run or a derived dataset pins
+
+Readers trust commits only, and no object is ever overwritten. It does not run
+work (cluster.units does) and does not know what a sample is.
+"""
+
+import datetime
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.shards import Shard, shard_sha16
+from cluster.storage import Store, file_sha256, open_store
+from configs.load import UserError, describe_difference, semantic_hash
+
+SCHEMA_VERSION = 1
+WORKLIST = pa.schema([("unit", pa.string()), ("item_id", pa.string()), ("attempt", pa.int32()), ("payload", pa.string())])
+TOMBSTONE = pa.schema([("key", pa.string()), ("reason", pa.string()), ("date", pa.string())])
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """One entry of the work list: `attempt` 0 at first, higher in follow-up units of retryable failures."""
+
+    item_id: str
+    attempt: int
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class UnitTask:
+    """A fixed slice of the work list: what one worker does in one go."""
+
+    unit: str
+    items: list[WorkItem]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A committed object: name below the dataset root, bytes, sha256 hex."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The record that makes a unit's shard visible; `facts` are plain numbers a stage wants merged over the dataset."""
+
+    unit: str
+    generation: int
+    tar: Part | None
+    index: Part
+    counts: dict[str, int]
+    semantic_hash: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> "Commit":
+        tar = Part(**data["tar"]) if data["tar"] else None
+        return Commit(**{**data, "tar": tar, "index": Part(**data["index"])})
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A fixed list of commits, sorted by unit; `id` is the hash of their units, generations and index hashes."""
+
+    id: str
+    uri: str
+    commits: tuple[Commit, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"id": self.id, "uri": self.uri, "commits": [commit.to_json() for commit in self.commits]}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> "Snapshot":
+        return Snapshot(data["id"], data["uri"], tuple(Commit.from_json(commit) for commit in data["commits"]))
+
+    @staticmethod
+    def of(uri: str, commits: Iterable[Commit]) -> "Snapshot":
+        ordered = tuple(sorted(commits, key=lambda commit: commit.unit))
+        identity = json.dumps([(c.unit, c.generation, c.index.sha256) for c in ordered])
+        return Snapshot(hashlib.sha256(identity.encode()).hexdigest(), uri, ordered)
+
+
+class Dataset:
+    """A dataset that exists; made by `open` or `create_or_open`. `meta` is dataset.json."""
+
+    def __init__(self, store: Store, meta: dict[str, Any]):
+        self.store = store
+        self.meta = meta
+        self.uri = store.uri
+
+    @staticmethod
+    def open(uri: str, kind: str | None = None) -> "Dataset":
+        """The dataset at `uri`. `UserError` where there is none, or it is of another kind."""
+        store = open_store(uri)
+        try:
+            meta = json.loads(store.read("dataset.json"))
+        except FileNotFoundError:
+            raise UserError(f"{uri}: no dataset here (dataset.json is missing); check the path or make it first") from None
+        if kind and meta["kind"] != kind:
+            raise UserError(f"{uri}: is a dataset of {meta['kind']}, need one of {kind}")
+        return Dataset(store, meta)
+
+    @staticmethod
+    def create_or_open(uri: str, kind: str, config: dict[str, Any], parents: list[dict[str, Any]]) -> "Dataset":
+        """The dataset at `uri`, new or existing. `config` holds semantic settings only.
+
+        `UserError` with the difference where the existing one was made with other semantic settings, or of other parents.
+        """
+        store = open_store(uri, writable=True)
+        identity = {"config": config, "parents": parents}
+        meta = {"kind": kind, "schema_version": SCHEMA_VERSION, "config": config, "parents": parents}
+        meta["semantic_hash"] = semantic_hash(identity)
+        try:
+            store.put("dataset.json", json.dumps(meta, indent=1, sort_keys=True).encode())
+        except FileExistsError:
+            existing = Dataset.open(uri, kind)
+            if existing.meta["semantic_hash"] != meta["semantic_hash"]:
+                was = {"config": existing.meta["config"], "parents": existing.meta["parents"]}
+                difference = describe_difference(was, identity)
+                raise UserError(f"{uri} was made with other settings: {difference}; use these, or another output") from None
+            return existing
+        return Dataset(store, meta)
+
+    def append_items(self, items: Iterable[tuple[str, dict[str, Any]]], unit_size: int, attempt: int = 0) -> int:
+        """Appends the items not yet listed (by id and attempt) as new units of `unit_size`; returns how many were new.
+
+        Safe against a second driver appending at the same time: the list file is created only if absent, else reread.
+        """
+        items = list(items)
+        while True:
+            files, listed = self._worklist_files(), self._read_worklist()
+            known = set(zip(listed["item_id"].to_pylist(), listed["attempt"].to_pylist(), strict=True))
+            fresh = {item_id: payload for item_id, payload in items if (item_id, attempt) not in known}
+            if not fresh:
+                return 0
+            first_unit = len(set(listed["unit"].to_pylist()))
+            table = _worklist_table(fresh, first_unit, unit_size, attempt)
+            buffer = io.BytesIO()
+            pq.write_table(table, buffer, compression="zstd", store_schema=False)
+            try:
+                self.store.put(f"worklist/{len(files):06d}.parquet", buffer.getvalue())
+                return len(fresh)
+            except FileExistsError:
+                continue
+
+    def units(self) -> list[UnitTask]:
+        """Every unit of the work list, in order."""
+        tasks: dict[str, list[WorkItem]] = {}
+        for row in self._read_worklist().to_pylist():
+            item = WorkItem(row["item_id"], row["attempt"], json.loads(row["payload"]))
+            tasks.setdefault(row["unit"], []).append(item)
+        return [UnitTask(unit, items) for unit, items in tasks.items()]
+
+    def committed_units(self) -> set[str]:
+        """Names of units with any commit, by a fresh listing."""
+        return {name.removeprefix("commits/").split(".")[0] for name in self.store.list("commits") if name.endswith(".json")}
+
+    def commits(self) -> dict[str, Commit]:
+        """The commit of the highest generation of each unit."""
+        newest: dict[str, tuple[int, str]] = {}
+        for name in self.store.list("commits"):
+            unit, generation, _ = name.removeprefix("commits/").split(".")
+            newest[unit] = max(newest.get(unit, (-1, "")), (int(generation), name))
+        names = [name for _, name in newest.values()]
+        with ThreadPoolExecutor(8) as pool:
+            read = pool.map(self.store.read, names)
+            return {commit.unit: commit for commit in (Commit.from_json(json.loads(data)) for data in read)}
+
+    def snapshot(self) -> Snapshot:
+        """All that is committed now, as a fixed list."""
+        return Snapshot.of(self.uri, self.commits().values())
+
+    def read_index(self, commit: Commit) -> pa.Table:
+        """A unit's index. `OSError` where its bytes are not those committed."""
+        data = self.store.read(commit.index.name)
+        if len(data) != commit.index.size or hashlib.sha256(data).hexdigest() != commit.index.sha256:
+            raise OSError(f"{self.uri}/{commit.index.name}: damaged: its size or sha256 is not the committed one; run ingest verify")
+        return pq.read_table(io.BytesIO(data))
+
+    def iter_rows(self, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Rows of every committed index, unit by unit, with the unit's name in `unit`."""
+        for unit, commit in sorted(self.commits().items()):
+            table = self.read_index(commit)
+            for row in (table.select(columns) if columns else table).to_pylist():
+                yield {"unit": unit, **row}
+
+    def commit(self, unit: str, generation: int, shard: Shard, facts: dict[str, Any]) -> Commit:
+        """Uploads a built shard, data first, and publishes its commit last. Losing the race to another worker is fine.
+
+        Returns the commit that stands: ours, or the one another worker published before.
+        """
+        stem = f"{unit}-{shard_sha16(shard)}"
+        tar = Part(f"shards/{stem}.tar", shard.tar.stat().st_size, file_sha256(shard.tar)) if shard.tar else None
+        index = Part(f"index/{stem}.parquet", shard.index.stat().st_size, file_sha256(shard.index))
+        if tar and shard.tar:
+            self.store.put_file(tar.name, shard.tar)
+        self.store.put_file(index.name, shard.index)
+        commit = Commit(unit, generation, tar, index, shard.counts, self.meta["semantic_hash"], facts)
+        name = f"commits/{unit}.{generation}.json"
+        try:
+            self.store.put(name, json.dumps(commit.to_json(), sort_keys=True).encode())
+        except FileExistsError:
+            return Commit.from_json(json.loads(self.store.read(name)))
+        return commit
+
+    def bury(self, keys: dict[str, str]) -> None:
+        """Appends a tombstone file: `keys` maps sample key -> reason. Every reader skips these from now on."""
+        today = datetime.date.today().isoformat()
+        rows = [{"key": key, "reason": reason, "date": today} for key, reason in sorted(keys.items())]
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows, schema=TOMBSTONE), buffer)
+        number = len(self.store.list("tombstones"))
+        while True:
+            try:
+                return self.store.put(f"tombstones/{number:06d}.parquet", buffer.getvalue())
+            except FileExistsError:
+                number += 1
+
+    def tombstones(self) -> frozenset[str]:
+        """Keys removed later: holes, never read from the moment they are known."""
+        names = self.store.list("tombstones")
+        tables = (pq.read_table(io.BytesIO(self.store.read(name))) for name in names)
+        return frozenset(key for table in tables for key in table["key"].to_pylist())
+
+    def _worklist_files(self) -> list[str]:
+        return self.store.list("worklist")
+
+    def _read_worklist(self) -> pa.Table:
+        tables = [pq.read_table(io.BytesIO(self.store.read(name))) for name in self._worklist_files()]
+        return pa.concat_tables(tables) if tables else WORKLIST.empty_table()
+
+
+def _worklist_table(items: dict[str, dict[str, Any]], first_unit: int, unit_size: int, attempt: int) -> pa.Table:
+    rows = [
+        {
+            "unit": f"u{first_unit + place // unit_size:07d}",
+            "item_id": item_id,
+            "attempt": attempt,
+            "payload": json.dumps(payload, sort_keys=True),
+        }
+        for place, (item_id, payload) in enumerate(items.items())
+    ]
+    return pa.Table.from_pylist(rows, schema=WORKLIST)

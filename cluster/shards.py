@@ -1,0 +1,143 @@
+"""One shard: a deterministic WebDataset tar and the parquet index beside it, written from a list of rows on the local disk.
+
+`write_shard(folder, rows, columns)` writes both; the index has a row per kept sample and per refused item, with the byte
+offset, size and crc32 of every tar member, so readers can fetch single members by range. Uses `tarfile`, not webdataset:
+that would import torch (219 MB) into every ingest actor. Knows nothing of storage or commits.
+"""
+
+import io
+import tarfile
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.storage import file_sha256
+
+MEMBER = pa.struct([("ext", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("crc32", pa.uint32())])
+CORE = [
+    ("ordinal", pa.int32()),
+    ("item_id", pa.string()),
+    ("key", pa.string()),
+    ("status", pa.string()),
+    ("reason", pa.string()),
+    ("detail", pa.string()),
+]
+
+
+@dataclass
+class Row:
+    """A kept sample (`members`: extension -> bytes) or a refused item or clip (`reason` set, no members)."""
+
+    item_id: str
+    key: str | None = None
+    status: str = "kept"
+    reason: str | None = None
+    detail: str | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
+    members: dict[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Local files of a built shard; `tar` is None where nothing was kept. `counts`: status or `refused:<reason>` -> rows."""
+
+    tar: Path | None
+    index: Path
+    counts: dict[str, int]
+
+
+def write_shard(folder: Path, rows: list[Row], columns: pa.Schema) -> Shard:
+    """Writes `shard.tar` (if any row is kept) and `shard.parquet` in `folder`; reopens the tar and checks every member.
+
+    Rows keep their order: the ordinal of a row is its place in `rows`. Tar members stand in the order of the kept rows'
+    keys. `ValueError` for two kept rows with one key.
+    """
+    kept = sorted((row for row in rows if row.status == "kept"), key=lambda row: row.key or "")
+    keys = [row.key for row in kept]
+    if len(set(keys)) != len(keys) or None in keys:
+        raise ValueError(f"keys of kept rows must be set and unique within a unit: {sorted(str(k) for k in keys)[:10]}…")
+    tar, members = None, {}
+    if kept:
+        tar = folder / "shard.tar"
+        members = _write_tar(tar, kept)
+        _check_tar(tar, members)
+    index = folder / "shard.parquet"
+    _write_index(index, rows, members, columns)
+    return Shard(tar, index, count_rows(rows))
+
+
+def count_rows(rows: list[Row]) -> dict[str, int]:
+    """`{"kept": n, "refused:<reason>": n}`, sorted by name."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        name = row.status if row.status == "kept" else f"{row.status}:{row.reason}"
+        counts[name] = counts.get(name, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def verify_member(data: bytes, crc32: int) -> bool:
+    """Whether a member's bytes are those the index recorded."""
+    return zlib.crc32(data) == crc32
+
+
+def index_schema(columns: pa.Schema) -> pa.Schema:
+    """The index schema: the fixed columns, the stage's own, and the members."""
+    return pa.schema([*CORE, *[(f.name, f.type) for f in columns], ("members", pa.list_(MEMBER))])
+
+
+def _write_tar(path: Path, kept: list[Row]) -> dict[str, list[dict[str, Any]]]:
+    members: dict[str, list[dict[str, Any]]] = {}
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for row in kept:
+            assert row.key is not None
+            members[row.key] = []
+            for ext in sorted(row.members):
+                data = row.members[ext]
+                offset = tar.offset + tarfile.BLOCKSIZE
+                tar.addfile(_header(f"{row.key}.{ext}", len(data)), io.BytesIO(data))
+                members[row.key].append({"ext": ext, "offset": offset, "size": len(data), "crc32": zlib.crc32(data)})
+    return members
+
+
+def _header(name: str, size: int) -> tarfile.TarInfo:
+    """mtime 0, uid/gid 0, one mode: the same samples give the same bytes on every machine. USTAR: one header block each."""
+    if len(name) > 99:
+        raise ValueError(f"sample name {name!r} is longer than 99 characters: shorten the item id")
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode, info.uid, info.gid = size, 0, 0o644, 0, 0
+    return info
+
+
+def _check_tar(path: Path, members: dict[str, list[dict[str, Any]]]) -> None:
+    with open(path, "rb") as file:
+        for key, parts in members.items():
+            for part in parts:
+                file.seek(part["offset"])
+                if not verify_member(file.read(part["size"]), part["crc32"]):
+                    raise OSError(f"{path}: {key}.{part['ext']} reads back with other bytes; is the local disk failing?")
+
+
+def _write_index(path: Path, rows: list[Row], members: dict[str, list[dict[str, Any]]], columns: pa.Schema) -> None:
+    records = [
+        {
+            "ordinal": ordinal,
+            "item_id": row.item_id,
+            "key": row.key,
+            "status": row.status,
+            "reason": row.reason,
+            "detail": row.detail,
+            **{name: row.columns.get(name) for name in columns.names},
+            "members": members.get(row.key or "", []) if row.status == "kept" else [],
+        }
+        for ordinal, row in enumerate(rows)
+    ]
+    pq.write_table(pa.Table.from_pylist(records, schema=index_schema(columns)), path, compression="zstd", store_schema=False)
+
+
+def shard_sha16(shard: Shard) -> str:
+    """The 16 hex digits that name a shard's files: of the tar, or of the index where there is no tar."""
+    return file_sha256(shard.tar or shard.index)[:16]

@@ -1,0 +1,266 @@
+"""Object storage: one small `Store` over a folder or any fsspec URI (`s3://…`), with create-only writes.
+
+`open_store(uri)` gives a `Store`; names are relative to its root. `put`/`put_file` publish an object whole or not at all and
+never overwrite: an existing object with the same bytes counts as written (a lost response, a unit done twice), one with
+other bytes raises `FileExistsError`. Listings are always fresh. This module is the only owner of storage retries; it knows
+nothing of datasets, and it never appends.
+"""
+
+import errno
+import hashlib
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import fsspec
+from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from configs.load import UserError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+SINGLE_PUT_BYTES = 1 << 30
+TRANSIENT_ERRNO = frozenset({errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.EAGAIN, errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE})
+
+
+class Store(Protocol):
+    """What the rest of the house uses; `uri` is the root as the user wrote it, without a trailing slash."""
+
+    uri: str
+
+    def read(self, name: str) -> bytes: ...
+    def read_range(self, name: str, start: int, end: int) -> bytes: ...
+    def get_file(self, name: str, path: Path) -> None: ...
+    def put(self, name: str, data: bytes) -> None: ...
+    def put_file(self, name: str, path: Path) -> None: ...
+    def replace(self, name: str, data: bytes) -> None: ...
+    def list(self, prefix: str = "") -> list[str]: ...
+    def exists(self, name: str) -> bool: ...
+    def size(self, name: str) -> int: ...
+    def delete(self, name: str) -> None: ...
+
+
+def open_store(uri: str, writable: bool = False) -> Store:
+    """The store at `uri` (a folder, `file://…`, `s3://bucket/prefix`, any fsspec URI).
+
+    Errors: `UserError` where the scheme is unknown, credentials are missing, or (`writable`) the place cannot be written.
+    """
+    if not uri:
+        raise UserError("output is empty: give a folder or an s3:// URI")
+    uri = uri.rstrip("/") or "/"
+    if "://" not in uri or uri.startswith("file://"):
+        return _open_folder(uri, writable)
+    scheme = uri.split("://", 1)[0]
+    try:
+        store = RemoteStore(uri)
+        store.list_first()
+    except (ValueError, ImportError) as error:
+        raise UserError(f"{uri}: no storage for scheme {scheme!r} ({error}); use a folder or s3://bucket/prefix") from error
+    except PermissionError as error:
+        raise UserError(f"{uri}: access denied ({error}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+    except FileNotFoundError as error:
+        raise UserError(f"{uri}: no such bucket; create it first") from error
+    except (OSError, *_client_errors(scheme)) as error:
+        if "credentials" in str(error).lower():
+            hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+            raise UserError(f"{uri}: no credentials for object storage; {hint}") from error
+        raise UserError(f"{uri}: object storage does not answer ({type(error).__name__}: {error}); check AWS_ENDPOINT_URL") from error
+    return store
+
+
+def _client_errors(scheme: str) -> tuple[type[Exception], ...]:
+    if scheme != "s3":
+        return ()
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return (BotoCoreError, ClientError)
+
+
+def _open_folder(uri: str, writable: bool) -> "FolderStore":
+    store = FolderStore(uri)
+    if writable:
+        try:
+            store.root.mkdir(parents=True, exist_ok=True)
+            probe = store.root / f".probe-{uuid.uuid4().hex}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"{uri}: not writable ({error.strerror}); choose another output") from error
+    return store
+
+
+class FolderStore:
+    """A folder: write beside, fsync, then `link` into place, which fails if the name exists."""
+
+    def __init__(self, uri: str):
+        self.uri = uri
+        self.root = Path(uri.removeprefix("file://")).absolute()
+
+    def read(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
+
+    def read_range(self, name: str, start: int, end: int) -> bytes:
+        with open(self.root / name, "rb") as file:
+            return os.pread(file.fileno(), end - start, start)
+
+    def get_file(self, name: str, path: Path) -> None:
+        shutil.copyfile(self.root / name, path)
+
+    def put(self, name: str, data: bytes) -> None:
+        self._publish(name, lambda temporary: temporary.write_bytes(data))
+
+    def put_file(self, name: str, path: Path) -> None:
+        self._publish(name, lambda temporary: shutil.copyfile(path, temporary))
+
+    def replace(self, name: str, data: bytes) -> None:
+        temporary = self._beside(name)
+        temporary.write_bytes(data)
+        temporary.replace(self.root / name)
+
+    def list(self, prefix: str = "") -> list[str]:
+        top = self.root / prefix
+        files = (Path(folder) / name for folder, _, names in os.walk(top) for name in names if not name.startswith("."))
+        return sorted(str(file.relative_to(self.root)) for file in files)
+
+    def exists(self, name: str) -> bool:
+        return (self.root / name).exists()
+
+    def size(self, name: str) -> int:
+        return (self.root / name).stat().st_size
+
+    def delete(self, name: str) -> None:
+        (self.root / name).unlink(missing_ok=True)
+
+    def _beside(self, name: str) -> Path:
+        target = self.root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target.with_name(f".{uuid.uuid4().hex}.partial")
+
+    def _publish(self, name: str, write: Callable[[Path], Any]) -> None:
+        target, temporary = self.root / name, self._beside(name)
+        try:
+            write(temporary)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                if _file_sha256(target) != _file_sha256(temporary):
+                    raise FileExistsError(f"{target} exists with other bytes") from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+class RemoteStore:
+    """Any fsspec filesystem whose `pipe_file(mode="create")` is conditional (s3fs: If-None-Match)."""
+
+    def __init__(self, uri: str):
+        self.uri = uri
+        protocol = uri.split("://", 1)[0]
+        options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+        if protocol == "s3":
+            options["config_kwargs"] = {"retries": {"max_attempts": 1, "mode": "standard"}}
+        self.fs, self.root = fsspec.core.url_to_fs(uri, **options)
+        if protocol == "s3":
+            self.fs.retries = 1
+
+    def list_first(self) -> None:
+        """Touches the store once, so that a missing credential or bucket is said before any work starts."""
+        bucket = self.root.split("/", 1)[0]
+        if self.fs.protocol == "s3" or "s3" in self.fs.protocol:
+            self.fs.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
+        else:
+            self.fs.exists(self.root)
+
+    def read(self, name: str) -> bytes:
+        return _retrying(lambda: self.fs.cat_file(self._path(name)))
+
+    def read_range(self, name: str, start: int, end: int) -> bytes:
+        return _retrying(lambda: self.fs.cat_file(self._path(name), start=start, end=end))
+
+    def get_file(self, name: str, path: Path) -> None:
+        _retrying(lambda: self.fs.get_file(self._path(name), str(path)))
+
+    def put(self, name: str, data: bytes) -> None:
+        try:
+            _retrying(lambda: self.fs.pipe_file(self._path(name), data, mode="create", chunksize=SINGLE_PUT_BYTES))
+        except (FileExistsError, OSError) as error:
+            if not _is_conflict(error):
+                raise
+            if self.size(name) != len(data) or self.read(name) != data:
+                raise FileExistsError(f"{self.uri}/{name} exists with other bytes") from error
+
+    def put_file(self, name: str, path: Path) -> None:
+        self.put(name, Path(path).read_bytes())
+
+    def replace(self, name: str, data: bytes) -> None:
+        _retrying(lambda: self.fs.pipe_file(self._path(name), data))
+
+    def list(self, prefix: str = "") -> list[str]:
+        top = self._path(prefix).rstrip("/")
+        found = _retrying(lambda: self.fs.find(top, refresh=True)) if self.fs.protocol else []
+        return sorted(path[len(self.root) + 1 :] for path in found if not path.endswith("/"))
+
+    def exists(self, name: str) -> bool:
+        try:
+            self.size(name)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def size(self, name: str) -> int:
+        return int(_retrying(lambda: self.fs.info(self._path(name), refresh=True))["size"])
+
+    def delete(self, name: str) -> None:
+        try:
+            _retrying(lambda: self.fs.rm_file(self._path(name)))
+        except FileNotFoundError:
+            pass
+
+    def _path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+
+def _status(error: BaseException) -> int:
+    response = getattr(error.__cause__, "response", None) or getattr(error, "response", None) or {}
+    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _is_conflict(error: BaseException) -> bool:
+    """An existing object: FileExistsError on AWS and moto, `OSError(22)` caused by a 412 on radosgw."""
+    return isinstance(error, FileExistsError) or _status(error) == 412
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, (FileNotFoundError, FileExistsError, PermissionError, UserError)) or _status(error) == 412:
+        return False
+    if isinstance(error, (TimeoutError, ConnectionError)) or _status(error) in (409, 429) or _status(error) >= 500:
+        return True
+    known = type(error).__module__.split(".")[0] in ("aiohttp", "botocore", "aiobotocore")
+    return (isinstance(error, OSError) and error.errno in TRANSIENT_ERRNO) or (known and "Credentials" not in type(error).__name__)
+
+
+def _retrying(call: Callable[[], T]) -> T:
+    """`call` with up to 8 tries and full jitter; what is not transient is raised at once."""
+    tries = Retrying(
+        stop=stop_after_attempt(8),
+        wait=wait_random_exponential(multiplier=0.2, max=20),
+        retry=retry_if_exception(_is_transient),
+        before_sleep=before_sleep_log(log, logging.WARNING),
+        reraise=True,
+    )
+    return tries(call)
+
+
+def _file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a local file, hex."""
+    return _file_sha256(path)
