@@ -1,0 +1,288 @@
+"""From what a user asks (a YAML preset and `a.b=c` words) to a checked dataclass, and from any mistake to one clear line.
+
+Each component keeps a small dataclass beside its code; `load_config(Schema, args)` fills it, refuses unknown keys with
+"did you mean", wrong types with key, value and expected type, and names required settings that are missing. Fields made
+with `operational` never change bytes: they are left out of `semantic_dict` and so of the hash that guards a dataset.
+`run_app` runs a typer app and turns `UserError` and usage errors into `error: ...` on stderr and exit code 2.
+It does not know any component, print anything else, or read the environment.
+"""
+
+import copy
+import dataclasses
+import difflib
+import enum
+import hashlib
+import json
+import os
+import sys
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import typer
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+T = TypeVar("T")
+
+# typer carries its own copy of click and exports only some of its exceptions
+_ClickException: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+class UserError(ValueError):
+    """A user's mistake; its text is one line naming the value and the fix. Raise it before any work starts."""
+
+
+def operational(default: Any = dataclasses.MISSING) -> Any:
+    """A dataclass field for a setting that does not change bytes (workers, retries, rates). A class is called for the default."""
+    metadata = {"operational": True}
+    if isinstance(default, type):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    if isinstance(default, (list, dict, set)) or dataclasses.is_dataclass(default):
+        return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def load_config(schema: type[T], args: Sequence[str]) -> T:
+    """Fill the dataclass `schema` from at most one YAML path (a word without `=`) and any number of `a.b=c` overrides.
+
+    Later overrides win over earlier ones and over the file. Raises UserError for every mistake, also for a ValueError
+    raised by a `__post_init__` of the schema.
+    """
+    paths = [arg for arg in args if "=" not in arg]
+    if len(paths) > 1:
+        raise UserError(f"more than one config file given: {', '.join(paths)}; give one, and settings as name=value")
+    config = OmegaConf.structured(schema)
+    if paths:
+        _merge(config, schema, _read_yaml(paths[0]), paths[0])
+    for arg in args:
+        if "=" in arg:
+            _merge(config, schema, _read_override(schema, arg), arg)
+    return _instantiate(config, schema)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The whole dataclass as plain JSON data (paths and enums become strings, tuples lists)."""
+    return {field.name: _plain(getattr(config, field.name), False) for field in dataclasses.fields(config)}
+
+
+def semantic_dict(config: Any) -> dict[str, Any]:
+    """`to_dict` without the fields made by `operational`, at every depth: what decides the bytes."""
+    return cast(dict[str, Any], _plain(config, True))
+
+
+def semantic_hash(d: dict[str, Any]) -> str:
+    """sha256 hex of the canonical JSON (sorted keys, no spaces, no NaN) of `d`."""
+    text = json.dumps(d, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def describe_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """One line of what differs, such as "clip.duration_s: 1.6 (existing) -> 2.0 (yours); …"; empty if nothing does."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    changes = []
+    for key in sorted(before.keys() | after.keys()):
+        was, now = (_show(side[key]) if key in side else "absent" for side in (before, after))
+        if was != now:
+            changes.append(f"{key}: {was} (existing) -> {now} (yours)")
+    return "; ".join(changes)
+
+
+def run_app(app: typer.Typer) -> None:
+    """Run a command line and exit. A user's mistake is one line on stderr and exit code 2; a defect keeps its traceback."""
+    try:
+        code = typer.main.get_command(app)(standalone_mode=False)
+    except UserError as error:
+        _refuse(str(getattr(error, "cause", error)))  # Ray raises a subclass whose text is a traceback, the real one in .cause
+    except _ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message(), file=sys.stderr)
+            sys.exit(2)
+        _refuse(f"{error.format_message()} (--help shows what there is)")
+    except (typer.Abort, KeyboardInterrupt):
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse(message: str) -> typing.NoReturn:
+    print(f"error: {_one_line(message)}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    if not os.path.exists(path):
+        raise UserError(f"no such config file: {path}{_did_you_mean(path, _yaml_files_beside(path))} (settings are given as name=value)")
+    try:
+        tree = OmegaConf.load(path)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {_one_line(error)}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read config file {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not isinstance(tree, DictConfig):
+        raise UserError(f"{path} must hold settings (name: value), not a list or a single value")
+    return cast(dict[str, Any], OmegaConf.to_container(tree))
+
+
+def _yaml_files_beside(path: str) -> list[str]:
+    folder = Path(path).parent
+    return [str(found) for found in folder.glob("*.yaml")] if folder.is_dir() else []
+
+
+def _read_override(schema: type, arg: str) -> dict[str, Any]:
+    """`a.b=c` as {"a": {"b": c}}; text settings are taken letter by letter, everything else is read as YAML."""
+    key, text = arg.split("=", 1)
+    names = key.split(".")
+    if not all(names):
+        raise UserError(f'"{arg}" has no setting name: write name=value or section.name=value')
+    if not (_field_type(schema, names) is str and text != "null"):
+        try:
+            value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[call-overload,index]
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            raise UserError(f'the value of "{arg}" cannot be read: {_one_line(error)}; quote it, or write lists as [a,b]') from error
+    else:
+        value = text
+    for name in reversed(names):
+        value = {name: value}
+    return cast(dict[str, Any], value)
+
+
+def _merge(config: DictConfig, schema: type, tree: dict[str, Any], origin: str) -> None:
+    """Merge leaf by leaf, so that every refusal can name its own key and value."""
+    _refuse_unknown(schema, tree, "", origin)
+    for names, value in _assignments(schema, tree, ()):
+        branch: Any = value
+        for name in reversed(names):
+            branch = {name: branch}
+        try:
+            config.merge_with(branch)
+        except (OmegaConfBaseException, ValueError, TypeError) as error:
+            expected = _type_name(_annotation(schema, names))
+            raise UserError(f"{'.'.join(names)} = {_show(value)} is not {expected} (in {origin})") from error
+
+
+def _assignments(schema: Any, tree: dict[str, Any], above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in tree.items():
+        inner = _section(_hints(schema)[str(key)])
+        if inner and isinstance(value, dict) and value:
+            yield from _assignments(inner, value, (*above, str(key)))
+        else:
+            yield (*above, str(key)), value
+
+
+def _refuse_unknown(schema: Any, tree: dict[str, Any], prefix: str, origin: str) -> None:
+    known = _hints(schema)
+    for key, value in tree.items():
+        if key not in known:
+            near = _did_you_mean(prefix + str(key), [prefix + name for name in known])
+            near = near or f"; known here: {', '.join(known)}"
+            where = "" if origin.split("=")[0] == prefix + str(key) else f" in {origin}"
+            raise UserError(f'unknown setting "{prefix}{key}"{where}{near}')
+        inner = _section(known[key])
+        if inner and isinstance(value, dict):
+            _refuse_unknown(inner, value, f"{prefix}{key}.", origin)
+
+
+def _instantiate(config: DictConfig, schema: type[T]) -> T:
+    try:
+        missing = [full for name in sorted(OmegaConf.missing_keys(config)) for full in _required(schema, name)]
+        if missing:
+            raise UserError(f"missing setting{'s' if len(missing) > 1 else ''}: {', '.join(missing)}; add {missing[0]}=… to the command")
+        return cast(T, OmegaConf.to_object(config))
+    except UserError:
+        raise
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UserError(_one_line(error) or type(error).__name__) from error
+
+
+def _required(schema: type, name: str) -> list[str]:
+    """A missing setting, or, where a whole section is missing, the settings in it that have no default."""
+    section = _section(_annotation(schema, name.split(".")))
+    if section is None:
+        return [name]
+    free = (dataclasses.MISSING, dataclasses.MISSING)
+    inner = [f.name for f in dataclasses.fields(section) if (f.default, f.default_factory) == free]
+    return [full for field in inner for full in _required(schema, f"{name}.{field}")] or [name]
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f'; did you mean "{near[0]}"?' if near else ""
+
+
+def _hints(schema: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(schema)
+    return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
+
+
+def _without_none(annotation: Any) -> Any:
+    """`X | None` -> X; any other annotation as it is."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        inner = [part for part in typing.get_args(annotation) if part is not type(None)]
+        return inner[0] if len(inner) == 1 else annotation
+    return annotation
+
+
+def _section(annotation: Any) -> Any:
+    """The dataclass behind an annotation, or None."""
+    inner = _without_none(annotation)
+    return inner if dataclasses.is_dataclass(inner) else None
+
+
+def _annotation(schema: Any, names: Sequence[str]) -> Any:
+    """The annotation of a dotted setting; None where the schema has no such field."""
+    annotation: Any = schema
+    for name in names:
+        section = _section(annotation)
+        if section is None:
+            return None
+        annotation = _hints(section).get(name)
+    return annotation
+
+
+def _field_type(schema: Any, names: Sequence[str]) -> Any:
+    return _without_none(_annotation(schema, names))
+
+
+def _type_name(annotation: Any) -> str:
+    """The expected type as words for a person, such as "of type float"."""
+    if _section(annotation):
+        return "a section (name: value lines)"
+    if typing.get_origin(annotation) is typing.Literal:
+        return f"one of {', '.join(map(str, typing.get_args(annotation)))}"
+    return "of type " + (
+        annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else str(annotation).replace("typing.", "")
+    )
+
+
+def _plain(value: Any, semantic_only: bool) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kept = [f for f in dataclasses.fields(value) if not (semantic_only and f.metadata.get("operational"))]
+        return {field.name: _plain(getattr(value, field.name), semantic_only) for field in kept}
+    if isinstance(value, dict):
+        return {str(key): _plain(inner, semantic_only) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner, semantic_only) for inner in value]
+    if isinstance(value, enum.Enum):
+        return _plain(value.value, semantic_only)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _show(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
