@@ -12,12 +12,12 @@ os.environ.update(
         "OMP_NUM_THREADS": "1",  # contended OpenMP threads are ten times slower
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_AUTH_MODE": "disabled",  # explicit: a local Ray would otherwise write a token to the home folder
         "HF_HUB_OFFLINE": "1",
         "WDS_SECURE": "1",  # webdataset neither unpickles nor starts a shell
         "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",
     }
 )
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # explicit: a local Ray would write a token to the home folder; make test sets a token
 os.environ.pop("RAY_ADDRESS", None)
 ROOT = Path(__file__).parent.parent
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))

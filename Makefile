@@ -1,0 +1,54 @@
+# Two commands on a fresh machine, nothing before them: `make demo` and `make test`. Each sets up .venv first, once.
+#   make setup   create .venv and install what constraints.txt pins (again only when the dependencies change)
+#   make lint    ruff, formatting, types
+#   make test    the whole suite, offline
+#   make demo    the whole chain, small and real, ending in out/demo/report.html
+#   make upgrade install the newest versions that pyproject.toml allows and write constraints.txt anew
+
+SHELL := /bin/bash
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+# no DeepSpeed compilation at start-up; one thread per worker: contended OpenMP threads are ten times slower
+export DS_ACCELERATOR ?= cpu
+export OMP_NUM_THREADS ?= 1
+export RAY_USAGE_STATS_ENABLED ?= 0
+export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO ?= 0
+# Ray's ports listen on every interface: without this token, anyone who reaches them can run code here
+export RAY_AUTH_MODE ?= token
+export RAY_AUTH_TOKEN_PATH ?= $(CURDIR)/$(VENV)/ray-token
+export PYTHONWARNINGS ?= ignore::FutureWarning:torch.distributed.c10d_logger
+export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
+export PIP_ROOT_USER_ACTION ?= ignore
+
+.PHONY: setup lint test demo upgrade
+
+setup: $(STAMP)
+
+# the first Python that is new enough and can make environments; PYTHON=/path/to/python overrides
+$(PY):
+	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	  if $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "creating $(VENV) with $$($$python --version)"; exec $$python -m venv $(VENV); fi; done; \
+	echo "error: no Python 3.11 or newer with venv found: install one (Debian: apt install python3-venv) or give PYTHON=/path" >&2; exit 2
+
+$(STAMP): pyproject.toml constraints.txt | $(PY)
+	$(PY) -m pip install --quiet --editable '.[ingest,training,dev]' --constraint constraints.txt
+	@test -s $(VENV)/ray-token || (umask 077 && $(PY) -c 'import secrets; print(secrets.token_hex(32))' > $(VENV)/ray-token)
+	@touch $@
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+test: setup
+	$(PY) -m pytest -q tests
+
+demo: setup
+	$(PY) -m cluster demo
+
+upgrade: | $(PY)
+	$(PY) -m pip install --upgrade --editable '.[ingest,training,dev]'
+	(head -1 constraints.txt; $(PY) -m pip freeze --exclude-editable | sed 's/+cpu$$//') > constraints.new && mv constraints.new constraints.txt
