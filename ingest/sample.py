@@ -83,7 +83,8 @@ class Item:
     """One thing to fetch: a video, or a photo with its sound.
 
     `url` is an http(s) URL, or an absolute path for local files; `sound_url` is set where picture and sound are two
-    objects (iNaturalist, still + sound), and `url` is then the picture. `license` is a code of `LICENSES`, or "" where only the fetched page can tell.
+    objects (iNaturalist, still + sound), and `url` is then the picture. `license` is a code of `LICENSES`, or "" where only
+    the fetched page can tell.
     """
 
     source: str

@@ -1,0 +1,147 @@
+"""`ingest scrape`: source -> fetch -> clip -> filter -> shards, on Ray actors; run again = resume.
+
+`scrape(config)` is the whole verb; `scrape_item` is what happens to one item, a plain function without Ray. The work list
+is frozen before work starts; a failure of the world ends as a row. Near-duplicates and caps are dataset-wide (curate).
+"""
+
+import contextlib
+import hashlib
+import logging
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+from cluster.dataset import Dataset
+from cluster.shards import Row, write_shard
+from cluster.units import RunSummary, UnitOutput, UnitTask, run_units
+from configs.load import UserError, operational, semantic_dict
+from ingest.clip import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits
+from ingest.fetch import FetchConfig, Fetcher
+from ingest.filter import FilterConfig, judge_clip
+from ingest.sample import LICENSES, RETRYABLE, Item, Media, Reason, Refused
+from ingest.shard import CLIP_COLUMNS, clip_row, refused_row
+from ingest.sources import SourceConfig, enumerate_items
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class LicenseConfig:
+    """Which licenses may enter; `unknown` never does."""
+
+    allow: list[str] = field(
+        default_factory=lambda: ["CC0-1.0", "PDM-1.0", "CC-BY-4.0", "CC-BY-3.0", "CC-BY-SA-4.0", "CC-BY-SA-3.0", "own"]
+    )
+
+
+@dataclass
+class SplitConfig:
+    """Shares of held-out media. The split goes by media (all clips of a video fall together), by a hash of its id."""
+
+    validation: float = 0.0
+    test: float = 0.0
+
+
+@dataclass
+class ScrapeConfig:
+    """What a user asks of a scrape; `unit_size` items make one shard."""
+
+    output: str
+    source: SourceConfig
+    workers: int = operational(2)
+    unit_size: int = operational(8)
+    license: LicenseConfig = field(default_factory=LicenseConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    frame: FrameConfig = field(default_factory=FrameConfig)
+    limits: MediaLimits = field(default_factory=MediaLimits)
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    network: FetchConfig = field(default_factory=FetchConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+
+
+def scrape(config: ScrapeConfig, progress: bool = True) -> RunSummary:
+    """Appends what the source lists to the work list, does every unit not yet committed, and returns the summary.
+
+    Errors: `UserError` for settings that cannot work or differ from those the output was made with, before any work.
+    """
+    check(config)
+    items = list(enumerate_items(config.source))
+    if not items:
+        raise UserError(f"source.path={config.source.path}: nothing found there for source.kind={config.source.kind}")
+    dataset = Dataset.create_or_open(config.output, "clips", semantic_dict(config), parents=[])
+    added = dataset.append_items(((f"{item.source}:{item.id}", asdict(item)) for item in items), config.unit_size)
+    log.info("%d items listed, %d of them new", len(items), added)
+    retryable = frozenset(str(reason) for reason in RETRYABLE)
+    factory = partial(ScrapeStage, config)
+    return run_units(dataset, factory, config.workers, retryable_reasons=retryable, columns=CLIP_COLUMNS, progress=progress)
+
+
+def check(config: ScrapeConfig) -> None:
+    """Everything about the settings that can be wrong and needs no look at the world."""
+    unknown = [code for code in config.license.allow if code not in LICENSES]
+    if unknown:
+        raise UserError(f"license.allow: {unknown[0]!r} is not one of {', '.join(LICENSES)}")
+    if "unknown" in config.license.allow:
+        raise UserError("license.allow: 'unknown' cannot be allowed; state source.license where the material is yours")
+    if config.clip.duration_s <= 0:
+        raise UserError(f"clip.duration_s={config.clip.duration_s}: give a positive number of seconds")
+    if config.unit_size < 1:
+        raise UserError(f"unit_size={config.unit_size}: give 1 or more")
+    if min(config.split.validation, config.split.test) < 0 or config.split.validation + config.split.test > 1:
+        raise UserError(f"split: validation={config.split.validation} and test={config.split.test} are not shares of one whole")
+
+
+class ScrapeStage:
+    """A unit of items -> a shard; holds the warm fetch process and decoder children of one worker."""
+
+    def __init__(self, config: ScrapeConfig):
+        self.config = config
+        self.stack = contextlib.ExitStack()
+        self.spool = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="stillsound-spool-")))
+        self.fetcher = self.stack.enter_context(Fetcher(config.network, self.spool, allow=tuple(config.license.allow)))
+        self.clipper = self.stack.enter_context(Clipper(config.clip, config.audio, config.frame, config.limits))
+
+    def __call__(self, task: UnitTask, scratch: Path) -> UnitOutput:
+        rows: list[Row] = []
+        for work in task.items:
+            rows += scrape_item(Item(**work.payload), work.item_id, self.fetcher, self.clipper, self.config, scratch)
+        retryable = {row.item_id for row in rows if row.reason in RETRYABLE}
+        return UnitOutput(write_shard(scratch, rows, CLIP_COLUMNS), retryable=len(retryable))
+
+    def close(self) -> None:
+        self.stack.close()
+
+
+def scrape_item(item: Item, item_id: str, fetcher: Fetcher, clipper: Clipper, config: ScrapeConfig, scratch: Path) -> list[Row]:
+    """Rows of one item: a row per clip, kept or refused; or one refused row where the item as a whole gave none."""
+    media: Media | None = None
+    try:
+        media = fetcher.fetch(item, config.frame.short_side_px)
+        if media.license not in config.license.allow:
+            raise Refused(Reason.LICENSE, f"license {media.license or 'not stated'}")
+        clips = clipper.cut(media, scratch)
+        if not clips:
+            raise Refused(Reason.TOO_SHORT, f"no window of {config.clip.duration_s} s fits")
+    except Refused as refusal:
+        return [refused_row(item, item_id, refusal, media.license if media else "")]
+    finally:
+        if media and media.owned:
+            _discard(media)
+    split = split_of(item_id, config.split)
+    return [clip_row(item, item_id, media, clip, split, *judge_clip(clip, config.filter)) for clip in clips]
+
+
+def split_of(item_id: str, config: SplitConfig) -> str:
+    """`train`, `validation` or `test`, by a hash of the media's id: the same on every machine and in every run."""
+    place = int.from_bytes(hashlib.sha256(item_id.encode()).digest()[:8], "big") / 2**64
+    if place < config.test:
+        return "test"
+    return "validation" if place < config.test + config.validation else "train"
+
+
+def _discard(media: Media) -> None:
+    for path in {media.picture, media.sound}:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,0 +1,77 @@
+"""From clips to rows of a shard: FLAC, JPEG and JSON members, and the index columns of a dataset of clips.
+
+Pure functions; `cluster.shards.write_shard` puts the rows on disk.
+"""
+
+import hashlib
+import io
+import json
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+import soundfile
+
+from cluster.shards import Row
+from ingest.sample import Clip, Item, Media, Reason, Refused, sample_key
+
+CLIP_COLUMNS = pa.schema(
+    [
+        ("source", pa.string()),
+        ("media_id", pa.string()),
+        ("url", pa.string()),
+        ("license", pa.string()),
+        ("channel", pa.string()),
+        ("title", pa.string()),
+        ("split", pa.string()),
+        ("start_s", pa.float64()),
+        ("duration_s", pa.float64()),
+        ("frame_time_s", pa.float64()),
+        ("frame_offset_s", pa.float64()),
+        ("scores", pa.string()),
+    ]
+)
+TOOLS = ("av", "ffmpeg-python", "imageio-ffmpeg", "yt-dlp", "soundfile", "pillow", "numpy")
+
+
+def refused_row(item: Item, item_id: str, refusal: Refused, license: str = "") -> Row:
+    """The row of an item that gave no clip at all."""
+    columns = {"source": item.source, "media_id": item.id, "url": item.url, "license": license or item.license, "title": item.title}
+    return Row(item_id, None, "refused", str(refusal.reason), refusal.detail, columns)
+
+
+def clip_row(item: Item, item_id: str, media: Media, clip: Clip, split: str, reason: Reason | None, scores: dict[str, float]) -> Row:
+    """A kept sample with its three members, or, where the filter gave a `reason`, a refused row with the scores."""
+    facts: dict[str, Any] = {
+        "source": item.source,
+        "media_id": item.id,
+        "url": media.page_url or item.url,
+        "license": media.license,
+        "channel": media.channel or item.channel,
+        "title": media.title or item.title,
+        "split": split,
+        "start_s": clip.start_s,
+        "duration_s": clip.duration_s,
+        "frame_time_s": clip.frame_time_s,
+        "frame_offset_s": clip.frame_offset_s,
+    }
+    key = sample_key(item.source, (item.id,), clip.start_s)
+    columns = {**facts, "scores": json.dumps(scores, sort_keys=True)}
+    if reason:
+        return Row(item_id, key, "refused", str(reason), None, columns)
+    return Row(item_id, key, columns=columns, members=_members(clip, {**facts, "scores": scores, "meta": {**item.meta, **media.meta}}))
+
+
+def _members(clip: Clip, facts: dict[str, Any]) -> dict[str, bytes]:
+    flac = io.BytesIO()
+    soundfile.write(flac, clip.audio, clip.sample_rate_hz, format="FLAC", subtype="PCM_16")
+    hashes = {"audio_sha256": hashlib.sha256(clip.audio.tobytes()).hexdigest(), "image_sha256": hashlib.sha256(clip.image).hexdigest()}
+    shape = {"sample_rate_hz": clip.sample_rate_hz, "width_px": clip.width_px, "height_px": clip.height_px}
+    text = json.dumps({**facts, **shape, **hashes, "tools": _tool_versions()}, sort_keys=True, ensure_ascii=False)
+    return {"flac": flac.getvalue(), "jpg": clip.image, "json": text.encode()}
+
+
+@cache
+def _tool_versions() -> dict[str, str]:
+    return {name: version(name) for name in TOOLS}
