@@ -1,0 +1,315 @@
+"""The plan of the house, enforced: which room may import what, and the budgets that keep files readable.
+
+Every rule is a function from a tree of sources ({path: text}) to complaints; the repository must have none, and each rule
+is shown to see the breach it exists for on a small synthetic tree.
+"""
+
+import ast
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("configs", "cluster", "ingest", "training")  # imports point left only
+BRIDGES = {
+    "configs.load",
+    "cluster.storage",
+    "cluster.dataset",
+    "cluster.shards",
+    "cluster.units",
+    "ingest.sample",
+    "ingest.scenes",
+}
+MODELS = {"torch", "diffusers", "transformers", "deepspeed", "accelerate", "safetensors"}
+SOUND = {"soundfile", "av", "ffmpeg", "imageio_ffmpeg", "yt_dlp", "scipy", "librosa", "torchaudio"}
+FORBIDDEN = {
+    "configs": MODELS | SOUND | {"ray"},
+    "cluster": MODELS | SOUND,
+    "ingest": MODELS,
+    "training": {"yt_dlp", "ffmpeg", "av"},
+}
+BROAD_EXCEPT_ALLOWED = {"cluster/units.py"}  # the unit border
+LONG_FUNCTION_ALLOWED = {"training/loop.py"}  # the training loop reads top to bottom
+FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
+MAX_FUNCTION_LINES = 60
+MAX_FILE_LINES = 500
+
+Tree = dict[str, str]
+Rule = Callable[[Tree], list[str]]
+
+
+def house() -> Tree:
+    """The git-tracked Python files of this checkout, by path."""
+    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    return {path: (ROOT / path).read_text() for path in listed if (ROOT / path).exists()}
+
+
+def module_name(path: str) -> str:
+    parts = PurePosixPath(path).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(path: str) -> str | None:
+    first = path.split("/")[0]
+    return first if first in ROOMS and "/" in path else None
+
+
+def imports(text: str, modules: set[str]) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import, also inside functions; `from a import b` is a.b where that is a module of ours."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from ((node.lineno, name if name in modules else str(node.module)) for name in names)
+
+
+def room_imports(tree: Tree) -> Iterator[tuple[str, str, int, str]]:
+    """(path, its room, line, imported module) over all rooms."""
+    modules = {module_name(path) for path in tree}
+    for path, text in tree.items():
+        room = room_of(path)
+        if room:
+            yield from ((path, room, line, target) for line, target in imports(text, modules))
+
+
+def check_direction(tree: Tree) -> list[str]:
+    found = []
+    for path, room, line, target in room_imports(tree):
+        other = target.split(".")[0]
+        outside = other == "tests" or (other in ROOMS and ROOMS.index(other) > ROOMS.index(room))
+        if outside:
+            found.append(f"{path}:{line} imports {target}: imports point to {' <- '.join(ROOMS)} leftwards only")
+    return found
+
+
+def check_bridges(tree: Tree) -> list[str]:
+    found = []
+    for path, room, line, target in room_imports(tree):
+        other = target.split(".")[0]
+        if other in ROOMS and other != room and target not in BRIDGES:
+            found.append(f"{path}:{line} imports {target}, which is not a bridge: {', '.join(sorted(BRIDGES))}")
+    return found
+
+
+def check_forbidden_packages(tree: Tree) -> list[str]:
+    return [
+        f"{path}:{line} imports {target}: not in {room}/"
+        for path, room, line, target in room_imports(tree)
+        if target.split(".")[0] in FORBIDDEN[room]
+    ]
+
+
+def check_commands(tree: Tree) -> list[str]:
+    """A command never imports a command: nothing imports a __main__, and `python -m` of another room is text."""
+    return [
+        f"{path}:{line} imports the command {target}" for path, _, line, target in room_imports(tree) if "__main__" in target.split(".")
+    ]
+
+
+def check_cycles(tree: Tree) -> list[str]:
+    modules = {module_name(path) for path in tree}
+    graph: dict[str, set[str]] = {name: set() for name in modules}
+    for path, _, _, target in room_imports(tree):
+        if target in modules:
+            graph[module_name(path)].add(target)
+    done: set[str] = set()
+    found: list[str] = []
+
+    def visit(name: str, trail: list[str]) -> None:
+        if name in trail:
+            found.append("import cycle: " + " -> ".join([*trail[trail.index(name) :], name]))
+        elif name not in done:
+            for target in sorted(graph[name]):
+                visit(target, [*trail, name])
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, [])
+    return found
+
+
+def check_relative_imports(tree: Tree) -> list[str]:
+    nodes = ((path, node) for path, text in tree.items() for node in ast.walk(ast.parse(text)))
+    return [f"{path}:{node.lineno} has a relative import" for path, node in nodes if isinstance(node, ast.ImportFrom) and node.level]
+
+
+def check_empty_init(tree: Tree) -> list[str]:
+    return [f"{path} is not empty" for path, text in tree.items() if path.endswith("__init__.py") and text]
+
+
+def functions(text: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def check_function_length(tree: Tree) -> list[str]:
+    found = []
+    for path, text in tree.items():
+        for node in functions(text):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if lines > MAX_FUNCTION_LINES and path not in LONG_FUNCTION_ALLOWED:
+                found.append(f"{path}:{node.lineno} {node.name} has {lines} lines, more than {MAX_FUNCTION_LINES}")
+    return found
+
+
+def check_file_length(tree: Tree) -> list[str]:
+    long = {path: text.count("\n") for path, text in tree.items() if text.count("\n") > MAX_FILE_LINES}
+    return [f"{path} has {lines} lines, more than {MAX_FILE_LINES}" for path, lines in long.items()]
+
+
+def check_file_names(tree: Tree) -> list[str]:
+    return [f"{path}: name it after what it is" for path in tree if FORBIDDEN_NAMES & set(PurePosixPath(path).with_suffix("").parts)]
+
+
+def check_broad_except(tree: Tree) -> list[str]:
+    found = []
+    for path, text in tree.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ExceptHandler) and path not in BROAD_EXCEPT_ALLOWED and is_broad(node.type):
+                found.append(f"{path}:{node.lineno} has a broad except: only the unit border may")
+    return found
+
+
+def is_broad(caught: ast.expr | None) -> bool:
+    names = caught.elts if isinstance(caught, ast.Tuple) else [caught]
+    return any(name is None or (isinstance(name, ast.Name) and name.id in ("Exception", "BaseException")) for name in names)
+
+
+def check_notes(tree: Tree) -> list[str]:
+    marks = ("TO" + "DO", "FIX" + "ME", "XX" + "X:")
+    lines = ((path, number, line) for path, text in tree.items() for number, line in enumerate(text.splitlines(), 1))
+    return [f"{path}:{number} leaves a note instead of the work" for path, number, line in lines if any(mark in line for mark in marks)]
+
+
+def check_module_docstrings(tree: Tree) -> list[str]:
+    return [f"{path} does not say what it is" for path, text in tree.items() if text.strip() and not ast.get_docstring(ast.parse(text))]
+
+
+def check_typed_signatures(tree: Tree) -> list[str]:
+    found = []
+    for path, text in tree.items():
+        if not room_of(path):
+            continue
+        for owner, node in public_functions(ast.parse(text)):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            untyped = [a.arg for a in arguments if a.annotation is None and not (owner and a.arg in ("self", "cls"))]
+            if untyped or (node.returns is None and node.name != "__init__"):
+                found.append(f"{path}:{node.lineno} {node.name}: no type for {', '.join(untyped) or 'what it returns'}")
+    return found
+
+
+def public_functions(module: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
+    for node in module.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield "", node
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            methods = (inner for inner in node.body if isinstance(inner, ast.FunctionDef))
+            yield from ((node.name, method) for method in methods if not method.name.startswith("_") or method.name == "__init__")
+
+
+def check_map(tree: Tree, readme: str) -> list[str]:
+    """The README ends in a map: every file of the rooms has a phrase there (its name stands on a line, after its folder)."""
+    words = set(readme.replace("`", " ").replace("(", " ").replace("[", " ").replace("]", " ").replace(")", " ").split())
+    mapped = [path for path in tree if room_of(path) and not path.endswith("__init__.py")]
+    return [f"README.md's map lacks {path}" for path in mapped if path not in words and PurePosixPath(path).name not in words]
+
+
+RULES: list[Rule] = [
+    check_direction,
+    check_bridges,
+    check_forbidden_packages,
+    check_commands,
+    check_cycles,
+    check_relative_imports,
+    check_empty_init,
+    check_function_length,
+    check_file_length,
+    check_file_names,
+    check_broad_except,
+    check_notes,
+    check_module_docstrings,
+    check_typed_signatures,
+]
+
+LONG_BODY = "def f() -> None:\n" + "    a = 1\n" * 60
+BREACHES: list[tuple[Rule, Tree]] = [
+    (check_direction, {"cluster/a.py": "import ingest.sample"}),
+    (check_direction, {"ingest/a.py": "def f():\n    from training.mel import mel"}),
+    (check_direction, {"configs/a.py": "from cluster import storage", "cluster/storage.py": ""}),
+    (check_direction, {"ingest/a.py": "from tests.world import site"}),
+    (check_bridges, {"training/a.py": "from ingest.clip import Clipper"}),
+    (check_bridges, {"training/a.py": "from ingest import clip", "ingest/clip.py": ""}),
+    (check_bridges, {"ingest/a.py": "import cluster"}),
+    (check_forbidden_packages, {"ingest/a.py": "import torch.nn"}),
+    (check_forbidden_packages, {"ingest/a.py": "def f():\n    from transformers import CLIPModel"}),
+    (check_forbidden_packages, {"cluster/a.py": "import soundfile"}),
+    (check_forbidden_packages, {"training/a.py": "if x:\n    import yt_dlp"}),
+    (check_commands, {"ingest/a.py": "from ingest.__main__ import app"}),
+    (check_cycles, {"ingest/a.py": "import ingest.b", "ingest/b.py": "def f():\n    from ingest import a"}),
+    (check_cycles, {"ingest/a.py": "import ingest.b", "ingest/b.py": "import ingest.c", "ingest/c.py": "import ingest.a"}),
+    (check_relative_imports, {"ingest/a.py": "from . import b"}),
+    (check_relative_imports, {"ingest/a.py": "from .b import c"}),
+    (check_empty_init, {"ingest/__init__.py": "\n"}),
+    (check_function_length, {"ingest/a.py": LONG_BODY}),
+    (check_function_length, {"tests/test_a.py": "async " + LONG_BODY}),
+    (check_file_length, {"ingest/a.py": "a = 1\n" * 501}),
+    (check_file_names, {"ingest/utils.py": ""}),
+    (check_file_names, {"training/helpers/mel.py": ""}),
+    (check_broad_except, {"ingest/a.py": "try:\n    f()\nexcept Exception:\n    pass"}),
+    (check_broad_except, {"ingest/a.py": "try:\n    f()\nexcept:\n    pass"}),
+    (check_broad_except, {"ingest/a.py": "try:\n    f()\nexcept (OSError, BaseException):\n    pass"}),
+    (check_notes, {"ingest/a.py": "# TO" + "DO later"}),
+    (check_notes, {"ingest/a.py": "a = 1  # FIX" + "ME"}),
+    (check_module_docstrings, {"ingest/a.py": "import os"}),
+    (check_typed_signatures, {"ingest/a.py": "def f(a, b: int) -> None: ..."}),
+    (check_typed_signatures, {"ingest/a.py": "def f(a: int): ..."}),
+    (check_typed_signatures, {"ingest/a.py": "class A:\n    def f(self, *, b) -> None: ..."}),
+]
+CLEAN: Tree = {
+    "configs/load.py": '"""Loads."""\nimport yaml\n',
+    "cluster/units.py": '"""Runs."""\nfrom configs.load import load\ntry:\n    import ray\nexcept Exception:\n    pass\n',
+    "ingest/a.py": '"""Cuts."""\nfrom cluster import units\nimport ingest.b\ndef cut(a: int) -> int:\n    def inner(b): ...\n',
+    "ingest/b.py": '"""Holds."""\nclass A:\n    def f(self, b: int) -> "A":\n        return self\n',
+    "ingest/__init__.py": "",
+    "training/loop.py": '"""Trains."""\nimport torch\nfrom ingest.sample import Item\n' + LONG_BODY,
+    "tests/test_a.py": '"""Tests."""\nimport torch\nfrom ingest.b import A\nfrom training import loop\ndef test_x(a):\n    pass\n',
+}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_house_keeps_the_rule(rule: Rule) -> None:
+    assert rule(house()) == []
+
+
+@pytest.mark.parametrize(("rule", "tree"), BREACHES)
+def test_the_rule_sees_a_breach(rule: Rule, tree: Tree) -> None:
+    assert len(rule(tree)) == 1
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_rule_lets_good_code_pass(rule: Rule) -> None:
+    assert rule(CLEAN) == []
+
+
+def test_every_rule_is_shown_a_breach() -> None:
+    assert {rule.__name__ for rule, _ in BREACHES} == {rule.__name__ for rule in RULES}
+
+
+def test_the_readme_is_a_map_of_every_file() -> None:
+    readme = ROOT / "README.md"
+    if not readme.exists():
+        pytest.skip("no README.md yet")
+    assert check_map(house(), readme.read_text()) == []
+
+
+def test_the_map_check_sees_a_file_without_a_phrase() -> None:
+    tree = {"ingest/clip.py": "", "ingest/fetch.py": "", "ingest/__init__.py": "", "tests/test_a.py": ""}
+    readme = "`ingest/clip.py` cuts, prefetch.py does not count"
+    assert check_map(tree, readme) == ["README.md's map lacks ingest/fetch.py"]
+
+
+def test_no_generic_package_name_goes_into_site_packages() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    assert "packages = []" in text and "py-modules = []" in text
