@@ -1,0 +1,165 @@
+"""Checks a machine or a cluster before money is spent on it.
+
+    python -m cluster doctor                                  # every check on this machine
+    python -m cluster doctor output=s3://bucket/data          # … and that this place keeps the commit protocol's promise
+    RAY_ADDRESS=host:6379 python -m cluster doctor checks=[ray,storage] output=s3://bucket/data
+
+Each check is a plain function of the settings that returns what it found and, where that is not good enough, the fix.
+Other rooms are asked by starting their commands as text, never by import. It repairs nothing and leaves nothing behind.
+"""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.storage import open_store
+from configs.load import UserError
+
+log = logging.getLogger(__name__)
+GIB = 2**30
+
+
+@dataclass
+class DoctorConfig:
+    """`output` is a folder or URI that a run would write to; `min_free_gib` is for local scratch; `timeout_s` is per command."""
+
+    output: str = "out"
+    min_free_gib: float = 5.0
+    timeout_s: float = 120.0
+    checks: list[str] = field(default_factory=lambda: list(CHECKS))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found; `fix` is empty where all is well."""
+
+    check: str
+    found: str
+    fix: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.fix
+
+
+def diagnose(config: DoctorConfig) -> list[Finding]:
+    """Every wanted check, in order. UserError for a check that does not exist."""
+    unknown = [name for name in config.checks if name not in CHECKS]
+    if unknown:
+        raise UserError(f"no such check: {', '.join(unknown)}; there are {', '.join(CHECKS)}")
+    return [CHECKS[name](config) for name in config.checks]
+
+
+def check_python(_: DoctorConfig) -> Finding:
+    """The version that the pins were made for, or newer."""
+    fix = "" if sys.version_info >= (3, 11) else "install Python 3.11 or newer and run make setup again"
+    return Finding("python", sys.version.split()[0], fix)
+
+
+def check_disk(config: DoctorConfig) -> Finding:
+    """Free space where shards are built before they are uploaded."""
+    scratch = tempfile.gettempdir()
+    free_gib = shutil.disk_usage(scratch).free / GIB
+    enough = free_gib >= config.min_free_gib
+    return Finding(
+        "disk",
+        f"{free_gib:.1f} GiB free in {scratch}",
+        "" if enough else f"free {config.min_free_gib:g} GiB or set TMPDIR to a larger disk",
+    )
+
+
+def check_ray(config: DoctorConfig) -> Finding:
+    """A task really runs: on the cluster of RAY_ADDRESS, else on a local Ray that ends with the check."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith("http"):
+        return Finding(
+            "ray", f"RAY_ADDRESS={address}", "that is the job server: set RAY_ADDRESS=host:6379 here, or use it with cluster submit"
+        )
+    options = {"address": "auto"} if address else {"address": "local", "num_cpus": 1, "include_dashboard": False}
+    program = (
+        f"import ray; ray.init(log_to_driver=False, logging_level='ERROR', **{options!r});"
+        "print(ray.get(ray.remote(lambda: 'ran a task on').remote()), int(ray.cluster_resources().get('CPU', 0)), 'CPUs')"
+    )
+    ok, said = _run([sys.executable, "-c", program], config.timeout_s, {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled")})
+    where = f"the cluster at {address}" if address else "a local Ray"
+    return Finding("ray", f"{where}: {said}", "" if ok else "is it running, is its port open, do RAY_AUTH_MODE and the token agree?")
+
+
+def check_ffmpeg(config: DoctorConfig) -> Finding:
+    """The decoder that ingest would use: imageio-ffmpeg's own, or IMAGEIO_FFMPEG_EXE."""
+    program = "import imageio_ffmpeg, subprocess, sys; sys.exit(subprocess.call([imageio_ffmpeg.get_ffmpeg_exe(), '-version']))"
+    ok, said = _run([sys.executable, "-c", program], config.timeout_s, keep="first")
+    return Finding("ffmpeg", said, "" if ok else "install the ingest extra (make setup), or point IMAGEIO_FFMPEG_EXE at an ffmpeg")
+
+
+def check_storage(config: DoctorConfig) -> Finding:
+    """Create-only really creates only: the second writer of a name is refused and the first one's bytes stay."""
+    name = f"doctor/{uuid.uuid4().hex}"
+    try:
+        store = open_store(config.output, writable=True)
+        store.put(name, b"first")
+        try:
+            fix = _second_writer_wins(store.put, name)
+            intact = store.read(name) == b"first"
+        finally:
+            store.delete(name)
+    except (UserError, OSError) as error:
+        return Finding(
+            "storage", f"{config.output}: {_one_line(error)}", "give an output that can be written, with credentials where it needs them"
+        )
+    if fix or not intact:
+        return Finding(
+            "storage", f"{config.output}: a second writer overwrote the first", "use a store with conditional writes (If-None-Match)"
+        )
+    return Finding("storage", f"{config.output}: the second writer of a name is refused")
+
+
+def check_training(config: DoctorConfig) -> Finding:
+    """The numerics and the all-reduce of this node, asked of the training room by name."""
+    ok, said = _run([sys.executable, "-m", "training", "probe"], config.timeout_s)
+    return Finding("training", said, "" if ok else "run python -m training probe by hand (needs the training extra)")
+
+
+def _second_writer_wins(put: Callable[[str, bytes], None], name: str) -> bool:
+    try:
+        put(name, b"second")
+    except FileExistsError:
+        return False
+    return True
+
+
+def _run(command: list[str], timeout_s: float, environment: dict[str, str] | None = None, keep: str = "last") -> tuple[bool, str]:
+    """(whether it ended well, its first or last line). A command that hangs is ended after `timeout_s`."""
+    root = str(Path(__file__).parent.parent)
+    try:
+        done = subprocess.run(
+            command, env={**os.environ, **(environment or {})}, cwd=root, timeout=timeout_s, capture_output=True, text=True, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"no answer within {timeout_s:g} s"
+    lines = [line.strip() for line in (done.stdout if done.returncode == 0 else done.stderr or done.stdout).splitlines() if line.strip()]
+    log.debug("%s ended with %d: %s", command, done.returncode, json.dumps(lines[-20:]))
+    line = (lines[0] if keep == "first" and done.returncode == 0 else lines[-1]) if lines else f"ended with code {done.returncode}"
+    return done.returncode == 0, line[:200]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+CHECKS: dict[str, Callable[[DoctorConfig], Finding]] = {
+    "python": check_python,
+    "disk": check_disk,
+    "storage": check_storage,
+    "ffmpeg": check_ffmpeg,
+    "ray": check_ray,
+    "training": check_training,
+}
