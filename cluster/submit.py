@@ -3,7 +3,7 @@
     python -m cluster submit --address http://head:8265 -- python -m ingest scrape configs/ingest/urls.yaml output=s3://…
 
 It builds and runs `ray job submit --working-dir .`; environments, data and caches stay at home. Nodes bring the
-dependencies (the image or the set-up of the cluster); nothing is installed by the job.
+dependencies: the `python` first on the PATH where Ray was started must be the one of the environment.
 """
 
 import json
