@@ -55,6 +55,7 @@ def open_store(uri: str, writable: bool = False) -> Store:
     if "://" not in uri or uri.startswith("file://"):
         return _open_folder(uri, writable)
     scheme = uri.split("://", 1)[0]
+    unanswered: tuple[type[Exception], ...] = (OSError, *_client_errors(scheme))
     try:
         store = RemoteStore(uri)
         store.list_first()
@@ -64,7 +65,7 @@ def open_store(uri: str, writable: bool = False) -> Store:
         raise UserError(f"{uri}: access denied ({error}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
     except FileNotFoundError as error:
         raise UserError(f"{uri}: no such bucket; create it first") from error
-    except (OSError, *_client_errors(scheme)) as error:
+    except unanswered as error:
         if "credentials" in str(error).lower():
             hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
             raise UserError(f"{uri}: no credentials for object storage; {hint}") from error

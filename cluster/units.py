@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -55,6 +56,7 @@ class Outcome:
     counts: dict[str, int] = field(default_factory=dict)
     num_bytes: int = 0
     seconds: float = 0.0
+    cpu_s: float = 0.0
     deferred: bool = False
     error: str = ""
 
@@ -71,9 +73,11 @@ class RunSummary:
     num_bytes: int = 0
     seconds: float = 0.0
     worker_seconds: float = 0.0
+    cpu_s: float = 0.0
 
     def add(self, outcome: Outcome) -> None:
         self.worker_seconds += outcome.seconds
+        self.cpu_s += outcome.cpu_s
         if outcome.error:
             self.failed[outcome.unit] = outcome.error
         elif outcome.deferred:
@@ -162,17 +166,28 @@ def _append_follow_ups(dataset: Dataset, retryable: frozenset[str], max_attempts
 
 def do_unit(dataset: Dataset, stage: Stage, task: UnitTask) -> Outcome:
     """Runs one unit on local disk and commits it, unless it is mostly retryable at the first attempt. May raise anything."""
-    started = time.monotonic()
+    started, cpu_before_s = time.monotonic(), cpu_seconds()
     scratch = Path(tempfile.mkdtemp(prefix=f"stillsound-{task.unit}-"))
     try:
         output = stage(task, scratch)
         if output.retryable * 2 > len(task.items) and task.items[0].attempt == 0:
-            return Outcome(task.unit, deferred=True, seconds=time.monotonic() - started)
+            return Outcome(task.unit, deferred=True, seconds=time.monotonic() - started, cpu_s=cpu_seconds() - cpu_before_s)
         commit = dataset.commit(task.unit, 0, output.shard, output.facts)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     num_bytes = commit.index.size + (commit.tar.size if commit.tar else 0)
-    return Outcome(task.unit, commit.counts, num_bytes, time.monotonic() - started)
+    return Outcome(task.unit, commit.counts, num_bytes, time.monotonic() - started, cpu_seconds() - cpu_before_s)
+
+
+def cpu_seconds() -> float:
+    """CPU-seconds of this process, of its children that ended, and of all its living descendants."""
+    own = os.times()
+    total = own.user + own.system + own.children_user + own.children_system
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            times = child.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
 
 
 def _guarded(open_dataset: Callable[[], Dataset], stage: Stage, task: UnitTask) -> Outcome:
@@ -244,13 +259,14 @@ class _RayPool:
         ensure_ray(workers)
         self.ray = ray
         self.dataset, self.columns = Dataset.open(uri), columns
-        actor = ray.remote(Worker).options(num_cpus=1, num_gpus=num_gpus, max_restarts=0)
+        actor: Any = ray.remote(Worker).options(num_cpus=1, num_gpus=num_gpus, max_restarts=0)
         pickled = ray.cloudpickle.dumps(stage_factory)
         self.start = lambda: actor.remote(uri, pickled)
-        self.idle = [self.start() for _ in range(workers)]
+        self.idle: list[Any] = [self.start() for _ in range(workers)]
 
     def stream(self, tasks: list[UnitTask]) -> Iterator[Outcome]:
-        queue, tries, flying = deque(tasks), dict.fromkeys((task.unit for task in tasks), 0), {}
+        queue, tries = deque(tasks), dict.fromkeys((task.unit for task in tasks), 0)
+        flying: dict[Any, tuple[Any, UnitTask]] = {}
         while queue or flying:
             while queue and self.idle:
                 actor, task = self.idle.pop(), queue.popleft()

@@ -64,6 +64,12 @@ def load_config(schema: type[T], args: Sequence[str]) -> T:
     return _instantiate(config, schema)
 
 
+def unresolved(args: Sequence[str]) -> str:
+    """The settings as YAML as they were asked, file and overrides together: defaults left out, `${…}` not looked up."""
+    trees = [OmegaConf.load(arg) for arg in args if "=" not in arg and os.path.exists(arg)]
+    return OmegaConf.to_yaml(OmegaConf.merge(*trees, OmegaConf.from_dotlist([arg for arg in args if "=" in arg])), resolve=False)
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """The whole dataclass as plain JSON data (paths and enums become strings, tuples lists)."""
     return {field.name: _plain(getattr(config, field.name), False) for field in dataclasses.fields(config)}

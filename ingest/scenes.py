@@ -161,9 +161,13 @@ def _object_sound(
 ) -> np.ndarray:
     f0_hz = facts["f0_hz"] * 2 ** (rng.uniform(-8, 8) / 1200)
     wave = harmonics(thing.shape, f0_hz, facts["tilt_db_per_octave"], time_s, sample_rate_hz, rng.uniform(0, 2 * np.pi, 32))
-    since_onset = np.mod(time_s * facts["rate_hz"] + rng.uniform(0, 1), 1.0) / facts["rate_hz"]
-    envelope = np.minimum(since_onset / 0.005, 1.0) * np.exp(-since_onset * 3.0 * facts["rate_hz"])
-    return wave * envelope
+    return wave * onset_envelope(facts["rate_hz"], rng.uniform(0, 1), time_s)
+
+
+def onset_envelope(rate_hz: float, phase: float, time_s: np.ndarray) -> np.ndarray:
+    """Decaying pulses, 0..1; `phase` in 0..1 of a period."""
+    since_onset = np.mod(time_s * rate_hz + phase, 1.0) / rate_hz
+    return np.minimum(since_onset / 0.005, 1.0) * np.exp(-since_onset * 3.0 * rate_hz)
 
 
 def harmonics(shape: str, f0_hz: float, tilt_db: float, time_s: np.ndarray, sample_rate_hz: int, phases: np.ndarray) -> np.ndarray:

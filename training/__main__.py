@@ -1,0 +1,160 @@
+"""`python -m training VERB …`: from clean shards to a model and its sounds. Each verb loads its settings, then calls one function."""
+
+import json
+import logging
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from cluster.record import run_verb
+from configs.load import load_config, run_app
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console(highlight=False, soft_wrap=True)
+ARGS = typer.Argument(None, metavar="[CONFIG] [name=value…]")
+JSON = typer.Option(False, "--json", help="the summary as one JSON object on stdout, everything else on stderr")
+DRY_RUN = typer.Option(False, "--dry-run", help="print the plan and do nothing")
+
+
+@app.callback()
+def main() -> None:
+    """Train models on shards, and make sounds with them."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True), show_path=False)])
+
+
+@app.command()
+def train(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
+    """Train a recipe (autoencoder, contrastive, diffusion). Run again to resume."""
+    from training.settings import TrainConfig
+
+    config = load_config(TrainConfig, args or [])
+
+    def do() -> dict[str, Any]:
+        from training.train import train as run
+
+        return run(config)
+
+    run_verb("train", args or [], config, do, output=config.output, show=_show_training, as_json=as_json, dry_run=dry_run)
+
+
+@app.command()
+def precompute(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
+    """Clips -> latents and image embeddings, same keys. Run again to resume."""
+    from training.precompute import PrecomputeConfig
+
+    config = load_config(PrecomputeConfig, args or [])
+
+    def do() -> dict[str, Any]:
+        from dataclasses import asdict
+
+        from training.precompute import precompute as run
+
+        return asdict(run(config, progress=not as_json))
+
+    summary = run_verb("precompute", args or [], config, do, output=config.output, show=_show_units, as_json=as_json, dry_run=dry_run)
+    if summary and (summary["failed"] or summary["deferred"]):
+        raise typer.Exit(1)
+
+
+@app.command()
+def generate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
+    """Pictures -> one wav file each."""
+    from training.generate import GenerateConfig
+    from training.generate import generate as run
+
+    config = load_config(GenerateConfig, args or [])
+
+    def show(summary: dict[str, Any]) -> None:
+        console.print(f"{len(summary['wavs'])} wav files in {config.output}")
+
+    run_verb("generate", args or [], config, lambda: run(config), output=config.output, show=show, as_json=as_json, dry_run=dry_run)
+
+
+@app.command()
+def evaluate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
+    """Scores on held-out clips whose true sound is known -> scores.json."""
+    from training.evaluate import EvaluateConfig
+    from training.evaluate import evaluate as run
+
+    config = load_config(EvaluateConfig, args or [])
+    run_verb("evaluate", args or [], config, lambda: run(config), output=config.output, show=_show_scores, as_json=as_json, dry_run=dry_run)
+
+
+@app.command()
+def export(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
+    """A finished diffusion run -> a folder that stock diffusers loads."""
+    from training.export import ExportConfig
+    from training.export import export as run
+
+    config = load_config(ExportConfig, args or [])
+
+    def show(summary: dict[str, Any]) -> None:
+        console.print(f"wrote {summary['output']}: DiffusionPipeline.from_pretrained(…, trust_remote_code=True) loads it")
+
+    run_verb("export", args or [], config, lambda: run(config), output="", show=show, as_json=as_json, dry_run=dry_run)
+
+
+@app.command()
+def inspect(run: str, as_json: bool = JSON) -> None:
+    """The checkpoints of a RUN, each checked; exit 1 if one is damaged."""
+    from training.inspect import inspect as lines_of
+
+    lines = lines_of(run)
+    if as_json:
+        print(json.dumps({"checkpoints": lines}))
+    for line in lines if not as_json else []:
+        state = f"[red]damaged: {line['problem']}[/red]" if line["problem"] else "sound"
+        console.print(f"step {line['step']:8d}  {line['files']:4d} files  {line['bytes'] / 1e6:9.1f} MB  {state}")
+    if not lines and not as_json:
+        console.print(f"{run}: no checkpoint yet")
+    if any(line["problem"] for line in lines):
+        raise typer.Exit(1)
+
+
+@app.command()
+def probe(as_json: bool = JSON) -> None:
+    """This node's numerics and all-reduce; exit 1 if they are off."""
+    from training.probe import probe as run
+
+    try:
+        found = run()
+    except RuntimeError as error:
+        console.print(f"[red]{error}[/red]")
+        raise typer.Exit(1) from None
+    if as_json:
+        print(json.dumps(found))
+    else:
+        console.print(f"torch {found['torch']} on {found['device']}, all-reduce over {found['all_reduce']} in {found['seconds']} s")
+
+
+def _show_training(summary: dict[str, Any]) -> None:
+    if summary["finished_before"]:
+        console.print(f"finished: all {summary['steps']} steps are done; the model is in {summary['model']}")
+    else:
+        console.print(f"trained to step {summary['steps']} in {summary['seconds']:.0f} s; the model is in {summary['model']}")
+
+
+def _show_units(summary: dict[str, Any]) -> None:
+    if not (summary["units_done"] or summary["failed"] or summary["deferred"]):
+        console.print(f"nothing to do: all {summary['units_before']} units are committed")
+        return
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(summary["counts"].items()))
+    console.print(f"{summary['units_done']} units done ({counts}), {summary['units_before']} were there before; {summary['seconds']:.0f} s")
+    for unit, error in sorted(summary["failed"].items()):
+        console.print(f"[red]unit {unit} failed:[/red] {error}")
+
+
+def _show_scores(summary: dict[str, Any]) -> None:
+    table = Table("attribute", "generated", "real (codec)", "chance", "shuffled", "gap closed", "closed when shuffled", box=None)
+    for name, scores in summary["scores"].items():
+        shares = [scores[part] for part in ("generated", "real", "chance", "shuffled", "closed", "shuffled_closed")]
+        table.add_row(name, *(f"{share:.2f}" for share in shares))
+    console.print(table)
+    console.print(f"{summary['num_clips']} held-out clips")
+
+
+if __name__ == "__main__":
+    run_app(app)

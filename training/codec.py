@@ -1,0 +1,59 @@
+"""What models take and give: pictures -> normalised pixels -> embedding, log mels -> latent moments, latents -> waveforms.
+
+Plain functions over stock models (`AutoencoderKL`, transformers image towers), shared by precompute, the recipes and the
+pipeline, so that training and inference see the same numbers. `training.export` copies this text into the file that ships.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from training.mel import MelConfig, log_mel_to_wav, wav_to_log_mel
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """What an image tower sees: a centred square of `size_px`, RGB in 0..1 minus `mean` over `std`."""
+
+    size_px: int = 224
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    @staticmethod
+    def from_processor(settings: dict[str, Any]) -> "ImageConfig":
+        """From the content of a `preprocessor_config.json`, ours or CLIP's."""
+        size = settings.get("crop_size") or settings["size"]
+        side = size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
+        return ImageConfig(int(side), tuple(settings["image_mean"]), tuple(settings["image_std"]))
+
+
+def image_to_tensor(picture: Image.Image, config: ImageConfig) -> Tensor:
+    """The centred square of a picture, float32 [3, size, size]."""
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    size = (config.size_px, config.size_px)
+    square = picture.convert("RGB").resize(size, Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    pixels = torch.from_numpy(np.asarray(square, dtype=np.float32) / 255).permute(2, 0, 1)
+    return (pixels - torch.tensor(config.mean)[:, None, None]) / torch.tensor(config.std)[:, None, None]
+
+
+def embed_image(tower: nn.Module, pixels: Tensor) -> Tensor:
+    """[b, 3, s, s] -> [b, d]: the projected embedding of a CLIP tower, else the pooled output."""
+    output = tower(pixels)
+    projected = getattr(output, "image_embeds", None)
+    return projected if projected is not None else output.pooler_output
+
+
+def encode_wav(autoencoder: Any, wav: Tensor, mel: MelConfig) -> tuple[Tensor, Tensor]:
+    """[b, n] -> mean and standard deviation of the latent, each [b, c, t, f]."""
+    moments = autoencoder.encode(wav_to_log_mel(wav, mel)[:, None]).latent_dist
+    return moments.mean, moments.std
+
+
+def decode_latent(autoencoder: Any, latent: Tensor, mel: MelConfig) -> Tensor:
+    """[b, c, t, f] -> waveforms [b, n], by Griffin-Lim."""
+    return log_mel_to_wav(autoencoder.decode(latent).sample[:, 0], mel)

@@ -1,0 +1,60 @@
+"""The run's journal: metrics.jsonl (a line per step) and events.jsonl (started, resumed, finished), at any URI.
+
+    with Journal(store, "metrics.jsonl") as metrics:
+        metrics.cut(after_step=200)                 # on resume: what will be done again is forgotten
+        metrics.append({"step": 201, "loss": 0.5})
+
+In a folder lines are appended as they come; for object storage they are kept locally and uploaded by `sync`.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cluster.storage import Store
+
+
+class Journal:
+    """One JSON-lines object of a run, with one writer."""
+
+    def __init__(self, store: Store, name: str):
+        self.store, self.name = store, name
+        self.remote = "://" in store.uri
+        self.folder = tempfile.TemporaryDirectory(prefix="stillsound-journal-") if self.remote else None
+        self.path = Path(self.folder.name if self.folder else store.uri) / name
+        if self.remote and store.exists(name):
+            store.get_file(name, self.path)
+
+    def __enter__(self) -> "Journal":
+        self.file = open(self.path, "a", buffering=1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sync()
+        self.file.close()
+        if self.folder:
+            self.folder.cleanup()
+
+    def append(self, line: dict[str, Any]) -> None:
+        self.file.write(json.dumps(line) + "\n")
+
+    def cut(self, after_step: int) -> None:
+        """Keeps the whole lines of steps up to `after_step`."""
+        kept = [line for line in read_lines(self.path) if line["step"] <= after_step]
+        self.file.close()
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self.file = open(self.path, "a", buffering=1)
+
+    def sync(self) -> None:
+        """Uploads what object storage does not have yet."""
+        self.file.flush()
+        if self.remote:
+            self.store.replace(self.name, self.path.read_bytes())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a JSON-lines file; a line cut off by a crash is left out."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]

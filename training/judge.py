@@ -1,0 +1,103 @@
+"""What a sound is made of, by signal analysis alone: timbre, fundamental and onset rate of a procedural scene.
+
+    heard = judge(wav, 16000)             # {"timbre": 3, "f0_hz": 311.1, "rate_hz": 4.2}
+    correct(heard, truth)                 # {"timbre": True, "f0": True, "rate": False}
+
+A bank of templates rendered by the generator of the scenes itself (`ingest.scenes`), compared with the sound's mean mel
+spectrum and loudness curve. Nothing is learned, so a model cannot please it by being like another model.
+"""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from ingest.scenes import F0_RANGE_HZ, RATE_RANGE_HZ, SHAPES, TILT_RANGE_DB, harmonics, onset_envelope
+from training.mel import MelConfig, wav_to_log_mel
+
+F0_STEP_CENTS = 10
+F0_TOLERANCE_CENTS = 50
+RATE_STEP = 1.02
+RATE_TOLERANCE = 0.10
+NUM_TILTS = 5
+NUM_PHASES = 16
+MARGIN_CENTS = 200
+TONE_S = 0.4
+HOP_S = 0.01
+
+
+def judge(wav: np.ndarray, sample_rate_hz: int) -> dict[str, Any]:
+    """`timbre` (index of ingest.scenes.SHAPES), `f0_hz` and `rate_hz` of a mono waveform [n] in -1..1."""
+    log_mel = wav_to_log_mel(torch.from_numpy(np.ascontiguousarray(wav, np.float32))[None], _mel(len(wav), sample_rate_hz))[0]
+    mel = log_mel.exp().numpy()
+    timbre, f0_hz = _hear_tone(mel, sample_rate_hz)
+    return {"timbre": timbre, "f0_hz": f0_hz, "rate_hz": _hear_rate(mel.sum(1))}
+
+
+def correct(heard: dict[str, Any], truth: dict[str, Any]) -> dict[str, bool]:
+    """Per attribute, whether it is right: the same timbre, f0 within 50 cents, onset rate within 10 %."""
+    cents = abs(1200 * np.log2(heard["f0_hz"] / truth["f0_hz"]))
+    ratio = abs(heard["rate_hz"] / truth["rate_hz"] - 1)
+    return {"timbre": heard["timbre"] == truth["timbre"], "f0": bool(cents <= F0_TOLERANCE_CENTS), "rate": bool(ratio <= RATE_TOLERANCE)}
+
+
+def _mel(num_samples: int, sample_rate_hz: int) -> MelConfig:
+    return MelConfig(duration_s=num_samples / sample_rate_hz, sample_rate_hz=sample_rate_hz)
+
+
+def _hear_tone(mel: np.ndarray, sample_rate_hz: int) -> tuple[int, float]:
+    """Mel magnitudes [frames, mels] -> timbre and f0, from the loud frames."""
+    loudness = mel.sum(1)
+    loud = mel[loudness >= np.quantile(loudness, 0.5)]
+    templates, shapes, f0s_hz = _tones(sample_rate_hz)
+    best = int(np.argmax(templates @ _compress(loud.mean(0))))
+    return int(shapes[best]), float(f0s_hz[best])
+
+
+def _hear_rate(loudness: np.ndarray) -> float:
+    """Loudness [frames] -> onsets per second."""
+    curve = np.sqrt(loudness)
+    templates, rates_hz = _pulses(len(curve))
+    return float(rates_hz[int(np.argmax(templates @ _unit(curve - curve.mean())))])
+
+
+@cache
+def _tones(sample_rate_hz: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compressed mean mel spectra of steady tones [bank, mels], their shapes [bank] and fundamentals [bank]."""
+    time_s = np.arange(round(TONE_S * sample_rate_hz)) / sample_rate_hz
+    low_hz, high_hz = F0_RANGE_HZ
+    num_cents = 1200 * np.log2(high_hz / low_hz)
+    f0s_hz = low_hz * 2 ** (np.arange(-MARGIN_CENTS, num_cents + MARGIN_CENTS, F0_STEP_CENTS) / 1200)
+    tilts = np.linspace(*TILT_RANGE_DB, NUM_TILTS)
+    phases = np.random.default_rng(0).uniform(0, 2 * np.pi, 32)
+    spectra, shapes, fundamentals = [], [], []
+    for number, shape in enumerate(SHAPES):
+        for tilt in tilts:
+            waves = np.stack([harmonics(shape, f0_hz, tilt, time_s, sample_rate_hz, phases) for f0_hz in f0s_hz]).astype(np.float32)
+            mel = wav_to_log_mel(torch.from_numpy(waves), _mel(len(time_s), sample_rate_hz)).exp().mean(1).numpy()
+            spectra += [_compress(spectrum) for spectrum in mel]
+            shapes += [number] * len(f0s_hz)
+            fundamentals += list(f0s_hz)
+    return np.stack(spectra), np.array(shapes), np.array(fundamentals)
+
+
+@cache
+def _pulses(num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Loudness curves of pulses [bank, frames] and their rates [bank]."""
+    low_hz, high_hz = RATE_RANGE_HZ[0] / 1.1, RATE_RANGE_HZ[1] * 1.1
+    rates_hz = low_hz * RATE_STEP ** np.arange(np.log(high_hz / low_hz) / np.log(RATE_STEP))
+    fine = 10
+    time_s = np.arange(num_frames * fine) * HOP_S / fine
+    curves = [onset_envelope(rate, phase, time_s) for rate in rates_hz for phase in np.arange(NUM_PHASES) / NUM_PHASES]
+    smooth = np.sqrt(np.stack(curves).reshape(len(curves), num_frames, fine).mean(2))
+    return np.stack([_unit(curve - curve.mean()) for curve in smooth]), np.repeat(rates_hz, NUM_PHASES)
+
+
+def _compress(spectrum: np.ndarray) -> np.ndarray:
+    """Cube root, so that weak harmonics count; unit length."""
+    return _unit(np.cbrt(spectrum))
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-9))

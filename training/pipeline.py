@@ -1,0 +1,89 @@
+"""The one pipeline behind generate, evaluate and export: a picture goes in, waveforms come out.
+
+    pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)      # stock diffusers, an exported folder
+    wav = pipe(images, seed=0, guidance=2.0, steps=25)                            # float32 [b, n] at pipe.sample_rate_hz
+
+`training.export` ships this text, with training.mel and training.codec before it, as pipeline.py beside model_index.json: so
+it imports nothing else of ours. It trains nothing and reads no datasets.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor
+
+from training.codec import ImageConfig, decode_latent, embed_image, encode_wav, image_to_tensor
+from training.mel import MelConfig
+
+
+class StillsoundPipeline(DiffusionPipeline):
+    """`conditioning`: latent_mean/std, image_mean/std, null_embedding, latent_shape, mel, and the image tower's `processor`."""
+
+    def __init__(self, unet: Any, autoencoder: Any, image_encoder: Any, scheduler: Any, conditioning: dict[str, Any]):
+        super().__init__()
+        self.register_modules(unet=unet, autoencoder=autoencoder, image_encoder=image_encoder, scheduler=scheduler)
+        self.register_to_config(conditioning=conditioning)
+        self.mel = MelConfig(**conditioning["mel"])
+        self.image_config = ImageConfig.from_processor(conditioning["processor"])
+
+    @property
+    def sample_rate_hz(self) -> int:
+        return self.mel.sample_rate_hz
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        images: Image.Image | Sequence[Image.Image],
+        generator: torch.Generator | None = None,
+        seed: int = 0,
+        guidance: float = 2.0,
+        steps: int = 25,
+    ) -> np.ndarray:
+        """Waveforms float32 [b, n] in -1..1, one per picture; `generator` (CPU) goes before `seed`. guidance 1 = none.
+
+        Classifier-free guidance (Ho and Salimans 2022, eq. 6) with the learnt null embedding.
+        """
+        condition = self.embed(images)
+        generator = generator or torch.Generator().manual_seed(seed)
+        shape = (len(condition), *self.config.conditioning["latent_shape"])
+        latent = torch.randn(shape, generator=generator).to(condition)
+        self.scheduler.set_timesteps(steps, device=latent.device)
+        for timestep in self.progress_bar(self.scheduler.timesteps):
+            flow = self._flow(latent, timestep, condition, guidance)
+            latent = self.scheduler.step(flow, timestep, latent).prev_sample
+        mean, std = (self._moment(f"latent_{name}")[:, None, None].to(latent) for name in ("mean", "std"))
+        return self._waves(latent * std + mean)
+
+    def _flow(self, latent: Tensor, timestep: Tensor, condition: Tensor, guidance: float) -> Tensor:
+        def predict(labels: Tensor) -> Tensor:
+            return self.unet(latent, timestep, encoder_hidden_states=None, class_labels=labels).sample
+
+        if guidance == 1:
+            return predict(condition)
+        free = predict(self._moment("null_embedding").to(condition).expand_as(condition))
+        return torch.lerp(free, predict(condition), guidance)
+
+    @torch.no_grad()
+    def embed(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
+        """Whitened embeddings [b, d] of pictures."""
+        pictures = [images] if isinstance(images, Image.Image) else list(images)
+        pixels = torch.stack([image_to_tensor(picture, self.image_config) for picture in pictures])
+        embedding = embed_image(self.image_encoder, pixels.to(self.device)).float()
+        # stored as float16 when the model was trained
+        return (embedding.half().float() - self._moment("image_mean")) / self._moment("image_std")
+
+    @torch.no_grad()
+    def reconstruct(self, wav: np.ndarray) -> np.ndarray:
+        """Waveforms [b, n] through the codec and back, [b, n]: the ceiling of what the pipeline can give."""
+        mean, _ = encode_wav(self.autoencoder, torch.from_numpy(wav).to(self.device), self.mel)
+        return self._waves(mean)
+
+    def _waves(self, latent: Tensor) -> np.ndarray:
+        return decode_latent(self.autoencoder, latent, self.mel).clamp(-1, 1).float().cpu().numpy()
+
+    def _moment(self, name: str) -> Tensor:
+        return torch.tensor(self.config.conditioning[name], device=self.device)

@@ -1,0 +1,171 @@
+"""`training precompute`: a dataset of clips -> a dataset of latents with the same keys; run again = resume.
+
+    precompute(PrecomputeConfig(data="out/clips", output="out/latents", autoencoder="runs/a", image_encoder="runs/c"))
+
+One unit per commit of the parent. The two models are copied into `<output>/models/`, so that the latents stay readable
+whatever becomes of the runs. A sample whose bytes are damaged stays as a refused row. Adds nothing to an output made of
+another snapshot of the parent: that is refused with the difference shown.
+"""
+
+import io
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import soundfile
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from cluster.dataset import Commit, Dataset
+from cluster.shards import Row, verify_member, write_shard
+from cluster.units import RunSummary, UnitOutput, UnitTask, run_units
+from configs.load import UserError, operational
+from training.codec import ImageConfig, embed_image, encode_wav
+from training.mel import MelConfig
+from training.models import find_model, folder_sha256, load_autoencoder, load_image_encoder, read_processor
+from training.recipes.clips import decode_image, decode_wav, mel_of_clips
+
+LATENT_COLUMNS = pa.schema([("split", pa.string()), ("media_id", pa.string()), ("start_s", pa.float64()), ("license", pa.string())])
+HELD_OUT = ("validation", "test")
+DAMAGED = "damaged"
+
+
+@dataclass
+class PrecomputeConfig:
+    """`autoencoder`, `image_encoder`: runs or save_pretrained folders; what counts for resuming is the hash of their files."""
+
+    data: str
+    output: str
+    autoencoder: str
+    image_encoder: str
+    workers: int = operational(2)
+    batch_size: int = operational(16)
+    threads: int = operational(1)
+
+
+def precompute(config: PrecomputeConfig, progress: bool = True) -> RunSummary:
+    """Encodes what is not yet encoded. `UserError` for missing models or data, or an output made with other settings."""
+    if config.batch_size < 1:
+        raise UserError(f"batch_size={config.batch_size}: give 1 or more")
+    parent = Dataset.open(config.data, "clips")
+    models = {
+        "autoencoder": find_model(config.autoencoder, "autoencoder"),
+        "image_encoder": find_model(config.image_encoder, "image_encoder", "image_encoder"),
+    }
+    mel, snapshot = mel_of_clips(parent.meta), parent.snapshot()
+    if not snapshot.commits:
+        raise UserError(f"data={config.data}: has no commits yet; run python -m ingest scrape first")
+    load_autoencoder(models["autoencoder"])
+    processor = read_processor(models["image_encoder"])
+    semantic = {"mel": asdict(mel), "processor": processor, "sha256": {name: folder_sha256(path) for name, path in models.items()}}
+    output = Dataset.create_or_open(config.output, "latents", semantic, [{"uri": parent.uri, "snapshot": snapshot.id}])
+    _keep_models(output, models)
+    items = [(f"{commit.unit}.{commit.generation}", {"commit": commit.to_json()}) for commit in snapshot.commits]
+    output.append_items(items, unit_size=1)
+    factory = partial(PrecomputeStage, parent.uri, {name: str(path.resolve()) for name, path in models.items()}, mel, config)
+    return run_units(output, factory, config.workers, columns=LATENT_COLUMNS, progress=progress)
+
+
+def _keep_models(output: Dataset, models: dict[str, Path]) -> None:
+    for name, folder in models.items():
+        for path in sorted(folder.glob("*")):
+            if path.is_file() and not output.store.exists(f"models/{name}/{path.name}"):
+                output.store.put_file(f"models/{name}/{path.name}", path)
+
+
+class PrecomputeStage:
+    """One commit of the parent -> a shard of latents; holds the two models of one worker."""
+
+    def __init__(self, parent_uri: str, models: dict[str, str], mel: MelConfig, config: PrecomputeConfig):
+        torch.set_num_threads(config.threads)
+        self.parent, self.mel, self.batch_size = Dataset.open(parent_uri, "clips"), mel, config.batch_size
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.autoencoder = load_autoencoder(Path(models["autoencoder"])).to(self.device)
+        self.image_encoder = load_image_encoder(Path(models["image_encoder"])).to(self.device)
+        self.image_config = ImageConfig.from_processor(read_processor(Path(models["image_encoder"])))
+
+    def __call__(self, task: UnitTask, scratch: Path) -> UnitOutput:
+        rows: list[Row] = []
+        for item in task.items:
+            commit = Commit.from_json(item.payload["commit"])
+            rows += self.encode_commit(commit)
+        return UnitOutput(write_shard(scratch, rows, LATENT_COLUMNS), moments_of(rows))
+
+    def encode_commit(self, commit: Commit) -> list[Row]:
+        """A row per clip of the parent, in its order: latents, or refused as damaged or buried."""
+        buried = self.parent.tombstones()
+        tar = self.parent.store.read(commit.tar.name) if commit.tar else b""
+        rows, waiting = [], []
+        for record in self.parent.read_index(commit).to_pylist():
+            columns = {name: record[name] for name in LATENT_COLUMNS.names}
+            row = Row(record["item_id"], record["key"], "refused", DAMAGED, None, columns)
+            rows.append(row)
+            if record["status"] != "kept" or record["key"] in buried:
+                row.detail = f"refused in the parent: {record['reason'] or 'removed'}"
+                continue
+            try:
+                waiting.append((row, *read_clip(tar, record["members"], self.image_config)))
+            except (OSError, soundfile.LibsndfileError) as error:
+                row.detail = f"{type(error).__name__}: {error}"[:300]
+        for start in range(0, len(waiting), self.batch_size):
+            self._encode(waiting[start : start + self.batch_size])
+        return rows
+
+    @torch.no_grad()
+    def _encode(self, batch: list[tuple[Row, torch.Tensor, torch.Tensor]]) -> None:
+        """Turns waiting rows into kept ones."""
+        wavs = [_fit(wav, self.mel.num_samples) for _, wav, _ in batch]
+        mean, std = encode_wav(self.autoencoder, torch.stack(wavs).to(self.device), self.mel)
+        images = embed_image(self.image_encoder, torch.stack([pixels for _, _, pixels in batch]).to(self.device))
+        moments = torch.stack([mean, std], 1).half().cpu().numpy()
+        for (row, _, _), latent, image in zip(batch, moments, images.half().cpu().numpy(), strict=True):
+            if not (np.isfinite(latent).all() and np.isfinite(image).all()):
+                row.detail = "the encoders gave numbers that float16 cannot hold"
+                continue
+            row.status, row.reason = "kept", None
+            row.members = {"latent.npy": _npy(latent), "image.npy": _npy(image)}
+
+
+def read_clip(tar: bytes, members: list[dict[str, Any]], image: ImageConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """A clip's waveform [n] and pixels [3, s, s]. `OSError` where a member is not the one the index recorded."""
+    parts = {}
+    for member in members:
+        data = tar[member["offset"] : member["offset"] + member["size"]]
+        if member["ext"] in ("flac", "jpg") and not verify_member(data, member["crc32"]):
+            raise OSError(f"{member['ext']} has other bytes than the index recorded")
+        parts[member["ext"]] = data
+    if not {"flac", "jpg"} <= set(parts):
+        raise OSError("flac or jpg is missing")
+    try:
+        return torch.from_numpy(decode_wav(parts["flac"])), decode_image(parts["jpg"], image)
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise OSError(str(error)) from error
+
+
+def moments_of(rows: list[Row]) -> dict[str, Any]:
+    """Counts, sums and sums of squares per latent channel and embedding dimension, over the training samples."""
+    train = [row for row in rows if row.status == "kept" and row.columns["split"] not in HELD_OUT]
+    facts: dict[str, Any] = {"latent_count": 0, "image_count": 0}
+    for row in train:
+        moments, image = (np.load(io.BytesIO(row.members[f"{name}.npy"])).astype(np.float64) for name in ("latent", "image"))
+        facts["latent_shape"] = list(moments.shape[1:])
+        mean, variance = moments[0], moments[1] ** 2
+        values = {"latent": (mean.sum((1, 2)), (mean**2 + variance).sum((1, 2)), mean[0].size), "image": (image, image**2, 1)}
+        for name, (total, squares, count) in values.items():
+            facts[f"{name}_count"] += count
+            facts[f"{name}_sum"] = total + facts.get(f"{name}_sum", 0)
+            facts[f"{name}_sumsq"] = squares + facts.get(f"{name}_sumsq", 0)
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in facts.items()}
+
+
+def _fit(wav: torch.Tensor, num_samples: int) -> torch.Tensor:
+    return torch.nn.functional.pad(wav[:num_samples], (0, max(0, num_samples - len(wav))))
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

@@ -1,0 +1,120 @@
+"""The mel autoencoder: a small `AutoencoderKL` on raw log mels (AudioLDM's convention), saved as diffusers saves it.
+
+    facts = autoencoder.facts(snapshot, dataset_meta, config)
+    model = autoencoder.build_model(config, facts)
+    losses = model(autoencoder.make_batch(samples, keys, config, facts))["loss"]        # [b]
+
+Loss: mean absolute error plus a small KL (Rombach et al. 2022, appendix G), no discriminator. Trains on random crops in
+time; the network is convolutional, so whole clips pass through it afterwards.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from cluster.dataset import Snapshot
+from configs.load import UserError
+from training.mel import MelConfig
+from training.randomness import SampleKey, keyed_rng
+from training.recipes.clips import decode_log_mel, mel_facts, weights
+
+MEMBERS: tuple[str, ...] = ("flac",)
+TYPICAL_LOG_MEL, TYPICAL_SPREAD = -6.0, 3.0
+
+
+@dataclass
+class Config:
+    """`channels`: one width per level, three levels = a ratio of 4. `crop_frames`: 0 trains on whole clips."""
+
+    channels: list[int] = field(default_factory=lambda: [128, 256, 512])
+    layers_per_block: int = 2
+    norm_groups: int = 32
+    attention: bool = True
+    kl_weight: float = 1e-6
+    crop_frames: int = 0
+
+
+def facts(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> dict[str, Any]:
+    """`{"mel"}`: the geometry of the clips. `UserError` for other datasets and for levels that do not give the ratio."""
+    found = mel_facts(dataset_meta)
+    ratio = 2 ** (len(config.channels) - 1)
+    if ratio != found["mel"]["downsampling"]:
+        raise UserError(f"autoencoder.channels has {len(config.channels)} levels: a ratio of {ratio}, need {found['mel']['downsampling']}")
+    if config.crop_frames % ratio:
+        raise UserError(f"autoencoder.crop_frames={config.crop_frames}: give a multiple of {ratio}, or 0")
+    return found
+
+
+class Autoencoder(nn.Module):
+    """Log mels [b, 1, frames, mels] -> losses. `codec` is the `AutoencoderKL`."""
+
+    def __init__(self, config: Config, mel: MelConfig):
+        super().__init__()
+        levels = len(config.channels)
+        self.kl_weight = config.kl_weight
+        self.codec = AutoencoderKL(
+            in_channels=1,
+            out_channels=1,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            block_out_channels=tuple(config.channels),
+            layers_per_block=config.layers_per_block,
+            latent_channels=mel.latent_channels,
+            norm_num_groups=config.norm_groups,
+            sample_size=mel.num_frames,
+            mid_block_add_attention=config.attention,
+        )
+        if not self.codec.decoder.conv_out.weight.is_meta:
+            _start_at_typical_levels(self.codec)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        mean, log_variance = self.codec.quant_conv(self.codec.encoder(batch["log_mel"])).chunk(2, dim=1)
+        log_variance = log_variance.clamp(-30, 20)
+        latent = mean + (0.5 * log_variance).exp() * batch["noise"]
+        decoded = self.codec.decoder(self.codec.post_quant_conv(latent))
+        error = (decoded - batch["log_mel"]).abs().mean((1, 2, 3))
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean((1, 2, 3))
+        hole = batch["weight"].to(error.dtype)
+        return {"loss": (error + self.kl_weight * kl) * hole, "error": error * hole, "kl": kl * hole}
+
+
+def _start_at_typical_levels(codec: AutoencoderKL) -> None:
+    """Raw log mels lie around -6: without this the first steps only learn the level."""
+    with torch.no_grad():
+        codec.decoder.conv_out.weight.mul_(TYPICAL_SPREAD)
+        codec.decoder.conv_out.bias.fill_(TYPICAL_LOG_MEL)
+        codec.encoder.conv_in.weight.div_(TYPICAL_SPREAD)
+        codec.encoder.conv_in.bias.copy_(-codec.encoder.conv_in.weight.sum((1, 2, 3)) * TYPICAL_LOG_MEL)
+
+
+def build_model(config: Config, facts: dict[str, Any]) -> nn.Module:
+    """The module to train; its `forward` takes `make_batch`'s tensors."""
+    return Autoencoder(config, MelConfig(**facts["mel"]))
+
+
+def make_batch(samples: list[dict[str, bytes] | None], keys: list[SampleKey], config: Config, facts: dict[str, Any]) -> dict[str, Tensor]:
+    """`log_mel` [b, 1, crop, mels], `noise` [b, c, crop/4, mels/4], `weight` [b]; crop and noise come from the keys."""
+    mel = MelConfig(**facts["mel"])
+    frames = min(config.crop_frames or mel.num_frames, mel.num_frames)
+    channels, _, bands = mel.latent_shape
+    log_mel = torch.full((len(samples), 1, frames, mel.num_mels), TYPICAL_LOG_MEL)
+    noise = torch.zeros(len(samples), channels, frames // mel.downsampling, bands)
+    for place, (sample, key) in enumerate(zip(samples, keys, strict=True)):
+        if sample is None:
+            continue
+        start = int(keyed_rng(key, "crop").integers(mel.num_frames - frames + 1))
+        log_mel[place, 0] = decode_log_mel(sample["flac"], mel)[start : start + frames]
+        noise[place] = torch.from_numpy(keyed_rng(key, "noise").standard_normal(noise.shape[1:], dtype=np.float32))
+    return {"log_mel": log_mel, "noise": noise, "weight": weights(samples)}
+
+
+def save(state: dict[str, Tensor], config: Config, facts: dict[str, Any], folder: Path) -> None:
+    """Writes `folder` as diffusers does: `AutoencoderKL.from_pretrained(folder)` loads it."""
+    model = Autoencoder(config, MelConfig(**facts["mel"]))
+    model.load_state_dict(state)
+    model.codec.save_pretrained(folder)

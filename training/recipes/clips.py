@@ -1,0 +1,56 @@
+"""What the recipes that learn from clips share: geometry from the dataset, FLAC and JPEG members -> arrays.
+
+A decoder table of two entries, never pickle. Not for latents (training.recipes.diffusion reads .npy members itself).
+"""
+
+import io
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from PIL import Image
+from torch import Tensor
+
+from configs.load import UserError
+from training.codec import ImageConfig, image_to_tensor
+from training.mel import MelConfig, wav_to_log_mel
+
+
+def mel_of_clips(dataset_meta: dict[str, Any]) -> MelConfig:
+    """The spectrogram of a dataset of clips, from its semantic config. `UserError` where it is no dataset of clips."""
+    if dataset_meta["kind"] != "clips":
+        raise UserError(f"data: is a dataset of {dataset_meta['kind']}, need one of clips")
+    config = dataset_meta["config"]
+    rate = config["audio"]["sample_rate_hz"]
+    if rate != MelConfig.sample_rate_hz:
+        raise UserError(f"data: has audio.sample_rate_hz={rate}; the models take {MelConfig.sample_rate_hz}")
+    return MelConfig(duration_s=config["clip"]["duration_s"])
+
+
+def mel_facts(dataset_meta: dict[str, Any]) -> dict[str, Any]:
+    """`{"mel": …}`, plain data; `MelConfig(**facts["mel"])` is the inverse."""
+    return {"mel": asdict(mel_of_clips(dataset_meta))}
+
+
+def decode_wav(flac: bytes) -> np.ndarray:
+    """FLAC bytes -> float32 [n] in -1..1, mono."""
+    wav, _ = soundfile.read(io.BytesIO(flac), dtype="float32", always_2d=True)
+    return wav[:, 0]
+
+
+def decode_log_mel(flac: bytes, mel: MelConfig) -> Tensor:
+    """FLAC bytes -> float32 [num_frames, num_mels]."""
+    return wav_to_log_mel(torch.from_numpy(decode_wav(flac))[None], mel)[0]
+
+
+def decode_image(jpeg: bytes, config: ImageConfig) -> Tensor:
+    """JPEG bytes -> float32 [3, size, size], normalised."""
+    with Image.open(io.BytesIO(jpeg)) as picture:
+        return image_to_tensor(picture, config)
+
+
+def weights(samples: list[Any]) -> Tensor:
+    """float32 [b]: 1, or 0 for a hole."""
+    return torch.tensor([0.0 if sample is None else 1.0 for sample in samples])

@@ -1,0 +1,174 @@
+"""Contrastive image-audio training: CLAP's idea (Wu et al. 2023) with the text branch exchanged for an image branch.
+
+    losses = contrastive.build_model(config, facts)(contrastive.make_batch(samples, keys, config, facts))["loss"]      # [b]
+
+Both towers come from transformers and are saved apart, so that `image_encoder` loads by name or folder; what the other
+models are conditioned on is its pooled output before the projection. Loss: symmetric InfoNCE with a learnt temperature
+(Radford et al. 2021) over the samples of one micro batch; negatives are not gathered from other ranks.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import BitConfig, BitModel, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from cluster.dataset import Snapshot
+from configs.load import UserError
+from training.codec import ImageConfig, embed_image
+from training.mel import MelConfig
+from training.randomness import SampleKey
+from training.recipes.clips import decode_image, decode_log_mel, mel_facts, weights
+
+MEMBERS: tuple[str, ...] = ("flac", "jpg")
+MEL_CENTRE, MEL_SPREAD = -6.0, 4.0
+
+
+@dataclass
+class ImageTowerConfig:
+    """`kind` resnet: a BiT ResNet (group norm, so nothing depends on the batch) of `widths` and `depths` per level;
+    `kind` clip: a ViT of `widths[0]`, `depths[0]` layers, heads of 64 and patches of `patch`. `size_px`: side of its square."""
+
+    kind: str = "clip"
+    widths: list[int] = field(default_factory=lambda: [768])
+    depths: list[int] = field(default_factory=lambda: [12])
+    stem: int = 64
+    norm_groups: int = 32
+    patch: int = 32
+    size_px: int = 224
+
+
+@dataclass
+class AudioTowerConfig:
+    """Residual convolutions over time with the mels as channels; every `depths` entry is a level at half the frame rate."""
+
+    width: int = 512
+    depths: list[int] = field(default_factory=lambda: [3, 3, 9, 3])
+
+
+@dataclass
+class Config:
+    """`embedding_dim`: where both towers meet."""
+
+    image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
+    audio: AudioTowerConfig = field(default_factory=AudioTowerConfig)
+    embedding_dim: int = 512
+    temperature: float = 0.07
+
+
+def facts(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> dict[str, Any]:
+    """`{"mel"}`. `UserError` for other datasets and unknown towers."""
+    if config.image.kind not in ("resnet", "clip"):
+        raise UserError(f"contrastive.image.kind={config.image.kind}: give resnet or clip")
+    if len(config.image.widths) != len(config.image.depths):
+        raise UserError(
+            f"contrastive.image: widths has {len(config.image.widths)} entries, depths {len(config.image.depths)}: give as many"
+        )
+    return mel_facts(dataset_meta)
+
+
+class Contrastive(nn.Module):
+    """Images [b, 3, s, s] and log mels [b, frames, mels] -> losses."""
+
+    def __init__(self, config: Config, mel: MelConfig):
+        super().__init__()
+        clip = config.image.kind == "clip"
+        self.image: Any = _clip(config) if clip else _resnet(config.image)
+        self.audio = AudioTower(config.audio, mel.num_mels)
+        self.image_head = nn.Identity() if clip else nn.Linear(config.image.widths[-1], config.embedding_dim)
+        self.audio_head = nn.Linear(2 * config.audio.width, config.embedding_dim)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        image = nn.functional.normalize(self.image_head(embed_image(self.image, batch["image"]).flatten(1)), dim=-1)
+        audio = nn.functional.normalize(self.audio_head(self.audio(batch["log_mel"])), dim=-1)
+        hole = batch["weight"].to(image.dtype)
+        logits = image @ audio.T * self.log_scale.exp().clamp(max=100)
+        logits = logits.masked_fill((hole == 0)[None], -1e4).masked_fill((hole == 0)[:, None], -1e4)
+        truth = torch.arange(len(logits), device=logits.device)
+        across = nn.functional.cross_entropy(logits, truth, reduction="none")
+        down = nn.functional.cross_entropy(logits.T, truth, reduction="none")
+        hit = (logits.argmax(1) == truth).to(hole.dtype)
+        return {"loss": 0.5 * (across + down) * hole, "accuracy": hit * hole}
+
+
+class AudioTower(nn.Module):
+    """Log mels [b, frames, mels] -> [b, 2 * width]: mean and maximum over time."""
+
+    def __init__(self, config: AudioTowerConfig, num_mels: int):
+        super().__init__()
+        self.stem = nn.Conv1d(num_mels, config.width, 5, padding=2)
+        levels = [[nn.MaxPool1d(2), *(Residual(config.width) for _ in range(depth))] for depth in config.depths]
+        self.levels = nn.Sequential(*[layer for level in levels for layer in level])
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        hidden = self.levels(self.stem(log_mel.transpose(1, 2)))
+        return torch.cat([hidden.mean(2), hidden.amax(2)], 1)
+
+
+class Residual(nn.Module):
+    """x + two convolutions of x, group-normalised before each."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        norms = [nn.GroupNorm(8, width), nn.GroupNorm(8, width)]
+        convolutions = [nn.Conv1d(width, width, 3, padding=1), nn.Conv1d(width, width, 3, padding=1)]
+        nn.init.zeros_(convolutions[1].weight)
+        self.steps = nn.Sequential(norms[0], nn.SiLU(), convolutions[0], norms[1], nn.SiLU(), convolutions[1])
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden + self.steps(hidden)
+
+
+def _clip(config: Config) -> nn.Module:
+    image = config.image
+    width = image.widths[0]
+    vision = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=image.depths[0],
+        num_attention_heads=width // 64,
+        patch_size=image.patch,
+        image_size=image.size_px,
+        projection_dim=config.embedding_dim,
+    )
+    return CLIPVisionModelWithProjection(vision)
+
+
+def _resnet(image: ImageTowerConfig) -> nn.Module:
+    sizes = {"embedding_size": image.stem, "hidden_sizes": list(image.widths), "depths": list(image.depths)}
+    return BitModel(BitConfig(**sizes, num_groups=image.norm_groups, layer_type="preactivation", global_padding=None))
+
+
+def build_model(config: Config, facts: dict[str, Any]) -> nn.Module:
+    """The two towers with their heads."""
+    return Contrastive(config, MelConfig(**facts["mel"]))
+
+
+def make_batch(samples: list[dict[str, bytes] | None], keys: list[SampleKey], config: Config, facts: dict[str, Any]) -> dict[str, Tensor]:
+    """`image` [b, 3, s, s] in -1..1, `log_mel` [b, frames, mels] centred, `weight` [b]. Nothing is drawn from the keys."""
+    mel = MelConfig(**facts["mel"])
+    image = torch.zeros(len(samples), 3, config.image.size_px, config.image.size_px)
+    log_mel = torch.zeros(len(samples), mel.num_frames, mel.num_mels)
+    for place, sample in enumerate(samples):
+        if sample is not None:
+            image[place] = decode_image(sample["jpg"], ImageConfig(config.image.size_px))
+            log_mel[place] = (decode_log_mel(sample["flac"], mel) - MEL_CENTRE) / MEL_SPREAD
+    return {"image": image, "log_mel": log_mel, "weight": weights(samples)}
+
+
+def save(state: dict[str, Tensor], config: Config, facts: dict[str, Any], folder: Path) -> None:
+    """Writes `image_encoder` (with its preprocessor_config.json), and, in one file, the audio tower and the heads."""
+    model = Contrastive(config, MelConfig(**facts["mel"]))
+    model.load_state_dict(state)
+    model.image.save_pretrained(folder / "image_encoder")
+    size = config.image.size_px
+    settings = {"size": {"height": size, "width": size}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_resize": True}
+    (folder / "image_encoder" / "preprocessor_config.json").write_text(json.dumps(settings, indent=1))
+    rest = {name: tensor.contiguous() for name, tensor in state.items() if not name.startswith("image.")}
+    save_file(rest, folder / "audio.safetensors")

@@ -1,0 +1,163 @@
+"""AudioLDM's UNet with the text embedding replaced by an image embedding, trained as a rectified flow on latents.
+
+    losses = diffusion.build_model(config, facts)(diffusion.make_batch(samples, keys, config, facts))["loss"]      # [b]
+
+x_t = (1 - t) x + t noise, the network predicts noise - x (Liu et al. 2022, eq. 1), t logit-normal (Esser et al. 2024, eq. 19).
+All randomness is drawn from the samples' keys in `make_batch`, never from a rank. The image embedding enters as AudioLDM's
+text embedding does (FiLM beside the time embedding); a learnt null embedding stands in for a tenth of the samples.
+"""
+
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+
+from cluster.dataset import Snapshot
+from configs.load import UserError
+from training.randomness import SampleKey, keyed_rng
+
+MEMBERS: tuple[str, ...] = ("latent.npy", "image.npy")
+NUM_TIMESTEPS = 1000
+
+
+@dataclass
+class Config:
+    """AudioLDM-S by default (185.04 M parameters with 512-wide embeddings); `attention` in all levels but the first."""
+
+    condition: str = "image"
+    channels: list[int] = field(default_factory=lambda: [128, 256, 384, 640])
+    head_counts: list[int] = field(default_factory=lambda: [4, 8, 12, 20])
+    layers_per_block: int = 2
+    attention: bool = True
+    norm_groups: int = 32
+    condition_dropout: float = 0.1
+    time_mean: float = 0.0
+    time_spread: float = 1.0
+
+
+def facts(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> dict[str, Any]:
+    """Geometry, and mean and spread per latent channel and embedding dimension, merged over the commits.
+
+    `UserError` for a dataset that is not of latents, is empty, or has not what `condition` asks.
+    """
+    if dataset_meta["kind"] != "latents":
+        raise UserError(
+            f"data={snapshot.uri}: is a dataset of {dataset_meta['kind']}, need latents; run python -m training precompute first"
+        )
+    if config.condition != "image":
+        raise UserError(f"diffusion.condition={config.condition}: give image")
+    if len(config.head_counts) != len(config.channels):
+        raise UserError(
+            f"diffusion.head_counts has {len(config.head_counts)} entries, diffusion.channels {len(config.channels)}: give as many"
+        )
+    found = [commit.facts for commit in snapshot.commits if commit.facts.get("image_count")]
+    if not found:
+        raise UserError(f"data={snapshot.uri}: holds no training sample")
+    latent_mean, latent_spread = merge_moments(found, "latent")
+    image_mean, image_spread = merge_moments(found, "image")
+    geometry = {"latent_shape": found[0]["latent_shape"], "mel": dataset_meta["config"]["mel"], "latents": snapshot.uri}
+    moments = {"latent_mean": latent_mean, "latent_std": latent_spread, "image_mean": image_mean, "image_std": image_spread}
+    return {**geometry, **moments}
+
+
+def merge_moments(found: list[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel from the sums that each commit carries."""
+    count = sum(facts[f"{name}_count"] for facts in found)
+    total, squares = (np.sum([facts[f"{name}_{part}"] for facts in found], axis=0) for part in ("sum", "sumsq"))
+    mean = total / count
+    return mean.tolist(), np.sqrt(np.maximum(squares / count - mean**2, 1e-8)).tolist()
+
+
+def build_unet(config: Config, latent_channels: int, image_dim: int) -> UNet2DConditionModel:
+    """The stock UNet; without attention its blocks are convolutional only."""
+    levels = len(config.channels)
+    with_attention = (levels - 1) if config.attention else 0
+    down = ("DownBlock2D",) * (levels - with_attention) + ("CrossAttnDownBlock2D",) * with_attention
+    up = ("CrossAttnUpBlock2D",) * with_attention + ("UpBlock2D",) * (levels - with_attention)
+    return UNet2DConditionModel(
+        sample_size=128,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        down_block_types=down,
+        up_block_types=up,
+        mid_block_type="UNetMidBlock2DCrossAttn" if config.attention else "UNetMidBlock2D",
+        block_out_channels=tuple(config.channels),
+        layers_per_block=config.layers_per_block,
+        cross_attention_dim=tuple(config.channels),
+        attention_head_dim=tuple(config.head_counts),
+        norm_num_groups=config.norm_groups,
+        class_embed_type="simple_projection",
+        projection_class_embeddings_input_dim=image_dim,
+        class_embeddings_concat=True,
+    )
+
+
+class Diffusion(nn.Module):
+    """`latent`, `noise` [b, c, t, f], `time` [b], `image` [b, d], `drop` [b] -> flow-matching loss [b]."""
+
+    def __init__(self, config: Config, facts: dict[str, Any]):
+        super().__init__()
+        image_dim = len(facts["image_mean"])
+        self.unet = build_unet(config, facts["latent_shape"][0], image_dim)
+        self.null_embedding = nn.Parameter(torch.zeros(image_dim))
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        latent, noise, time = batch["latent"], batch["noise"], batch["time"]
+        condition = torch.lerp(
+            batch["image"], self.null_embedding.to(batch["image"].dtype).expand_as(batch["image"]), batch["drop"][:, None]
+        )
+        mixed = torch.lerp(latent, noise, time[:, None, None, None])
+        flow = self.unet(mixed, time * NUM_TIMESTEPS, encoder_hidden_states=None, class_labels=condition).sample
+        error = (flow.float() - (noise - latent).float()).square().mean((1, 2, 3))
+        return {"loss": error * batch["weight"].float()}
+
+
+def build_model(config: Config, facts: dict[str, Any]) -> nn.Module:
+    """The UNet with its null embedding."""
+    return Diffusion(config, facts)
+
+
+def make_batch(samples: list[dict[str, bytes] | None], keys: list[SampleKey], config: Config, facts: dict[str, Any]) -> dict[str, Tensor]:
+    """Normalised latents, re-sampled from their moments, with noise, time and condition dropout, all from the keys."""
+    shape = tuple(facts["latent_shape"])
+    latent, noise = torch.zeros(len(samples), *shape), torch.zeros(len(samples), *shape)
+    image = torch.zeros(len(samples), len(facts["image_mean"]))
+    time, drop = torch.full((len(samples),), 0.5), torch.zeros(len(samples))
+    mean, std = (np.array(facts[f"latent_{name}"], np.float32)[:, None, None] for name in ("mean", "std"))
+    for place, (sample, key) in enumerate(zip(samples, keys, strict=True)):
+        if sample is None:
+            continue
+        moments = _load(sample["latent.npy"])
+        drawn = moments[0] + moments[1] * keyed_rng(key, "resample").standard_normal(shape, dtype=np.float32)
+        latent[place] = torch.from_numpy((drawn - mean) / std)
+        noise[place] = torch.from_numpy(keyed_rng(key, "noise").standard_normal(shape, dtype=np.float32))
+        image[place] = torch.from_numpy(whiten(_load(sample["image.npy"]), facts))
+        time[place] = 1 / (1 + np.exp(-(config.time_mean + config.time_spread * keyed_rng(key, "time").standard_normal())))
+        drop[place] = float(keyed_rng(key, "dropout").random() < config.condition_dropout)
+    weight = torch.tensor([0.0 if sample is None else 1.0 for sample in samples])
+    return {"latent": latent, "noise": noise, "time": time, "image": image, "drop": drop, "weight": weight}
+
+
+def whiten(image: np.ndarray, facts: dict[str, Any]) -> np.ndarray:
+    """Each dimension of an embedding to mean 0 and spread 1, float32 [d]."""
+    return (image - np.array(facts["image_mean"], np.float32)) / np.array(facts["image_std"], np.float32)
+
+
+def _load(data: bytes) -> np.ndarray:
+    return np.load(io.BytesIO(data), allow_pickle=False).astype(np.float32)
+
+
+def save(state: dict[str, Tensor], config: Config, facts: dict[str, Any], folder: Path) -> None:
+    """Writes `unet`, `scheduler` and `conditioning.json` (statistics, null embedding, geometry, where the latents are)."""
+    model = Diffusion(config, facts)
+    model.load_state_dict(state)
+    model.unet.save_pretrained(folder / "unet")
+    FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TIMESTEPS).save_pretrained(folder / "scheduler")
+    conditioning = {**facts, "null_embedding": model.null_embedding.tolist()}
+    (folder / "conditioning.json").write_text(json.dumps(conditioning, indent=1))

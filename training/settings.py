@@ -1,0 +1,102 @@
+"""What a user asks of a training run: one dataclass, the sections of the recipes in it, and what makes two runs the same.
+
+    config = load_config(TrainConfig, ["configs/training/demo.yaml", "steps=200"])
+
+Checks everything that needs no look at the data. Fields made with `operational` may change from one start to the next.
+"""
+
+import math
+from dataclasses import dataclass, field
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from configs.load import UserError, operational, semantic_dict
+from training.loader import check_geometry
+from training.recipes.autoencoder import Config as AutoencoderConfig
+from training.recipes.contrastive import Config as ContrastiveConfig
+from training.recipes.diffusion import Config as DiffusionConfig
+
+RECIPES = ("autoencoder", "contrastive", "diffusion")
+PRECISIONS = ("fp32", "bf16")
+SCHEDULES = ("constant", "cosine")
+
+
+@dataclass
+class TrainConfig:
+    """`global_batch`: samples per step over all workers and accumulation; a multiple of `lanes`, which `workers` must divide.
+
+    `schedule` cosine falls to zero at `steps`. `ema` 0 keeps the plain weights. `zero_stage` 0 to 3. `split`: which
+    samples to learn from. `max_failures`: how often the run starts again by itself after a worker or node died.
+    """
+
+    data: str = operational()
+    output: str = operational()
+    recipe: str = "diffusion"
+    workers: int = operational(1)
+    steps: int = 1000
+    global_batch: int = 48
+    lanes: int = 48
+    accumulate: int = 1
+    seed: int = 0
+    split: str = "train"
+    lr: float = 1e-4
+    warmup_steps: int = 100
+    schedule: str = "constant"
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    ema: float = 0.999
+    zero_stage: int = 1
+    precision: str = "fp32"
+    checkpoint_every: int = operational(500)
+    keep_checkpoints: int = operational(3)
+    max_failures: int = operational(8)
+    threads: int = operational(1)
+    prefetch: int = operational(2)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+
+    def __post_init__(self) -> None:
+        for name, known in (("recipe", RECIPES), ("precision", PRECISIONS), ("schedule", SCHEDULES), ("zero_stage", range(4))):
+            if getattr(self, name) not in known:
+                raise UserError(f"{name}={getattr(self, name)}: give one of {', '.join(map(str, known))}")
+        for name in ("steps", "accumulate", "lr", "checkpoint_every", "keep_checkpoints", "threads", "prefetch"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name}={getattr(self, name)}: give a positive number")
+        for name in ("workers", "warmup_steps", "max_failures", "gradient_clip", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name}={getattr(self, name)}: give 0 or more")
+        if not 0 <= self.ema < 1:
+            raise UserError(f"ema={self.ema}: give 0 or more, below 1")
+        check_geometry(self.lanes, self.global_batch, max(1, self.workers))
+        if self.global_batch % (max(1, self.workers) * self.accumulate):
+            raise UserError(f"accumulate={self.accumulate}: workers x accumulate must divide global_batch={self.global_batch}")
+
+    @property
+    def section(self) -> Any:
+        """The settings of the chosen recipe."""
+        return getattr(self, self.recipe)
+
+    @property
+    def module(self) -> ModuleType:
+        """The recipe: `Config`, `MEMBERS`, `facts`, `build_model`, `make_batch`, `save`."""
+        return import_module(f"training.recipes.{self.recipe}")
+
+
+def identity(config: TrainConfig) -> dict[str, Any]:
+    """What decides a run's numbers: no other recipe's section; not `steps`, unless the schedule depends on it."""
+    found = semantic_dict(config)
+    others = [name for name in RECIPES if name != config.recipe]
+    return {name: value for name, value in found.items() if name not in others and (name != "steps" or config.schedule != "constant")}
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Of step 1, 2, …: linear warm-up, then constant or a half cosine to zero."""
+    warm = min(1.0, step / max(1, config.warmup_steps))
+    if config.schedule == "constant":
+        return config.lr * warm
+    share = max(0.0, (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps))
+    return config.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))

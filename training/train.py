@@ -1,0 +1,109 @@
+"""`training train`: a recipe under Ray Train and DeepSpeed; the same command again resumes, or says that it is finished.
+
+    train(load_config(TrainConfig, ["configs/training/demo.yaml"]))
+
+The driver checks settings and data before any machine works, pins the snapshot in `<output>/run.json`, and starts the
+workers; when one dies they start again by themselves from the newest checkpoint. `workers=0` trains in this process.
+"""
+
+import functools
+import json
+import logging
+import os
+import tempfile
+import time
+from dataclasses import replace
+from typing import Any
+
+from cluster.dataset import Dataset, Snapshot
+from cluster.storage import Store, open_store
+from cluster.units import ensure_ray
+from configs.load import UserError, describe_difference, semantic_hash
+from training.checkpoints import committed_steps
+from training.engine import ensure_process_group
+from training.loader import Catalogue
+from training.loop import Plan, work
+from training.settings import TrainConfig, identity
+
+log = logging.getLogger(__name__)
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Runs to `steps`; returns `{"steps", "resumed_from", "seconds", "cpu_s", "finished_before", "model"}`.
+
+    `UserError` before any work: data missing or of the wrong kind, output not writable, or made with other settings.
+    """
+    started, plan = time.monotonic(), prepare(config)
+    store = open_store(plan.config.output)
+    done = finished_step(store)
+    before = max(committed_steps(store), default=0)
+    if done < config.steps:
+        if config.workers == 0:
+            ensure_process_group()
+            work(plan)
+        else:
+            _under_ray(plan)
+    finished = json.loads(store.read("FINISHED.json"))
+    summary = {"steps": finished["step"], "finished_before": done >= config.steps, "resumed_from": before}
+    return {**summary, "seconds": round(time.monotonic() - started, 1), "cpu_s": finished["cpu_s"], "model": f"{config.output}/model"}
+
+
+def prepare(config: TrainConfig) -> Plan:
+    """Checks everything, and writes or compares `<output>/run.json`: settings, snapshot and the recipe's facts."""
+    config = replace(config, data=_absolute(config.data), output=_absolute(config.output))
+    dataset = Dataset.open(config.data)
+    store = open_store(config.output, writable=True)
+    if store.exists("run.json"):
+        kept = json.loads(store.read("run.json"))
+        _check_same(kept, config)
+    else:
+        snapshot = dataset.snapshot()
+        facts = config.module.facts(snapshot, dataset.meta, config.section)
+        Catalogue.of(dataset, snapshot, config.split, config.module.MEMBERS)
+        kept = {"config": identity(config), "snapshot": snapshot.to_json(), "facts": facts}
+        store.put("run.json", json.dumps(kept, indent=1).encode())
+    return Plan(config, kept["snapshot"], kept["facts"], f"{time.time_ns():x}")
+
+
+def _check_same(kept: dict[str, Any], config: TrainConfig) -> None:
+    ours = identity(config)
+    if semantic_hash(kept["config"]) != semantic_hash(ours):
+        difference = describe_difference(kept["config"], ours)
+        raise UserError(f"output={config.output}: this run was started with other settings: {difference}; use these, or another output")
+    pinned = Snapshot.from_json(kept["snapshot"]).uri
+    if pinned != config.data:
+        log.warning("this run learns from the snapshot of %s, now read at %s", pinned, config.data)
+
+
+def finished_step(store: Store) -> int:
+    """The step at which the run was finished, or 0."""
+    return int(json.loads(store.read("FINISHED.json"))["step"]) if store.exists("FINISHED.json") else 0
+
+
+def _under_ray(plan: Plan) -> None:
+    """`workers` processes under Ray Train; it starts them again, all together, when one of them dies."""
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    config = plan.config
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    ensure_ray(config.workers + 1)
+    gpu = ray.cluster_resources().get("GPU", 0) >= config.workers
+    with tempfile.TemporaryDirectory(prefix="stillsound-ray-train-") as folder:
+        trainer = TorchTrainer(
+            functools.partial(_work_in_ray, plan),
+            scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=gpu),
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            run_config=RunConfig(storage_path=folder, failure_config=FailureConfig(max_failures=config.max_failures)),
+        )
+        trainer.fit()
+
+
+def _work_in_ray(plan: Plan) -> None:
+    logging.basicConfig(level=logging.WARNING)
+    work(plan)
+
+
+def _absolute(uri: str) -> str:
+    return uri if "://" in uri else os.path.abspath(uri)
