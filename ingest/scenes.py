@@ -150,7 +150,7 @@ def _outline(shape: str, angle_deg: float) -> np.ndarray:
 def render_audio(scene: Scene, duration_s: float, sample_rate_hz: int, rng: np.random.Generator) -> np.ndarray:
     """The sound, float32 [num_samples] within -1..1; onset phase, detuning (<= 8 cents) and level are drawn from `rng`."""
     time_s = np.arange(round(duration_s * sample_rate_hz)) / sample_rate_hz
-    sound = sum((_object_sound(thing, attributes(Scene((thing,), 0, 0)), time_s, sample_rate_hz, rng) for thing in scene.objects))
+    sound = sum(_object_sound(thing, attributes(Scene((thing,), 0, 0)), time_s, sample_rate_hz, rng) for thing in scene.objects)
     noise = rng.standard_normal(len(time_s)) * 10 ** (-50 / 20)
     level = 10 ** (rng.uniform(-3, 0) / 20)
     return (0.5 * level * (np.asarray(sound) / len(scene.objects) + noise)).astype(np.float32)

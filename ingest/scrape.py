@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 from cluster.dataset import Dataset
@@ -48,7 +49,7 @@ class SplitConfig:
 class ScrapeConfig:
     """What a user asks of a scrape; `unit_size` items make one shard."""
 
-    output: str
+    output: str = field(metadata={"operational": True})  # another name for the same place is the same dataset
     source: SourceConfig
     workers: int = operational(2)
     unit_size: int = operational(8)
@@ -71,7 +72,7 @@ def scrape(config: ScrapeConfig, progress: bool = True) -> RunSummary:
     items = list(enumerate_items(config.source))
     if not items:
         raise UserError(f"source.path={config.source.path}: nothing found there for source.kind={config.source.kind}")
-    dataset = Dataset.create_or_open(config.output, "clips", semantic_dict(config), parents=[])
+    dataset = Dataset.create_or_open(config.output, "clips", {**semantic_dict(config), "decoder": f"av {version('av')}"}, parents=[])
     added = dataset.append_items(((f"{item.source}:{item.id}", asdict(item)) for item in items), config.unit_size)
     log.info("%d items listed, %d of them new", len(items), added)
     retryable = frozenset(str(reason) for reason in RETRYABLE)
@@ -107,7 +108,7 @@ class ScrapeStage:
     def __call__(self, task: UnitTask, scratch: Path) -> UnitOutput:
         rows: list[Row] = []
         for work in task.items:
-            rows += scrape_item(Item(**work.payload), work.item_id, self.fetcher, self.clipper, self.config, scratch)
+            rows += scrape_item(Item(**work.payload), work.item_id, self.fetcher, self.clipper, self.config)
         retryable = {row.item_id for row in rows if row.reason in RETRYABLE}
         return UnitOutput(write_shard(scratch, rows, CLIP_COLUMNS), retryable=len(retryable))
 
@@ -115,16 +116,17 @@ class ScrapeStage:
         self.stack.close()
 
 
-def scrape_item(item: Item, item_id: str, fetcher: Fetcher, clipper: Clipper, config: ScrapeConfig, scratch: Path) -> list[Row]:
+def scrape_item(item: Item, item_id: str, fetcher: Fetcher, clipper: Clipper, config: ScrapeConfig) -> list[Row]:
     """Rows of one item: a row per clip, kept or refused; or one refused row where the item as a whole gave none."""
     media: Media | None = None
     try:
         media = fetcher.fetch(item, config.frame.short_side_px)
         if media.license not in config.license.allow:
             raise Refused(Reason.LICENSE, f"license {media.license or 'not stated'}")
-        clips = clipper.cut(media, scratch)
+        clips = clipper.cut(media)
         if not clips:
-            raise Refused(Reason.TOO_SHORT, f"no window of {config.clip.duration_s} s fits")
+            where = " around a keyframe (clip.mode=grid needs none)" if config.clip.mode == "keyframe" and not media.still else ""
+            raise Refused(Reason.TOO_SHORT, f"no window of {config.clip.duration_s} s fits{where}")
     except Refused as refusal:
         return [refused_row(item, item_id, refusal, media.license if media else "")]
     finally:

@@ -32,6 +32,7 @@ CLIP_COLUMNS = pa.schema(
         ("scores", pa.string()),
     ]
 )
+MAX_ID_CHARS = 60  # a tar member's name has 99 characters, for source, id, start and extension together
 TOOLS = ("av", "ffmpeg-python", "imageio-ffmpeg", "yt-dlp", "soundfile", "pillow", "numpy")
 
 
@@ -56,11 +57,18 @@ def clip_row(item: Item, item_id: str, media: Media, clip: Clip, split: str, rea
         "frame_time_s": clip.frame_time_s,
         "frame_offset_s": clip.frame_offset_s,
     }
-    key = sample_key(item.source, (item.id,), clip.start_s)
+    key = sample_key(item.source, (_short(item.id),), clip.start_s)
     columns = {**facts, "scores": json.dumps(scores, sort_keys=True)}
     if reason:
         return Row(item_id, key, "refused", str(reason), None, columns)
     return Row(item_id, key, columns=columns, members=_members(clip, {**facts, "scores": scores, "meta": {**item.meta, **media.meta}}))
+
+
+def _short(media_id: str) -> str:
+    """The id, or where that is too long for a tar its beginning and a hash of the whole."""
+    if len(media_id) <= MAX_ID_CHARS:
+        return media_id
+    return f"{media_id[: MAX_ID_CHARS - 17]}-{hashlib.sha256(media_id.encode()).hexdigest()[:16]}"
 
 
 def _members(clip: Clip, facts: dict[str, Any]) -> dict[str, bytes]:

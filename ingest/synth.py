@@ -59,7 +59,7 @@ def synth(config: SynthConfig) -> None:
         raise UserError("scenes_per_video >= 1, scene_s > 0 and an even size_px >= 16 are needed")
     if (config.scene_s * config.fps) % 2:
         raise UserError(f"scene_s={config.scene_s} x fps={config.fps}: give an even number of frames, so that a scene has a middle frame")
-    root = Path(config.path)
+    root = Path(config.path).resolve()
     try:
         for name in ("media", "truth"):
             (root / name).mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def synth(config: SynthConfig) -> None:
 def _render(config: SynthConfig, wanted: tuple[str, int]) -> dict[str, Any]:
     """One medium and its truth; returns its entry in the catalogue."""
     kind, number = wanted
-    root, media_id = Path(config.path), f"{kind}{number:04d}"
+    root, media_id = Path(config.path).resolve(), f"{kind}{number:04d}"
     rng = np.random.default_rng([config.seed, KINDS.index(kind), number])
     count = 1 if kind == "still" else config.scenes_per_video
     scenes = [sample_scene(rng, config.num_objects) for _ in range(count)]
@@ -84,7 +84,7 @@ def _render(config: SynthConfig, wanted: tuple[str, int]) -> dict[str, Any]:
         sound = np.zeros_like(sound)
     licenses = list(LICENSE_URLS)
     license = licenses[number % len(licenses)]
-    entry = {"id": media_id, "kind": kind, "license": license, "title": f"Scenes {media_id}"}
+    entry: dict[str, Any] = {"id": media_id, "kind": kind, "license": license, "title": f"Scenes {media_id}"}
     truth = [
         {"start_s": i * config.scene_s, "duration_s": config.scene_s, "attributes": attributes(scene), "scene": scene_to_dict(scene)}
         for i, scene in enumerate(scenes)

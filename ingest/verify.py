@@ -14,7 +14,7 @@ def verify(uri: str) -> Iterator[str]:
     """Problems of the dataset at `uri`: missing or damaged objects, wrong counts, keys kept twice."""
     dataset = Dataset.open(uri)
     seen: dict[str, str] = {}
-    for unit, commit in sorted(dataset.commits().items()):
+    for _, commit in sorted(dataset.commits().items()):
         problems = [_damage(dataset, part) for part in (commit.index, commit.tar) if part]
         yield from (problem for problem in problems if problem)
         if problems[0] is None:
@@ -43,7 +43,9 @@ def _rows(dataset: Dataset, commit: Commit, seen: dict[str, str], check_members:
         if row["key"] in seen:
             yield f"{row['key']}: kept twice, in {seen[row['key']]} and {commit.unit}"
         seen[row["key"]] = commit.unit
-        for member in row["members"] if check_members and commit.tar else []:
+        if not (check_members and commit.tar):
+            continue
+        for member in row["members"]:
             start = member["offset"]
             try:
                 data = dataset.store.read_range(commit.tar.name, start, start + member["size"])

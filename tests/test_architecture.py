@@ -19,6 +19,7 @@ BRIDGES = {
     "cluster.dataset",
     "cluster.shards",
     "cluster.units",
+    "cluster.record",
     "ingest.sample",
     "ingest.scenes",
 }

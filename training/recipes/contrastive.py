@@ -82,7 +82,7 @@ class Contrastive(nn.Module):
         self.audio = AudioTower(config.audio, mel.num_mels)
         self.image_head = nn.Identity() if clip else nn.Linear(config.image.widths[-1], config.embedding_dim)
         self.audio_head = nn.Linear(2 * config.audio.width, config.embedding_dim)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
+        self.log_scale = nn.Parameter(torch.tensor([math.log(1 / config.temperature)]))  # DeepSpeed cannot broadcast scalars
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         image = nn.functional.normalize(self.image_head(embed_image(self.image, batch["image"]).flatten(1)), dim=-1)

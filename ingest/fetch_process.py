@@ -1,0 +1,216 @@
+"""The warm child that touches the network: started by `ingest.fetch` as `python -m ingest.fetch_process`, one per worker.
+
+It speaks JSON lines: first a line of settings, then a line per item; it answers each with what it fetched or why it
+refused. It is guarded (`ingest.guard`) before the first URL, starts no program, dies with its parent, and is killed by it
+when it overruns. It does not decode media and knows nothing of datasets.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yt_dlp.networking.exceptions import HTTPError, RequestError
+from yt_dlp.utils import ContentTooShortError, GeoRestrictedError, YoutubeDLError
+
+from ingest.formats import Format, choose_formats
+from ingest.guard import Abort, install_guard
+from ingest.page import PageFacts, read_page
+from ingest.sample import Item, Reason, Refused
+from ingest.web import Landing, Limits, Web, causes, classify_transport, status_reason
+
+EXTRACTORS = {"urls": ("^generic$", "^html5$")}  # anchored: a bare name would also match every name that contains it
+EXTENSIONS = frozenset(
+    "mp4 m4v mov mkv webm ts mpg mpeg avi flv ogv 3gp m4a mp3 aac ogg oga opus flac wav jpg jpeg png webp gif avif".split()
+)
+MAX_MEMORY_BYTES = 4 << 30
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RecursionError, SyntaxError)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the parent asks: an item, an empty folder to write in, the frame size, the licenses that may enter."""
+
+    item: Item
+    folder: Path
+    need_short_side_px: int
+    allow: tuple[str, ...]
+
+
+def fetch_item(web: Web, task: Task) -> dict[str, Any]:
+    """Fetches one item: {"picture": file name, "sound": file name, "license", "title", "channel", "extractor"}.
+
+    Raises `Refused`, `Abort`, or yt-dlp's errors, for `refusal_of` to class. The license is known to be allowed before any
+    media body is asked for.
+    """
+    item = task.item
+    if item.sound_url:
+        license_allowed(item.license, task.allow)
+        names = {"picture": _direct(web, item.url, task, "picture"), "sound": _direct(web, item.sound_url, task, "sound")}
+        return {**names, "license": item.license, "title": item.title, "channel": item.channel, "extractor": "direct"}
+    landing = web.land(item.url)
+    if landing.body is None:
+        license_allowed(item.license, task.allow)
+        if landing.content_type.startswith("image/"):
+            raise Refused(Reason.NO_AUDIO, f"a still picture ({landing.content_type})")
+        name = _direct(web, landing.url, task, "media")
+        return {"picture": name, "sound": name, "license": item.license, "title": item.title, "channel": "", "extractor": "direct"}
+    return _from_page(web, landing, task)
+
+
+def _from_page(web: Web, landing: Landing, task: Task) -> dict[str, Any]:
+    page = read_page(_text(landing))
+    if page.opt_out:
+        raise Refused(Reason.OPT_OUT, page.opt_out)
+    license = task.item.license or page.license
+    license_allowed(license, task.allow, page)
+    info = _extract(web, task.item.url)
+    _check_facts(info, web.limits)
+    chosen = choose_formats(list(info.get("formats") or [info]), task.need_short_side_px)
+    stems = ("media",) if len(chosen) == 1 else ("picture", "sound")
+    names = [_download(web, info, f, task.folder, stem) for f, stem in zip(chosen, stems, strict=True)]
+    channel = info.get("channel") or info.get("uploader") or urllib.parse.urlsplit(landing.url).hostname or ""
+    found = {"license": license, "title": page.title or info.get("title") or "", "channel": channel}
+    return {"picture": names[0], "sound": names[-1], "extractor": str(info.get("extractor", "")).lower(), **found}
+
+
+def _extract(web: Web, url: str) -> dict[str, Any]:
+    """What yt-dlp makes of the page or manifest: the info dict of its first medium."""
+    with _unreadable_is_corrupt():
+        info = web.extract_info(url, download=False)
+        entries = (info or {}).get("entries")
+        if entries is not None:
+            info = next(iter(entries), None)
+    if not info:
+        raise Refused(Reason.UNSUPPORTED, "no media on the page")
+    return dict(info)
+
+
+@contextlib.contextmanager
+def _unreadable_is_corrupt() -> Iterator[None]:
+    """yt-dlp trusts what it parses: its stumbling over a manifest is no crash of ours, and would happen again."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise Refused(Reason.CORRUPT, f"yt-dlp could not read it: {type(error).__name__}: {error}") from None
+
+
+def license_allowed(code: str, allow: tuple[str, ...], page: PageFacts | None = None) -> None:
+    """Raises `Refused` (license) unless `code` is one of `allow`, saying what the page said."""
+    if code in allow:
+        return
+    if page and len(page.licenses) > 1 and not code:
+        raise Refused(Reason.LICENSE, f"the page states several licenses: {', '.join(page.licenses)}")
+    raise Refused(Reason.LICENSE, f"license {code} is not allowed" if code else "no license stated")
+
+
+def _check_facts(info: dict[str, Any], limits: Limits) -> None:
+    if info.get("is_live") or info.get("live_status") in ("is_live", "is_upcoming", "post_live"):
+        raise Refused(Reason.UNSUPPORTED, f"a live stream ({info.get('live_status') or 'is_live'})")
+    if (info.get("duration") or 0) > limits.max_duration_s:
+        raise Refused(Reason.TOO_LONG, f"{info['duration']:.0f} s, {limits.max_duration_s:.0f} s allowed")
+
+
+def _direct(web: Web, url: str, task: Task, stem: str) -> str:
+    return _download(web, {"id": stem, "title": stem}, {"url": url, "protocol": "https", "ext": _extension(url)}, task.folder, stem)
+
+
+def _download(web: Web, info: dict[str, Any], chosen: Format, folder: Path, stem: str) -> str:
+    """Downloads one format under a name of ours; returns the name."""
+    extension = chosen.get("ext") if chosen.get("ext") in EXTENSIONS else "bin"
+    path = folder / f"{stem}.{extension}"
+    dropped = ("requested_formats", "requested_downloads", "formats", "section_start", "section_end")
+    facts = {key: value for key, value in {**info, **chosen}.items() if key not in dropped}
+    with _unreadable_is_corrupt():
+        done = web.download(str(path), facts)
+    if not done or not path.is_file():
+        raise Refused(Reason.NETWORK, "the download did not finish")
+    if path.stat().st_size == 0:
+        raise Refused(Reason.CORRUPT, "empty file")
+    return path.name
+
+
+def _extension(url: str) -> str:
+    return Path(urllib.parse.urlsplit(url).path).suffix.lower().lstrip(".")
+
+
+def _text(landing: Landing) -> str:
+    try:
+        return (landing.body or b"").decode(landing.charset, "replace")
+    except LookupError:  # a charset nobody knows
+        return (landing.body or b"").decode("utf-8", "replace")
+
+
+def refusal_of(error: BaseException) -> Refused:
+    """The reason of the closed enum for an error of yt-dlp, of the network or of ours; other errors are raised again."""
+    for one in causes(error):
+        if isinstance(one, Refused):
+            return one
+        if isinstance(one, Abort):
+            return Refused(one.reason, one.detail)
+        if isinstance(one, HTTPError):
+            return Refused(status_reason(one.status), f"HTTP {one.status} {one.reason or ''}".strip())
+    network = next((one for one in causes(error) if isinstance(one, (RequestError, OSError, ContentTooShortError))), None)
+    if network is not None:
+        return Refused(*classify_transport(network))
+    if any(isinstance(one, GeoRestrictedError) for one in causes(error)):
+        return Refused(Reason.PRIVATE, "not available from here")
+    if isinstance(error, YoutubeDLError):
+        return Refused(Reason.UNSUPPORTED, str(getattr(error, "orig_msg", None) or error))
+    raise error
+
+
+def die_with_parent() -> None:
+    """Asks Linux to kill this process when the thread that started it ends; elsewhere the end of stdin has to do."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() == 1 and os.environ.get("STILLSOUND_PARENT") != "1":
+            sys.exit(1)
+
+
+def _alarm(signum: int, frame: object) -> None:
+    raise Abort(Reason.TIMEOUT, "the item took too long")
+
+
+def answer(webs: dict[str, Web], limits: Limits, asked: dict[str, Any], allow: tuple[str, ...]) -> dict[str, Any]:
+    """One line of the parent -> one line back: {"media": …} or {"refused": reason, "detail": …}."""
+    item = Item(**asked["item"])
+    source = item.source if item.source in EXTRACTORS else "urls"
+    web = webs.setdefault(source, webs.get(source) or Web(limits, EXTRACTORS[source]))
+    web.begin()
+    signal.setitimer(signal.ITIMER_REAL, limits.timeout_s)
+    try:
+        return {"media": fetch_item(web, Task(item, Path(asked["folder"]), asked["need_short_side_px"], allow))}
+    except (Abort, Refused, YoutubeDLError, OSError) as error:
+        refusal = refusal_of(error)
+        return {"refused": str(refusal.reason), "detail": refusal.detail}
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def main() -> None:
+    die_with_parent()
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever prints, prints to stderr
+    settings = json.loads(sys.stdin.readline())
+    limits = Limits(**{**settings["limits"], "allow_private": tuple(settings["limits"]["allow_private"])})
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGALRM, _alarm)
+    webs = {"urls": Web(limits, EXTRACTORS["urls"])}
+    install_guard(limits.allow_private)
+    replies.write(json.dumps({"ready": True}) + "\n")
+    for line in sys.stdin:
+        replies.write(json.dumps(answer(webs, limits, json.loads(line), tuple(settings["allow"]))) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""What a web page says about its license and about machine use: pure functions from headers and HTML text.
+
+`read_page(html)` finds `rel=license` links and JSON-LD licenses, and opt-out marks; `license_code` maps a license's URL or
+name to the vocabulary. Pages that state several different licenses state none: nobody can tell which is the video's.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from typing import Any
+
+from ingest.sample import LICENSES, Reason, Refused
+
+_CC_URL = re.compile(r"(?:https?:)?//(?:www\.)?creativecommons\.org/(licenses|publicdomain)/([a-z-]+)/(\d\.\d)(?:/|$)", re.I)
+_SPDX_URL = re.compile(r"(?:https?:)?//(?:www\.)?spdx\.org/licenses/([A-Za-z0-9.-]+?)(?:\.html|\.json)?/?$")
+_OPT_OUT_WORDS = frozenset({"noai", "noimageai"})
+_OUR_NAMES = ("robots", "stillsound")
+_MAX_PARSE_COST = 3e8  # about 6 s of html.parser, whose time is quadratic in tags that never end
+
+
+@dataclass(frozen=True)
+class PageFacts:
+    """`licenses`: the distinct codes the page states, `unknown` for one it states in words we do not know."""
+
+    licenses: tuple[str, ...]
+    opt_out: str
+    title: str
+
+    @property
+    def license(self) -> str:
+        """The one license of the page, or "" where it states none or several."""
+        return self.licenses[0] if len(self.licenses) == 1 else ""
+
+
+def license_code(text: str) -> str:
+    """A code of `LICENSES` for a license URL or SPDX-like name; `unknown` for anything else, "" for nothing."""
+    text = text.strip()
+    if not text:
+        return ""
+    by_name = {code.lower(): code for code in LICENSES}
+    url = _CC_URL.match(text)
+    if url:
+        kind, name, version = url[1].lower(), url[2].lower(), url[3]
+        public = {"zero": f"CC0-{version}", "mark": f"PDM-{version}"}
+        text = public.get(name, "unknown") if kind == "publicdomain" else f"CC-{name}-{version}"
+    elif _SPDX_URL.match(text):
+        text = _SPDX_URL.match(text)[1]  # type: ignore[index]
+    return by_name.get(re.sub(r"\s+", "-", text).lower(), "unknown")
+
+
+def header_opt_out(robots_tags: Iterable[str], tdm_reservation: str | None) -> str:
+    """The opt-out that response headers state (X-Robots-Tag, tdm-reservation), or ""."""
+    for tag in robots_tags:
+        if _opts_out(tag):
+            return f"X-Robots-Tag: {tag.strip()[:100]}"
+    return "tdm-reservation: 1" if (tdm_reservation or "").strip() == "1" else ""
+
+
+def _opts_out(directives: str) -> bool:
+    return bool(_OPT_OUT_WORDS & set(re.split(r"[\s,:;]+", directives.lower())))
+
+
+def read_page(html: str) -> PageFacts:
+    """License, opt-out and title of a page, whatever the text is. `Refused` (corrupt) where parsing it would take too long."""
+    unclosed = html.find("<!--", html.rfind("-->") + 1)  # such a comment runs to the end, as in a browser
+    html = html if unclosed < 0 else html[:unclosed]
+    if sum(part.count("<") * len(part) for part in html.split(">")) > _MAX_PARSE_COST:
+        raise Refused(Reason.CORRUPT, "a page of tags that never end")
+    reader = _Reader()
+    reader.feed(html)
+    reader.close()
+    found = [license_code(text) for text in (*reader.licenses, *_json_ld_licenses(reader.scripts))]
+    return PageFacts(tuple(dict.fromkeys(code for code in found if code)), reader.opt_out, " ".join("".join(reader.title).split())[:300])
+
+
+class _Reader(HTMLParser):
+    """Collects what `read_page` needs. `rel` is a list of words: rel="license noopener" states a license."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.licenses: list[str] = []
+        self.scripts: list[str] = []
+        self.title: list[str] = []
+        self.opt_out = ""
+        self._within = ""
+
+    def parse_marked_section(self, i: int, report: bool = True) -> int:
+        return self.parse_bogus_comment(i)  # where older Pythons fail on an unknown <![word[
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        if tag in ("a", "link", "area") and "license" in values.get("rel", "").lower().split():
+            self.licenses.append(values.get("href", "") or "stated without a link")
+        elif tag == "meta":
+            self._read_meta(values.get("name", "").strip().lower(), values.get("content", ""))
+        elif tag == "script" and values.get("type", "").strip().lower() == "application/ld+json":
+            self._within = "script"
+            self.scripts.append("")
+        elif tag == "title":
+            self._within = "title"
+
+    def _read_meta(self, name: str, content: str) -> None:
+        if name in _OUR_NAMES and _opts_out(content):
+            self.opt_out = f"meta {name}: {content[:100]}"
+        elif name == "tdm-reservation" and content.strip() == "1":
+            self.opt_out = "meta tdm-reservation: 1"
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._within:
+            self._within = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._within == "script":
+            self.scripts[-1] += data
+        elif self._within == "title":
+            self.title.append(data)
+
+
+def _json_ld_licenses(scripts: list[str]) -> Iterator[str]:
+    for text in scripts:
+        try:
+            yield from _licenses_within(json.loads(text))
+        except (ValueError, RecursionError):
+            continue
+
+
+def _licenses_within(node: Any) -> Iterator[str]:
+    """Every `license` of a JSON-LD tree: a text, an object with @id or url, or a list of them."""
+    if isinstance(node, list):
+        for child in node:
+            yield from _licenses_within(child)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if key in ("license", "schema:license", "https://schema.org/license"):
+                yield from (_license_text(one) for one in (value if isinstance(value, list) else [value]))
+            else:
+                yield from _licenses_within(value)
+
+
+def _license_text(value: Any) -> str:
+    if isinstance(value, dict):
+        value = value.get("@id") or value.get("url") or value.get("name")
+    return value if isinstance(value, str) and value.strip() else "stated without a link"

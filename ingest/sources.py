@@ -1,0 +1,195 @@
+"""What there is to fetch: a folder of media, a list of URLs, or other people's WebDataset tars -> items.
+
+`enumerate_items(config)` yields plain `Item`s in a fixed order; nothing is fetched or decoded here. Ids are stable: the
+path below the folder, the URL or the list's own id, the tar's name and the sample's key. The license of an item is the
+row's own, else the operator's statement `source.license`; a code that is not in the vocabulary becomes `unknown`.
+"""
+
+import csv
+import glob
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.load import UserError, operational
+from ingest.sample import LICENSES, Item
+
+KINDS = ("folder", "urls", "webdataset")
+PLANNED = ("youtube", "inaturalist")
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".ogv", ".avi"})
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # of a pair, the first that is there
+SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
+COLUMNS = ("url", "id", "title", "license", "sound_url", "channel")
+
+
+@dataclass
+class SourceConfig:
+    """Where items come from. `path`: a folder, a list (.txt, .csv, .parquet), or a folder or glob of .tar files."""
+
+    path: str = operational()  # another place or a longer list only adds items
+    kind: str = "folder"
+    license: str = ""  # your statement about all of it; a row's own license goes first
+
+
+def enumerate_items(config: SourceConfig) -> Iterator[Item]:
+    """The items of a source. `UserError` at once for settings that cannot work, a path that is not there, a broken list."""
+    if config.kind in PLANNED:
+        raise UserError(f"source.kind={config.kind}: not built yet; working kinds: {', '.join(KINDS)}")
+    if config.kind not in KINDS:
+        raise UserError(f"source.kind={config.kind}: give one of {', '.join(KINDS)}")
+    if config.license == "unknown" or (config.license and config.license not in LICENSES):
+        known = ", ".join(code for code in LICENSES if code != "unknown")
+        raise UserError(f"source.license={config.license}: give one of {known}")
+    if config.kind == "folder":
+        return _from_folder(config)
+    return _from_list(config) if config.kind == "urls" else _from_tars(config)
+
+
+def _from_folder(config: SourceConfig) -> Iterator[Item]:
+    """Videos, and pictures with a sound of the same stem beside them; hidden files are passed over."""
+    root = Path(config.path)
+    if not root.is_dir():
+        raise UserError(f"source.path={config.path}: no such folder")
+    if not config.license:
+        raise UserError("source.license: say under which license the files of the folder are, such as own or CC-BY-4.0")
+    stems: dict[str, list[Path]] = {}
+    for path in sorted(root.resolve().rglob("*")):
+        name = path.relative_to(root.resolve())
+        if path.is_file() and not any(part.startswith(".") for part in name.parts):
+            stems.setdefault(_text(name.with_suffix("")), []).append(path)
+    return _folder_items(stems, config.license)
+
+
+def _folder_items(stems: dict[str, list[Path]], license: str) -> Iterator[Item]:
+    for stem, paths in sorted(stems.items()):
+        found = [(path, "") for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
+        picture, sound = _first(paths, PICTURE_SUFFIXES), _first(paths, SOUND_SUFFIXES)
+        if picture and sound:
+            found.append((picture, str(sound)))
+        for path, sound_url in found:
+            item_id = stem + (path.suffix if len(found) > 1 else "")
+            yield Item("folder", item_id, str(path), license, sound_url, title=PurePosixPath(stem).name)
+
+
+def _first(paths: list[Path], suffixes: tuple[str, ...]) -> Path | None:
+    ranked = [path for suffix in suffixes for path in paths if path.suffix.lower() == suffix]
+    return ranked[0] if ranked else None
+
+
+def _text(path: Path) -> str:
+    try:
+        path.as_posix().encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{os.fsencode(path)!r}: the file's name is not UTF-8; rename it") from None
+    return path.as_posix()
+
+
+def _from_list(config: SourceConfig) -> Iterator[Item]:
+    """A row per URL. Columns other than those of an item travel in its `meta`."""
+    path = Path(config.path)
+    if not path.is_file():
+        raise UserError(f"source.path={config.path}: no such file; give a .txt, .csv or .parquet list of URLs")
+    items = []
+    for number, row in _rows(path):
+        url = str(row.get("url") or "").strip()
+        if not url:
+            raise UserError(f"{config.path}: row {number} has no url")
+        told = {name: str(row.get(name) or "").strip() for name in COLUMNS}
+        meta = {str(name): _plain(value) for name, value in row.items() if name and name not in COLUMNS and value not in (None, "")}
+        license = _license(told["license"], config.license)
+        items.append(Item("urls", told["id"] or url, url, license, told["sound_url"], told["channel"], told["title"], meta))
+    return iter(items)
+
+
+def _rows(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
+    """(row number as a person counts, columns) of a list. `UserError` for one that cannot be read."""
+    kind = path.suffix.lower()
+    if kind not in (".txt", ".csv", ".parquet"):
+        raise UserError(f"source.path={path}: give a .txt, .csv or .parquet list of URLs")
+    try:
+        if kind == ".parquet":
+            rows = list(enumerate(pq.read_table(path).to_pylist(), 1))
+        elif kind == ".csv":
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                reader = csv.DictReader(file)
+                rows = [(reader.line_num, row) for row in reader]
+        else:
+            lines = enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1)
+            rows = [(number, {"url": line.strip()}) for number, line in lines if line.strip() and not line.strip().startswith("#")]
+    except (pa.ArrowException, csv.Error, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as {kind[1:]}: {error}") from error
+    if rows and "url" not in rows[0][1]:
+        raise UserError(f"{path}: no column url; it has {', '.join(map(str, rows[0][1]))}")
+    return rows
+
+
+def _from_tars(config: SourceConfig) -> Iterator[Item]:
+    """Every sample of every tar that has a video, or a picture and a sound."""
+    if os.path.isdir(config.path):
+        found = sorted(path for path in Path(config.path).resolve().rglob("*.tar"))
+    else:
+        found = sorted({Path(path).resolve() for path in glob.glob(config.path, recursive=True) if path.endswith(".tar")})
+    if not found:
+        raise UserError(f"source.path={config.path}: no .tar files there")
+    root = Path(os.path.commonpath([path.parent for path in found]))
+    return (item for path in found for item in _tar_items(path, _text(path.relative_to(root).with_suffix("")), config.license))
+
+
+def _tar_items(path: Path, name: str, stated: str) -> Iterator[Item]:
+    """Samples of one tar; members of a sample share the name up to the first dot, as WebDataset has it."""
+    samples: dict[str, dict[str, dict[str, Any]]] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                folder, _, base = member.name.rpartition("/")
+                stem, _, extension = base.partition(".")
+                if not member.isreg() or member.issparse() or not stem:
+                    continue
+                key, suffix = f"{folder}/{stem}".lstrip("/"), f".{extension.lower()}"
+                samples.setdefault(key, {}).setdefault(suffix, {"offset": member.offset_data, "size": member.size, "suffix": suffix})
+                if suffix == ".json" and member.size < 1 << 20:
+                    facts[key] = _facts(tar.extractfile(member))
+    except (tarfile.TarError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as a tar ({error}); fetch it again or take it away") from error
+    for key, members in samples.items():
+        roles = _roles(members)
+        told = facts.get(key, {})
+        if roles:
+            license = _license(str(told.get("license") or ""), stated)
+            yield Item("webdataset", f"{name}/{key}", str(path), license, title=str(told.get("title") or ""), meta={"tar": roles})
+
+
+def _roles(members: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """{"picture": member} for a video, {"picture", "sound"} for a pair, else {}."""
+    video = next((suffix for suffix in sorted(members) if suffix in VIDEO_SUFFIXES), None)
+    if video:
+        return {"picture": members[video]}
+    picture = next((suffix for suffix in PICTURE_SUFFIXES if suffix in members), None)
+    sound = next((suffix for suffix in SOUND_SUFFIXES if suffix in members), None)
+    return {"picture": members[picture], "sound": members[sound]} if picture and sound else {}
+
+
+def _facts(file: Any) -> dict[str, Any]:
+    try:
+        facts = json.loads(file.read())
+    except (ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _license(own: str, stated: str) -> str:
+    """A row's own license if it names one, else the operator's statement; `unknown` for codes outside the vocabulary."""
+    return (own if own in LICENSES else "unknown") if own else stated
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON can hold."""
+    return value if isinstance(value, (bool, int, str)) or (isinstance(value, float) and value == value) else str(value)

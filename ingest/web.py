@@ -1,0 +1,350 @@
+"""The one door to the network: yt-dlp's engine with every request metered, paced, retried and checked for opt-outs.
+
+`Web(limits, extractors)` is a `YoutubeDL` whose `urlopen` is the only way out, for extractors, the native HLS and DASH
+downloaders and our own requests alike. It owns all retrying of requests (yt-dlp's downloaders only resume a body that was
+cut). No proxies, no ftp/file/data URLs, no cookies kept from item to item, bounded decompression. `begin` starts an item.
+Addresses are not its business: `ingest.guard` sees every connect. Rates are per host and process.
+"""
+
+import email.utils
+import io
+import time
+import urllib.parse
+import urllib.request
+import urllib.response
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from yt_dlp import YoutubeDL
+from yt_dlp.networking import Request, Response
+from yt_dlp.networking._urllib import HTTPHandler, RedirectHandler, UrllibRH
+from yt_dlp.networking.exceptions import HTTPError, IncompleteRead, TransportError
+from yt_dlp.utils import DownloadError
+
+from ingest.guard import Abort, url_refusal
+from ingest.page import header_opt_out
+from ingest.sample import Reason
+
+BURST = 8  # requests a quiet host answers at once before the rate holds
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one item may cost. `requests_per_s` (0: unpaced) holds per host; hosts of `allow_private` are not paced."""
+
+    max_bytes: int
+    max_text_bytes: int
+    max_duration_s: float
+    timeout_s: float
+    socket_timeout_s: float
+    retries: int
+    max_wait_s: float
+    requests_per_s: float
+    user_agent: str
+    allow_private: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Landing:
+    """What stands at the item's URL. `body` is None where it is a media file, whose body has not been read."""
+
+    url: str
+    content_type: str
+    body: bytes | None
+    charset: str
+
+
+class Web(YoutubeDL):
+    """yt-dlp behind one door; see the module's text. Failures of the world raise `Abort`, or yt-dlp's own errors."""
+
+    def __init__(self, limits: Limits, extractors: tuple[str, ...]):
+        self.limits = limits
+        self._buckets: dict[str, tuple[float, float]] = {}
+        self._pages: dict[str, Landing] = {}
+        self._bytes = 0
+        self._waited_s = 0.0
+        self._downloading = False
+        self._cut = ""
+        super().__init__(_parameters(limits, extractors))
+
+    @cached_property
+    def _request_director(self) -> Any:
+        return self.build_request_director([GuardedRH], [])
+
+    def begin(self) -> None:
+        """Forgets the item before: its bytes, waits, pages and cookies."""
+        self._bytes, self._waited_s, self._cut = 0, 0.0, ""
+        self._pages.clear()
+        self.cookiejar.clear()
+
+    def land(self, url: str) -> Landing:
+        """Opens the item's URL. A text (page, manifest) is read and kept: yt-dlp's own look at it sends no second request."""
+        response = self.urlopen(Request(url, headers={"Accept-Encoding": "identity"}))
+        content_type = response.headers.get_content_type() if response.headers.get("Content-Type") else ""
+        charset = response.headers.get_content_charset("utf-8")
+        body = None if _is_media(content_type, response.url) else response.read()
+        response.close()
+        landing = Landing(response.url, content_type, body, charset)
+        if body is not None:
+            self._pages.update({url: landing, response.url: landing})
+        return landing
+
+    def download(self, path: str, facts: dict[str, Any]) -> bool:
+        """Downloads what the info dict `facts` names into `path`. yt-dlp forgets why it gave up: the door remembers."""
+        self._downloading = True
+        try:
+            done, _ = self.dl(path, facts)
+        except DownloadError as error:
+            if self._cut:
+                raise Abort(Reason.NETWORK, self._cut) from error
+            raise
+        finally:
+            self._downloading = False
+        return bool(done)
+
+    def urlopen(self, req: Request | str) -> Response:
+        request = Request(req) if isinstance(req, str) else req
+        page = self._pages.get(request.url)
+        if page and page.body is not None and request.method == "GET":
+            headers = {"Content-Type": f"{page.content_type}; charset={page.charset}"} if page.content_type else {}
+            return Response(io.BytesIO(page.body), page.url, headers)
+        why = url_refusal(request.url)
+        if why:
+            raise Abort(Reason.ADDRESS, why)
+        try:
+            response = self._answer(request)
+        except HTTPError as error:
+            if self._downloading and error.status != 416:  # 416 answers yt-dlp's attempt to resume
+                raise Abort(status_reason(error.status), f"HTTP {error.status} {error.reason or ''}".strip()) from error
+            raise
+        opt_out = header_opt_out(response.headers.get_all("X-Robots-Tag") or [], response.headers.get("tdm-reservation"))
+        if opt_out:
+            raise Abort(Reason.OPT_OUT, opt_out)
+        if self._bytes + _content_length(response) > self.limits.max_bytes:
+            raise Abort(Reason.TOO_LARGE, f"{_content_length(response)} bytes announced, {self.limits.max_bytes} allowed in all")
+        return Metered(response, self)
+
+    def _answer(self, request: Request) -> Response:
+        """The first answer that is not a passing failure. 429 and 503 with a short Retry-After are waited for."""
+        for attempt in range(self.limits.retries + 1):
+            last = attempt == self.limits.retries
+            self._pace(request.url)
+            try:
+                return super().urlopen(request)
+            except HTTPError as error:
+                if error.status != 429 and error.status < 500:
+                    raise
+                error.close()
+                self._wait_or_abort(error, last, 0.5 * 2**attempt)
+            except TransportError as error:
+                if last:
+                    raise Abort(*classify_transport(error)) from error
+                time.sleep(0.5 * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _wait_or_abort(self, error: HTTPError, last: bool, backoff_s: float) -> None:
+        reason = Reason.RATE_LIMITED if error.status == 429 else Reason.SERVER_ERROR
+        asked_s = retry_after_s(error.response.headers.get("Retry-After"), time.time())
+        wait_s = asked_s if asked_s is not None else backoff_s
+        unasked_429 = error.status == 429 and asked_s is None
+        if last or unasked_429 or self._waited_s + wait_s > self.limits.max_wait_s:
+            asked = f", Retry-After {asked_s:.0f} s" if asked_s is not None else ""
+            raise Abort(reason, f"HTTP {error.status}{asked}")
+        self._waited_s += wait_s
+        time.sleep(wait_s)
+
+    def _pace(self, url: str) -> None:
+        """Waits until the host's token bucket holds a request. Hosts of `allow_private` are the operator's own."""
+        host = urllib.parse.urlsplit(url).netloc.lower()
+        rate = self.limits.requests_per_s
+        if rate <= 0 or host in self.limits.allow_private:
+            return
+        tokens, then = self._buckets.get(host, (float(BURST), time.monotonic()))
+        now = time.monotonic()
+        tokens = min(float(BURST), tokens + (now - then) * rate)
+        if tokens < 1:
+            time.sleep((1 - tokens) / rate)
+            tokens, now = 1.0, time.monotonic()
+        self._buckets[host] = (tokens - 1, now)
+
+    def spend(self, num_bytes: int) -> None:
+        """Counts bytes that arrived; `Abort` (too_large) past the item's cap."""
+        self._bytes += num_bytes
+        if self._bytes > self.limits.max_bytes:
+            raise Abort(Reason.TOO_LARGE, f"more than {self.limits.max_bytes} bytes")
+
+    def cut_at(self, num_bytes: int, announced: int) -> None:
+        """Notes that a body ended early; it may still be resumed."""
+        self._cut = f"the connection was cut after {num_bytes} of {announced} bytes"
+
+
+class Metered(Response):
+    """A response that counts what is read; a read of the whole (a page, a manifest) is held to `max_text_bytes`."""
+
+    def __init__(self, inner: Response, web: Web):
+        super().__init__(inner, inner.url, inner.headers, inner.status, inner.reason, inner.extensions)
+        self._inner = inner
+        self._web = web
+        self._num_read = 0
+
+    def read(self, amt: int | None = None) -> bytes:
+        if amt is None:
+            return self._read_text()
+        data: bytes = self._inner.read(amt)
+        self._num_read += len(data)
+        self._web.spend(len(data))
+        if amt and not data and self._num_read < _content_length(self):
+            self._web.cut_at(self._num_read, _content_length(self))
+        return data
+
+    def _read_text(self) -> bytes:
+        cap, announced = self._web.limits.max_text_bytes, _content_length(self) - self._num_read
+        data = b""
+        while announced <= cap and len(data) <= cap:
+            block = self.read(65536)
+            if not block:
+                break
+            data += block
+        if max(len(data), announced) > cap:
+            raise Abort(Reason.TOO_LARGE, f"a text of more than {cap} bytes")
+        if len(data) < announced:  # http.client notices only where it reads to the end in one call
+            raise IncompleteRead(len(data), announced - len(data))
+        return data
+
+
+class GuardedRH(UrllibRH):
+    """urllib's handler without proxies, ftp, data and file URLs, and with bounded decompression."""
+
+    _SUPPORTED_URL_SCHEMES = ("http", "https")
+    _SUPPORTED_PROXY_SCHEMES = ()
+
+    def _create_instance(self, proxies: Any, cookiejar: Any, legacy_ssl_support: Any = None) -> urllib.request.OpenerDirector:
+        opener = urllib.request.OpenerDirector()
+        for handler in (
+            BoundedHTTPHandler(context=self._make_sslcontext(legacy_ssl_support=legacy_ssl_support)),
+            urllib.request.HTTPCookieProcessor(cookiejar),
+            urllib.request.UnknownHandler(),
+            urllib.request.HTTPDefaultErrorHandler(),
+            urllib.request.HTTPErrorProcessor(),
+            RedirectHandler(),
+        ):
+            opener.add_handler(handler)
+        opener.addheaders = []
+        return opener
+
+
+class BoundedHTTPHandler(HTTPHandler):
+    """Undoes gzip and deflate up to a bound, before yt-dlp would do it without one (a gzip bomb of 1 MB holds 1 GB)."""
+
+    bound_bytes = 16 << 20
+
+    def http_response(self, req: Any, resp: Any) -> Any:
+        encoding = (resp.headers.get("Content-Encoding") or "identity").strip().lower()
+        if encoding in ("gzip", "x-gzip", "deflate"):
+            resp = self._decoded(resp)
+        elif encoding != "identity":
+            raise Abort(Reason.UNSUPPORTED, f"content encoding {encoding[:40]!r}")
+        return super().http_response(req, resp)
+
+    https_response = http_response
+
+    def _decoded(self, resp: Any) -> Any:
+        packed = resp.read(self.bound_bytes + 1)
+        try:
+            data = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(packed, self.bound_bytes + 1)
+        except zlib.error as error:
+            raise Abort(Reason.CORRUPT, f"bad content encoding: {error}") from None
+        if max(len(packed), len(data)) > self.bound_bytes:
+            raise Abort(Reason.TOO_LARGE, f"compressed answer of more than {self.bound_bytes} bytes")
+        for name in ("Content-Encoding", "Content-Length"):
+            del resp.headers[name]
+        plain = urllib.response.addinfourl(io.BytesIO(data), resp.headers, resp.url, resp.status)
+        plain.msg = resp.reason  # type: ignore[attr-defined]
+        return plain
+
+
+def status_reason(status: int) -> Reason:
+    """The reason for an HTTP status that is an error."""
+    named = {401: Reason.PRIVATE, 402: Reason.PRIVATE, 403: Reason.PRIVATE, 404: Reason.REMOVED, 410: Reason.REMOVED}
+    named |= {408: Reason.TIMEOUT, 425: Reason.RATE_LIMITED, 429: Reason.RATE_LIMITED, 451: Reason.REMOVED}
+    return named.get(status, Reason.SERVER_ERROR if status >= 500 else Reason.UNSUPPORTED)
+
+
+def classify_transport(error: BaseException) -> tuple[Reason, str]:
+    """timeout or network, from an error and everything that caused it."""
+    timed_out = any(isinstance(e, TimeoutError) or "timed out" in str(e).lower() for e in causes(error))
+    return Reason.TIMEOUT if timed_out else Reason.NETWORK, str(error)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """`error` and what caused it, through yt-dlp's own links (`exc_info`, `cause`) and Python's, each once."""
+    seen: set[int] = set()
+    queue = [error]
+    while queue:
+        one = queue.pop(0)
+        if isinstance(one, BaseException) and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            queue += [getattr(one, "cause", None), (getattr(one, "exc_info", None) or [None, None])[1], one.__cause__]
+
+
+def retry_after_s(value: str | None, now_s: float) -> float | None:
+    """Seconds that a Retry-After header (delta or HTTP date) asks for at `now_s` (epoch), or None where it asks nothing."""
+    if not value:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now_s)
+    except ValueError:
+        return None
+
+
+def _content_length(response: Response) -> int:
+    text = response.headers.get("Content-Length") or ""
+    return int(text) if text.isdigit() else 0
+
+
+def _is_media(content_type: str, url: str) -> bool:
+    path = urllib.parse.urlsplit(url).path.lower()
+    if "mpegurl" in content_type or path.endswith((".m3u8", ".mpd")):
+        return False
+    return content_type.startswith(("video/", "audio/", "image/")) or content_type in ("application/ogg", "application/octet-stream")
+
+
+class _Silent:
+    def debug(self, message: str) -> None: ...
+
+    def warning(self, message: str) -> None: ...
+
+    def error(self, message: str) -> None: ...
+
+
+def _parameters(limits: Limits, extractors: tuple[str, ...]) -> dict[str, Any]:
+    """yt-dlp's options: only the named extractors, native downloaders, nothing read from or written to the machine."""
+    return {
+        "allowed_extractors": list(extractors),
+        "external_downloader": "native",
+        "hls_prefer_native": True,
+        "skip_unavailable_fragments": False,
+        "concurrent_fragment_downloads": 1,
+        "retries": limits.retries,
+        "fragment_retries": limits.retries,
+        "extractor_retries": 0,
+        "file_access_retries": 1,
+        "socket_timeout": limits.socket_timeout_s,
+        "http_headers": {"User-Agent": limits.user_agent},
+        "proxy": "",
+        "format": lambda ctx: ctx["formats"][:1],  # the choice is ours, afterwards: see fetch_process.choose_formats
+        "noplaylist": True,
+        "playlist_items": "1",
+        "cachedir": False,
+        "updatetime": False,
+        "quiet": True,
+        "noprogress": True,
+        "logger": _Silent(),
+        "color": "never",
+    }

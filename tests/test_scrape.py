@@ -1,0 +1,190 @@
+"""The whole verb on a small folder: rows for everything, resume, the same bytes twice, damage that is found, a page to look at."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import webdataset
+
+from cluster.dataset import Dataset
+from cluster.units import RunSummary
+from configs.load import UserError
+from ingest.clip import ClipConfig, FrameConfig
+from ingest.report import ReportConfig, write_report
+from ingest.sample import Clip, Item, Media
+from ingest.scrape import LicenseConfig, ScrapeConfig, SplitConfig, scrape, split_of
+from ingest.shard import clip_row
+from ingest.sources import SourceConfig
+from ingest.synth import SynthConfig, synth
+from ingest.verify import verify
+
+SCENES = 3
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two mp4, one webm, two stills, a silent video, and three files that cannot give a clip."""
+    root = tmp_path_factory.mktemp("world")
+    synth(SynthConfig(str(root), videos=2, webm=1, hls=0, dash=0, stills=2, silent=1, scenes_per_video=SCENES))
+    (root / "media/broken.mp4").write_bytes(b"no video")
+    shutil.copy(root / "media/still0000.jpg", root / "media/mute.jpg")
+    (root / "media/mute.wav").write_bytes(b"no sound")
+    return root / "media"
+
+
+@pytest.fixture(scope="module")
+def done(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunSummary]:
+    """A finished scrape, and its summary. Tests that damage it work on a copy."""
+    output = tmp_path_factory.mktemp("out") / "clips"
+    return output, scrape(config(world, output), progress=False)
+
+
+def config(media: Path, output: Path, **changes: Any) -> ScrapeConfig:
+    settings: dict[str, Any] = {"clip": ClipConfig(1.6), "frame": FrameConfig(64), "workers": 0, "unit_size": 3}
+    source = SourceConfig(str(media), "folder", "own")
+    return ScrapeConfig(output=str(output), source=source, **{**settings, **changes})
+
+
+def tars(output: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((output / "shards").glob("*.tar"))}
+
+
+def test_every_item_is_a_clip_or_a_reason(done: tuple[Path, RunSummary]) -> None:
+    output, summary = done
+    kept = 3 * SCENES + 2
+    assert summary.counts == {"kept": kept, "refused:corrupt": 2, "refused:silent": SCENES} and not summary.failed
+    rows = list(Dataset.open(str(output), "clips").iter_rows())
+    assert len({row["item_id"] for row in rows}) == 8 and len({row["key"] for row in rows if row["key"]}) == kept + SCENES
+    silent = [row for row in rows if row["reason"] == "silent"]
+    assert all(json.loads(row["scores"])["rms_dbfs"] < -60 and not row["members"] for row in silent)
+    assert {row["license"] for row in rows} == {"own"}
+
+
+def test_running_again_does_nothing_and_new_files_only_append(world: Path, done: tuple[Path, RunSummary], tmp_path: Path) -> None:
+    media, output = tmp_path / "media", tmp_path / "clips"
+    shutil.copytree(world, media)
+    before = scrape(config(media, output), progress=False)
+    again = scrape(config(media, output), progress=False)
+    assert (again.units_done, again.units_before, again.counts) == (0, before.units_done, {})
+    shutil.copy(media / "mp40000.mp4", media / "zzz.mp4")
+    more = scrape(config(media, output, workers=0, unit_size=7), progress=False)
+    assert (more.units_done, more.counts) == (1, {"kept": SCENES})
+
+
+def test_two_runs_give_the_same_bytes(world: Path, done: tuple[Path, RunSummary], tmp_path: Path) -> None:
+    scrape(config(world, tmp_path / "clips"), progress=False)
+    assert tars(tmp_path / "clips") == tars(done[0])
+
+
+def test_stock_webdataset_reads_the_shards(done: tuple[Path, RunSummary]) -> None:
+    paths = [str(path) for path in sorted((done[0] / "shards").glob("*.tar"))]
+    samples = list(webdataset.WebDataset(paths, shardshuffle=False))
+    assert len(samples) == 3 * SCENES + 2
+    for sample in samples:
+        facts = json.loads(sample["json"])
+        assert sample["flac"].startswith(b"fLaC") and sample["jpg"].startswith(b"\xff\xd8")
+        assert sample["__key__"] == f"folder_{facts['media_id']}_{round(facts['start_s'] * 1000)}"
+        assert facts["duration_s"] == 1.6 and facts["sample_rate_hz"] == 16000 and min(facts["width_px"], facts["height_px"]) == 64
+
+
+def test_other_settings_on_the_same_output_are_refused_with_both_values(world: Path, done: tuple[Path, RunSummary]) -> None:
+    with pytest.raises(UserError, match=r"clip\.duration_s: 1\.6 \(existing\) -> 2\.0 \(yours\)"):
+        scrape(config(world, done[0], clip=ClipConfig(2.0)), progress=False)
+    linked = done[0].parent / "other-name"
+    linked.symlink_to(done[0])
+    assert scrape(config(world, linked), progress=False).units_done == 0  # the name of the output is no setting of its bytes
+
+
+def test_a_license_that_is_not_allowed_is_a_row(world: Path, tmp_path: Path) -> None:
+    summary = scrape(config(world, tmp_path / "clips", license=LicenseConfig(["CC0-1.0"])), progress=False)
+    assert summary.counts == {"refused:license": 8} and not tars(tmp_path / "clips")
+    assert list(verify(str(tmp_path / "clips"))) == []
+
+
+def test_verify_finds_a_flipped_byte_and_names_the_member(done: tuple[Path, RunSummary], tmp_path: Path) -> None:
+    assert list(verify(str(done[0]))) == []
+    output = tmp_path / "clips"
+    shutil.copytree(done[0], output)
+    tar = sorted((output / "shards").glob("*.tar"))[0]
+    row = next(row for row in Dataset.open(str(output)).iter_rows() if row["members"] and tar.name.startswith(row["unit"]))
+    member = next(member for member in row["members"] if member["ext"] == "flac")
+    data = bytearray(tar.read_bytes())
+    data[member["offset"] + 100] ^= 1
+    tar.write_bytes(data)
+    whole, exact = verify(str(output))
+    assert "sha256" in whole and f"{row['key']}.flac" in exact
+
+
+def test_verify_finds_a_cut_tar_a_missing_one_and_a_damaged_index(done: tuple[Path, RunSummary], tmp_path: Path) -> None:
+    output = tmp_path / "clips"
+    shutil.copytree(done[0], output)
+    first, second = sorted((output / "shards").glob("*.tar"))[:2]
+    first.write_bytes(first.read_bytes()[: first.stat().st_size // 1024 * 512])  # reads as a valid, shorter tar
+    second.unlink()
+    index = sorted((output / "index").glob("*.parquet"))[2]
+    index.write_bytes(index.read_bytes()[:-1] + b"X")
+    problems = list(verify(str(output)))
+    assert any(first.name in problem and "committed were" in problem for problem in problems)
+    assert any(f"{second.name}: missing" in problem for problem in problems)
+    assert any(f"{index.name}: other bytes" in problem for problem in problems)
+
+
+def test_the_page_has_players_and_reasons(done: tuple[Path, RunSummary], tmp_path: Path) -> None:
+    path = write_report(ReportConfig(str(done[0]), output=str(tmp_path / "page.html"), title="<Brook>"))
+    page = Path(path).read_text()
+    assert page.count("<audio controls") >= 5 and page.count("data:audio/flac;base64,") == page.count("<audio controls")
+    assert "silent" in page and "broken" in page and "&lt;Brook&gt;" in page and "http" not in page.split("<body>")[0]
+
+
+def test_the_page_draws_a_run_and_refuses_what_is_none(done: tuple[Path, RunSummary], tmp_path: Path) -> None:
+    lines = [json.dumps({"step": step, "loss": 1 / step}) for step in range(1, 60)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    (tmp_path / "events.jsonl").write_text(json.dumps({"event": "killed", "step": 30}))
+    page = Path(write_report(ReportConfig(str(done[0]), output=str(tmp_path / "page.html"), run=str(tmp_path)))).read_text()
+    assert "polyline" in page and "killed at step 30" in page
+    with pytest.raises(UserError, match="metrics.jsonl"):
+        write_report(ReportConfig(str(done[0]), output=str(tmp_path / "page.html"), run=str(tmp_path / "none")))
+    with pytest.raises(UserError, match="scores.json"):
+        write_report(ReportConfig(str(done[0]), output=str(tmp_path / "page.html"), scores=str(tmp_path / "none")))
+
+
+def test_the_split_goes_by_media_and_keeps_its_shares() -> None:
+    splits = Counter(split_of(f"folder:{number}", SplitConfig(validation=0.2, test=0.1)) for number in range(4000))
+    assert splits["validation"] / 4000 == pytest.approx(0.2, abs=0.03) and splits["test"] / 4000 == pytest.approx(0.1, abs=0.03)
+
+
+def test_long_ids_fit_a_tar_and_stay_apart(tmp_path: Path) -> None:
+    clip = Clip(3599.9, 1.6, 16000, np.zeros(25600, np.int16), b"", 64, 64, 3600.0, 0.0)
+    media = Media(tmp_path, tmp_path, False, "own")
+    keys = set()
+    for media_id in ("a" * 80, "a" * 79 + "b", "x/" * 40, "https://example.org/" + "y" * 200, "é" * 60):
+        row = clip_row(Item("inaturalist", media_id, ""), "", media, clip, "train", None, {})
+        keys.add(row.key)
+        assert row.key and len(f"{row.key}.flac") <= 99
+    assert len(keys) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"license": LicenseConfig(["MIT"])}, "license.allow: 'MIT'"),
+        ({"license": LicenseConfig(["unknown"])}, "license.allow"),
+        ({"clip": ClipConfig(0)}, "clip.duration_s=0"),
+        ({"unit_size": 0}, "unit_size=0"),
+        ({"split": SplitConfig(0.9, 0.2)}, "split"),
+        ({"workers": -1}, "workers=-1"),
+    ],
+)
+def test_settings_that_cannot_work_make_nothing(world: Path, tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        scrape(config(world, tmp_path / "clips", **changes), progress=False)
+    assert not (tmp_path / "clips" / "commits").exists()
+
+
+def test_an_empty_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing found"):
+        scrape(config(tmp_path, tmp_path / "clips"), progress=False)
