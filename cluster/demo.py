@@ -42,7 +42,7 @@ class Stage:
 def main(folder: str = "out/demo") -> None:
     """Runs the chain in `folder`. Errors: `SystemExit` with the code of the first command that fails."""
     root, stage = Path(folder), Stage()
-    port = _free_port()
+    port = _port_of(root)
     with stage.timed("synth"):
         run("ingest", "synth", f"{root}/world")
     with stage.timed("scrape"), site(root, port):
@@ -57,7 +57,7 @@ def main(folder: str = "out/demo") -> None:
             run("training", "train", f"configs/training/demo_{recipe}.yaml", f"data={root}/clips", f"output={root}/runs/{recipe}")
     with stage.timed("precompute"):
         models = (f"autoencoder={root}/runs/autoencoder", f"image_encoder={root}/runs/contrastive")
-        run("training", "precompute", f"data={root}/clips", f"output={root}/latents", *models)
+        run("training", "precompute", "configs/training/demo_latents.yaml", f"data={root}/clips", f"output={root}/latents", *models)
     with stage.timed("diffusion"):
         train = ("training", "train", "configs/training/demo.yaml", f"data={root}/latents", f"output={root}/runs/diffusion")
         killed_at = train_and_kill(train, root / "runs/diffusion")
@@ -166,6 +166,15 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _port_of(root: Path) -> int:
+    """The site's port, kept in `root`: the URLs of a frozen work list must still lead there when the demo is run again."""
+    kept = root / "port.txt"
+    if not kept.exists():
+        root.mkdir(parents=True, exist_ok=True)
+        kept.write_text(str(_free_port()))
+    return int(kept.read_text())
 
 
 def _free_port() -> int:

@@ -89,7 +89,7 @@ class RunSummary:
                 self.counts[name] = self.counts.get(name, 0) + count
 
 
-def ensure_ray(num_cpus: int | None = None) -> None:
+def ensure_ray(num_cpus: int | None = None, log_to_driver: bool = True) -> None:
     """Connects to the cluster of RAY_ADDRESS, or starts a local Ray on loopback that ends with this process."""
     import ray
 
@@ -97,7 +97,7 @@ def ensure_ray(num_cpus: int | None = None) -> None:
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    quiet: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.WARNING}
+    quiet: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": logging.WARNING}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
         return

@@ -1,17 +1,23 @@
 """`python -m ingest VERB …`: from the open web to clean shards. Each verb loads its settings, then calls one function."""
 
+import dataclasses
+import json
 import logging
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from cluster.units import RunSummary
+from cluster.record import run_verb
 from configs.load import load_config, run_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console()
+console = Console(highlight=False, soft_wrap=True)
+ARGS = typer.Argument(None, metavar="[CONFIG] [name=value…]")
+JSON = typer.Option(False, "--json", help="the summary as one JSON object on stdout, everything else on stderr")
+DRY_RUN = typer.Option(False, "--dry-run", help="print the plan and do nothing")
 
 
 @app.callback()
@@ -21,73 +27,95 @@ def main() -> None:
 
 
 @app.command()
-def synth(output: str, args: list[str] = typer.Argument(None)) -> None:
+def synth(output: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """Render procedural scenes to real media files in OUTPUT, ground truth apart."""
     from ingest.synth import SynthConfig
-    from ingest.synth import synth as render
+    from ingest.synth import synth as run
 
-    render(load_config(SynthConfig, [f"path={output}", *(args or [])]))
+    words = [f"path={output}", *(args or [])]
+    config = load_config(SynthConfig, words)
+
+    def show(summary: dict[str, Any]) -> None:
+        console.print(f"{summary['media']} media in {output}/media, their truth in {output}/truth; {summary['seconds']:.0f} s")
+
+    run_verb("synth", words, config, lambda: run(config), output=output, show=show, as_json=as_json, dry_run=dry_run)
 
 
 @app.command()
-def serve(folder: str, args: list[str] = typer.Argument(None)) -> None:
+def serve(folder: str, args: list[str] = ARGS, dry_run: bool = DRY_RUN) -> None:
     """A loopback web site of a synth FOLDER, until interrupted."""
     from ingest.serve import ServeConfig
-    from ingest.serve import serve as run_site
+    from ingest.serve import serve as run
 
-    run_site(load_config(ServeConfig, [f"path={folder}", *(args or [])]))
+    config = load_config(ServeConfig, [f"path={folder}", *(args or [])])
+    if dry_run:
+        console.print(f"would serve {folder} at http://127.0.0.1:{config.port}")
+    else:
+        run(config)
 
 
 @app.command()
-def scrape(args: list[str]) -> None:
-    """CONFIG [k=v…]: source -> fetch -> clip -> filter -> shards. Run again to resume."""
-    from ingest.scrape import ScrapeConfig
+def scrape(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
+    """Source -> fetch -> clip -> filter -> shards. Run again to resume."""
+    from ingest.scrape import ScrapeConfig, check
     from ingest.scrape import scrape as run
 
-    summary = run(load_config(ScrapeConfig, args))
-    print_summary(summary)
-    if summary.failed or summary.deferred:
+    config = load_config(ScrapeConfig, args or [])
+    check(config)
+
+    def do() -> dict[str, Any]:
+        return dataclasses.asdict(run(config, progress=not as_json))
+
+    summary = run_verb("scrape", args or [], config, do, output=config.output, show=show_units, as_json=as_json, dry_run=dry_run)
+    if summary and (summary["failed"] or summary["deferred"]):
         raise typer.Exit(1)
 
 
 @app.command()
-def verify(dataset: str) -> None:
+def verify(dataset: str, as_json: bool = JSON) -> None:
     """Check every hash and count of DATASET; exit 1 if anything is wrong."""
     from ingest.verify import verify as problems_of
 
     problems = list(problems_of(dataset))
-    for problem in problems:
-        console.print(f"[red]damaged[/red] {problem}", highlight=False)
+    if as_json:
+        print(json.dumps({"dataset": dataset, "problems": problems}))
+    else:
+        for problem in problems:
+            console.print(f"[red]damaged[/red] {problem}")
+        if not problems:
+            console.print(f"{dataset}: every hash and count is right")
     if problems:
         raise typer.Exit(1)
-    console.print(f"{dataset}: every hash and count is right")
 
 
 @app.command()
-def report(dataset: str, args: list[str] = typer.Argument(None)) -> None:
+def report(dataset: str, args: list[str] = ARGS, as_json: bool = JSON) -> None:
     """One self-contained HTML page of DATASET (and of a run and its scores, if given)."""
     from ingest.report import ReportConfig, write_report
 
-    console.print(f"wrote {write_report(load_config(ReportConfig, [f'dataset={dataset}', *(args or [])]))}")
+    path = write_report(load_config(ReportConfig, [f"dataset={dataset}", *(args or [])]))
+    if as_json:
+        print(json.dumps({"report": str(path)}))
+    else:
+        console.print(f"wrote {path}")
 
 
-def print_summary(summary: RunSummary) -> None:
+def show_units(summary: dict[str, Any]) -> None:
     """Kept, refused by reason, bytes and seconds of a run; or that there was nothing to do."""
-    if not (summary.units_done or summary.failed or summary.deferred):
-        console.print(f"nothing to do: all {summary.units_before} units are committed")
+    if not (summary["units_done"] or summary["failed"] or summary["deferred"]):
+        console.print(f"nothing to do: all {summary['units_before']} units are committed")
         return
     table = Table("rows", "count", box=None)
-    for name, count in sorted(summary.counts.items()):
+    for name, count in sorted(summary["counts"].items()):
         table.add_row(name.replace("refused:", "refused: "), str(count))
     console.print(table)
-    size = f"{summary.num_bytes / 1e6:.1f} MB in {summary.seconds:.1f} s"
-    console.print(f"{summary.units_done} units done, {summary.units_before} were there before; {size}")
-    if summary.deferred:
-        console.print(
-            f"[yellow]{len(summary.deferred)} units left for later (mostly transient failures): run the same command again[/yellow]"
-        )
-    for unit, error in sorted(summary.failed.items()):
-        console.print(f"[red]unit {unit} failed:[/red] {error}", highlight=False)
+    cost = f"{summary['num_bytes'] / 1e6:.1f} MB in {summary['seconds']:.1f} s, {summary['cpu_s']:.1f} CPU-s"
+    console.print(f"{summary['units_done']} units done, {summary['units_before']} were there before; {cost}")
+    if summary["deferred"]:
+        later = f"{len(summary['deferred'])} units left for later (mostly transient failures): run the same command again"
+        console.print(f"[yellow]{later}[/yellow]")
+    for unit, error in sorted(summary["failed"].items()):
+        console.print(f"[red]unit {unit} failed:[/red] {error}")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class SynthConfig:
     """`path` is OUT. `videos` MP4 files, and beside them `webm`, `hls`, `dash` videos, `stills` photo + sound pairs."""
 
     path: str
-    videos: int = 130
+    videos: int = 200
     webm: int = 6
     hls: int = 3
     dash: int = 3
@@ -53,8 +53,11 @@ class SynthConfig:
     workers: int = operational(2)
 
 
-def synth(config: SynthConfig) -> None:
-    """Renders all media of `config` into `config.path`; files that are there are kept. `UserError` for impossible settings."""
+def synth(config: SynthConfig) -> dict[str, Any]:
+    """Renders all media of `config` into `config.path`; files that are there are kept. Returns `{"media"}`.
+
+    `UserError` for impossible settings or a place that cannot be written.
+    """
     if config.scenes_per_video < 1 or config.scene_s <= 0 or config.size_px < 16 or config.size_px % 2:
         raise UserError("scenes_per_video >= 1, scene_s > 0 and an even size_px >= 16 are needed")
     if (config.scene_s * config.fps) % 2:
@@ -70,6 +73,7 @@ def synth(config: SynthConfig) -> None:
     with ProcessPoolExecutor(max(1, config.workers)) as pool:
         entries = list(pool.map(partial(_render, config), wanted, chunksize=4))
     (root / "catalogue.json").write_text(json.dumps(entries, indent=1))
+    return {"media": len(entries)}
 
 
 def _render(config: SynthConfig, wanted: tuple[str, int]) -> dict[str, Any]:

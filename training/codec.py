@@ -45,7 +45,7 @@ def embed_image(tower: nn.Module, pixels: Tensor) -> Tensor:
     """[b, 3, s, s] -> [b, d]: the projected embedding of a CLIP tower, else the pooled output."""
     output = tower(pixels)
     projected = getattr(output, "image_embeds", None)
-    return projected if projected is not None else output.pooler_output
+    return (projected if projected is not None else output.pooler_output).flatten(1)
 
 
 def encode_wav(autoencoder: Any, wav: Tensor, mel: MelConfig) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,15 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
+from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
 from torch import nn
 from transformers import AutoModel, CLIPVisionModelWithProjection
+from transformers.utils.logging import disable_progress_bar as quiet_transformers
 
 from configs.load import UserError
+
+quiet_diffusers()
+quiet_transformers()
 
 
 def find_model(path: str, setting: str, inside: str = "") -> Path:

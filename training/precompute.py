@@ -30,17 +30,17 @@ from training.recipes.clips import decode_image, decode_wav, mel_of_clips
 
 LATENT_COLUMNS = pa.schema([("split", pa.string()), ("media_id", pa.string()), ("start_s", pa.float64()), ("license", pa.string())])
 HELD_OUT = ("validation", "test")
-DAMAGED = "damaged"
+DAMAGED, REMOVED = "damaged", "removed"
 
 
 @dataclass
 class PrecomputeConfig:
     """`autoencoder`, `image_encoder`: runs or save_pretrained folders; what counts for resuming is the hash of their files."""
 
-    data: str
-    output: str
-    autoencoder: str
-    image_encoder: str
+    data: str = operational()
+    output: str = operational()
+    autoencoder: str = operational()
+    image_encoder: str = operational()
     workers: int = operational(2)
     batch_size: int = operational(16)
     threads: int = operational(1)
@@ -104,7 +104,7 @@ class PrecomputeStage:
             row = Row(record["item_id"], record["key"], "refused", DAMAGED, None, columns)
             rows.append(row)
             if record["status"] != "kept" or record["key"] in buried:
-                row.detail = f"refused in the parent: {record['reason'] or 'removed'}"
+                row.reason, row.detail = record["reason"] or REMOVED, "refused in the parent"
                 continue
             try:
                 waiting.append((row, *read_clip(tar, record["members"], self.image_config)))

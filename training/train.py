@@ -6,14 +6,21 @@ The driver checks settings and data before any machine works, pins the snapshot 
 workers; when one dies they start again by themselves from the newest checkpoint. `workers=0` trains in this process.
 """
 
+import contextlib
 import functools
 import json
 import logging
 import os
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cluster.dataset import Dataset, Snapshot
 from cluster.storage import Store, open_store
@@ -21,6 +28,7 @@ from cluster.units import ensure_ray
 from configs.load import UserError, describe_difference, semantic_hash
 from training.checkpoints import committed_steps
 from training.engine import ensure_process_group
+from training.journal import read_lines
 from training.loader import Catalogue
 from training.loop import Plan, work
 from training.settings import TrainConfig, identity
@@ -88,7 +96,7 @@ def _under_ray(plan: Plan) -> None:
 
     config = plan.config
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    ensure_ray(config.workers + 1)
+    ensure_ray(config.workers + 1, log_to_driver=False)
     gpu = ray.cluster_resources().get("GPU", 0) >= config.workers
     with tempfile.TemporaryDirectory(prefix="stillsound-ray-train-") as folder:
         trainer = TorchTrainer(
@@ -97,7 +105,34 @@ def _under_ray(plan: Plan) -> None:
             torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
             run_config=RunConfig(storage_path=folder, failure_config=FailureConfig(max_failures=config.max_failures)),
         )
-        trainer.fit()
+        with watch(config.output, config.steps):
+            trainer.fit()
+
+
+@contextlib.contextmanager
+def watch(output: str, steps: int) -> Iterator[None]:
+    """A live line of the run's own journal while the block runs: step, loss, resumes. On stderr, for runs in a folder."""
+    stop = threading.Event()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    shown = Progress(*columns, TextColumn("{task.fields[said]}"), console=Console(stderr=True), disable="://" in output)
+
+    def follow() -> None:
+        line = shown.add_task("steps", total=steps, said="")
+        while not stop.wait(1.0):
+            metrics, events = (read_lines(Path(output) / name) for name in ("metrics.jsonl", "events.jsonl"))
+            resumed = [event["step"] for event in events if event["event"] == "resumed"]
+            said = f"loss {metrics[-1]['loss']:.4f}" if metrics else "starting"
+            said += f" · resumed at step {resumed[-1]}" if resumed else ""
+            shown.update(line, completed=metrics[-1]["step"] if metrics else 0, said=said)
+
+    thread = threading.Thread(target=follow, name="watch", daemon=True)
+    with shown:
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
 
 
 def _work_in_ray(plan: Plan) -> None:

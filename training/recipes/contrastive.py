@@ -85,7 +85,7 @@ class Contrastive(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor([math.log(1 / config.temperature)]))  # DeepSpeed cannot broadcast scalars
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        image = nn.functional.normalize(self.image_head(embed_image(self.image, batch["image"]).flatten(1)), dim=-1)
+        image = nn.functional.normalize(self.image_head(embed_image(self.image, batch["image"])), dim=-1)
         audio = nn.functional.normalize(self.audio_head(self.audio(batch["log_mel"])), dim=-1)
         hole = batch["weight"].to(image.dtype)
         logits = image @ audio.T * self.log_scale.exp().clamp(max=100)
