@@ -38,7 +38,8 @@ class Ema:
         from deepspeed.utils import safe_get_full_fp32_param  # not before training.engine has prepared the process
 
         for name, parameter in self.model.named_parameters():
-            if hasattr(parameter, "_hp_mapping") or hasattr(parameter, "ds_id"):
+            apart = parameter.dtype != torch.float32 and hasattr(parameter, "_hp_mapping")
+            if apart or hasattr(parameter, "ds_id"):
                 master = safe_get_full_fp32_param(parameter)  # collective: every rank asks for every parameter
             else:
                 master = parameter.detach()

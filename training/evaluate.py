@@ -11,6 +11,7 @@ Writes scores.json, and a few examples into wavs/ and images/.
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -38,7 +39,7 @@ NUM_EXAMPLES = 12
 
 @dataclass
 class EvaluateConfig:
-    """`truth`: a folder of <media id>.json; `split`: which clips; `num_clips` at most, spread over the media."""
+    """`truth`: a folder of <media id>.json; `split`: which clips; `num_clips` at most, spread over the media; `threads` 0: all cores."""
 
     model: str
     data: str
@@ -50,7 +51,7 @@ class EvaluateConfig:
     guidance: float = 2.0
     steps: int = 25
     batch: int = operational(32)
-    threads: int = operational(1)
+    threads: int = operational(0)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     check_sampling(config.guidance, config.steps)
     if not Path(config.truth or ".").is_dir() or not config.truth:
         raise UserError(f"truth={config.truth}: no such folder; give the truth folder of python -m ingest synth")
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads or os.cpu_count() or 1)
     dataset = Dataset.open(config.data, "clips")
     pipeline = open_pipeline(config.model)
     clips = find_clips(dataset, config, pipeline.mel.num_samples)

@@ -4,6 +4,7 @@ generate(GenerateConfig(model="out/demo/export", images="photos/", output="sound
 """
 
 import glob
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 @dataclass
 class GenerateConfig:
-    """`images`: a file, a folder or a glob. `guidance` 1 = none; `steps` of the sampler."""
+    """`images`: a file, a folder or a glob. `guidance` 1 = none; `steps` of the sampler; `threads` 0: all cores."""
 
     model: str
     images: str
@@ -28,7 +29,7 @@ class GenerateConfig:
     seed: int = 0
     guidance: float = 2.0
     steps: int = 25
-    threads: int = operational(1)
+    threads: int = operational(0)
 
 
 def generate(config: GenerateConfig) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
     """
     check_sampling(config.guidance, config.steps)
     paths = find_images(config.images)
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads or os.cpu_count() or 1)
     pipeline, folder = open_pipeline(config.model), make_folder(config.output)
     wavs = []
     for path, name in zip(paths, _names(paths), strict=True):

@@ -23,8 +23,9 @@ from training.mel import MelConfig
 class StillsoundPipeline(DiffusionPipeline):
     """`conditioning`: latent_mean/std, image_mean/std, null_embedding, latent_shape, mel, and the image tower's `processor`."""
 
-    def __init__(self, unet: Any, autoencoder: Any, image_encoder: Any, scheduler: Any, conditioning: dict[str, Any]):
+    def __init__(self, unet: Any, autoencoder: Any, image_encoder: Any, scheduler: Any, conditioning: dict[str, Any] | None = None):
         super().__init__()
+        assert conditioning is not None, "a default only keeps diffusers from taking it for a model"
         self.register_modules(unet=unet, autoencoder=autoencoder, image_encoder=image_encoder, scheduler=scheduler)
         self.register_to_config(conditioning=conditioning)
         self.mel = MelConfig(**conditioning["mel"])
