@@ -1,0 +1,162 @@
+"""From media files to a wav, by the plain functions behind the verbs, on models too small to sound right."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from cluster.dataset import Dataset
+from configs.load import UserError
+from ingest.clip import ClipConfig, FrameConfig
+from ingest.scrape import ScrapeConfig, SplitConfig, scrape
+from ingest.sources import SourceConfig
+from ingest.synth import SynthConfig, synth
+from training.evaluate import EvaluateConfig, evaluate
+from training.export import ExportConfig, export
+from training.generate import GenerateConfig, generate
+from training.precompute import PrecomputeConfig, precompute
+from training.recipes import autoencoder, contrastive, diffusion
+from training.settings import TrainConfig
+from training.train import train
+
+TOWER = contrastive.ImageTowerConfig(kind="resnet", widths=[8, 16], depths=[1, 1], stem=8, norm_groups=4, size_px=32)
+
+
+@dataclass
+class Chain:
+    root: Path
+
+    def __getattr__(self, name: str) -> str:
+        return str(self.root / name)
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """world, clips, contrastive, autoencoder, latents, diffusion: each made from the one before, in this process."""
+    chain = Chain(tmp_path_factory.mktemp("chain"))
+    synth(SynthConfig(path=chain.world, videos=6, webm=0, hls=0, dash=0, stills=0, silent=1, scenes_per_video=4, size_px=64))
+    source = SourceConfig(path=f"{chain.world}/media", license="own")
+    clip, frame, split = ClipConfig(duration_s=1.6), FrameConfig(short_side_px=32), SplitConfig(validation=0.4)
+    scrape(ScrapeConfig(output=chain.clips, source=source, workers=0, unit_size=2, clip=clip, frame=frame, split=split), progress=False)
+    shared = {"workers": 0, "steps": 2, "global_batch": 4, "lanes": 4, "checkpoint_every": 2, "zero_stage": 0}
+    towers = contrastive.Config(image=TOWER, audio=contrastive.AudioTowerConfig(width=16, depths=[1]), embedding_dim=8)
+    train(TrainConfig(data=chain.clips, output=chain.contrastive, recipe="contrastive", contrastive=towers, **shared))
+    codec = autoencoder.Config(channels=[8, 8, 16], layers_per_block=1, norm_groups=4, attention=False, crop_frames=32)
+    train(TrainConfig(data=chain.clips, output=chain.autoencoder, recipe="autoencoder", autoencoder=codec, **shared))
+    models = {"autoencoder": chain.autoencoder, "image_encoder": chain.contrastive}
+    precompute(PrecomputeConfig(data=chain.clips, output=chain.latents, workers=0, **models), progress=False)
+    unet = diffusion.Config(channels=[8, 16], head_counts=[2, 2], layers_per_block=1, attention=False, norm_groups=4)
+    train(TrainConfig(data=chain.latents, output=chain.diffusion, diffusion=unet, **shared))
+    return chain
+
+
+def kept_keys(uri: str) -> list[str]:
+    return sorted(row["key"] for row in Dataset.open(uri).iter_rows() if row["status"] == "kept")
+
+
+def test_latents_have_the_keys_of_their_clips(chain: Chain) -> None:
+    assert kept_keys(chain.latents) == kept_keys(chain.clips) and len(kept_keys(chain.clips)) == 24
+
+
+def test_precompute_again_finds_nothing_to_do_and_other_models_are_refused(chain: Chain) -> None:
+    settings = PrecomputeConfig(
+        data=chain.clips, output=chain.latents, workers=0, autoencoder=chain.autoencoder, image_encoder=chain.contrastive
+    )
+    assert precompute(settings, progress=False).units_done == 0
+    weights = Path(chain.autoencoder) / "model/diffusion_pytorch_model.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    try:
+        with pytest.raises(UserError, match="sha256.autoencoder"):
+            precompute(settings, progress=False)
+    finally:
+        weights.write_bytes(before)
+
+
+def test_stock_webdataset_reads_clips_and_latents(chain: Chain) -> None:
+    import webdataset
+
+    for uri in (chain.clips, chain.latents):
+        tars = sorted(str(path) for path in Path(uri, "shards").glob("*.tar"))
+        samples = list(webdataset.WebDataset(tars, shardshuffle=False))
+        assert sorted(sample["__key__"] for sample in samples) == kept_keys(uri)
+
+
+def test_generate_gives_the_same_wav_for_the_same_seed_whatever_its_neighbours(chain: Chain, tmp_path: Path) -> None:
+    pictures = sorted(frames_of(chain, tmp_path / "frames"))[:3]
+    generate(GenerateConfig(model=chain.diffusion, images=str(tmp_path / "frames"), output=str(tmp_path / "all"), steps=3))
+    generate(GenerateConfig(model=chain.diffusion, images=str(pictures[1]), output=str(tmp_path / "one"), steps=3))
+    wav, rate_hz = soundfile.read(tmp_path / "all" / f"{pictures[1].stem}.wav")
+    assert rate_hz == 16000 and len(wav) == 25600 and np.abs(wav).max() > 0
+    assert np.array_equal(wav, soundfile.read(tmp_path / "one" / f"{pictures[1].stem}.wav")[0])
+    generate(GenerateConfig(model=chain.diffusion, images=str(pictures[1]), output=str(tmp_path / "other"), steps=3, seed=1))
+    assert not np.array_equal(wav, soundfile.read(tmp_path / "other" / f"{pictures[1].stem}.wav")[0])
+
+
+def test_the_exported_folder_loads_in_stock_diffusers_and_sounds_the_same(chain: Chain, tmp_path: Path) -> None:
+    picture = frames_of(chain, tmp_path / "frames")[0]
+    export(ExportConfig(model=chain.diffusion, output=str(tmp_path / "export")))
+    generate(GenerateConfig(model=chain.diffusion, images=str(picture), output=str(tmp_path / "ours"), steps=3))
+    program = f"""
+import numpy as np, sys
+from PIL import Image
+from diffusers import DiffusionPipeline
+pipe = DiffusionPipeline.from_pretrained({str(tmp_path / "export")!r}, trust_remote_code=True)
+assert not any(name.split(".")[0] in ("training", "configs", "cluster", "ingest") for name in sys.modules)
+np.save({str(tmp_path / "wav.npy")!r}, pipe(Image.open({str(picture)!r}), seed=0, steps=3))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env={**environment, "HF_HOME": str(tmp_path / "hub")})
+    ours, _ = soundfile.read(tmp_path / "ours" / f"{picture.stem}.wav", dtype="float32")
+    theirs = np.load(tmp_path / "wav.npy")[0]
+    assert np.abs(ours - theirs).max() < 2 / 32768
+
+
+def test_evaluate_scores_the_ceiling_above_chance_and_writes_what_the_report_needs(chain: Chain, tmp_path: Path) -> None:
+    truth = f"{chain.world}/truth"
+    found = evaluate(EvaluateConfig(model=chain.diffusion, data=chain.clips, truth=truth, output=str(tmp_path), steps=2, split="train"))
+    assert set(found["scores"]) == {"timbre", "f0", "rate"}
+    assert {"generated", "real", "chance", "shuffled"} <= set(found["scores"]["timbre"])
+    assert json.loads((tmp_path / "scores.json").read_text())["num_clips"] == found["num_clips"] > 3
+    assert list((tmp_path / "wavs").glob("*.generated.wav")) and list((tmp_path / "images").glob("*.jpg"))
+
+
+def frames_of(chain: Chain, folder: Path) -> list[Path]:
+    """The first frames of the dataset, as files."""
+    dataset = Dataset.open(chain.clips)
+    folder.mkdir(exist_ok=True)
+    commits = dataset.commits()
+    for row in [row for row in dataset.iter_rows() if row["status"] == "kept"][:4]:
+        (member,) = [member for member in row["members"] if member["ext"] == "jpg"]
+        tar = commits[row["unit"]].tar
+        assert tar
+        data = dataset.store.read_range(tar.name, member["offset"], member["offset"] + member["size"])
+        (folder / f"{row['key']}.jpg").write_bytes(data)
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    "change,says",
+    [
+        ({"model": "nowhere"}, "model=nowhere: does not exist"),
+        ({"images": "nowhere"}, "images=nowhere: does not exist"),
+        ({"steps": 0}, "steps=0"),
+        ({"guidance": -1.0}, "guidance=-1.0"),
+    ],
+)
+def test_generate_refuses_what_cannot_work(chain: Chain, tmp_path: Path, change: dict[str, object], says: str) -> None:
+    settings = {"model": chain.diffusion, "images": str(frames_of(chain, tmp_path / "frames")[0]), "output": str(tmp_path / "out")}
+    with pytest.raises(UserError) as error:
+        generate(GenerateConfig(**{**settings, **change}))  # type: ignore[arg-type]
+    assert says in str(error.value)
+
+
+def test_training_on_clips_where_latents_are_needed_is_refused(chain: Chain, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="need latents; run python -m training precompute first"):
+        train(TrainConfig(data=chain.clips, output=str(tmp_path / "run"), workers=0))
