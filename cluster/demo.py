@@ -21,6 +21,8 @@ from typing import Any
 
 from rich.console import Console
 
+from cluster.storage import open_store
+
 console = Console(highlight=False)
 SHUTDOWN_S = 10
 WAIT_FOR_KILL_S = 600
@@ -40,7 +42,8 @@ class Stage:
 
 
 def main(folder: str = "out/demo") -> None:
-    """Runs the chain in `folder`. Errors: `SystemExit` with the code of the first command that fails."""
+    """Runs the chain in `folder`. `SystemExit` with the code of the first command that fails; `UserError` for a folder that cannot be written."""
+    open_store(folder, writable=True)
     root, stage = Path(folder), Stage()
     port = _port_of(root)
     with stage.timed("synth"):
@@ -172,7 +175,6 @@ def _port_of(root: Path) -> int:
     """The site's port, kept in `root`: the URLs of a frozen work list must still lead there when the demo is run again."""
     kept = root / "port.txt"
     if not kept.exists():
-        root.mkdir(parents=True, exist_ok=True)
         kept.write_text(str(_free_port()))
     return int(kept.read_text())
 

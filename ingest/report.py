@@ -43,6 +43,11 @@ def write_report(config: ReportConfig) -> str:
     if not config.output and "://" in config.dataset:
         raise UserError(f"output: name a local file for the report of {config.dataset}")
     output = Path(config.output or f"{config.dataset}/report.html")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.open("a").close()
+    except OSError as error:
+        raise UserError(f"output={output}: not writable ({error.strerror}); name another file") from error
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(TEMPLATE.read_text()).render(
         title=config.title or config.dataset.rstrip("/").split("/")[-1],
@@ -52,7 +57,6 @@ def write_report(config: ReportConfig) -> str:
         run=_run(Path(config.run)) if config.run else None,
         scores=_scores(Path(config.scores)) if config.scores else None,
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page)
     return str(output)
 

@@ -69,6 +69,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     check_sampling(config.guidance, config.steps)
     if not Path(config.truth or ".").is_dir() or not config.truth:
         raise UserError(f"truth={config.truth}: no such folder; give the truth folder of python -m ingest synth")
+    folder = make_folder(config.output)
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     dataset = Dataset.open(config.data, "clips")
     pipeline = open_pipeline(config.model)
@@ -81,7 +82,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         [judge(wav, rate_hz) for wav in generated], [judge(wav, rate_hz) for wav in real], truths, derangement(len(clips), config.seed)
     )
     result = {"scores": scores, "num_clips": len(clips), "guidance": config.guidance, "steps": config.steps, "seed": config.seed}
-    _write(make_folder(config.output), result, clips, generated, real, rate_hz)
+    _write(folder, result, clips, generated, real, rate_hz)
     return result
 
 

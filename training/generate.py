@@ -39,6 +39,8 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
     """
     check_sampling(config.guidance, config.steps)
     paths = find_images(config.images)
+    for path in paths:
+        _open(path)
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     pipeline, folder = open_pipeline(config.model), make_folder(config.output)
     wavs = []

@@ -60,7 +60,7 @@ def prepare(config: TrainConfig) -> Plan:
     """Checks everything, and writes or compares `<output>/run.json`: settings, snapshot and the recipe's facts."""
     config = replace(config, data=_absolute(config.data), output=_absolute(config.output))
     dataset = Dataset.open(config.data)
-    store = open_store(config.output, writable=True)
+    store = open_store(config.output)
     if store.exists("run.json"):
         kept = json.loads(store.read("run.json"))
         _check_same(kept, config)
@@ -68,6 +68,7 @@ def prepare(config: TrainConfig) -> Plan:
         snapshot = dataset.snapshot()
         facts = config.module.facts(snapshot, dataset.meta, config.section)
         Catalogue.of(dataset, snapshot, config.split, config.module.MEMBERS)
+        store = open_store(config.output, writable=True)
         kept = {"config": identity(config), "snapshot": snapshot.to_json(), "facts": facts}
         store.put("run.json", json.dumps(kept, indent=1).encode())
     return Plan(config, kept["snapshot"], kept["facts"], f"{time.time_ns():x}")
