@@ -42,7 +42,7 @@ class Stage:
 
 
 def main(folder: str = "out/demo") -> None:
-    """Runs the chain in `folder`. `SystemExit` with the code of the first command that fails; `UserError` for a folder that cannot be written."""
+    """Runs the chain in `folder`. `SystemExit` with the code of the first command that fails, `UserError` if it is not writable."""
     open_store(folder, writable=True)
     root, stage = Path(folder), Stage()
     port = _port_of(root)
