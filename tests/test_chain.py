@@ -2,14 +2,19 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
 import soundfile
+import torch
+from PIL import Image
 
 from cluster.dataset import Dataset
 from configs.load import UserError
@@ -17,10 +22,14 @@ from ingest.clip import ClipConfig, FrameConfig
 from ingest.scrape import ScrapeConfig, SplitConfig, scrape
 from ingest.sources import SourceConfig
 from ingest.synth import SynthConfig, synth
+from training.codec import decode_latent
 from training.evaluate import EvaluateConfig, evaluate
-from training.export import ExportConfig, export
+from training.export import ExportConfig, export, open_pipeline
 from training.generate import GenerateConfig, generate
+from training.loader import Catalogue
+from training.models import fetch_models
 from training.precompute import PrecomputeConfig, precompute
+from training.randomness import SampleKey
 from training.recipes import autoencoder, contrastive, diffusion
 from training.settings import TrainConfig
 from training.train import train
@@ -79,6 +88,38 @@ def test_precompute_again_finds_nothing_to_do_and_other_models_are_refused(chain
         weights.write_bytes(before)
 
 
+def test_a_damaged_or_buried_clip_becomes_a_refused_row_and_held_out_ones_stay_out_of_the_moments(chain: Chain, tmp_path: Path) -> None:
+    clips = Dataset.open(shutil.copytree(chain.clips, tmp_path / "clips").as_posix())
+    rows = [row for row in clips.iter_rows() if row["status"] == "kept"]
+    damaged, buried = rows[0], rows[1]
+    tar = clips.commits()[damaged["unit"]].tar
+    flac = next(member for member in damaged["members"] if member["ext"] == "flac")
+    assert tar
+    content = bytearray((tmp_path / "clips" / tar.name).read_bytes())
+    content[flac["offset"] + flac["size"] // 2] ^= 1
+    (tmp_path / "clips" / tar.name).write_bytes(content)
+    clips.bury({buried["key"]: "asked"})
+    models = {"autoencoder": chain.autoencoder, "image_encoder": chain.contrastive}
+    precompute(PrecomputeConfig(data=clips.uri, output=str(tmp_path / "latents"), workers=0, **models), progress=False)
+    latents = Dataset.open(str(tmp_path / "latents"))
+    reasons = {row["key"]: row["reason"] for row in latents.iter_rows() if row["key"] in (damaged["key"], buried["key"])}
+    assert reasons == {damaged["key"]: "damaged", buried["key"]: "removed"}
+    (detail,) = (row["detail"] for row in latents.iter_rows() if row["key"] == damaged["key"])
+    assert "other bytes than the index recorded" in detail  # found by its checksum, before any decoder saw it
+    kept = [row for row in latents.iter_rows() if row["status"] == "kept"]
+    assert len(kept) == len(rows) - 2
+    counted = sum(commit.facts["image_count"] for commit in latents.commits().values())
+    assert counted == sum(row["split"] == "train" for row in kept) < len(kept)
+
+
+def test_latents_whose_kept_model_changed_are_refused(chain: Chain, tmp_path: Path) -> None:
+    shutil.copytree(chain.latents, tmp_path / "latents")
+    settings = tmp_path / "latents/models/image_encoder/preprocessor_config.json"
+    settings.write_text(settings.read_text().replace("0.5", "0.4", 1))
+    with pytest.raises(OSError, match="is not the model that these latents were made with"):
+        fetch_models(Dataset.open(str(tmp_path / "latents")), tmp_path / "models")
+
+
 def test_stock_webdataset_reads_clips_and_latents(chain: Chain) -> None:
     import webdataset
 
@@ -102,7 +143,7 @@ def test_generate_gives_the_same_wav_for_the_same_seed_whatever_its_neighbours(c
 def test_the_exported_folder_loads_in_stock_diffusers_and_sounds_the_same(chain: Chain, tmp_path: Path) -> None:
     picture = frames_of(chain, tmp_path / "frames")[0]
     export(ExportConfig(model=chain.diffusion, output=str(tmp_path / "export")))
-    generate(GenerateConfig(model=chain.diffusion, images=str(picture), output=str(tmp_path / "ours"), steps=3))
+    generate(GenerateConfig(model=chain.diffusion, images=str(picture), output=str(tmp_path / "ours"), steps=3, threads=1))
     program = f"""
 import numpy as np, sys
 from PIL import Image
@@ -118,6 +159,34 @@ np.save({str(tmp_path / "wav.npy")!r}, pipe(Image.open({str(picture)!r}), seed=0
     assert np.abs(ours - theirs).max() < 2 / 32768
 
 
+def test_a_network_that_knows_the_flow_leads_the_pipeline_to_the_clips_own_latent(chain: Chain, tmp_path: Path) -> None:
+    """The sampler's times, the whitening and its inverse are those of training: else the oracle leads somewhere else."""
+    latents, pipe = Dataset.open(chain.latents), open_pipeline(chain.diffusion)
+    catalogue = Catalogue.of(latents, latents.snapshot(), "train", diffusion.MEMBERS)
+    picture = Image.open(next(path for path in frames_of(chain, tmp_path / "frames", 24) if path.stem == catalogue.keys[0]))
+    sample = catalogue.read([0])[0]
+    assert sample
+    batch = diffusion.make_batch([sample], [SampleKey(0, 0, 0)], diffusion.Config(), dict(pipe.config.conditioning))
+    assert torch.allclose(pipe.embed(picture), batch["image"], atol=1e-2)
+
+    def oracle(mixed: torch.Tensor, timestep: torch.Tensor, **other: object) -> SimpleNamespace:
+        return SimpleNamespace(sample=(mixed - batch["latent"]) / (timestep / diffusion.NUM_TIMESTEPS))
+
+    mean, std = (torch.tensor(pipe.config.conditioning[f"latent_{name}"])[:, None, None] for name in ("mean", "std"))
+    expected = decode_latent(pipe.autoencoder, batch["latent"] * std + mean, pipe.mel).clamp(-1, 1)
+    with mock.patch.object(pipe.unet, "forward", oracle):
+        assert np.abs(pipe(picture, steps=4) - expected.numpy()).max() < 1e-2
+
+
+def test_guidance_leads_away_from_the_null_embedding(chain: Chain) -> None:
+    pipe = open_pipeline(chain.diffusion)
+    condition = torch.randn(2, len(pipe.config.conditioning["null_embedding"]))
+    null = torch.tensor(pipe.config.conditioning["null_embedding"])
+    with mock.patch.object(pipe.unet, "forward", lambda mixed, timestep, class_labels, **other: SimpleNamespace(sample=class_labels)):
+        assert torch.allclose(pipe._flow(condition, torch.tensor(1.0), condition, 2.0), 2 * condition - null, atol=1e-5)
+        assert torch.equal(pipe._flow(condition, torch.tensor(1.0), condition, 1), condition)
+
+
 def test_evaluate_scores_the_ceiling_above_chance_and_writes_what_the_report_needs(chain: Chain, tmp_path: Path) -> None:
     truth = f"{chain.world}/truth"
     found = evaluate(EvaluateConfig(model=chain.diffusion, data=chain.clips, truth=truth, output=str(tmp_path), steps=2, split="train"))
@@ -127,12 +196,12 @@ def test_evaluate_scores_the_ceiling_above_chance_and_writes_what_the_report_nee
     assert list((tmp_path / "wavs").glob("*.generated.wav")) and list((tmp_path / "images").glob("*.jpg"))
 
 
-def frames_of(chain: Chain, folder: Path) -> list[Path]:
+def frames_of(chain: Chain, folder: Path, count: int = 4) -> list[Path]:
     """The first frames of the dataset, as files."""
     dataset = Dataset.open(chain.clips)
     folder.mkdir(exist_ok=True)
     commits = dataset.commits()
-    for row in [row for row in dataset.iter_rows() if row["status"] == "kept"][:4]:
+    for row in [row for row in dataset.iter_rows() if row["status"] == "kept"][:count]:
         (member,) = [member for member in row["members"] if member["ext"] == "jpg"]
         tar = commits[row["unit"]].tar
         assert tar

@@ -47,6 +47,7 @@ def test_a_step_is_the_same_set_at_every_world_size(tmp_path: Path, world: int) 
     for step in range(20):
         expected = whole.batch(step)
         parts = [rank.batch(step) for rank in ranks]
+        assert all({key.position % 4 % world for key in part.keys} == {rank} for rank, part in enumerate(parts)), "whole lanes"
         got = {key: sample for part in parts for key, sample in zip(part.keys, part.samples, strict=True)}
         assert got == dict(zip(expected.keys, expected.samples, strict=True))
 
@@ -85,6 +86,19 @@ def test_a_flipped_byte_is_an_error_that_names_the_sample(tmp_path: Path) -> Non
     ):
         for _ in zip(loader, range(20), strict=False):
             pass
+
+
+def test_whatever_fails_in_the_thread_is_raised_where_the_batch_is_asked_for(tmp_path: Path) -> None:
+    class ReadTimeout(Exception):
+        """What the client of an object storage raises is often no OSError."""
+
+    def fail(name: str, start: int, end: int) -> bytes:
+        raise ReadTimeout
+
+    catalogue = catalogue_of(make_latents(tmp_path / "data", units=1))
+    catalogue.store.read_range = fail  # type: ignore[method-assign]
+    with Loader(catalogue, Order(len(catalogue), 1, 0), 1, 0, 1) as loader, pytest.raises(ReadTimeout):
+        next(iter(loader))
 
 
 def test_bytes_read_are_at_most_a_tenth_more_than_bytes_used(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from ingest.scenes import attributes, render_audio, sample_scene
 from tests.latents import IMAGE_DIM, LATENT_SHAPE, npy
 from training.judge import correct, judge
 from training.mel import MelConfig, log_mel_to_wav, wav_to_log_mel
-from training.randomness import SampleKey, keyed_rng
+from training.randomness import SampleKey
 from training.recipes import autoencoder, diffusion
 
 FACTS = {
@@ -61,6 +61,17 @@ def test_a_hole_weighs_nothing_and_changes_no_other_loss() -> None:
     assert torch.allclose(whole[[0, 2]], holed[[0, 2]], atol=1e-6)
 
 
+def test_bf16_weights_see_the_exact_time_and_give_nearly_the_loss_of_fp32() -> None:
+    torch.manual_seed(0)
+    model, keys = diffusion.build_model(TINY, FACTS), [SampleKey(0, 0, position) for position in range(64)]
+    batch = diffusion.make_batch([sample(seed) for seed in range(64)], keys, TINY, FACTS)
+    exact, times = model(batch)["loss"], []
+    model.bfloat16().unet.time_proj.register_forward_hook(lambda module, given, result: times.append(given[0]))
+    loss = model(batch)["loss"]
+    assert torch.equal(times[0], batch["time"] * 1000) and loss.dtype == torch.float32
+    assert (loss - exact).abs().mean() < 8e-4
+
+
 def test_a_samples_noise_does_not_depend_on_its_place_in_the_batch() -> None:
     keys = [SampleKey(0, 0, position) for position in range(2)]
     pair = diffusion.make_batch([sample(0), sample(1)], keys, TINY, FACTS)
@@ -69,8 +80,15 @@ def test_a_samples_noise_does_not_depend_on_its_place_in_the_batch() -> None:
 
 
 def test_condition_dropout_is_drawn_once_at_its_rate() -> None:
-    drawn = [keyed_rng(SampleKey(0, 0, position), "dropout").random() < 0.1 for position in range(4000)]
-    assert np.mean(drawn) == pytest.approx(0.1, abs=0.015)
+    keys = [SampleKey(0, 0, position) for position in range(4000)]
+    batch = diffusion.make_batch([sample(0)] * 4000, keys, TINY, FACTS)
+    assert batch["drop"].mean() == pytest.approx(0.1, abs=0.015)
+    assert batch["drop"].unique().tolist() == [0.0, 1.0]
+    model, labels = diffusion.build_model(TINY, FACTS), []
+    model.unet.class_embedding.register_forward_pre_hook(lambda module, given: labels.append(given[0]))
+    model({name: tensor[:64] for name, tensor in batch.items()})
+    dropped = (labels[0] == model.null_embedding).all(1)
+    assert torch.equal(dropped, batch["drop"][:64] == 1)
 
 
 def test_a_latents_moments_are_used_the_loss_of_the_true_flow_is_zero() -> None:

@@ -6,17 +6,26 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from cluster.storage import Store, open_store
 from configs.load import UserError
 from tests.conftest import ROOT
 from tests.latents import make_latents
-from training.journal import read_lines
+from training.checkpoints import commit
+from training.ema import Ema
+from training.journal import Journal, last_line, read_lines
+from training.loop import check_shared
+from training.models import find_model
 from training.recipes import diffusion
-from training.settings import TrainConfig
+from training.settings import TrainConfig, learning_rate
 from training.train import train
 
 TINY = diffusion.Config(channels=[16, 16], head_counts=[2, 2], layers_per_block=1, attention=False, norm_groups=8)
@@ -73,10 +82,105 @@ def test_a_damaged_checkpoint_is_put_into_quarantine_and_the_one_before_is_taken
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
+def test_a_marker_that_speaks_of_another_step_is_not_believed(data: str, tmp_path: Path) -> None:
+    train(settings(data, tmp_path / "run", steps=8))
+    marker = tmp_path / "run/checkpoints/step-00000008/COMMITTED.json"
+    marker.write_text(marker.read_text().replace('"step": 8', '"step": 9'))
+    train(settings(data, tmp_path / "run"))
+    assert read_lines(tmp_path / "run/events.jsonl")[-2] | {"pids": 0, "time": 0} == {"event": "resumed", "step": 4, "pids": 0, "time": 0}
+
+
 def test_only_the_newest_checkpoints_are_kept(data: str, tmp_path: Path) -> None:
     train(settings(data, tmp_path / "run", keep_checkpoints=2))
-    assert sorted(path.name for path in (tmp_path / "run/checkpoints").glob("*/COMMITTED.json")) == ["COMMITTED.json"] * 2
-    assert {path.parent.name for path in (tmp_path / "run/checkpoints").glob("*/COMMITTED.json")} == {"step-00000008", "step-00000012"}
+    folder = tmp_path / "run/checkpoints"
+    assert {path.parent.name for path in folder.glob("*/COMMITTED.json")} == {"step-00000008", "step-00000012"}
+    assert not [path for path in (folder / "step-00000004").rglob("*") if path.is_file()]
+
+
+def test_a_run_on_object_storage_resumes_bit_for_bit_and_its_model_is_found_there(data: str, tmp_path: Path) -> None:
+    remote = f"memory://{tmp_path.name}"
+    train(settings(data, tmp_path / "whole"))
+    config = settings(data, tmp_path)
+    train(replace(config, output=remote, steps=8))
+    train(replace(config, output=remote))
+    store = open_store(remote)
+    lines = [json.loads(line) for line in store.read("metrics.jsonl").splitlines()]
+    assert [line["loss"] for line in lines] == losses(tmp_path / "whole")
+    unet = "diffusion_pytorch_model.safetensors"
+    assert (find_model(remote, "model", "unet") / unet).read_bytes() == (tmp_path / "whole/model/unet" / unet).read_bytes()
+    store.delete("FINISHED.json")
+    with pytest.raises(UserError, match="is its training finished"):
+        find_model(remote, "model", "unet")
+
+
+def test_another_number_of_workers_is_refused_before_any_machine_works(data: str, tmp_path: Path) -> None:
+    train(settings(data, tmp_path / "run", steps=4))
+    with pytest.raises(UserError, match="workers=2: the checkpoint of step 4 was made with workers=1"):
+        train(settings(data, tmp_path / "run", workers=2))
+    assert train(settings(data, tmp_path / "run", steps=4, workers=2))["finished_before"]
+
+
+def test_an_output_that_a_node_does_not_see_is_refused_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a folder that all nodes share, or s3://"):
+        check_shared(str(tmp_path))
+
+
+def test_two_micro_batches_give_the_losses_of_one(data: str, tmp_path: Path) -> None:
+    train(settings(data, tmp_path / "one"))
+    train(settings(data, tmp_path / "two", accumulate=2))
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+
+
+def test_a_journal_survives_a_cut_off_line_and_a_crash_while_it_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, store = tmp_path / "metrics.jsonl", open_store(str(tmp_path))
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    with Journal(store, path.name) as journal:
+        journal.append({"step": 3})
+    assert last_line(path) == {"step": 3} and read_lines(path) == [{"step": 1}, {"step": 2}, {"step": 3}]
+    with monkeypatch.context() as crash, pytest.raises(OSError), Journal(store, path.name) as journal:
+        crash.setattr(Path, "replace", Mock(side_effect=OSError))
+        journal.cut(after_step=1)
+    assert read_lines(path) == [{"step": 1}, {"step": 2}, {"step": 3}]
+
+
+def test_a_checkpoint_is_committed_when_all_its_parts_lie_there(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def checked(store: Store, step: int, facts: dict[str, Any], files: list[dict[str, Any]]) -> None:
+        seen.append([store.size(file["name"]) == file["size"] for file in files])
+        assert not store.exists(f"checkpoints/step-{step:08d}/COMMITTED.json")
+        commit(store, step, facts, files)
+
+    monkeypatch.setattr("training.loop.commit", checked)
+    train(settings(data, tmp_path / "run", steps=4))
+    assert len(seen) == 1 and len(seen[0]) >= 3 and all(seen[0])
+
+
+def test_what_ships_is_the_average_and_without_one_the_weights_themselves(data: str, tmp_path: Path) -> None:
+    for ema in (0.0, 0.5):
+        train(settings(data, tmp_path / str(ema), steps=4, ema=ema))
+    plain, average = (load_file(tmp_path / ema / "model/unet/diffusion_pytorch_model.safetensors") for ema in ("0.0", "0.5"))
+    part = next((tmp_path / "0.0/checkpoints").rglob("mp_rank_00_model_states.pt"))
+    weights = torch.load(part, weights_only=False)["module"]
+    assert all(torch.equal(plain[name], weights[f"unet.{name}"]) for name in plain)
+    assert any(not torch.equal(plain[name], average[name]) for name in plain)
+
+
+def test_the_average_follows_the_weights_as_its_decay_says() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 1.0)
+    ema = Ema(model, 0, 1, decay=0.5)
+    torch.nn.init.constant_(model.weight, 3.0)
+    ema.update(1)  # the decay is still (1 + 1) / (10 + 1)
+    assert ema.tensors["weight"].item() == pytest.approx(1 * 2 / 11 + 3 * 9 / 11)
+    ema.update(1000)
+    assert ema.tensors["weight"].item() == pytest.approx((1 * 2 / 11 + 3 * 9 / 11 + 3) / 2)
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
+    config = TrainConfig(data="", output="", lr=1.0, steps=110, warmup_steps=10, schedule="cosine")
+    assert [round(learning_rate(config, step), 4) for step in (1, 5, 10, 60, 110)] == [0.1, 0.5, 1.0, 0.5, 0.0]
+    assert learning_rate(replace(config, schedule="constant"), 110) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -102,6 +206,7 @@ def test_other_settings_on_a_started_run_are_refused(data: str, tmp_path: Path, 
         ({"workers": 3}, "workers=3: must divide lanes=4; legal here: 1, 2, 4"),
         ({"precision": "fp16"}, "precision=fp16: give one of fp32, bf16"),
         ({"zero_stage": 4}, "zero_stage=4"),
+        ({"zero_stage": 0, "precision": "bf16"}, "give zero_stage=1"),
         ({"ema": 1.0}, "ema=1.0"),
         ({"steps": 0}, "steps=0"),
     ],

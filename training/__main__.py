@@ -98,10 +98,13 @@ def export(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN
 
 
 @app.command()
-def inspect(run: str, as_json: bool = JSON) -> None:
+def inspect(run: str, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """The checkpoints of a RUN, each checked; exit 1 if one is damaged."""
     from training.inspect import inspect as lines_of
 
+    if dry_run:
+        console.print(f"would read and check every checkpoint of {run}, and write nothing")
+        return
     lines = lines_of(run)
     if as_json:
         print(json.dumps({"checkpoints": lines}))
@@ -115,10 +118,13 @@ def inspect(run: str, as_json: bool = JSON) -> None:
 
 
 @app.command()
-def probe(as_json: bool = JSON) -> None:
+def probe(as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """This node's numerics and all-reduce; exit 1 if they are off."""
     from training.probe import probe as run
 
+    if dry_run:
+        console.print("would multiply matrices and all-reduce over two processes of this node, and write nothing")
+        return
     try:
         found = run()
     except RuntimeError as error:

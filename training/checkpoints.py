@@ -57,7 +57,9 @@ def committed_steps(store: Store) -> list[int]:
 def read_marker(store: Store, step: int) -> Checkpoint:
     """What a step's marker says. `FileNotFoundError` where there is none, `ValueError` where it is not readable."""
     data = json.loads(store.read(f"{folder_of(step)}/{MARKER}"))
-    return Checkpoint(data["step"], data["facts"], data["files"])
+    if data["step"] != step:
+        raise ValueError(f"the marker of step {step} says step {data['step']}")
+    return Checkpoint(step, data["facts"], data["files"])
 
 
 def find_newest(store: Store, target: Path) -> Checkpoint | None:

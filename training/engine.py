@@ -1,6 +1,6 @@
 """DeepSpeed, made from our settings: nothing is compiled at start-up, and where a checkpoint lies is not its business.
 
-    prepare_process(threads)                          # before torch.distributed starts
+    prepare_process(threads)                          # in a process group, before DeepSpeed is imported
     engine = start_engine(model, config, world)
     save_engine(engine, folder); load_engine(engine, folder, checkpoint, config, world)
 
@@ -25,9 +25,11 @@ TAG = "engine"
 
 
 def prepare_process(threads: int) -> None:
-    """Sets what has to be set before DeepSpeed is imported. A process killed during a JIT build would block all later ones."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    """Sets what has to be set before DeepSpeed is imported. A process killed during a JIT build would block all later ones.
+
+    The process group decides the device: gloo with tensors on a GPU, or nccl with tensors on a CPU, would fail.
+    """
+    os.environ["DS_ACCELERATOR"] = "cuda" if dist.get_backend() == "nccl" else "cpu"
     torch.set_num_threads(threads)
     with _quiet_linker():
         import deepspeed
@@ -49,13 +51,18 @@ def _quiet_linker() -> Iterator[None]:
         os.close(kept)
 
 
+def wants_gpu() -> bool:
+    """Unless DS_ACCELERATOR=cpu, as the Makefile sets it."""
+    return os.environ.get("DS_ACCELERATOR") != "cpu"
+
+
 def ensure_process_group() -> None:
     """A torch.distributed group of this process alone, for runs without Ray. It stays: DeepSpeed keeps its groups for ever."""
     if dist.is_initialized():
         return
     os.environ.update({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"})
     store = dist.HashStore()
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", store=store, rank=0, world_size=1)
+    dist.init_process_group("nccl" if wants_gpu() and torch.cuda.is_available() else "gloo", store=store, rank=0, world_size=1)
 
 
 def start_engine(model: nn.Module, config: TrainConfig, world: int) -> Any:

@@ -17,7 +17,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 
 from cluster.dataset import Dataset
 from configs.load import UserError
-from training.models import load_autoencoder, load_image_encoder, read_processor
+from training.models import fetch_models, is_finished, load_autoencoder, load_image_encoder, local_copy, read_processor
 from training.pipeline import StillsoundPipeline
 
 SHIPPED = ("mel.py", "codec.py", "pipeline.py")
@@ -45,13 +45,13 @@ def export(config: ExportConfig) -> dict[str, Any]:
 
 def open_pipeline(model: str) -> StillsoundPipeline:
     """The pipeline behind an exported folder or a diffusion run, on the GPU where there is one."""
-    folder = Path(model)
+    folder = local_copy(model)
     if not folder.exists():
         raise UserError(f"model={model}: does not exist; give a finished diffusion run or an exported folder")
     if (folder / "model_index.json").is_file():
         pipeline = StillsoundPipeline(**_exported_parts(folder))
     else:
-        pipeline = StillsoundPipeline(**_run_parts(folder))
+        pipeline = StillsoundPipeline(**_run_parts(folder, model))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -61,18 +61,15 @@ def _exported_parts(folder: Path) -> dict[str, Any]:
     return {**_diffusion_parts(folder), **_codec_parts(folder), "conditioning": conditioning}
 
 
-def _run_parts(folder: Path) -> dict[str, Any]:
+def _run_parts(folder: Path, said: str) -> dict[str, Any]:
     """The UNet from the run; the codec and the image tower from the dataset of latents it was trained on."""
     model = folder if (folder / "conditioning.json").is_file() else folder / "model"
-    if not (model / "conditioning.json").is_file():
-        raise UserError(f"model={folder}: holds no finished diffusion model; train it to the end, or give an exported folder")
+    if not (model / "conditioning.json").is_file() or not is_finished(folder):
+        raise UserError(f"model={said}: holds no finished diffusion model; train it to the end, or give an exported folder")
     conditioning = json.loads((model / "conditioning.json").read_text())
     latents = Dataset.open(conditioning["latents"], "latents")
     with tempfile.TemporaryDirectory(prefix="stillsound-models-") as name:
-        for part in latents.store.list("models"):
-            target = Path(name) / part.removeprefix("models/")
-            target.parent.mkdir(exist_ok=True)
-            latents.store.get_file(part, target)
+        fetch_models(latents, Path(name))
         parts = _codec_parts(Path(name))
         processor = read_processor(Path(name) / "image_encoder")
     kept = {name: value for name, value in conditioning.items() if name != "latents"}
@@ -90,6 +87,8 @@ def _codec_parts(folder: Path) -> dict[str, Any]:
 
 def make_folder(path: str) -> Path:
     """The output folder, created. `UserError` where that is not possible."""
+    if "://" in path:
+        raise UserError(f"output={path}: give a folder of this machine; nothing is uploaded")
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,6 @@ def inspect(run: str) -> list[dict[str, Any]]:
             line |= {"files": len(checkpoint.files), "bytes": sum(file["size"] for file in checkpoint.files), "facts": checkpoint.facts}
             with tempfile.TemporaryDirectory(prefix="stillsound-inspect-") as name:
                 download(store, checkpoint, Path(name))
-        except (DamagedError, ValueError, KeyError) as error:
+        except (DamagedError, FileNotFoundError, ValueError, KeyError) as error:
             line["problem"] = str(error)
     return lines

@@ -14,6 +14,8 @@ from typing import Any
 
 from cluster.storage import Store
 
+TAIL_BYTES = 4096
+
 
 class Journal:
     """One JSON-lines object of a run, with one writer."""
@@ -27,7 +29,7 @@ class Journal:
             store.get_file(name, self.path)
 
     def __enter__(self) -> "Journal":
-        self.file = open(self.path, "a", buffering=1)
+        self._rewrite(read_lines(self.path))  # a line that a crash cut off would spoil the next one
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -41,9 +43,15 @@ class Journal:
 
     def cut(self, after_step: int) -> None:
         """Keeps the whole lines of steps up to `after_step`."""
-        kept = [line for line in read_lines(self.path) if line["step"] <= after_step]
-        self.file.close()
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        before = self.file
+        self._rewrite([line for line in read_lines(self.path) if line["step"] <= after_step])
+        before.close()
+
+    def _rewrite(self, lines: list[dict[str, Any]]) -> None:
+        """Beside, then renamed: a crash here loses no line."""
+        beside = self.path.with_name(f".{self.name}.partial")
+        beside.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        beside.replace(self.path)
         self.file = open(self.path, "a", buffering=1)
 
     def sync(self) -> None:
@@ -51,6 +59,16 @@ class Journal:
         self.file.flush()
         if self.remote:
             self.store.replace(self.name, self.path.read_bytes())
+
+
+def last_line(path: Path) -> dict[str, Any] | None:
+    """The newest whole line, or None; reads only the end of the file, however long the run is."""
+    if not path.exists():
+        return None
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        lines = file.read().split(b"\n")[:-1]
+    return json.loads(lines[-1]) if lines else None
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -9,11 +9,12 @@ is its sample p // C, so a step is the same set of samples for 1, 2 or C ranks. 
 every member's crc32, and prefetches in a thread. The only state is the position. Decodes nothing (the recipes do).
 """
 
-import queue
-import threading
+import itertools
 import time
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -180,51 +181,32 @@ class Batch:
 
 
 class Loader:
-    """A rank's batches from `position` on, for ever; made ready in a thread, `prefetch` steps ahead."""
+    """A rank's batches from `position` on, for ever; made ready in a thread, `prefetch` steps ahead.
+
+    Whatever goes wrong in the thread is raised where the batch is asked for.
+    """
 
     def __init__(self, catalogue: Catalogue, order: Order, global_batch: int, rank: int, world: int, position: int = 0, prefetch: int = 2):
         check_geometry(order.lanes, global_batch, world)
         self.catalogue, self.order, self.global_batch = catalogue, order, global_batch
-        self.rank, self.world, self.position = rank, world, position
+        self.rank, self.world, self.position, self.prefetch = rank, world, position, prefetch
         self.cache: dict[int, dict[int, Sample | None]] = {}
-        self.ready: queue.Queue[Batch | BaseException] = queue.Queue(prefetch)
-        self.stopped = threading.Event()
-        self.thread = threading.Thread(target=self._fill, name="loader", daemon=True)
+        self.thread = ThreadPoolExecutor(1, "loader")  # one: batches are made in their order
 
     def __enter__(self) -> "Loader":
-        self.thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stopped.set()
-        while self.thread.is_alive():
-            while not self.ready.empty():
-                self.ready.get_nowait()
-            self.thread.join(0.05)
+        self.thread.shutdown(cancel_futures=True)
 
     def __iter__(self) -> Iterator[Batch]:
+        steps = itertools.count(self.position // self.global_batch)
+        ahead = deque(self.thread.submit(self.batch, next(steps)) for _ in range(self.prefetch))
         while True:
             started = time.monotonic()
-            batch = self.ready.get()
-            if isinstance(batch, BaseException):
-                raise batch
-            yield Batch(batch.step, batch.keys, batch.samples, time.monotonic() - started)
-
-    def _fill(self) -> None:
-        try:
-            step = self.position // self.global_batch
-            while not self.stopped.is_set():
-                self._offer(self.batch(step))
-                step += 1
-        except (OSError, ValueError) as error:
-            self._offer(error)
-
-    def _offer(self, batch: Batch | BaseException) -> None:
-        while not self.stopped.is_set():
-            try:
-                return self.ready.put(batch, timeout=0.1)
-            except queue.Full:
-                continue
+            ahead.append(self.thread.submit(self.batch, next(steps)))
+            batch = ahead.popleft().result()
+            yield replace(batch, wait_s=time.monotonic() - started)
 
     def batch(self, step: int) -> Batch:
         """This rank's samples of a step (counted from 0): a plain function of the order."""

@@ -9,6 +9,7 @@ gives the same losses bit for bit. It starts nothing and checks no settings (tra
 import json
 import os
 import resource
+import socket
 import tempfile
 import time
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ import torch.distributed as dist
 
 from cluster.dataset import Dataset, Snapshot
 from cluster.storage import open_store
+from configs.load import UserError
 from training.checkpoints import commit, committed_steps, download, find_newest, read_marker, retain, upload_part
 from training.ema import FILE, Ema, read_weights
 from training.engine import load_engine, prepare_process, save_engine, start_engine
@@ -62,6 +64,7 @@ class Run:
 def work(plan: Plan) -> None:
     """Trains from the newest checkpoint to `steps`, and leaves the finished model in `<output>/model`."""
     config = plan.config
+    check_shared(config.output)
     prepare_process(config.threads)
     rank, world = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(config.seed)
@@ -105,6 +108,12 @@ def work(plan: Plan) -> None:
             events.append({"event": "finished", "step": step, "pids": pids, "time": time.time()})
 
 
+def check_shared(output: str) -> None:
+    """`UserError` where this node does not see what the driver wrote: its part of a checkpoint would be lost."""
+    if not open_store(output).exists("run.json"):
+        raise UserError(f"output={output}: {socket.gethostname()} does not see the run there; give a folder that all nodes share, or s3://")
+
+
 def _set_up(plan: Plan, rank: int, world: int) -> Run:
     config = plan.config
     model = config.module.build_model(config.section, plan.facts)
@@ -126,7 +135,7 @@ def train_step(run: Run, tensors: dict[str, torch.Tensor], step: int) -> float:
     size = len(tensors["weight"]) // config.accumulate
     total = torch.zeros((), device=run.device)
     for part in range(config.accumulate):
-        losses = run.engine(_to_engine(run, tensors, slice(part * size, (part + 1) * size)))["loss"]
+        losses = run.engine({name: tensor[part * size : (part + 1) * size].to(run.device) for name, tensor in tensors.items()})["loss"]
         loss = losses.float().sum() / size
         run.engine.backward(loss)
         run.engine.step()
@@ -134,13 +143,9 @@ def train_step(run: Run, tensors: dict[str, torch.Tensor], step: int) -> float:
     dist.all_reduce(total)
     value = float(total) / run.world
     if value != value or value in (float("inf"), float("-inf")):
-        raise FloatingPointError(f"the loss of step {step} is {value}: lower lr={config.lr}, or give precision=fp32")
+        fix = f"start anew in another output, with a lower lr than {config.lr} or precision=fp32"
+        raise FloatingPointError(f"the loss of step {step} is {value}: {fix}")
     return value
-
-
-def _to_engine(run: Run, tensors: dict[str, torch.Tensor], part: slice) -> dict[str, torch.Tensor]:
-    dtype = torch.bfloat16 if run.plan.config.precision == "bf16" else torch.float32
-    return {name: tensor[part].to(run.device, dtype if tensor.is_floating_point() else None) for name, tensor in tensors.items()}
 
 
 def save(run: Run, step: int) -> None:
@@ -185,6 +190,7 @@ def finish(run: Run, step: int, cpu_s: float) -> None:
         model = Path(name) / "model"
         model.mkdir()
         config.module.save(state, config.section, run.plan.facts, model)
+        store.delete("FINISHED.json")  # of a shorter run: its model is replaced file by file
         for path in sorted(path for path in model.rglob("*") if path.is_file()):
             store.replace(f"model/{path.relative_to(model)}", path.read_bytes())
     store.replace("FINISHED.json", json.dumps({"step": step, "cpu_s": round(cpu_s, 1), "time": time.time()}).encode())

@@ -1,10 +1,14 @@
-"""Finds trained models by what a user types: a run folder, its model folder, or any `save_pretrained` folder.
+"""Finds trained models by what a user types: a run, its model folder, or any `save_pretrained` folder, at any URI.
 
-Used by precompute (autoencoder, image encoder) and by everything that opens a pipeline. Loads local folders only.
+Used by precompute (autoencoder, image encoder) and by everything that opens a pipeline. What is not a local folder is copied
+to this machine first, for as long as the process lives.
 """
 
+import atexit
 import hashlib
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +19,32 @@ from torch import nn
 from transformers import AutoModel, CLIPVisionModelWithProjection
 from transformers.utils.logging import disable_progress_bar as quiet_transformers
 
+from cluster.dataset import Dataset
+from cluster.storage import open_store
 from configs.load import UserError
 
 quiet_diffusers()
 quiet_transformers()
+RUN, FINISHED = "run.json", "FINISHED.json"
+
+
+def local_copy(path: str) -> Path:
+    """`path`, or for a URI a copy: of a run its model, else all that lies there. Nothing there: a folder that does not exist."""
+    if "://" not in path:
+        return Path(path)
+    store, folder = open_store(path), Path(tempfile.mkdtemp(prefix="stillsound-model-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    marks = [name for name in (RUN, FINISHED) if store.exists(name)]
+    for name in [*marks, *store.list("model")] if marks else store.list():
+        target = folder / "copy" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        store.get_file(name, target)
+    return folder / "copy"
+
+
+def is_finished(folder: Path) -> bool:
+    """False for a run that is under way: its model folder may be half written. True for everything that is not a run."""
+    return (folder / FINISHED).is_file() or not (folder / RUN).is_file()
 
 
 def find_model(path: str, setting: str, inside: str = "") -> Path:
@@ -26,12 +52,12 @@ def find_model(path: str, setting: str, inside: str = "") -> Path:
 
     `UserError`, naming `setting`, where no config.json is found there.
     """
-    root = Path(path)
+    root = local_copy(path)
     places = [place / name for place in (root, root / "model") for name in (inside, "") if name or place.name]
     for place in [*places, root]:
-        if (place / "config.json").is_file():
+        if (place / "config.json").is_file() and is_finished(root):
             return place
-    state = "has no config.json (is its training finished?)" if root.exists() else "does not exist"
+    state = "holds no finished model (is its training finished?)" if root.exists() else "does not exist"
     raise UserError(f"{setting}={path}: {state}; give a finished run or a save_pretrained folder")
 
 
@@ -56,6 +82,20 @@ def read_processor(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"image_encoder={folder}: preprocessor_config.json is missing; save the image processor into the folder")
     return json.loads(path.read_text())
+
+
+def fetch_models(latents: Dataset, folder: Path) -> None:
+    """Copies what precompute kept beside the latents to `folder/autoencoder` and `folder/image_encoder`.
+
+    `OSError` where a model is not the one the latents were made with.
+    """
+    for name in latents.store.list("models"):
+        target = folder / name.removeprefix("models/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        latents.store.get_file(name, target)
+    for name, sha256 in latents.meta["config"]["sha256"].items():
+        if folder_sha256(folder / name) != sha256:
+            raise OSError(f"{latents.uri}/models/{name}: is not the model that these latents were made with")
 
 
 def folder_sha256(folder: Path) -> str:

@@ -8,6 +8,7 @@ another snapshot of the parent: that is refused with the difference shown.
 """
 
 import io
+import tempfile
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from cluster.units import RunSummary, UnitOutput, UnitTask, run_units
 from configs.load import UserError, operational
 from training.codec import ImageConfig, embed_image, encode_wav
 from training.mel import MelConfig
-from training.models import find_model, folder_sha256, load_autoencoder, load_image_encoder, read_processor
+from training.models import fetch_models, find_model, folder_sha256, load_autoencoder, load_image_encoder, read_processor
 from training.recipes.clips import decode_image, decode_wav, mel_of_clips
 
 LATENT_COLUMNS = pa.schema([("split", pa.string()), ("media_id", pa.string()), ("start_s", pa.float64()), ("license", pa.string())])
@@ -65,7 +66,7 @@ def precompute(config: PrecomputeConfig, progress: bool = True) -> RunSummary:
     _keep_models(output, models)
     items = [(f"{commit.unit}.{commit.generation}", {"commit": commit.to_json()}) for commit in snapshot.commits]
     output.append_items(items, unit_size=1)
-    factory = partial(PrecomputeStage, parent.uri, {name: str(path.resolve()) for name, path in models.items()}, mel, config)
+    factory = partial(PrecomputeStage, parent.uri, output.uri, mel, config)
     return run_units(output, factory, config.workers, columns=LATENT_COLUMNS, progress=progress)
 
 
@@ -77,15 +78,17 @@ def _keep_models(output: Dataset, models: dict[str, Path]) -> None:
 
 
 class PrecomputeStage:
-    """One commit of the parent -> a shard of latents; holds the two models of one worker."""
+    """One commit of the parent -> a shard of latents; holds the two models of one worker, taken from beside the latents."""
 
-    def __init__(self, parent_uri: str, models: dict[str, str], mel: MelConfig, config: PrecomputeConfig):
+    def __init__(self, parent_uri: str, output_uri: str, mel: MelConfig, config: PrecomputeConfig):
         torch.set_num_threads(config.threads)
         self.parent, self.mel, self.batch_size = Dataset.open(parent_uri, "clips"), mel, config.batch_size
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.autoencoder = load_autoencoder(Path(models["autoencoder"])).to(self.device)
-        self.image_encoder = load_image_encoder(Path(models["image_encoder"])).to(self.device)
-        self.image_config = ImageConfig.from_processor(read_processor(Path(models["image_encoder"])))
+        with tempfile.TemporaryDirectory(prefix="stillsound-models-") as name:
+            fetch_models(Dataset.open(output_uri, "latents"), Path(name))
+            self.autoencoder = load_autoencoder(Path(name) / "autoencoder").to(self.device)
+            self.image_encoder = load_image_encoder(Path(name) / "image_encoder").to(self.device)
+            self.image_config = ImageConfig.from_processor(read_processor(Path(name) / "image_encoder"))
 
     def __call__(self, task: UnitTask, scratch: Path) -> UnitOutput:
         rows: list[Row] = []

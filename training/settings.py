@@ -71,6 +71,8 @@ class TrainConfig:
                 raise UserError(f"{name}={getattr(self, name)}: give 0 or more")
         if not 0 <= self.ema < 1:
             raise UserError(f"ema={self.ema}: give 0 or more, below 1")
+        if self.precision == "bf16" and self.zero_stage == 0:
+            raise UserError("zero_stage=0: averages no fp32 weights with precision=bf16; give zero_stage=1, which also needs less memory")
         check_geometry(self.lanes, self.global_batch, max(1, self.workers))
         if self.global_batch % (max(1, self.workers) * self.accumulate):
             raise UserError(f"accumulate={self.accumulate}: workers x accumulate must divide global_batch={self.global_batch}")

@@ -26,9 +26,9 @@ from cluster.dataset import Dataset, Snapshot
 from cluster.storage import Store, open_store
 from cluster.units import ensure_ray
 from configs.load import UserError, describe_difference, semantic_hash
-from training.checkpoints import committed_steps
-from training.engine import ensure_process_group
-from training.journal import read_lines
+from training.checkpoints import committed_steps, read_marker
+from training.engine import check_topology, ensure_process_group, wants_gpu
+from training.journal import last_line, read_lines
 from training.loader import Catalogue
 from training.loop import Plan, work
 from training.settings import TrainConfig, identity
@@ -46,6 +46,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     done = finished_step(store)
     before = max(committed_steps(store), default=0)
     if done < config.steps:
+        _check_resumable(store, config)
         if config.workers == 0:
             ensure_process_group()
             work(plan)
@@ -84,6 +85,15 @@ def _check_same(kept: dict[str, Any], config: TrainConfig) -> None:
         log.warning("this run learns from the snapshot of %s, now read at %s", pinned, config.data)
 
 
+def _check_resumable(store: Store, config: TrainConfig) -> None:
+    """Refuses before any machine works what the workers would refuse; a damaged marker is theirs to deal with."""
+    try:
+        newest = read_marker(store, max(committed_steps(store), default=0))
+    except (FileNotFoundError, ValueError, KeyError):
+        return
+    check_topology(newest, config, max(1, config.workers))
+
+
 def finished_step(store: Store) -> int:
     """The step at which the run was finished, or 0."""
     return int(json.loads(store.read("FINISHED.json"))["step"]) if store.exists("FINISHED.json") else 0
@@ -98,7 +108,10 @@ def _under_ray(plan: Plan) -> None:
     config = plan.config
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     ensure_ray(config.workers + 1, log_to_driver=False)
-    gpu = ray.cluster_resources().get("GPU", 0) >= config.workers
+    gpus = int(ray.cluster_resources().get("GPU", 0)) if wants_gpu() else 0
+    gpu = gpus >= config.workers
+    if gpus and not gpu:
+        log.warning("the cluster has %d GPUs for workers=%d: training on CPUs; give workers=%d for GPUs", gpus, config.workers, gpus)
     with tempfile.TemporaryDirectory(prefix="stillsound-ray-train-") as folder:
         trainer = TorchTrainer(
             functools.partial(_work_in_ray, plan),
@@ -120,11 +133,11 @@ def watch(output: str, steps: int) -> Iterator[None]:
     def follow() -> None:
         line = shown.add_task("steps", total=steps, said="")
         while not stop.wait(1.0):
-            metrics, events = (read_lines(Path(output) / name) for name in ("metrics.jsonl", "events.jsonl"))
+            newest, events = last_line(Path(output) / "metrics.jsonl"), read_lines(Path(output) / "events.jsonl")
             resumed = [event["step"] for event in events if event["event"] == "resumed"]
-            said = f"loss {metrics[-1]['loss']:.4f}" if metrics else "starting"
+            said = f"loss {newest['loss']:.4f}" if newest else "starting"
             said += f" · resumed at step {resumed[-1]}" if resumed else ""
-            shown.update(line, completed=metrics[-1]["step"] if metrics else 0, said=said)
+            shown.update(line, completed=newest["step"] if newest else 0, said=said)
 
     thread = threading.Thread(target=follow, name="watch", daemon=True)
     with shown:

@@ -73,13 +73,14 @@ class Autoencoder(nn.Module):
             _start_at_typical_levels(self.codec)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        mean, log_variance = self.codec.quant_conv(self.codec.encoder(batch["log_mel"])).chunk(2, dim=1)
+        dtype = self.codec.dtype  # of the weights; the batch and the losses are float32
+        mean, log_variance = self.codec.quant_conv(self.codec.encoder(batch["log_mel"].to(dtype))).float().chunk(2, dim=1)
         log_variance = log_variance.clamp(-30, 20)
         latent = mean + (0.5 * log_variance).exp() * batch["noise"]
-        decoded = self.codec.decoder(self.codec.post_quant_conv(latent))
-        error = (decoded - batch["log_mel"]).abs().mean((1, 2, 3))
+        decoded = self.codec.decoder(self.codec.post_quant_conv(latent.to(dtype)))
+        error = (decoded.float() - batch["log_mel"]).abs().mean((1, 2, 3))
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean((1, 2, 3))
-        hole = batch["weight"].to(error.dtype)
+        hole = batch["weight"]
         return {"loss": (error + self.kl_weight * kl) * hole, "error": error * hole, "kl": kl * hole}
 
 

@@ -85,10 +85,11 @@ class Contrastive(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor([math.log(1 / config.temperature)]))  # DeepSpeed cannot broadcast scalars
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        image = nn.functional.normalize(self.image_head(embed_image(self.image, batch["image"])), dim=-1)
-        audio = nn.functional.normalize(self.audio_head(self.audio(batch["log_mel"])), dim=-1)
-        hole = batch["weight"].to(image.dtype)
-        logits = image @ audio.T * self.log_scale.exp().clamp(max=100)
+        dtype = self.log_scale.dtype  # of the weights; the batch and the losses are float32
+        image = nn.functional.normalize(self.image_head(embed_image(self.image, batch["image"].to(dtype))).float(), dim=-1)
+        audio = nn.functional.normalize(self.audio_head(self.audio(batch["log_mel"].to(dtype))).float(), dim=-1)
+        hole = batch["weight"]
+        logits = image @ audio.T * self.log_scale.float().exp().clamp(max=100)
         logits = logits.masked_fill((hole == 0)[None], -1e4).masked_fill((hole == 0)[:, None], -1e4)
         truth = torch.arange(len(logits), device=logits.device)
         across = nn.functional.cross_entropy(logits, truth, reduction="none")

@@ -99,7 +99,10 @@ def build_unet(config: Config, latent_channels: int, image_dim: int) -> UNet2DCo
 
 
 class Diffusion(nn.Module):
-    """`latent`, `noise` [b, c, t, f], `time` [b], `image` [b, d], `drop` [b] -> flow-matching loss [b]."""
+    """`latent`, `noise` [b, c, t, f], `time` [b], `image` [b, d], `drop` [b] -> flow-matching loss [b].
+
+    The batch and the loss are float32; the network computes in the precision of its weights.
+    """
 
     def __init__(self, config: Config, facts: dict[str, Any]):
         super().__init__()
@@ -109,13 +112,14 @@ class Diffusion(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         latent, noise, time = batch["latent"], batch["noise"], batch["time"]
+        dtype = self.null_embedding.dtype  # in bf16 a time of 0.7 would be off by two of the thousand steps
         condition = torch.lerp(
             batch["image"], self.null_embedding.to(batch["image"].dtype).expand_as(batch["image"]), batch["drop"][:, None]
         )
         mixed = torch.lerp(latent, noise, time[:, None, None, None])
-        flow = self.unet(mixed, time * NUM_TIMESTEPS, encoder_hidden_states=None, class_labels=condition).sample
-        error = (flow.float() - (noise - latent).float()).square().mean((1, 2, 3))
-        return {"loss": error * batch["weight"].float()}
+        flow = self.unet(mixed.to(dtype), time * NUM_TIMESTEPS, encoder_hidden_states=None, class_labels=condition.to(dtype)).sample
+        error = (flow.float() - (noise - latent)).square().mean((1, 2, 3))
+        return {"loss": error * batch["weight"]}
 
 
 def build_model(config: Config, facts: dict[str, Any]) -> nn.Module:
