@@ -9,6 +9,8 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+MOTO_VERSION := 5.2.5
+MOTO_STAMP := .venv-moto/.installed-$(MOTO_VERSION)
 
 # no DeepSpeed compilation at start-up; one thread per worker: contended OpenMP threads are ten times slower
 export DS_ACCELERATOR ?= cpu
@@ -43,7 +45,13 @@ lint: setup
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-test: setup
+# a local S3 server for the tests, apart: it lifts botocore past what aiobotocore takes
+$(MOTO_STAMP): | $(PY)
+	$(PY) -m venv .venv-moto
+	.venv-moto/bin/python -m pip install --quiet 'moto[server]==$(MOTO_VERSION)'
+	@touch $@
+
+test: setup $(MOTO_STAMP)
 	$(PY) -m pytest -q tests
 
 demo: setup

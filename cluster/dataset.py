@@ -16,12 +16,13 @@ import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.shards import Shard, shard_sha16
+from cluster.shards import Shard
 from cluster.storage import Store, file_sha256, open_store
 from configs.load import UserError, describe_difference, semantic_hash
 
@@ -175,15 +176,27 @@ class Dataset:
         return {name.removeprefix("commits/").split(".")[0] for name in self.store.list("commits") if name.endswith(".json")}
 
     def commits(self) -> dict[str, Commit]:
-        """The commit of the highest generation of each unit."""
+        """The commit of the highest generation of each unit. `OSError` for one that cannot be read."""
+        with ThreadPoolExecutor(8) as pool:
+            return {commit.unit: commit for commit in pool.map(self.read_commit, self.commit_names())}
+
+    def commit_names(self) -> list[str]:
+        """The object of the highest generation of each unit, in order of the units."""
         newest: dict[str, tuple[int, str]] = {}
         for name in self.store.list("commits"):
             unit, generation, _ = name.removeprefix("commits/").split(".")
             newest[unit] = max(newest.get(unit, (-1, "")), (int(generation), name))
-        names = [name for _, name in newest.values()]
-        with ThreadPoolExecutor(8) as pool:
-            read = pool.map(self.store.read, names)
-            return {commit.unit: commit for commit in (Commit.from_json(json.loads(data)) for data in read)}
+        return [name for _, (_, name) in sorted(newest.items())]
+
+    def read_commit(self, name: str) -> Commit:
+        """The commit in the object `name`. `OSError` where its bytes are not those of a commit of that unit."""
+        try:
+            commit = Commit.from_json(json.loads(self.store.read(name)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise OSError(f"{self.uri}/{name}: damaged: not a commit ({error})") from None
+        if name != f"commits/{commit.unit}.{commit.generation}.json":
+            raise OSError(f"{self.uri}/{name}: damaged: says it is unit {commit.unit}, generation {commit.generation}")
+        return commit
 
     def snapshot(self) -> Snapshot:
         """All that is committed now, as a fixed list."""
@@ -208,9 +221,8 @@ class Dataset:
 
         Returns the commit that stands: ours, or the one another worker published before.
         """
-        stem = f"{unit}-{shard_sha16(shard)}"
-        tar = Part(f"shards/{stem}.tar", shard.tar.stat().st_size, file_sha256(shard.tar)) if shard.tar else None
-        index = Part(f"index/{stem}.parquet", shard.index.stat().st_size, file_sha256(shard.index))
+        tar = _part("shards", unit, shard.tar) if shard.tar else None
+        index = _part("index", unit, shard.index)
         if tar and shard.tar:
             self.store.put_file(tar.name, shard.tar)
         self.store.put_file(index.name, shard.index)
@@ -237,9 +249,13 @@ class Dataset:
 
     def tombstones(self) -> frozenset[str]:
         """Keys removed later: holes, never read from the moment they are known."""
+        return frozenset(self.buried())
+
+    def buried(self) -> dict[str, str]:
+        """Key -> reason of every tombstone; the newest reason where there are several."""
         names = self.store.list("tombstones")
         tables = (pq.read_table(io.BytesIO(self.store.read(name))) for name in names)
-        return frozenset(key for table in tables for key in table["key"].to_pylist())
+        return {key: reason for table in tables for key, reason in zip(table["key"].to_pylist(), table["reason"].to_pylist(), strict=True)}
 
     def _worklist_files(self) -> list[str]:
         return self.store.list("worklist")
@@ -247,6 +263,12 @@ class Dataset:
     def _read_worklist(self) -> pa.Table:
         tables = [pq.read_table(io.BytesIO(self.store.read(name))) for name in self._worklist_files()]
         return pa.concat_tables(tables) if tables else WORKLIST.empty_table()
+
+
+def _part(folder: str, unit: str, path: Path) -> Part:
+    """A file under a name of its own bytes: what a dead worker left of the same unit is never in the way."""
+    sha256 = file_sha256(path)
+    return Part(f"{folder}/{unit}-{sha256[:16]}{path.suffix}", path.stat().st_size, sha256)
 
 
 def _worklist_table(items: dict[str, dict[str, Any]], first_unit: int, unit_size: int, attempt: int) -> pa.Table:

@@ -15,8 +15,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.storage import file_sha256
-
 MEMBER = pa.struct([("ext", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("crc32", pa.uint32())])
 CORE = [
     ("ordinal", pa.int32()),
@@ -136,8 +134,3 @@ def _write_index(path: Path, rows: list[Row], members: dict[str, list[dict[str, 
         for ordinal, row in enumerate(rows)
     ]
     pq.write_table(pa.Table.from_pylist(records, schema=index_schema(columns)), path, compression="zstd", store_schema=False)
-
-
-def shard_sha16(shard: Shard) -> str:
-    """The 16 hex digits that name a shard's files: of the tar, or of the index where there is no tar."""
-    return file_sha256(shard.tar or shard.index)[:16]

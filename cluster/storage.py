@@ -41,7 +41,10 @@ class Store(Protocol):
     def list(self, prefix: str = "") -> list[str]: ...
     def exists(self, name: str) -> bool: ...
     def size(self, name: str) -> int: ...
+    def modified(self, name: str) -> float: ...
     def delete(self, name: str) -> None: ...
+    def unfinished(self) -> dict[str, float]: ...
+    def discard(self, name: str) -> None: ...
 
 
 def open_store(uri: str, writable: bool = False) -> Store:
@@ -133,8 +136,21 @@ class FolderStore:
     def size(self, name: str) -> int:
         return (self.root / name).stat().st_size
 
+    def modified(self, name: str) -> float:
+        """When the object was written, in seconds since 1970."""
+        return (self.root / name).stat().st_mtime
+
     def delete(self, name: str) -> None:
         (self.root / name).unlink(missing_ok=True)
+
+    def unfinished(self) -> dict[str, float]:
+        """What killed uploads left, which no listing shows: a name for `discard` -> when it was begun, as `modified`."""
+        found = [*self.root.rglob(".*.partial"), *self.root.rglob(".probe-*")]
+        return {str(path.relative_to(self.root)): path.stat().st_mtime for path in found}
+
+    def discard(self, name: str) -> None:
+        """Deletes what `unfinished` named; a writer that is still at it fails, and may write again."""
+        self.delete(name)
 
     def _beside(self, name: str) -> Path:
         target = self.root / name
@@ -150,8 +166,9 @@ class FolderStore:
             try:
                 os.link(temporary, target)
             except FileExistsError:
-                if _file_sha256(target) != _file_sha256(temporary):
+                if file_sha256(target) != file_sha256(temporary):
                     raise FileExistsError(f"{target} exists with other bytes") from None
+            _sync_folder(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -181,7 +198,15 @@ class RemoteStore:
         return _retrying(lambda: self.fs.cat_file(self._path(name)))
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
-        return _retrying(lambda: self.fs.cat_file(self._path(name), start=start, end=end))
+        """As of a file: less than asked, or nothing, where the object ends before `end`."""
+        if start >= end:
+            return b""  # as a Range header it would ask for the whole object
+        try:
+            return _retrying(lambda: self.fs.cat_file(self._path(name), start=start, end=end))
+        except OSError as error:
+            if _status(error) != 416:
+                raise
+            return b""
 
     def get_file(self, name: str, path: Path) -> None:
         _retrying(lambda: self.fs.get_file(self._path(name), str(path)))
@@ -215,6 +240,34 @@ class RemoteStore:
 
     def size(self, name: str) -> int:
         return int(_retrying(lambda: self.fs.info(self._path(name), refresh=True))["size"])
+
+    def modified(self, name: str) -> float:
+        return float(_retrying(lambda: self.fs.modified(self._path(name))).timestamp())
+
+    def unfinished(self) -> dict[str, float]:
+        if "s3" not in self.fs.protocol:
+            return {}
+        bucket, _, prefix = self.root.partition("/")
+        prefix = f"{prefix}/" if prefix else ""
+        found: dict[str, float] = {}
+        more: dict[str, str] = {}
+        while True:
+            asked = {"Bucket": bucket, "Prefix": prefix, **more}
+            page = _retrying(lambda asked=asked: self.fs.call_s3("list_multipart_uploads", **asked))  # type: ignore[misc]
+            for upload in page.get("Uploads", []):
+                name = f"{upload['Key'].removeprefix(prefix)}?{upload['UploadId']}"
+                found[name] = upload["Initiated"].timestamp()
+            if not page.get("IsTruncated"):
+                return found
+            more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def discard(self, name: str) -> None:
+        name, _, upload = name.rpartition("?")
+        bucket, _, key = self._path(name).partition("/")
+        try:
+            _retrying(lambda: self.fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload))
+        except FileNotFoundError:
+            pass
 
     def delete(self, name: str) -> None:
         try:
@@ -257,11 +310,16 @@ def _retrying(call: Callable[[], T]) -> T:
     return tries(call)
 
 
-def _file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sync_folder(folder: Path) -> None:
+    """Makes a new name in `folder` outlive a power cut, so that no commit is there before its data."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def file_sha256(path: Path) -> str:
     """sha256 of a local file, hex."""
-    return _file_sha256(path)
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,7 +16,18 @@ from pathlib import Path
 from configs.load import UserError
 
 ROOT = Path(__file__).parent.parent
-EXCLUDES = (".git", ".venv", "out", "*.egg-info", "**/__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis")
+EXCLUDES = (
+    ".git",
+    ".venv",
+    ".venv-moto",
+    "out",
+    "*.egg-info",
+    "**/__pycache__",
+    ".pytest_cache",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".hypothesis",
+)
 ROOMS = ("cluster", "ingest", "training")
 
 

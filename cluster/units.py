@@ -3,7 +3,7 @@
     summary = run_units(dataset, stage_factory, workers=8, retryable_reasons=RETRYABLE, columns=CLIP_COLUMNS)
 
 A *stage* is a plain function `(task, scratch_folder) -> UnitOutput`; `stage_factory()` makes one per worker (warm models and
-children live in its closure). Workers commit by themselves; the driver only streams unit names, so its memory stays flat.
+children live in its closure). Workers commit by themselves; the driver holds the work list (about 3 kB per item), never a sample.
 `workers=0` runs in this process without Ray. Running again resumes: committed units are skipped. A crashed worker's unit is
 tried again, then refused row by row and retried one item at a time; a unit that is mostly retryable is left for later.
 """
@@ -31,6 +31,7 @@ from configs.load import UserError
 
 log = logging.getLogger(__name__)
 MAX_TRIES = 3
+CLOSE_S = 10.0
 FOLLOW_UP_UNIT_SIZE = 4
 CRASHED = "worker_crashed"
 
@@ -241,6 +242,15 @@ class Worker:
         self.uri, self.stage_factory = uri, stage_factory
         self.stage: Stage | None = None
 
+    def ready(self) -> None:
+        """Answers once the actor runs."""
+
+    def close(self) -> None:
+        """Ends the stage's children and takes its scratch folders away."""
+        close = getattr(self.stage, "close", None)
+        if close:
+            close()
+
     def run(self, task: UnitTask) -> Outcome:
         def stage(task: UnitTask, scratch: Path) -> UnitOutput:
             if self.stage is None:
@@ -251,18 +261,25 @@ class Worker:
 
 
 class _RayPool:
-    """One unit in flight per actor, so that memory is bounded and a death costs one unit; dead actors are replaced."""
+    """One unit in flight per actor, so that memory is bounded and a death costs one unit; dead actors are replaced.
+
+    An actor gets units once it runs: where the cluster has less room than `workers` ask for, the others do the work.
+    """
 
     def __init__(self, uri: str, stage_factory: StageFactory, workers: int, columns: pa.Schema, num_gpus: float):
         import ray
 
         ensure_ray(workers)
         self.ray = ray
+        self.deaths = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
         self.dataset, self.columns = Dataset.open(uri), columns
         actor: Any = ray.remote(Worker).options(num_cpus=1, num_gpus=num_gpus, max_restarts=0)
         pickled = ray.cloudpickle.dumps(stage_factory)
-        self.start = lambda: actor.remote(uri, pickled)
-        self.idle: list[Any] = [self.start() for _ in range(workers)]
+        self.new_actor = lambda: actor.remote(uri, pickled)
+        self.starting: dict[Any, Any] = {}
+        self.idle: list[Any] = []
+        for _ in range(workers):
+            self._start()
 
     def stream(self, tasks: list[UnitTask]) -> Iterator[Outcome]:
         queue, tries = deque(tasks), dict.fromkeys((task.unit for task in tasks), 0)
@@ -271,7 +288,12 @@ class _RayPool:
             while queue and self.idle:
                 actor, task = self.idle.pop(), queue.popleft()
                 flying[actor.run.remote(task)] = (actor, task)
-            (ready,), _ = self.ray.wait(list(flying), num_returns=1)
+            if not (flying or self.starting):
+                raise RuntimeError("no worker could be started; the log of Ray says why")
+            (ready,), _ = self.ray.wait([*flying, *self.starting], num_returns=1)
+            if ready in self.starting:
+                self._started(ready)
+                continue
             actor, task = flying.pop(ready)
             tries[task.unit] += 1
             outcome = self._collect(ready, actor)
@@ -282,19 +304,35 @@ class _RayPool:
             else:
                 yield outcome or refuse_unit(self.dataset, task, self.columns)
 
+    def _start(self) -> None:
+        actor = self.new_actor()
+        self.starting[actor.ready.remote()] = actor
+
+    def _started(self, ready: Any) -> None:
+        actor = self.starting.pop(ready)
+        try:
+            self.ray.get(ready)
+        except self.deaths as error:
+            log.warning("a worker could not be started: %s", str(error).splitlines()[0])
+        else:
+            self.idle.append(actor)
+
     def _collect(self, ready: Any, actor: Any) -> Outcome | None:
         """The outcome, or None where the actor died; puts the actor, or a new one, back to the idle ones."""
         try:
             outcome = self.ray.get(ready)
-        except self.ray.exceptions.RayActorError as error:
+        except self.deaths as error:
             log.warning("a worker died: %s", str(error).splitlines()[0])
-            self.idle.append(self.start())
+            self._start()
             return None
         self.idle.append(actor)
         return outcome
 
     def close(self) -> None:
-        for actor in self.idle:
+        closing = [actor.close.remote() for actor in self.idle]
+        if closing:
+            self.ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
+        for actor in (*self.idle, *self.starting.values()):
             self.ray.kill(actor)
 
 

@@ -3,14 +3,16 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import ray
 import webdataset
 from ray import cloudpickle
 
-from cluster.dataset import Dataset, UnitTask
+from cluster.dataset import Dataset, Snapshot, UnitTask
 from cluster.shards import Row, write_shard
 from cluster.storage import FolderStore, open_store
 from cluster.units import UnitOutput, run_units
@@ -58,6 +60,56 @@ def test_put_never_overwrites(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         store.put("a/b", b"two")
     assert store.read("a/b") == b"one" and store.list() == ["a/b"]
+
+
+def test_nothing_half_written_is_ever_seen(tmp_path: Path, monkeypatch) -> None:
+    store, seen = open_store(str(tmp_path)), []
+
+    def link(source: Path, target: Path) -> None:
+        seen.append((source.read_bytes(), store.list(), store.exists("a")))
+        raise Died
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(Died):
+        store.put("a", b"one")
+    assert seen == [(b"one", [], False)] and not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+def test_two_drivers_may_append_at_once(tmp_path: Path, monkeypatch) -> None:
+    dataset, put = make(str(tmp_path), 4), FolderStore.put
+
+    def overtaken(store: FolderStore, name: str, data: bytes) -> None:
+        monkeypatch.setattr(FolderStore, "put", put)
+        make(str(tmp_path), 7)  # another driver lists items 4 to 6, just before us
+        put(store, name, data)
+
+    monkeypatch.setattr(FolderStore, "put", overtaken)
+    assert dataset.append_items(numbers(9), unit_size=4) == 2
+    ids = [item.item_id for task in dataset.units() for item in task.items]
+    assert ids == [f"item{n}" for n in range(9)] and len({task.unit for task in dataset.units()}) == 3
+
+
+def test_the_highest_generation_of_a_unit_wins_and_changes_the_snapshot(tmp_path: Path) -> None:
+    dataset = make(str(tmp_path / "data"), 4)
+    run_units(dataset, numbers_stage, 0, columns=COLUMNS, progress=False)
+    before, (unit,) = dataset.snapshot(), dataset.commits()
+    for generation in (1, 10, 2):
+        folder = tmp_path / str(generation)
+        folder.mkdir()
+        rows = [Row("item0", "k0", columns={"n": 0}, members={"txt": str(generation).encode()})]
+        dataset.commit(unit, generation, write_shard(folder, rows, COLUMNS), {})
+    assert dataset.commits()[unit].generation == 10 and dataset.commits()[unit].counts == {"kept": 1}
+    assert dataset.snapshot().id != before.id
+    commit = dataset.commits()[unit]
+    other = replace(commit, index=replace(commit.index, sha256="0"))
+    assert Snapshot.of(dataset.uri, [other]).id != dataset.snapshot().id
+    assert Dataset.open(dataset.uri, "numbers").snapshot().id == dataset.snapshot().id
+
+
+def test_a_dataset_of_another_kind_is_refused(tmp_path: Path) -> None:
+    make(str(tmp_path))
+    with pytest.raises(UserError, match="is a dataset of numbers, need one of clips"):
+        Dataset.open(str(tmp_path), "clips")
 
 
 def test_units_are_a_fixed_slice_and_new_items_only_append(tmp_path: Path) -> None:
@@ -139,6 +191,25 @@ def test_dying_at_every_storage_call_loses_and_doubles_nothing(tmp_path: Path, m
         assert again.snapshot().id == whole.snapshot().id
 
 
+def test_what_a_dead_worker_left_of_a_unit_is_not_in_the_way(tmp_path: Path, monkeypatch) -> None:
+    def factory(detail: str):
+        def stage(task: UnitTask, scratch: Path) -> UnitOutput:
+            kept = [Row(item.item_id, item.item_id, members={"txt": b""}) for item in task.items[1:]]
+            return UnitOutput(write_shard(scratch, [Row(task.items[0].item_id, None, "refused", "removed", detail), *kept], COLUMNS))
+
+        return lambda: stage
+
+    uri = str(tmp_path)
+    make(uri, 4)
+    with monkeypatch.context() as patch:
+        dying = DyingStore(uri, 3, after=False)  # tar and index are there, the commit is not
+        patch.setattr("cluster.dataset.open_store", lambda uri, writable=False: dying)
+        with pytest.raises(Died):
+            run_units(Dataset.open(uri), factory("HTTP 404"), 0, columns=COLUMNS, progress=False)
+    summary = run_units(Dataset.open(uri), factory("HTTP 410"), 0, columns=COLUMNS, progress=False)
+    assert not summary.failed and summary.counts == {"kept": 3, "refused:removed": 1}
+
+
 def test_other_semantic_settings_are_refused_with_the_difference(tmp_path: Path) -> None:
     make(str(tmp_path))
     with pytest.raises(UserError, match=r"rate.*1.*2"):
@@ -165,17 +236,17 @@ def test_retryable_rows_come_back_as_follow_up_units_and_end(tmp_path: Path) -> 
             rows = []
             for item in task.items:
                 attempts.append((item.item_id, item.attempt))
-                bad = item.item_id == "item1" and item.attempt == 0 or item.item_id == "item2"
-                reason = "timeout" if bad else None
+                bad = item.item_id == "item1" and item.attempt == 0 or item.item_id in ("item2", "item3")
+                reason = ("removed" if item.item_id == "item3" else "timeout") if bad else None
                 rows.append(Row(item.item_id, None if bad else item.item_id, "refused" if bad else "kept", reason, members={"txt": b""}))
-            return UnitOutput(write_shard(scratch, rows, COLUMNS), retryable=sum(row.reason is not None for row in rows))
+            return UnitOutput(write_shard(scratch, rows, COLUMNS), retryable=sum(row.reason == "timeout" for row in rows))
 
         return stage
 
     dataset = make(str(tmp_path), 8)
     summary = run_units(dataset, factory, 0, retryable_reasons=frozenset({"timeout"}), columns=COLUMNS, progress=False)
     assert [a for i, a in attempts if i == "item1"] == [0, 1] and [a for i, a in attempts if i == "item2"] == [0, 1, 2]
-    assert summary.counts["kept"] == 7
+    assert summary.counts["kept"] == 6 and [a for i, a in attempts if i == "item3"] == [0]  # a final reason is final
     before = len(attempts)
     run_units(dataset, factory, 0, retryable_reasons=frozenset({"timeout"}), columns=COLUMNS, progress=False)
     assert len(attempts) == before
@@ -194,9 +265,28 @@ def test_a_mostly_retryable_unit_is_not_committed(tmp_path: Path) -> None:
     assert len(summary.deferred) == 2 and dataset.commits() == {}
 
 
-def test_tombstones_are_known_to_readers(tmp_path: Path) -> None:
+def test_a_unit_that_fails_is_tried_again_and_leaves_nothing_on_the_local_disk(tmp_path: Path, monkeypatch) -> None:
+    def factory():
+        plain, failures = numbers_stage(), ["the disk hiccups", "once more"]
+
+        def stage(task: UnitTask, scratch: Path) -> UnitOutput:
+            (scratch / "half").write_bytes(b"x")
+            if failures:
+                raise OSError(failures.pop())
+            return plain(task, scratch)
+
+        return stage
+
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    summary = run_units(make(str(tmp_path / "data")), factory, 0, columns=COLUMNS, progress=False)
+    assert summary.units_done == 5 and not summary.failed and not any((tmp_path / "scratch").iterdir())
+
+
+def test_tombstones_are_known_to_readers(tmp_path: Path, monkeypatch) -> None:
     dataset = make(str(tmp_path))
     dataset.bury({"k001": "take-down"})
+    monkeypatch.setattr(dataset.store, "list", lambda prefix="": [])  # another driver buried something since we looked
     dataset.bury({"k002": "take-down"})
     assert Dataset.open(str(tmp_path)).tombstones() == {"k001", "k002"}
     assert json.loads((tmp_path / "dataset.json").read_text())["kind"] == "numbers"
@@ -214,10 +304,49 @@ def crashing_stage():
     return stage
 
 
-def test_ray_isolates_an_item_that_kills_its_worker(tmp_path: Path) -> None:
+def test_ray_isolates_an_item_that_kills_its_worker(tmp_path: Path, ray_local) -> None:
     dataset = make(str(tmp_path), 12)
     summary = run_units(dataset, crashing_stage, 2, columns=COLUMNS, progress=False)
     rows = list(dataset.iter_rows(["item_id", "status", "reason"]))
     kept = {row["item_id"] for row in rows if row["status"] == "kept"}
     assert kept == {f"item{n}" for n in range(12) if n not in (3, 7)} and not summary.failed
     assert {row["reason"] for row in rows if row["item_id"] == "item3"} == {"worker_crashed"}
+
+
+def test_ray_does_the_work_where_fewer_workers_fit_than_were_asked_for(tmp_path: Path, ray_local) -> None:
+    summary = run_units(make(str(tmp_path)), numbers_stage, 3, columns=COLUMNS, progress=False)
+    assert summary.units_done == 5 and not summary.failed
+
+
+def test_a_worker_killed_for_its_memory_is_replaced(tmp_path: Path, ray_local, monkeypatch) -> None:
+    asked: list[object] = []
+    get = ray.get
+
+    def killed_once(ref):
+        asked.append(ref)
+        if len(asked) == 2:  # the first ask is whether the worker runs
+            raise ray.exceptions.OutOfMemoryError("killed")
+        return get(ref)
+
+    monkeypatch.setattr(ray, "get", killed_once)
+    dataset = make(str(tmp_path))
+    summary = run_units(dataset, numbers_stage, 1, columns=COLUMNS, progress=False)
+    assert not summary.failed and len(dataset.commits()) == 5
+
+
+class ClosingStage:
+    """Says in the file `closed` that it was closed."""
+
+    def __init__(self, closed: Path):
+        self.closed, self.plain = closed, numbers_stage()
+
+    def __call__(self, task: UnitTask, scratch: Path) -> UnitOutput:
+        return self.plain(task, scratch)
+
+    def close(self) -> None:
+        self.closed.touch()
+
+
+def test_ray_closes_the_stages_at_the_end(tmp_path: Path, ray_local) -> None:
+    run_units(make(str(tmp_path / "data")), lambda: ClosingStage(tmp_path / "closed"), 1, columns=COLUMNS, progress=False)
+    assert (tmp_path / "closed").exists()
