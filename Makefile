@@ -3,6 +3,7 @@
 #   make lint    ruff, formatting, types
 #   make test    the whole suite, offline
 #   make demo    the whole chain, small and real, ending in out/demo/report.html
+#   make bench   measurements beside named baselines, into benchmarks/results/
 #   make upgrade install the newest versions that pyproject.toml allows and write constraints.txt anew
 
 SHELL := /bin/bash
@@ -24,7 +25,7 @@ export PYTHONWARNINGS ?= ignore::FutureWarning:torch.distributed.c10d_logger
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 export PIP_ROOT_USER_ACTION ?= ignore
 
-.PHONY: setup lint test demo upgrade
+.PHONY: setup lint test demo bench upgrade
 
 setup: $(STAMP)
 
@@ -56,6 +57,9 @@ test: setup $(MOTO_STAMP)
 
 demo: setup
 	$(PY) -m cluster demo
+
+bench: setup
+	$(PY) -m benchmarks.clip minutes=5 | tee benchmarks/results/clip.json
 
 upgrade: | $(PY)
 	$(PY) -m pip install --upgrade --editable '.[ingest,training,dev]'

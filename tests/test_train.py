@@ -218,9 +218,9 @@ def test_settings_that_cannot_work_are_refused_naming_value_and_fix(data: str, t
     assert not (tmp_path / "run").exists()
 
 
-def run_command(data: str, output: Path, workers: int, *more: str) -> subprocess.Popen[bytes]:
+def run_command(data: str, output: Path, workers: int, *more: str, stderr: int | None = None) -> subprocess.Popen[bytes]:
     words = f"data={data} output={output} workers={workers} global_batch=8 lanes=4 warmup_steps=3 lr=1e-3 {WORDS}".split()
-    return subprocess.Popen([sys.executable, "-m", "training", "train", *words, *more], cwd=ROOT)
+    return subprocess.Popen([sys.executable, "-m", "training", "train", *words, *more], cwd=ROOT, stderr=stderr)
 
 
 @pytest.fixture(scope="module")
@@ -248,3 +248,15 @@ def test_a_killed_worker_costs_no_step_and_no_bit(data: str, tmp_path: Path, two
 def test_one_worker_and_two_workers_give_the_same_losses(data: str, tmp_path: Path, two_workers: Path) -> None:
     train(settings(data, tmp_path / "one", steps=40))
     assert losses(two_workers) == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loss_that_is_no_number_stops_the_run_with_one_line(data: str, tmp_path: Path, workers: int) -> None:
+    words = ["steps=40", "checkpoint_every=1", "lr=1e9", "gradient_clip=0", "schedule=constant"]
+    process = run_command(data, tmp_path / "run", workers, *words, stderr=subprocess.PIPE)
+    _, told = process.communicate(timeout=200)
+    assert process.returncode == 1
+    (line,) = [line for line in told.decode().splitlines() if line.startswith("error: ")]
+    assert "the loss of step" in line and "lower lr" in line
+    assert not (tmp_path / "run/FINISHED.json").exists()
+    assert [event["event"] for event in read_lines(tmp_path / "run/events.jsonl")] == ["started", "failed"]

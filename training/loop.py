@@ -7,6 +7,7 @@ gives the same losses bit for bit. It starts nothing and checks no settings (tra
 """
 
 import json
+import math
 import os
 import resource
 import socket
@@ -90,6 +91,13 @@ def work(plan: Plan) -> None:
                 step = batch.step + 1
                 tensors = recipe.make_batch(batch.samples, batch.keys, config.section, plan.facts)
                 loss = train_step(run, tensors, step)
+                if not math.isfinite(loss):  # the same on every rank: all return, and nothing starts again
+                    fix = f"start anew in another output, with a lower lr than {config.lr} or precision=fp32"
+                    if events:
+                        events.append(
+                            {"event": "failed", "step": step, "reason": f"the loss of step {step} is {loss}: {fix}", "time": time.time()}
+                        )
+                    return
                 run.ema.update(step)
                 if metrics:
                     seconds = {"step_s": round(batch.wait_s + time.monotonic() - started, 4), "data_wait_s": round(batch.wait_s, 4)}
@@ -141,11 +149,7 @@ def train_step(run: Run, tensors: dict[str, torch.Tensor], step: int) -> float:
         run.engine.step()
         total += loss.detach() / config.accumulate
     dist.all_reduce(total)
-    value = float(total) / run.world
-    if value != value or value in (float("inf"), float("-inf")):
-        fix = f"start anew in another output, with a lower lr than {config.lr} or precision=fp32"
-        raise FloatingPointError(f"the loss of step {step} is {value}: {fix}")
-    return value
+    return float(total) / run.world
 
 
 def save(run: Run, step: int) -> None:

@@ -36,13 +36,17 @@ DAMAGED, REMOVED = "damaged", "removed"
 
 @dataclass
 class PrecomputeConfig:
-    """`autoencoder`, `image_encoder`: runs or save_pretrained folders; what counts for resuming is the hash of their files."""
+    """`autoencoder`, `image_encoder`: runs or save_pretrained folders; what counts for resuming is the hash of their files.
+
+    `gpus_per_worker`: what each worker asks of Ray, 0.5 for two on one GPU; 0 computes on CPUs.
+    """
 
     data: str = operational()
     output: str = operational()
     autoencoder: str = operational()
     image_encoder: str = operational()
     workers: int = operational(2)
+    gpus_per_worker: float = operational(0.0)
     batch_size: int = operational(16)
     threads: int = operational(1)
 
@@ -67,7 +71,7 @@ def precompute(config: PrecomputeConfig, progress: bool = True) -> RunSummary:
     items = [(f"{commit.unit}.{commit.generation}", {"commit": commit.to_json()}) for commit in snapshot.commits]
     output.append_items(items, unit_size=1)
     factory = partial(PrecomputeStage, parent.uri, output.uri, mel, config)
-    return run_units(output, factory, config.workers, columns=LATENT_COLUMNS, progress=progress)
+    return run_units(output, factory, config.workers, columns=LATENT_COLUMNS, num_gpus=config.gpus_per_worker, progress=progress)
 
 
 def _keep_models(output: Dataset, models: dict[str, Path]) -> None:
@@ -83,7 +87,7 @@ class PrecomputeStage:
     def __init__(self, parent_uri: str, output_uri: str, mel: MelConfig, config: PrecomputeConfig):
         torch.set_num_threads(config.threads)
         self.parent, self.mel, self.batch_size = Dataset.open(parent_uri, "clips"), mel, config.batch_size
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = "cuda" if config.gpus_per_worker and torch.cuda.is_available() else "cpu"
         with tempfile.TemporaryDirectory(prefix="stillsound-models-") as name:
             fetch_models(Dataset.open(output_uri, "latents"), Path(name))
             self.autoencoder = load_autoencoder(Path(name) / "autoencoder").to(self.device)

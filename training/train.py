@@ -36,10 +36,15 @@ from training.settings import TrainConfig, identity
 log = logging.getLogger(__name__)
 
 
+class TrainingStopped(RuntimeError):
+    """A run that came to no end: its text is one line that says where and why."""
+
+
 def train(config: TrainConfig) -> dict[str, Any]:
     """Runs to `steps`; returns `{"steps", "resumed_from", "seconds", "cpu_s", "finished_before", "model"}`.
 
     `UserError` before any work: data missing or of the wrong kind, output not writable, or made with other settings.
+    `TrainingStopped` where workers kept failing, or the loss is no number.
     """
     started, plan = time.monotonic(), prepare(config)
     store = open_store(plan.config.output)
@@ -52,9 +57,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
             work(plan)
         else:
             _under_ray(plan)
+        if finished_step(store) < config.steps:
+            raise TrainingStopped(_reason(store))
     finished = json.loads(store.read("FINISHED.json"))
     summary = {"steps": finished["step"], "finished_before": done >= config.steps, "resumed_from": before}
-    return {**summary, "seconds": round(time.monotonic() - started, 1), "cpu_s": finished["cpu_s"], "model": f"{config.output}/model"}
+    cpu_s = 0.0 if summary["finished_before"] else finished["cpu_s"]  # of the workers that came to the end
+    return {**summary, "seconds": round(time.monotonic() - started, 1), "cpu_s": cpu_s, "model": f"{config.output}/model"}
 
 
 def prepare(config: TrainConfig) -> Plan:
@@ -94,6 +102,11 @@ def _check_resumable(store: Store, config: TrainConfig) -> None:
     check_topology(newest, config, max(1, config.workers))
 
 
+def _reason(store: Store) -> str:
+    lines = [json.loads(line) for line in store.read("events.jsonl").splitlines()]
+    return next((line["reason"] for line in reversed(lines) if line["event"] == "failed"), "the workers ended without a word")
+
+
 def finished_step(store: Store) -> int:
     """The step at which the run was finished, or 0."""
     return int(json.loads(store.read("FINISHED.json"))["step"]) if store.exists("FINISHED.json") else 0
@@ -104,6 +117,7 @@ def _under_ray(plan: Plan) -> None:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
 
     config = plan.config
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
@@ -119,8 +133,12 @@ def _under_ray(plan: Plan) -> None:
             torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
             run_config=RunConfig(storage_path=folder, failure_config=FailureConfig(max_failures=config.max_failures)),
         )
-        with watch(config.output, config.steps):
-            trainer.fit()
+        try:
+            with watch(config.output, config.steps):
+                trainer.fit()
+        except TrainingFailedError as error:
+            failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+            raise TrainingStopped(f"stopped after {config.max_failures} new starts: {str(failures[0]).strip().splitlines()[-1]}") from error
 
 
 @contextlib.contextmanager
