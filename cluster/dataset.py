@@ -207,7 +207,7 @@ class Dataset:
         data = self.store.read(commit.index.name)
         if len(data) != commit.index.size or hashlib.sha256(data).hexdigest() != commit.index.sha256:
             raise OSError(f"{self.uri}/{commit.index.name}: damaged: its size or sha256 is not the committed one; run ingest verify")
-        return pq.read_table(io.BytesIO(data))
+        return _read_table(data)
 
     def iter_rows(self, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
         """Rows of every committed index, unit by unit, with the unit's name in `unit`."""
@@ -254,14 +254,14 @@ class Dataset:
     def buried(self) -> dict[str, str]:
         """Key -> reason of every tombstone; the newest reason where there are several."""
         names = self.store.list("tombstones")
-        tables = (pq.read_table(io.BytesIO(self.store.read(name))) for name in names)
+        tables = (_read_table(self.store.read(name)) for name in names)
         return {key: reason for table in tables for key, reason in zip(table["key"].to_pylist(), table["reason"].to_pylist(), strict=True)}
 
     def _worklist_files(self) -> list[str]:
         return self.store.list("worklist")
 
     def _read_worklist(self) -> pa.Table:
-        tables = [pq.read_table(io.BytesIO(self.store.read(name))) for name in self._worklist_files()]
+        tables = [_read_table(self.store.read(name)) for name in self._worklist_files()]
         return pa.concat_tables(tables) if tables else WORKLIST.empty_table()
 
 
@@ -269,6 +269,11 @@ def _part(folder: str, unit: str, path: Path) -> Part:
     """A file under a name of its own bytes: what a dead worker left of the same unit is never in the way."""
     sha256 = file_sha256(path)
     return Part(f"{folder}/{unit}-{sha256[:16]}{path.suffix}", path.stat().st_size, sha256)
+
+
+def _read_table(data: bytes) -> pa.Table:
+    """Not `pq.read_table`: it reads on threads, and Arrow 26 aborts a process (exit code 134) that ends soon after."""
+    return pq.ParquetFile(io.BytesIO(data)).read()
 
 
 def _worklist_table(items: dict[str, dict[str, Any]], first_unit: int, unit_size: int, attempt: int) -> pa.Table:

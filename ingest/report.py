@@ -65,8 +65,11 @@ def _numbers(dataset: Dataset) -> dict[str, Any]:
     """Counts over every row: kept, refused by reason with examples, licenses, splits, hours."""
     kept, hours_s, reasons, licenses, splits = 0, 0.0, Counter[str](), Counter[str](), Counter[str]()
     examples: dict[str, str] = {}
-    for row in dataset.iter_rows(["status", "reason", "detail", "url", "license", "split", "duration_s"]):
-        if row["status"] == "kept":
+    buried = dataset.buried()
+    for row in dataset.iter_rows(["key", "status", "reason", "detail", "url", "license", "split", "duration_s"]):
+        if row["key"] in buried and row["status"] in ("kept", "removed"):
+            reasons[buried[row["key"]]] += 1
+        elif row["status"] == "kept":
             kept += 1
             hours_s += row["duration_s"] or 0
             licenses[row["license"]] += 1
@@ -79,7 +82,7 @@ def _numbers(dataset: Dataset) -> dict[str, Any]:
         "kept": kept,
         "minutes": hours_s / 60,
         "megabytes": num_bytes / 1e6,
-        "reasons": [(reason, count, examples[reason]) for reason, count in reasons.most_common()],
+        "reasons": [(reason, count, examples.get(reason, "")) for reason, count in reasons.most_common()],
         "licenses": licenses.most_common(),
         "splits": splits.most_common(),
     }
@@ -88,10 +91,10 @@ def _numbers(dataset: Dataset) -> dict[str, Any]:
 def _gallery(dataset: Dataset, most: int) -> list[dict[str, Any]]:
     """Up to `most` samples, an equal share of a few random shards, drawn the same way every time."""
     commits = sorted((commit for commit in dataset.commits().values() if commit.tar), key=lambda commit: commit.unit)
-    rng = random.Random(0)
+    rng, buried = random.Random(0), dataset.tombstones()
     cards: list[dict[str, Any]] = []
     for commit in rng.sample(commits, min(len(commits), max(1, most // 3))):
-        rows = [row for row in dataset.read_index(commit).to_pylist() if row["status"] == "kept"]
+        rows = [row for row in dataset.read_index(commit).to_pylist() if row["status"] == "kept" and row["key"] not in buried]
         for row in rng.sample(rows, min(3, len(rows))):
             assert commit.tar
             parts = {m["ext"]: (m["offset"], m["offset"] + m["size"]) for m in row["members"]}

@@ -14,6 +14,7 @@ import pyarrow as pa
 import soundfile
 
 from cluster.shards import Row
+from ingest.fingerprint import audio_fingerprint, image_hash
 from ingest.sample import Clip, Item, Media, Reason, Refused, sample_key
 
 CLIP_COLUMNS = pa.schema(
@@ -30,6 +31,8 @@ CLIP_COLUMNS = pa.schema(
         ("frame_time_s", pa.float64()),
         ("frame_offset_s", pa.float64()),
         ("scores", pa.string()),
+        ("image_hash", pa.string()),
+        ("audio_fingerprint", pa.string()),
     ]
 )
 MAX_ID_CHARS = 60  # a tar member's name has 99 characters, for source, id, start and extension together
@@ -61,6 +64,7 @@ def clip_row(item: Item, item_id: str, media: Media, clip: Clip, split: str, rea
     columns = {**facts, "scores": json.dumps(scores, sort_keys=True)}
     if reason:
         return Row(item_id, key, "refused", str(reason), None, columns)
+    columns |= {"image_hash": image_hash(clip.image), "audio_fingerprint": audio_fingerprint(clip.audio, clip.sample_rate_hz)}
     return Row(item_id, key, columns=columns, members=_members(clip, {**facts, "scores": scores, "meta": {**item.meta, **media.meta}}))
 
 

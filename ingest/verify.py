@@ -14,7 +14,12 @@ def verify(uri: str) -> Iterator[str]:
     """Problems of the dataset at `uri`: missing or damaged objects, wrong counts, keys kept twice."""
     dataset = Dataset.open(uri)
     seen: dict[str, str] = {}
-    for _, commit in sorted(dataset.commits().items()):
+    for name in dataset.commit_names():
+        try:
+            commit = dataset.read_commit(name)
+        except OSError as error:
+            yield str(error)
+            continue
         problems = [_damage(dataset, part) for part in (commit.index, commit.tar) if part]
         yield from (problem for problem in problems if problem)
         if problems[0] is None:

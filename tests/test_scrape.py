@@ -1,24 +1,28 @@
 """The whole verb on a small folder: rows for everything, resume, the same bytes twice, damage that is found, a page to look at."""
 
+import io
 import json
 import shutil
+import tarfile
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import webdataset
+from PIL import Image
 
-from cluster.dataset import Dataset
+from cluster.dataset import Dataset, UnitTask, WorkItem
 from cluster.units import RunSummary
 from configs.load import UserError
 from ingest.clip import ClipConfig, FrameConfig
 from ingest.report import ReportConfig, write_report
-from ingest.sample import Clip, Item, Media
-from ingest.scrape import LicenseConfig, ScrapeConfig, SplitConfig, scrape, split_of
+from ingest.sample import Clip, Item, Media, safe_id
+from ingest.scrape import LicenseConfig, ScrapeConfig, ScrapeStage, SplitConfig, scrape, split_of
 from ingest.shard import clip_row
-from ingest.sources import SourceConfig
+from ingest.sources import SourceConfig, enumerate_items
 from ingest.synth import SynthConfig, synth
 from ingest.verify import verify
 
@@ -45,8 +49,8 @@ def done(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, R
 
 def config(media: Path, output: Path, **changes: Any) -> ScrapeConfig:
     settings: dict[str, Any] = {"clip": ClipConfig(1.6), "frame": FrameConfig(64), "workers": 0, "unit_size": 3}
-    source = SourceConfig(str(media), "folder", "own")
-    return ScrapeConfig(output=str(output), source=source, **{**settings, **changes})
+    settings["source"] = SourceConfig(str(media), "folder", "own")
+    return ScrapeConfig(output=str(output), **{**settings, **changes})
 
 
 def tars(output: Path) -> dict[str, bytes]:
@@ -87,7 +91,7 @@ def test_stock_webdataset_reads_the_shards(done: tuple[Path, RunSummary]) -> Non
     for sample in samples:
         facts = json.loads(sample["json"])
         assert sample["flac"].startswith(b"fLaC") and sample["jpg"].startswith(b"\xff\xd8")
-        assert sample["__key__"] == f"folder_{facts['media_id']}_{round(facts['start_s'] * 1000)}"
+        assert sample["__key__"] == f"folder_{safe_id(facts['media_id'])}_{round(facts['start_s'] * 1000)}"
         assert facts["duration_s"] == 1.6 and facts["sample_rate_hz"] == 16000 and min(facts["width_px"], facts["height_px"]) == 64
 
 
@@ -133,6 +137,29 @@ def test_verify_finds_a_cut_tar_a_missing_one_and_a_damaged_index(done: tuple[Pa
     assert any(f"{index.name}: other bytes" in problem for problem in problems)
 
 
+def test_verify_finds_wrong_counts_and_a_key_kept_twice(done: tuple[Path, RunSummary], tmp_path: Path) -> None:
+    output = tmp_path / "clips"
+    shutil.copytree(done[0], output)
+    first, second, *_ = (json.loads(path.read_text()) for path in sorted((output / "commits").glob("*.json")))
+    first["counts"]["kept"] += 1
+    (output / f"commits/{first['unit']}.0.json").write_text(json.dumps(first))
+    again = {**second, "unit": "u0000099"}
+    (output / "commits/u0000099.0.json").write_text(json.dumps(again))
+    problems = list(verify(str(output)))
+    assert any(first["index"]["name"] in problem and "the commit says" in problem for problem in problems)
+    assert sum("kept twice" in problem for problem in problems) == second["counts"]["kept"]
+
+
+def test_verify_names_a_commit_that_cannot_be_read(done: tuple[Path, RunSummary], tmp_path: Path) -> None:
+    output = tmp_path / "clips"
+    shutil.copytree(done[0], output)
+    first, second, *_ = sorted((output / "commits").glob("*.json"))
+    first.write_bytes(first.read_bytes()[:-1])
+    second.write_text(second.read_text().replace('"unit": "u', '"unit": "v'))
+    problems = list(verify(str(output)))
+    assert len(problems) == 2 and first.name in problems[0] and second.name in problems[1]
+
+
 def test_the_page_has_players_and_reasons(done: tuple[Path, RunSummary], tmp_path: Path) -> None:
     path = write_report(ReportConfig(str(done[0]), output=str(tmp_path / "page.html"), title="<Brook>"))
     page = Path(path).read_text()
@@ -152,13 +179,29 @@ def test_the_page_draws_a_run_and_refuses_what_is_none(done: tuple[Path, RunSumm
         write_report(ReportConfig(str(done[0]), output=str(tmp_path / "page.html"), scores=str(tmp_path / "none")))
 
 
+def test_nothing_that_was_fetched_stays_in_the_spool(world: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for path in (world / "mp40000.mp4", world / "broken.mp4"):
+            tar.add(path, path.name)
+    source = SourceConfig(str(tmp_path / "a.tar"), "webdataset", "own")
+    work = [WorkItem(item.id, 0, asdict(item)) for item in enumerate_items(source)]
+    stage = ScrapeStage(config(world, tmp_path / "clips", source=source))
+    (tmp_path / "scratch").mkdir()
+    output = stage(UnitTask("u0", work), tmp_path / "scratch")
+    assert output.shard.counts == {"kept": SCENES, "refused:corrupt": 1} and not any(stage.spool.iterdir())
+    stage.close()
+    assert not stage.spool.exists()
+
+
 def test_the_split_goes_by_media_and_keeps_its_shares() -> None:
     splits = Counter(split_of(f"folder:{number}", SplitConfig(validation=0.2, test=0.1)) for number in range(4000))
     assert splits["validation"] / 4000 == pytest.approx(0.2, abs=0.03) and splits["test"] / 4000 == pytest.approx(0.1, abs=0.03)
 
 
 def test_long_ids_fit_a_tar_and_stay_apart(tmp_path: Path) -> None:
-    clip = Clip(3599.9, 1.6, 16000, np.zeros(25600, np.int16), b"", 64, 64, 3600.0, 0.0)
+    jpeg = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(jpeg, "JPEG")
+    clip = Clip(3599.9, 1.6, 16000, np.zeros(25600, np.int16), jpeg.getvalue(), 64, 64, 3600.0, 0.0)
     media = Media(tmp_path, tmp_path, False, "own")
     keys = set()
     for media_id in ("a" * 80, "a" * 79 + "b", "x/" * 40, "https://example.org/" + "y" * 200, "é" * 60):

@@ -1,0 +1,221 @@
+"""`ingest curate DATASET`: what only the whole dataset can tell: duplicates, near duplicates, caps, media in two splits.
+
+    curate(CurateConfig("out/clips", max_per_channel=200))
+
+Reads the indexes alone and writes tombstones with the reasons `duplicate`, `near_duplicate`, `channel_cap`, `split_conflict`;
+run again, it buries nothing new. Samples are sorted by key before anything is decided, and the lowest key stays, so the
+order of shards plays no part. A clip is a duplicate only if picture *and* sound are: many sounds over one still are kept,
+and whatever is buried has a near one that stays. Candidates share 16 of the image hash's bits and 16 of the sound's
+shape: every pair up to 6 image bits and 7 shape bits apart is found, of those further apart most. Where more than 256 share
+all that (a camera that never moves), they must share 16 bits of the sound's change, too.
+
+Rows and near pairs lie in a temporary SQLite file (about 110 bytes per sample, 20 per pair); in memory stand 41 bytes per
+sample, 30 more while buckets are sorted, and the keys of the tombstones. It removes no bytes (ingest.remove does).
+
+It compares clip with clip, so it finds a re-upload where that was cut at the same times: in `clip.mode=grid`, or with the
+same keyframes. Windows around other keyframes hold other seconds of the video, and are not found.
+"""
+
+import itertools
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.dataset import Dataset
+from configs.load import UserError
+from ingest.fingerprint import AUDIO_BYTES, IMAGE_BYTES, audio_distances, image_distances
+
+REASONS = ("", "duplicate", "near_duplicate", "channel_cap", "split_conflict")
+DUPLICATE, NEAR, CAPPED, SPLIT = range(1, 5)
+COLUMNS = ("key", "status", "source", "media_id", "channel", "split", "image_hash", "audio_fingerprint")
+MAX_IMAGE_DISTANCE = 6  # of 8 bytes, two are left untouched by 6 bits
+WORDS = (IMAGE_BYTES + AUDIO_BYTES) // 8
+CHUNK = 200_000
+CROWD = 256
+
+
+@dataclass
+class CurateConfig:
+    """`image_distance`: bits of 64; `audio_distance`: see ingest.fingerprint. Both must be near. `max_per_channel` 0: no cap."""
+
+    dataset: str
+    max_per_channel: int = 0
+    image_distance: int = 6
+    audio_distance: float = 0.28
+
+    def __post_init__(self) -> None:
+        if self.max_per_channel < 0:
+            raise UserError(f"max_per_channel={self.max_per_channel}: give 0 (no cap) or more")
+        if not 0 <= self.image_distance <= MAX_IMAGE_DISTANCE:
+            raise UserError(f"image_distance={self.image_distance}: give 0 to {MAX_IMAGE_DISTANCE} bits")
+        if not 0 <= self.audio_distance < 0.5:
+            raise UserError(f"audio_distance={self.audio_distance}: give 0 to 0.5; from 0.33 on, other sounds count as near")
+
+
+def curate(config: CurateConfig, dry_run: bool = False) -> dict[str, Any]:
+    """Buries what is too much; returns how many samples stay, and how many were buried by reason.
+
+    `UserError` where the dataset is not there, is not of clips, or was scraped before fingerprints were recorded.
+    """
+    dataset = Dataset.open(config.dataset, "clips")
+    with tempfile.TemporaryDirectory(prefix="stillsound-curate-") as folder:
+        database = sqlite3.connect(Path(folder) / "rows.sqlite", isolation_level=None)
+        try:
+            _spool(dataset, database)
+            marks = _judge(database, config)
+            if not dry_run:
+                for batch in _batches(database, marks):
+                    dataset.bury(batch)
+        finally:
+            database.close()
+    counts = {REASONS[mark]: int((marks == mark).sum()) for mark in range(1, len(REASONS))}
+    return {"dataset": config.dataset, "samples": len(marks), "kept": int((marks == 0).sum()), "buried": counts}
+
+
+def _spool(dataset: Dataset, database: sqlite3.Connection) -> None:
+    """The living samples of every index, into a table that is sorted by key."""
+    database.execute("PRAGMA journal_mode = OFF")
+    database.execute("PRAGMA synchronous = OFF")
+    database.execute("CREATE TABLE samples (key TEXT PRIMARY KEY, media TEXT, channel TEXT, split TEXT, prints BLOB) WITHOUT ROWID")
+    buried = dataset.tombstones()
+    database.execute("BEGIN")
+    for commit in dataset.commits().values():
+        table = dataset.read_index(commit)
+        lacking = [name for name in COLUMNS if name not in table.column_names]
+        rows = [] if lacking else table.select(COLUMNS).to_pylist()
+        living = [row for row in rows if row["status"] == "kept" and row["key"] not in buried]
+        if lacking or not all(row["image_hash"] and row["audio_fingerprint"] for row in living):
+            what = f"the index of unit {commit.unit} has no {lacking[0] if lacking else 'image_hash'}"
+            raise UserError(f"{dataset.uri}: {what}: it was made before fingerprints were recorded; scrape again into another output")
+        database.executemany("INSERT OR IGNORE INTO samples VALUES (?, ?, ?, ?, ?)", map(_record, living))
+    database.execute("COMMIT")
+
+
+def _record(row: dict[str, Any]) -> tuple[str, str, str, str, bytes]:
+    source, prints = row["source"] or "", bytes.fromhex(row["image_hash"] + row["audio_fingerprint"])
+    channel = f"{source}\n{row['channel']}" if row["channel"] else ""
+    return row["key"], f"{source}\n{row['media_id']}", channel, row["split"] or "", prints
+
+
+def _judge(database: sqlite3.Connection, config: CurateConfig) -> np.ndarray:
+    """uint8 [num_samples], in the order of keys: 0 stays, else the place of the reason in REASONS."""
+    prints = _load(database)
+    marks = np.zeros(len(prints), np.uint8)
+    _mark_splits(database, marks)
+    _mark_duplicates(prints, marks)
+    _mark_near(database, prints, marks, config)
+    _mark_channels(database, marks, config.max_per_channel)
+    return marks
+
+
+def _load(database: sqlite3.Connection) -> np.ndarray:
+    """uint64 [num_samples, 5]: image hash, two words of the sound's shape, two of its change."""
+    (count,) = database.execute("SELECT COUNT(*) FROM samples").fetchone()
+    prints = np.empty((count, WORDS), np.uint64)
+    cursor = database.execute("SELECT prints FROM samples ORDER BY key")
+    for start in range(0, count, CHUNK):
+        data = b"".join(blob for (blob,) in cursor.fetchmany(CHUNK))
+        prints[start : start + CHUNK] = np.frombuffer(data, np.uint64).reshape(-1, WORDS)
+    return prints
+
+
+def _mark_splits(database: sqlite3.Connection, marks: np.ndarray) -> None:
+    """All clips of a medium fall into the split of its lowest key; a clip in another one would leak."""
+    firsts = "SELECT media, split, MIN(key) FROM samples GROUP BY media HAVING COUNT(DISTINCT split) > 1"
+    split_of = {media: split for media, split, _ in database.execute(firsts)}
+    if split_of:
+        for place, (media, split) in enumerate(database.execute("SELECT media, split FROM samples ORDER BY key")):
+            if split_of.get(media, split) != split:
+                marks[place] = SPLIT
+
+
+def _mark_duplicates(prints: np.ndarray, marks: np.ndarray) -> None:
+    """Of samples with the same prints, the first stays."""
+    living = np.flatnonzero(marks == 0)
+    order = living[np.lexsort(prints[living].T)]  # stable: equal ones stand in the order of keys
+    same = (prints[order[1:]] == prints[order[:-1]]).all(axis=1)
+    marks[order[1:][same]] = DUPLICATE
+
+
+def _mark_near(database: sqlite3.Connection, prints: np.ndarray, marks: np.ndarray, config: CurateConfig) -> None:
+    """In the order of keys, a sample goes if one near it stays."""
+    database.execute("CREATE TABLE near (high INTEGER, low INTEGER, PRIMARY KEY (high, low)) WITHOUT ROWID")
+    living = np.flatnonzero(marks == 0)
+    database.execute("BEGIN")
+    for low, high in _candidates(prints[living]):
+        low, high = living[low], living[high]
+        near = image_distances(prints[low, 0], prints[high, 0]) <= config.image_distance
+        low, high = low[near], high[near]
+        near = audio_distances(prints[low, 1:], prints[high, 1:]) <= config.audio_distance
+        pairs = zip(high[near].tolist(), low[near].tolist())
+        database.executemany("INSERT OR IGNORE INTO near VALUES (?, ?)", pairs)
+    database.execute("COMMIT")
+    for high, low in database.execute("SELECT high, low FROM near ORDER BY high, low"):
+        if marks[high] == 0 and marks[low] == 0:
+            marks[high] = NEAR
+
+
+def _candidates(prints: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Places (low, high), each int [n], of samples that share a bucket: two bytes of the image hash, 16 bits of shape.
+
+    A bucket of more than CROWD is divided by 16 bits of change, in eight ways.
+    """
+    image = np.ascontiguousarray(prints[:, :1]).view(np.uint8).astype(np.uint32)
+    shape, change = (np.ascontiguousarray(prints[:, words]).view(np.uint16) for words in (slice(1, 3), slice(3, 5)))
+    for one, other in itertools.combinations(range(IMAGE_BYTES), 2):
+        picture = image[:, one] << 24 | image[:, other] << 16
+        for word in range(shape.shape[1]):
+            bucket = picture | shape[:, word]
+            order = np.argsort(bucket, kind="stable")
+            bucket = bucket[order]
+            crowded = _crowded(bucket)
+            yield from _neighbours(bucket[~crowded], order[~crowded])
+            crowd, bucket = order[crowded], bucket[crowded].astype(np.uint64) << np.uint64(16)
+            for part in change.T if len(crowd) else ():
+                divided = bucket | part[crowd]
+                again = np.argsort(divided, kind="stable")
+                yield from _neighbours(divided[again], crowd[again])
+
+
+def _crowded(bucket: np.ndarray) -> np.ndarray:
+    """bool [n]: whether the bucket of a sample, in the sorted `bucket` [n], holds more than CROWD."""
+    starts = np.flatnonzero(np.concatenate([[True], bucket[1:] != bucket[:-1]])[: len(bucket)])
+    sizes = np.diff(starts, append=len(bucket))
+    return np.repeat(sizes > CROWD, sizes)
+
+
+def _neighbours(bucket: np.ndarray, places: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of `places` [n] in one bucket (sorted, [n]), at most CROWD apart."""
+    firsts = np.flatnonzero(bucket[1:] == bucket[:-1])
+    for distance in range(1, CROWD + 1):
+        firsts = firsts[firsts + distance < len(bucket)]
+        firsts = firsts[bucket[firsts] == bucket[firsts + distance]]
+        if not len(firsts):
+            return
+        for start in range(0, len(firsts), CHUNK):
+            part = firsts[start : start + CHUNK]
+            yield places[part], places[part + distance]
+
+
+def _mark_channels(database: sqlite3.Connection, marks: np.ndarray, most: int) -> None:
+    """Of a channel's samples, the lowest `most` keys stay."""
+    counts = Counter[str]()
+    for place, (channel,) in enumerate(database.execute("SELECT channel FROM samples ORDER BY key") if most else ()):
+        if marks[place] == 0 and channel:
+            counts[channel] += 1
+            if counts[channel] > most:
+                marks[place] = CAPPED
+
+
+def _batches(database: sqlite3.Connection, marks: np.ndarray) -> Iterator[dict[str, str]]:
+    """Key -> reason of what goes, in the order of keys, at most CHUNK at a time."""
+    keys = (key for (key,) in database.execute("SELECT key FROM samples ORDER BY key"))
+    going = ((key, REASONS[mark]) for key, mark in zip(keys, marks.tolist(), strict=True) if mark)
+    while batch := dict(itertools.islice(going, CHUNK)):
+        yield batch

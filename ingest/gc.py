@@ -1,0 +1,105 @@
+"""`ingest gc DATASET`: deletes what no commit names: superseded generations, orphans, what killed uploads left.
+
+    gc(GcConfig("out/clips"))                  # what has been garbage for a week
+    gc(GcConfig("out/clips", purge=True))      # at once: after a take-down
+
+What the highest generation of a unit names is never deleted. A superseded generation is garbage from the moment its
+successor was committed, anything else from when it was written; both wait `grace_s`, for readers that still pin them.
+`purge` waits for nothing, except for shards of units without any commit: a scrape may be about to commit them, and no
+removed sample can be in them. Do not run it beside `ingest remove`, or beside a scrape that resumes after a week.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.dataset import Commit, Dataset
+from configs.load import UserError
+
+WEEK_S = 7 * 24 * 3600.0
+
+
+@dataclass
+class GcConfig:
+    """`grace_s`: how long garbage stays; `purge` deletes it at once, so that runs which pin an old snapshot cannot resume."""
+
+    dataset: str
+    grace_s: float = WEEK_S
+    purge: bool = False
+
+    def __post_init__(self) -> None:
+        if self.grace_s < 0:
+            raise UserError(f"grace_s={self.grace_s}: give 0 or more seconds")
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """`kind`: superseded (a commit), orphan (a tar or an index) or unfinished (an upload); `due`: old enough to go now."""
+
+    kind: str
+    name: str
+    due: bool
+
+
+def gc(config: GcConfig, dry_run: bool = False) -> dict[str, Any]:
+    """Deletes what is due; returns names `deleted` (or, in a dry run, that would be) and `waiting`, and the bytes freed."""
+    dataset = Dataset.open(config.dataset)
+    garbage = list(find_garbage(dataset, config, time.time()))
+    due = [piece for piece in garbage if piece.due]
+    num_bytes = sum(dataset.store.size(piece.name) for piece in due if piece.kind != "unfinished")
+    for piece in due if not dry_run else []:
+        if piece.kind == "unfinished":
+            dataset.store.discard(piece.name)
+        else:
+            dataset.store.delete(piece.name)
+    told = {"deleted": [piece.name for piece in due], "waiting": [piece.name for piece in garbage if not piece.due]}
+    return {"dataset": config.dataset, "dry_run": dry_run, **told, "num_bytes": num_bytes}
+
+
+def find_garbage(dataset: Dataset, config: GcConfig, now_s: float) -> Iterator[Garbage]:
+    """What no commit of a highest generation names; commits first, so that none is left that names what is gone.
+
+    `UserError` where one of those commits is damaged: nobody can say what it names.
+    """
+    names = [*dataset.store.list("shards"), *dataset.store.list("index")]  # before the commits: one made since is seen
+    try:
+        newest = dataset.commits()
+    except OSError as error:
+        raise UserError(f"{error}; nothing was deleted") from error
+    live = {part.name for commit in newest.values() for part in _parts(commit)}
+    waiting: set[str] = set()
+    for name, successor in _superseded(dataset):
+        due = config.purge or now_s - dataset.store.modified(successor) >= config.grace_s
+        yield Garbage("superseded", name, due)
+        waiting |= set() if due else _named(dataset, name)
+    for name in (name for name in names if name not in live):
+        unit = name.split("/")[-1].rpartition("-")[0]
+        old = now_s - dataset.store.modified(name) >= config.grace_s
+        due = name not in waiting and (old or (config.purge and unit in newest))
+        yield Garbage("orphan", name, due)
+    for name, begun_s in sorted(dataset.store.unfinished().items()):
+        yield Garbage("unfinished", name, config.purge or now_s - begun_s >= config.grace_s)
+
+
+def _superseded(dataset: Dataset) -> Iterator[tuple[str, str]]:
+    """(a commit's name, that of the next generation of its unit)."""
+    generations: dict[str, list[int]] = {}
+    for name in dataset.store.list("commits"):
+        unit, generation, _ = name.removeprefix("commits/").split(".")
+        generations.setdefault(unit, []).append(int(generation))
+    for unit, found in sorted(generations.items()):
+        found.sort()
+        for one, following in zip(found, found[1:]):
+            yield f"commits/{unit}.{one}.json", f"commits/{unit}.{following}.json"
+
+
+def _named(dataset: Dataset, name: str) -> set[str]:
+    try:
+        return {part.name for part in _parts(dataset.read_commit(name))}
+    except OSError:
+        return set()  # a damaged old commit protects nothing; its objects go by their own age
+
+
+def _parts(commit: Commit) -> list[Any]:
+    return [part for part in (commit.index, commit.tar) if part]
