@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -13,10 +14,13 @@ from rich.table import Table
 from cluster.record import run_verb
 from configs.load import load_config, run_app
 
+Do = Callable[[], dict[str, Any]]
+Show = Callable[[dict[str, Any]], None]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False, soft_wrap=True)
 ARGS = typer.Argument(None, metavar="[CONFIG] [name=value…]")
 JSON = typer.Option(False, "--json", help="the summary as one JSON object on stdout, everything else on stderr")
+PURGE = typer.Option(False, "--purge", help="delete at once: runs that pin an old snapshot cannot resume")
 DRY_RUN = typer.Option(False, "--dry-run", help="print the plan and do nothing")
 
 
@@ -72,10 +76,75 @@ def scrape(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN
 
 
 @app.command()
-def verify(dataset: str, as_json: bool = JSON) -> None:
+def curate(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
+    """Bury duplicates, what is over a channel's cap, and media in two splits of DATASET."""
+    from ingest.curate import CurateConfig
+    from ingest.curate import curate as run
+
+    words = [f"dataset={dataset}", *(args or [])]
+    config = load_config(CurateConfig, words)
+
+    def show(summary: dict[str, Any]) -> None:
+        verb = "would be buried" if dry_run else "buried"
+        counts = [f"{count} {verb} as {reason}" for reason, count in summary["buried"].items() if count]
+        console.print(f"{summary['samples']} samples: {summary['kept']} stay; {', '.join(counts) or 'nothing to bury'}")
+
+    do_in_dataset("curate", words, config, lambda: run(config, dry_run), show, as_json, dry_run)
+
+
+@app.command()
+def remove(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
+    """Take down samples of DATASET by key=, media=, channel=, license= or ids=, down to the latents of derived=[…]."""
+    from ingest.remove import RemoveConfig
+    from ingest.remove import remove as run
+
+    words = [f"dataset={dataset}", *(args or [])]
+    config = load_config(RemoveConfig, words)
+
+    def show(summary: dict[str, Any]) -> None:
+        said = "would be removed" if dry_run else "removed"
+        console.print(f"{summary['samples']} samples {said}; units written again: {summary['units']}")
+        for entry in summary["checkpoints"]:
+            seen = f"{entry['run']} step {entry['step']} ({entry['checkpoint']})"
+            console.print(f"may have seen {entry['samples']} of them: {seen}")
+        for name in summary["unmatched"]:
+            console.print(f"[yellow]not found:[/yellow] {name}")
+        for unit, error in sorted(summary["failed"].items()):
+            console.print(f"[red]{unit} failed:[/red] {error}; the tombstones hold; run the same command again")
+        if summary["units"] and not dry_run:
+            console.print("the bytes are in the old generations until: python -m ingest gc … --purge")
+
+    summary = do_in_dataset("remove", words, config, lambda: run(config, dry_run), show, as_json, dry_run)
+    if summary and summary["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def gc(dataset: str, args: list[str] = ARGS, purge: bool = PURGE, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
+    """Delete what no commit of DATASET names any more, a week after it became garbage."""
+    from ingest.gc import GcConfig
+    from ingest.gc import gc as run
+
+    words = [f"dataset={dataset}", *(args or []), *(["purge=true"] if purge else [])]
+    config = load_config(GcConfig, words)
+
+    def show(summary: dict[str, Any]) -> None:
+        for name in summary["deleted"]:
+            console.print(f"{'would delete' if dry_run else 'deleted'} {name}")
+        waiting = f"{len(summary['waiting'])} wait for their grace period"
+        console.print(f"{len(summary['deleted'])} objects, {summary['num_bytes'] / 1e6:.1f} MB; {waiting}")
+
+    do_in_dataset("gc", words, config, lambda: run(config, dry_run), show, as_json, dry_run)
+
+
+@app.command()
+def verify(dataset: str, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """Check every hash and count of DATASET; exit 1 if anything is wrong."""
     from ingest.verify import verify as problems_of
 
+    if dry_run:
+        console.print(f"would read every shard and index of {dataset}, and write nothing")
+        return
     problems = list(problems_of(dataset))
     if as_json:
         print(json.dumps({"dataset": dataset, "problems": problems}))
@@ -89,15 +158,39 @@ def verify(dataset: str, as_json: bool = JSON) -> None:
 
 
 @app.command()
-def report(dataset: str, args: list[str] = ARGS, as_json: bool = JSON) -> None:
+def report(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """One self-contained HTML page of DATASET (and of a run and its scores, if given)."""
     from ingest.report import ReportConfig, write_report
 
-    path = write_report(load_config(ReportConfig, [f"dataset={dataset}", *(args or [])]))
+    config = load_config(ReportConfig, [f"dataset={dataset}", *(args or [])])
+    if dry_run:
+        console.print(f"would write {config.output or f'{dataset}/report.html'}")
+        return
+    path = write_report(config)
     if as_json:
         print(json.dumps({"report": str(path)}))
     else:
         console.print(f"wrote {path}")
+
+
+def do_in_dataset(verb: str, words: list[str], config: Any, do: Do, show: Show, as_json: bool, dry_run: bool) -> dict[str, Any] | None:
+    """`run_verb` for verbs that know what they would do: a dry run looks, tells and leaves no record."""
+    output = "" if dry_run else config.dataset
+    return run_verb(verb, words, config, do, output=output, show=show, as_json=as_json, dry_run=False)
+
+
+@app.command()
+def stills(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
+    """Photos -> silent static videos and a list of them, for video-to-audio models (images=… output=…)."""
+    from ingest.stills import StillsConfig, make_stills
+
+    config = load_config(StillsConfig, args or [])
+
+    def show(summary: dict[str, Any]) -> None:
+        refused = f"; {summary['refused']} cannot be read: {config.output}/refused.tsv" if summary["refused"] else ""
+        console.print(f"{summary['videos']} videos, listed in {config.output}/list.tsv{refused}")
+
+    run_verb("stills", args or [], config, lambda: make_stills(config), output=config.output, show=show, as_json=as_json, dry_run=dry_run)
 
 
 def show_units(summary: dict[str, Any]) -> None:

@@ -16,13 +16,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from configs.load import UserError, operational
 from ingest.guard import parse_allowed, url_refusal
-from ingest.sample import Item, Media, Reason, Refused
+from ingest.sample import Item, Media, Reason, Refused, storable
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +67,10 @@ class FetchConfig:
 class Fetcher:
     """Owns the child and the spool folder. Not for several threads at once."""
 
-    def __init__(self, config: FetchConfig, spool: Path, allow: tuple[str, ...] = ()):
+    def __init__(self, config: FetchConfig, spool: Path, allow: tuple[str, ...] = (), youtube: Any = None):
+        """`youtube`: the `YoutubeConfig`, where there is YouTube to fetch or to list."""
         self.config = config
+        self.youtube = asdict(youtube) if youtube else None
         self.spool = Path(spool)
         self.allow = tuple(allow)
         self._child: subprocess.Popen[bytes] | None = None
@@ -103,11 +106,31 @@ class Fetcher:
             why = url_refusal(url)
             if why:
                 raise Refused(Reason.ADDRESS, why)
+        # item.meta is the operator's and no business of the child
+        question = {"item": {**asdict(item), "meta": {}}, "need_short_side_px": need_short_side_px}
+        with self._work() as work:
+            return self._keep(item, work, dict(self._ask(question, work)["media"]))
+
+    def list_videos(self, target: str) -> list[dict[str, str]]:
+        """{"id", "title", "channel_id"} of every video behind a YouTube search, channel or playlist. Raises `Refused`."""
+        with self._work() as work:
+            self._ask({"list": target}, work)
+            return [_storable(json.loads(line)) for line in (work / "answer").read_text(encoding="utf-8").splitlines()]
+
+    def read_text(self, url: str) -> bytes:
+        """What stands at `url`, asked for as politely as media and behind the same guard; up to `max_text_bytes`. Raises `Refused`."""
+        with self._work() as work:
+            self._ask({"read": url}, work)
+            return (work / "answer").read_bytes()
+
+    @contextlib.contextmanager
+    def _work(self) -> Iterator[Path]:
+        """An empty folder for the child to write in."""
         work = self.spool / "work"
         shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
+        work.mkdir(parents=True)
         try:
-            return self._keep(item, work, self._ask(item, work, need_short_side_px))
+            yield work
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
@@ -135,16 +158,15 @@ class Fetcher:
             os.replace(work / name, paths[name])
         media = _media(item, paths[found["picture"]], paths[found["sound"]], owned=True, license=found["license"])
         told = {"title": item.title or found["title"], "channel": item.channel or found["channel"]}
-        return Media(**{**vars(media), **told, "page_url": item.url, "meta": {"extractor": found["extractor"]}})
+        meta = {"extractor": found["extractor"], **found.get("meta", {})}
+        return Media(**{**vars(media), **told, "page_url": item.url, "meta": meta})
 
-    def _ask(self, item: Item, work: Path, need_short_side_px: int) -> dict[str, Any]:
+    def _ask(self, question: dict[str, Any], work: Path) -> dict[str, Any]:
         """One question to the child, one answer back within the time; a child that dies or overruns is replaced."""
         child = self._warm_child()
         deadline_s = time.monotonic() + self.config.timeout_s + GRACE_S
-        # item.meta is the operator's and no business of the child
-        asked = {"item": {**asdict(item), "meta": {}}, "folder": str(work.resolve()), "need_short_side_px": need_short_side_px}
         try:
-            _send(child, asked)
+            _send(child, {**question, "folder": str(work.resolve())})
             reply = _receive(child, deadline_s)
         except TimeoutError:
             self.close()
@@ -155,7 +177,7 @@ class Fetcher:
         self._served += 1
         if "refused" in reply:
             raise Refused(Reason(reply["refused"]), reply["detail"])
-        return dict(reply["media"])
+        return reply
 
     def _warm_child(self) -> subprocess.Popen[bytes]:
         if self._child and (self._child.poll() is not None or self._served >= self.config.recycle_items):
@@ -176,7 +198,7 @@ class Fetcher:
             )
         limits = {key: value for key, value in asdict(self.config).items() if key != "recycle_items"}
         try:
-            _send(child, {"limits": limits, "allow": self.allow})
+            _send(child, {"limits": limits, "allow": self.allow, "youtube": self.youtube})
             _receive(child, time.monotonic() + START_S)
         except (OSError, EOFError, ValueError) as error:
             child.kill()
@@ -230,6 +252,11 @@ def _copy_member(tar: Path, offset: int, size: int, target: Path) -> None:
         raise Refused(Reason.REMOVED, f"no such archive: {tar}") from None
 
 
+def _storable(facts: dict[str, Any]) -> dict[str, Any]:
+    """What a page told, in letters that an index can hold."""
+    return {key: storable(value) if isinstance(value, str) else value for key, value in facts.items()}
+
+
 def _send(child: subprocess.Popen[bytes], message: dict[str, Any]) -> None:
     assert child.stdin
     child.stdin.write(json.dumps(message).encode() + b"\n")
@@ -248,7 +275,7 @@ def _receive(child: subprocess.Popen[bytes], deadline_s: float) -> dict[str, Any
         if not block or len(data) > MAX_REPLY_BYTES:
             raise EOFError(f"exit code {child.wait(timeout=5)}" if not block else "an endless answer")
         data += block
-    reply = json.loads(data)
+    reply = json.loads(data, object_hook=_storable)
     if not isinstance(reply, dict):
         raise ValueError("not an object")
     return reply

@@ -1,8 +1,8 @@
 """The warm child that touches the network: started by `ingest.fetch` as `python -m ingest.fetch_process`, one per worker.
 
-It speaks JSON lines: first a line of settings, then a line per item; it answers each with what it fetched or why it
-refused. It is guarded (`ingest.guard`) before the first URL, starts no program, dies with its parent, and is killed by it
-when it overruns. It does not decode media and knows nothing of datasets.
+It speaks JSON lines: first a line of settings, then a line per item (or per list or text to read); it answers each with
+what it fetched or why it refused. It is guarded (`ingest.guard`) before the first URL, starts no program, dies with its
+parent, and is killed by it when it overruns. It does not decode media and knows nothing of datasets.
 """
 
 import contextlib
@@ -14,10 +14,11 @@ import signal
 import sys
 import urllib.parse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from yt_dlp.networking import Request
 from yt_dlp.networking.exceptions import HTTPError, RequestError
 from yt_dlp.utils import ContentTooShortError, GeoRestrictedError, YoutubeDLError
 
@@ -26,8 +27,18 @@ from ingest.guard import Abort, install_guard
 from ingest.page import PageFacts, read_page
 from ingest.sample import Item, Reason, Refused
 from ingest.web import Landing, Limits, Web, causes, classify_transport, status_reason
+from ingest.youtube import (
+    LIST_EXTRACTORS,
+    VIDEO_EXTRACTORS,
+    YoutubeConfig,
+    egress,
+    license_of,
+    list_videos,
+    redacted,
+)
+from ingest.youtube import refusal_of as youtube_refusal_of
 
-EXTRACTORS = {"urls": ("^generic$", "^html5$")}  # anchored: a bare name would also match every name that contains it
+EXTRACTORS = ("^generic$", "^html5$")  # anchored: a bare name would also match every name that contains it
 EXTENSIONS = frozenset(
     "mp4 m4v mov mkv webm ts mpg mpeg avi flv ogv 3gp m4a mp3 aac ogg oga opus flac wav jpg jpeg png webp gif avif".split()
 )
@@ -43,6 +54,7 @@ class Task:
     folder: Path
     need_short_side_px: int
     allow: tuple[str, ...]
+    vouched_channels: dict[str, str] = field(default_factory=dict)
 
 
 def fetch_item(web: Web, task: Task) -> dict[str, Any]:
@@ -52,11 +64,14 @@ def fetch_item(web: Web, task: Task) -> dict[str, Any]:
     media body is asked for.
     """
     item = task.item
+    if item.source == "youtube":
+        return _from_youtube(web, task)
     if item.sound_url:
         license_allowed(item.license, task.allow)
         names = {"picture": _direct(web, item.url, task, "picture"), "sound": _direct(web, item.sound_url, task, "sound")}
         return {**names, "license": item.license, "title": item.title, "channel": item.channel, "extractor": "direct"}
-    landing = web.land(item.url)
+    with _unreadable_is_corrupt():
+        landing = web.land(item.url)
     if landing.body is None:
         license_allowed(item.license, task.allow)
         if landing.content_type.startswith("image/"):
@@ -74,17 +89,36 @@ def _from_page(web: Web, landing: Landing, task: Task) -> dict[str, Any]:
     license_allowed(license, task.allow, page)
     info = _extract(web, task.item.url)
     _check_facts(info, web.limits)
+    channel = info.get("channel") or info.get("uploader") or urllib.parse.urlsplit(landing.url).hostname or ""
+    return {**_chosen(web, info, task), "license": license, "title": page.title or info.get("title") or "", "channel": channel}
+
+
+def _from_youtube(web: Web, task: Task) -> dict[str, Any]:
+    """One extraction; the media's own addresses are asked only when the license is known to be allowed."""
+    info = _extract(web, task.item.url, Reason.EXTRACTOR)
+    _check_facts(info, web.limits)
+    license = license_of(info, task.vouched_channels)
+    license_allowed(license, task.allow)
+    try:
+        chosen = _chosen(web, info, task)
+    except Refused as refusal:
+        raise Refused(Reason.FORMAT, refusal.detail) if refusal.reason == Reason.UNSUPPORTED else refusal from None
+    author = info.get("channel") or info.get("uploader") or ""
+    told = {"license": license, "title": info.get("title") or "", "channel": info.get("channel_id") or author}
+    return {**chosen, **told, "meta": {"author": author, "license_stated": info.get("license") or ""}}
+
+
+def _chosen(web: Web, info: dict[str, Any], task: Task) -> dict[str, Any]:
+    """Chooses among the formats, and downloads: names of picture and sound (one file, or two that are never merged)."""
     chosen = choose_formats(list(info.get("formats") or [info]), task.need_short_side_px)
     stems = ("media",) if len(chosen) == 1 else ("picture", "sound")
     names = [_download(web, info, f, task.folder, stem) for f, stem in zip(chosen, stems, strict=True)]
-    channel = info.get("channel") or info.get("uploader") or urllib.parse.urlsplit(landing.url).hostname or ""
-    found = {"license": license, "title": page.title or info.get("title") or "", "channel": channel}
-    return {"picture": names[0], "sound": names[-1], "extractor": str(info.get("extractor", "")).lower(), **found}
+    return {"picture": names[0], "sound": names[-1], "extractor": str(info.get("extractor", "")).lower()}
 
 
-def _extract(web: Web, url: str) -> dict[str, Any]:
+def _extract(web: Web, url: str, unreadable: Reason = Reason.CORRUPT) -> dict[str, Any]:
     """What yt-dlp makes of the page or manifest: the info dict of its first medium."""
-    with _unreadable_is_corrupt():
+    with _unreadable_is_corrupt(unreadable):
         info = web.extract_info(url, download=False)
         entries = (info or {}).get("entries")
         if entries is not None:
@@ -95,12 +129,12 @@ def _extract(web: Web, url: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _unreadable_is_corrupt() -> Iterator[None]:
-    """yt-dlp trusts what it parses: its stumbling over a manifest is no crash of ours, and would happen again."""
+def _unreadable_is_corrupt(reason: Reason = Reason.CORRUPT) -> Iterator[None]:
+    """yt-dlp and urllib trust what they parse: their stumbling over a page or header is no crash, and would happen again."""
     try:
         yield
     except UNREADABLE as error:
-        raise Refused(Reason.CORRUPT, f"yt-dlp could not read it: {type(error).__name__}: {error}") from None
+        raise Refused(reason, f"cannot be read: {type(error).__name__}: {error}") from None
 
 
 def license_allowed(code: str, allow: tuple[str, ...], page: PageFacts | None = None) -> None:
@@ -114,7 +148,7 @@ def license_allowed(code: str, allow: tuple[str, ...], page: PageFacts | None = 
 
 def _check_facts(info: dict[str, Any], limits: Limits) -> None:
     if info.get("is_live") or info.get("live_status") in ("is_live", "is_upcoming", "post_live"):
-        raise Refused(Reason.UNSUPPORTED, f"a live stream ({info.get('live_status') or 'is_live'})")
+        raise Refused(Reason.LIVE, f"a live stream ({info.get('live_status') or 'is_live'})")
     if (info.get("duration") or 0) > limits.max_duration_s:
         raise Refused(Reason.TOO_LONG, f"{info['duration']:.0f} s, {limits.max_duration_s:.0f} s allowed")
 
@@ -145,7 +179,7 @@ def _extension(url: str) -> str:
 def _text(landing: Landing) -> str:
     try:
         return (landing.body or b"").decode(landing.charset, "replace")
-    except LookupError:  # a charset nobody knows
+    except (LookupError, ValueError):  # a charset nobody knows, or one that is no encoding of a text
         return (landing.body or b"").decode("utf-8", "replace")
 
 
@@ -162,7 +196,7 @@ def refusal_of(error: BaseException) -> Refused:
     if network is not None:
         return Refused(*classify_transport(network))
     if any(isinstance(one, GeoRestrictedError) for one in causes(error)):
-        return Refused(Reason.PRIVATE, "not available from here")
+        return Refused(Reason.GEO, "not available from here")
     if isinstance(error, YoutubeDLError):
         return Refused(Reason.UNSUPPORTED, str(getattr(error, "orig_msg", None) or error))
     raise error
@@ -180,20 +214,55 @@ def _alarm(signum: int, frame: object) -> None:
     raise Abort(Reason.TIMEOUT, "the item took too long")
 
 
-def answer(webs: dict[str, Web], limits: Limits, asked: dict[str, Any], allow: tuple[str, ...]) -> dict[str, Any]:
-    """One line of the parent -> one line back: {"media": …} or {"refused": reason, "detail": …}."""
-    item = Item(**asked["item"])
-    source = item.source if item.source in EXTRACTORS else "urls"
-    web = webs.setdefault(source, webs.get(source) or Web(limits, EXTRACTORS[source]))
-    web.begin()
-    signal.setitimer(signal.ITIMER_REAL, limits.timeout_s)
+@dataclass
+class Desk:
+    """What the child keeps from item to item: a door to the network per kind of question, each with its own extractors."""
+
+    limits: Limits
+    allow: tuple[str, ...]
+    youtube: YoutubeConfig
+    webs: dict[str, Web] = field(default_factory=dict)
+
+    def web(self, kind: str) -> Web:
+        """The door for `urls`, `youtube` or `youtube:list`. `UserError` where a file of secrets cannot be used here."""
+        if kind not in self.webs and kind == "urls":
+            self.webs[kind] = Web(self.limits, EXTRACTORS)
+        elif kind not in self.webs:
+            listing = kind == "youtube:list"
+            self.webs[kind] = Web(self.limits, LIST_EXTRACTORS if listing else VIDEO_EXTRACTORS, egress(self.youtube, listing))
+        return self.webs[kind]
+
+
+def answer(desk: Desk, asked: dict[str, Any]) -> dict[str, Any]:
+    """One line of the parent -> one line back: {"media": …} or {"refused": reason, "detail": …}; lists and texts go to a file."""
+    youtube = "list" in asked or asked.get("item", {}).get("source") == "youtube"
+    web = desk.web("youtube:list" if "list" in asked else "youtube" if youtube else "urls")
+    signal.setitimer(signal.ITIMER_REAL, desk.limits.timeout_s)
     try:
-        return {"media": fetch_item(web, Task(item, Path(asked["folder"]), asked["need_short_side_px"], allow))}
+        web.begin()
+        return _do(desk, web, asked)
     except (Abort, Refused, YoutubeDLError, OSError) as error:
-        refusal = refusal_of(error)
-        return {"refused": str(refusal.reason), "detail": refusal.detail}
+        refusal = (youtube_refusal_of(error) if youtube else None) or refusal_of(error)
+        if youtube and refusal.reason in (Reason.BOT_CHECK, Reason.RATE_LIMITED):
+            web.rest()
+        return {"refused": str(refusal.reason), "detail": redacted(refusal.detail, web)}
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _do(desk: Desk, web: Web, asked: dict[str, Any]) -> dict[str, Any]:
+    folder = Path(asked["folder"])
+    if "item" in asked:
+        task = Task(Item(**asked["item"]), folder, asked["need_short_side_px"], desk.allow, desk.youtube.vouched_channels)
+        return {"media": fetch_item(web, task)}
+    if "list" in asked:
+        with _unreadable_is_corrupt(Reason.EXTRACTOR):
+            found = list(list_videos(web, asked["list"], desk.youtube.max_results))
+        (folder / "answer").write_text("".join(json.dumps(video) + "\n" for video in found), encoding="utf-8")
+    else:
+        with web.urlopen(Request(asked["read"], headers={"Accept": "application/json"})) as response:
+            (folder / "answer").write_bytes(response.read())
+    return {}
 
 
 def main() -> None:
@@ -205,11 +274,12 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, _alarm)
-    webs = {"urls": Web(limits, EXTRACTORS["urls"])}
+    desk = Desk(limits, tuple(settings["allow"]), YoutubeConfig(**(settings["youtube"] or {})))
+    desk.web("urls")  # warm before the guard: the first door imports what it needs
     install_guard(limits.allow_private)
     replies.write(json.dumps({"ready": True}) + "\n")
     for line in sys.stdin:
-        replies.write(json.dumps(answer(webs, limits, json.loads(line), tuple(settings["allow"]))) + "\n")
+        replies.write(json.dumps(answer(desk, json.loads(line))) + "\n")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,10 @@ class Reason(StrEnum):
 
     REMOVED = "removed"
     PRIVATE = "private"
+    AGE = "age"
+    GEO = "geo"
+    MEMBERS_ONLY = "members_only"
+    LIVE = "live"
     LICENSE = "license"
     OPT_OUT = "opt_out"
     ADDRESS = "address"
@@ -56,14 +60,28 @@ class Reason(StrEnum):
     DARK = "dark"
     BLURRED = "blurred"
     DAMAGED = "damaged"
+    BOT_CHECK = "bot_check"
     RATE_LIMITED = "rate_limited"
+    FORMAT = "format"  # none was offered to us: a matter of tokens and of yt-dlp's age, not of the video
+    EXTRACTOR = "extractor"  # yt-dlp did not understand the site; a newer one may
     TIMEOUT = "timeout"
     SERVER_ERROR = "server_error"
     NETWORK = "network"
     WORKER_CRASHED = "worker_crashed"
 
 
-RETRYABLE = frozenset({Reason.RATE_LIMITED, Reason.TIMEOUT, Reason.SERVER_ERROR, Reason.NETWORK, Reason.WORKER_CRASHED})
+RETRYABLE = frozenset(
+    {
+        Reason.BOT_CHECK,
+        Reason.RATE_LIMITED,
+        Reason.FORMAT,
+        Reason.EXTRACTOR,
+        Reason.TIMEOUT,
+        Reason.SERVER_ERROR,
+        Reason.NETWORK,
+        Reason.WORKER_CRASHED,
+    }
+)
 
 
 class Refused(Exception):
@@ -72,7 +90,7 @@ class Refused(Exception):
     def __init__(self, reason: Reason, detail: str = ""):
         super().__init__(f"{reason}: {detail}" if detail else str(reason))
         self.reason = reason
-        self.detail = detail[:500]
+        self.detail = storable(detail)[:500]
 
     def __reduce__(self) -> tuple[type, tuple[Reason, str]]:
         return Refused, (self.reason, self.detail)
@@ -133,6 +151,11 @@ class Clip:
     height_px: int
     frame_time_s: float
     frame_offset_s: float
+
+
+def storable(text: str) -> str:
+    """`text` with lone surrogates spelt out (`\\ud800`): no UTF-8 file, and so no index, can hold them."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def safe_id(text: str) -> str:

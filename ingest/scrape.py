@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from cluster.dataset import Dataset
 from cluster.shards import Row, write_shard
@@ -69,15 +70,23 @@ def scrape(config: ScrapeConfig, progress: bool = True) -> RunSummary:
     Errors: `UserError` for settings that cannot work or differ from those the output was made with, before any work.
     """
     check(config)
-    items = list(enumerate_items(config.source))
+    items = list(enumerate_items(config.source, config.network, config.output))
     if not items:
         raise UserError(f"source.path={config.source.path}: nothing found there for source.kind={config.source.kind}")
-    dataset = Dataset.create_or_open(config.output, "clips", {**semantic_dict(config), "decoder": f"av {version('av')}"}, parents=[])
+    dataset = Dataset.create_or_open(config.output, "clips", semantic(config), parents=[])
     added = dataset.append_items(((f"{item.source}:{item.id}", asdict(item)) for item in items), config.unit_size)
     log.info("%d items listed, %d of them new", len(items), added)
     retryable = frozenset(str(reason) for reason in RETRYABLE)
     factory = partial(ScrapeStage, config)
     return run_units(dataset, factory, config.workers, retryable_reasons=retryable, columns=CLIP_COLUMNS, progress=progress)
+
+
+def semantic(config: ScrapeConfig) -> dict[str, Any]:
+    """The settings that decide the bytes, those of the source's own kind among them, and the decoder."""
+    settings = {**semantic_dict(config), "decoder": f"av {version('av')}"}
+    if config.source.kind in ("youtube", "inaturalist"):
+        settings["source"] |= {config.source.kind: semantic_dict(getattr(config.source, config.source.kind))}
+    return settings
 
 
 def check(config: ScrapeConfig) -> None:
@@ -102,7 +111,7 @@ class ScrapeStage:
         self.config = config
         self.stack = contextlib.ExitStack()
         self.spool = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="stillsound-spool-")))
-        self.fetcher = self.stack.enter_context(Fetcher(config.network, self.spool, allow=tuple(config.license.allow)))
+        self.fetcher = self.stack.enter_context(Fetcher(config.network, self.spool, tuple(config.license.allow), config.source.youtube))
         self.clipper = self.stack.enter_context(Clipper(config.clip, config.audio, config.frame, config.limits))
 
     def __call__(self, task: UnitTask, scratch: Path) -> UnitOutput:

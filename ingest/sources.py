@@ -1,8 +1,9 @@
-"""What there is to fetch: a folder of media, a list of URLs, or other people's WebDataset tars -> items.
+"""What there is to fetch: a folder, a list of URLs, other people's WebDataset tars, YouTube, iNaturalist -> items.
 
-`enumerate_items(config)` yields plain `Item`s in a fixed order; nothing is fetched or decoded here. Ids are stable: the
+`enumerate_items(config, …)` yields plain `Item`s in a fixed order; no media is fetched or decoded here. Ids are stable: the
 path below the folder, the URL or the list's own id, the tar's name and the sample's key. The license of an item is the
-row's own, else the operator's statement `source.license`; a code that is not in the vocabulary becomes `unknown`.
+row's own, else the operator's statement `source.license`; a code that is not in the vocabulary becomes `unknown`. YouTube
+and iNaturalist have modules of their own, and no such statement: their media say it themselves.
 """
 
 import csv
@@ -10,6 +11,7 @@ import glob
 import json
 import os
 import tarfile
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,11 +20,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.storage import open_store
 from configs.load import UserError, operational
-from ingest.sample import LICENSES, Item
+from ingest.fetch import FetchConfig
+from ingest.inaturalist import InaturalistConfig, enumerate_inaturalist
+from ingest.sample import LICENSES, Item, storable
+from ingest.youtube import YoutubeConfig, enumerate_youtube
 
-KINDS = ("folder", "urls", "webdataset")
-PLANNED = ("youtube", "inaturalist")
+KINDS = ("folder", "urls", "webdataset", "youtube", "inaturalist")
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".ogv", ".avi"})
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # of a pair, the first that is there
 SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
@@ -31,25 +36,44 @@ COLUMNS = ("url", "id", "title", "license", "sound_url", "channel")
 
 @dataclass
 class SourceConfig:
-    """Where items come from. `path`: a folder, a list (.txt, .csv, .parquet), or a folder or glob of .tar files."""
+    """Where items come from. `path`: a folder, a list (.txt, .csv, .parquet), a folder or glob of .tar files; or what
+    `ingest.youtube` and `ingest.inaturalist` take. Of the two sections, the one of the kind in use counts.
+    """
 
     path: str = operational()  # another place or a longer list only adds items
     kind: str = "folder"
     license: str = ""  # your statement about all of it; a row's own license goes first
+    youtube: YoutubeConfig = operational(YoutubeConfig)
+    inaturalist: InaturalistConfig = operational(InaturalistConfig)
 
 
-def enumerate_items(config: SourceConfig) -> Iterator[Item]:
-    """The items of a source. `UserError` at once for settings that cannot work, a path that is not there, a broken list."""
-    if config.kind in PLANNED:
-        raise UserError(f"source.kind={config.kind}: not built yet; working kinds: {', '.join(KINDS)}")
+def enumerate_items(config: SourceConfig, network: FetchConfig | None = None, output: str = "") -> Iterator[Item]:
+    """The items of a source. `UserError` at once for settings that cannot work, a path that is not there, a broken list.
+
+    YouTube and iNaturalist are asked through `network`; pages of iNaturalist's API are kept in `output`, where there is one.
+    """
     if config.kind not in KINDS:
         raise UserError(f"source.kind={config.kind}: give one of {', '.join(KINDS)}")
     if config.license == "unknown" or (config.license and config.license not in LICENSES):
         known = ", ".join(code for code in LICENSES if code != "unknown")
         raise UserError(f"source.license={config.license}: give one of {known}")
+    if config.kind in ("youtube", "inaturalist"):
+        return _from_site(config, network or FetchConfig(), output)
     if config.kind == "folder":
         return _from_folder(config)
     return _from_list(config) if config.kind == "urls" else _from_tars(config)
+
+
+def _from_site(config: SourceConfig, network: FetchConfig, output: str) -> Iterator[Item]:
+    """All items of a site; listed at once, by a fetch process that ends with the list."""
+    if config.license:
+        more = "; vouch for channels with source.youtube.vouched_channels" if config.kind == "youtube" else ""
+        raise UserError(f"source.license={config.license}: the media of {config.kind} state their own{more}; leave it out")
+    with tempfile.TemporaryDirectory(prefix="stillsound-list-") as spool:
+        if config.kind == "youtube":
+            return iter(list(enumerate_youtube(config.path, config.youtube, network, Path(spool))))
+        store = open_store(output) if output else None
+        return iter(list(enumerate_inaturalist(config.path, config.inaturalist, network, Path(spool), store)))
 
 
 def _from_folder(config: SourceConfig) -> Iterator[Item]:
@@ -74,8 +98,8 @@ def _folder_items(stems: dict[str, list[Path]], license: str) -> Iterator[Item]:
         if picture and sound:
             found.append((picture, str(sound)))
         for path, sound_url in found:
-            item_id = stem + (path.suffix if len(found) > 1 else "")
-            yield Item("folder", item_id, str(path), license, sound_url, title=PurePosixPath(stem).name)
+            # always with its suffix: a file's id must not depend on which others are there
+            yield Item("folder", stem + path.suffix, str(path), license, sound_url, title=PurePosixPath(stem).name)
 
 
 def _first(paths: list[Path], suffixes: tuple[str, ...]) -> Path | None:
@@ -149,7 +173,7 @@ def _tar_items(path: Path, name: str, stated: str) -> Iterator[Item]:
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                folder, _, base = member.name.rpartition("/")
+                folder, _, base = storable(member.name).rpartition("/")
                 stem, _, extension = base.partition(".")
                 if not member.isreg() or member.issparse() or not stem:
                     continue
@@ -164,7 +188,7 @@ def _tar_items(path: Path, name: str, stated: str) -> Iterator[Item]:
         told = facts.get(key, {})
         if roles:
             license = _license(str(told.get("license") or ""), stated)
-            yield Item("webdataset", f"{name}/{key}", str(path), license, title=str(told.get("title") or ""), meta={"tar": roles})
+            yield Item("webdataset", f"{name}/{key}", str(path), license, title=storable(str(told.get("title") or "")), meta={"tar": roles})
 
 
 def _roles(members: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -2,25 +2,27 @@
 
 `Web(limits, extractors)` is a `YoutubeDL` whose `urlopen` is the only way out, for extractors, the native HLS and DASH
 downloaders and our own requests alike. It owns all retrying of requests (yt-dlp's downloaders only resume a body that was
-cut). No proxies, no ftp/file/data URLs, no cookies kept from item to item, bounded decompression. `begin` starts an item.
+cut). No ftp/file/data URLs, bounded decompression; no proxies and no cookies kept from item to item but those of an
+`Egress` (YouTube's). `begin` starts an item.
 Addresses are not its business: `ingest.guard` sees every connect. Rates are per host and process.
 """
 
 import email.utils
 import io
+import os
 import time
 import urllib.parse
 import urllib.request
 import urllib.response
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from yt_dlp import YoutubeDL
 from yt_dlp.networking import Request, Response
-from yt_dlp.networking._urllib import HTTPHandler, RedirectHandler, UrllibRH
+from yt_dlp.networking._urllib import HTTPHandler, ProxyHandler, RedirectHandler, UrllibRH
 from yt_dlp.networking.exceptions import HTTPError, IncompleteRead, TransportError
 from yt_dlp.utils import DownloadError
 
@@ -48,6 +50,17 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Egress:
+    """By which ways a source's requests leave, and as whom. `proxies` and the cookies of `cookies_file` are secrets."""
+
+    proxies: tuple[str, ...] = ()  # http://[user:password@]host:port, an item each in turn
+    hosts: tuple[str, ...] = ()  # all that may be asked for through a proxy: what it connects to, no guard of ours sees
+    cookies_file: str = ""  # Netscape format; read once, never written
+    options: dict[str, Any] = field(default_factory=dict)  # more of yt-dlp's own
+    rest_s: float = 0.0  # how long a way is left alone that met a bot check or a rate limit
+
+
+@dataclass(frozen=True)
 class Landing:
     """What stands at the item's URL. `body` is None where it is a media file, whose body has not been read."""
 
@@ -60,31 +73,63 @@ class Landing:
 class Web(YoutubeDL):
     """yt-dlp behind one door; see the module's text. Failures of the world raise `Abort`, or yt-dlp's own errors."""
 
-    def __init__(self, limits: Limits, extractors: tuple[str, ...]):
+    def __init__(self, limits: Limits, extractors: tuple[str, ...], egress: Egress | None = None):
         self.limits = limits
+        self.egress = egress or Egress()
+        self._proxy = ""
+        self._turn = os.getpid()  # so that not all workers start with the same proxy
+        self._resting: dict[str, float] = {}
         self._buckets: dict[str, tuple[float, float]] = {}
         self._pages: dict[str, Landing] = {}
         self._bytes = 0
         self._waited_s = 0.0
         self._downloading = False
         self._cut = ""
-        super().__init__(_parameters(limits, extractors))
+        super().__init__({**_parameters(limits, extractors), **self.egress.options})
+        if self.egress.cookies_file:
+            self.cookiejar.load(self.egress.cookies_file)
 
     @cached_property
     def _request_director(self) -> Any:
-        return self.build_request_director([GuardedRH], [])
+        def handler(**settings: Any) -> GuardedRH:
+            return GuardedRH(self.far_side_refusal, **settings)
+
+        return self.build_request_director([handler], [])
 
     def begin(self) -> None:
-        """Forgets the item before: its bytes, waits, pages and cookies."""
+        """Forgets the item before: its bytes, waits, pages and cookies (a session of the operator's stays). `Abort`: all ways rest."""
         self._bytes, self._waited_s, self._cut = 0, 0.0, ""
         self._pages.clear()
-        self.cookiejar.clear()
+        if not self.egress.cookies_file:
+            self.cookiejar.clear()
+        self._proxy = self._next_way()
+
+    def _next_way(self) -> str:
+        """The next proxy in turn that does not rest; "" is the direct way, where there are no proxies."""
+        ways = self.egress.proxies or ("",)
+        left_s = {way: self._resting.get(way, 0.0) - time.monotonic() for way in ways}
+        free = [way for way in ways if left_s[way] <= 0]
+        if not free:
+            raise Abort(Reason.BOT_CHECK, f"every way out rests after a bot check or a rate limit, {min(left_s.values()):.0f} s more")
+        self._turn += 1
+        return free[self._turn % len(free)]
+
+    def rest(self) -> None:
+        """Leaves the way of this item alone for `rest_s`: asking on would only prolong a block."""
+        self._resting[self._proxy] = time.monotonic() + self.egress.rest_s
+
+    def far_side_refusal(self, url: str) -> str | None:
+        """Why `url` may not be asked for through a proxy, or None: only named hosts, and the operator's own servers."""
+        parts = urllib.parse.urlsplit(url)
+        host = (parts.hostname or "").lower()
+        named = any(host == name or host.endswith(f".{name}") for name in self.egress.hosts)
+        return None if named or parts.netloc.lower() in self.limits.allow_private else f"{host} is not asked for through a proxy"
 
     def land(self, url: str) -> Landing:
         """Opens the item's URL. A text (page, manifest) is read and kept: yt-dlp's own look at it sends no second request."""
         response = self.urlopen(Request(url, headers={"Accept-Encoding": "identity"}))
         content_type = response.headers.get_content_type() if response.headers.get("Content-Type") else ""
-        charset = response.headers.get_content_charset("utf-8")
+        charset = _charset(response)
         body = None if _is_media(content_type, response.url) else response.read()
         response.close()
         landing = Landing(response.url, content_type, body, charset)
@@ -114,6 +159,8 @@ class Web(YoutubeDL):
         why = url_refusal(request.url)
         if why:
             raise Abort(Reason.ADDRESS, why)
+        if self._proxy:
+            request.proxies = {"all": self._proxy}
         try:
             response = self._answer(request)
         except HTTPError as error:
@@ -159,16 +206,16 @@ class Web(YoutubeDL):
     def _pace(self, url: str) -> None:
         """Waits until the host's token bucket holds a request. Hosts of `allow_private` are the operator's own."""
         host = urllib.parse.urlsplit(url).netloc.lower()
-        rate = self.limits.requests_per_s
+        way, rate = f"{self._proxy} {host}", self.limits.requests_per_s
         if rate <= 0 or host in self.limits.allow_private:
             return
-        tokens, then = self._buckets.get(host, (float(BURST), time.monotonic()))
+        tokens, then = self._buckets.get(way, (float(BURST), time.monotonic()))
         now = time.monotonic()
         tokens = min(float(BURST), tokens + (now - then) * rate)
         if tokens < 1:
             time.sleep((1 - tokens) / rate)
             tokens, now = 1.0, time.monotonic()
-        self._buckets[host] = (tokens - 1, now)
+        self._buckets[way] = (tokens - 1, now)
 
     def spend(self, num_bytes: int) -> None:
         """Counts bytes that arrived; `Abort` (too_large) past the item's cap."""
@@ -216,14 +263,19 @@ class Metered(Response):
 
 
 class GuardedRH(UrllibRH):
-    """urllib's handler without proxies, ftp, data and file URLs, and with bounded decompression."""
+    """urllib's handler without ftp, data and file URLs, with bounded decompression; a proxy is asked for named hosts only."""
 
     _SUPPORTED_URL_SCHEMES = ("http", "https")
-    _SUPPORTED_PROXY_SCHEMES = ()
+    _SUPPORTED_PROXY_SCHEMES = ("http",)
+
+    def __init__(self, far_side_refusal: Callable[[str], str | None], **settings: Any):
+        super().__init__(**settings)
+        self._far_side_refusal = far_side_refusal
 
     def _create_instance(self, proxies: Any, cookiejar: Any, legacy_ssl_support: Any = None) -> urllib.request.OpenerDirector:
         opener = urllib.request.OpenerDirector()
         for handler in (
+            FarSide(proxies, self._far_side_refusal),
             BoundedHTTPHandler(context=self._make_sslcontext(legacy_ssl_support=legacy_ssl_support)),
             urllib.request.HTTPCookieProcessor(cookiejar),
             urllib.request.UnknownHandler(),
@@ -234,6 +286,20 @@ class GuardedRH(UrllibRH):
             opener.add_handler(handler)
         opener.addheaders = []
         return opener
+
+
+class FarSide(ProxyHandler):
+    """Sends a request, redirected ones too, through the proxy, if its host may be asked for there."""
+
+    def __init__(self, proxies: Any, refusal: Callable[[str], str | None]):
+        super().__init__(proxies)
+        self._refusal = refusal
+
+    def proxy_open(self, req: Any) -> Any:
+        why = self._refusal(req.full_url) if any(self.proxies.values()) else None
+        if why:
+            raise Abort(Reason.ADDRESS, why)
+        return super().proxy_open(req)
 
 
 class BoundedHTTPHandler(HTTPHandler):
@@ -295,7 +361,7 @@ def retry_after_s(value: str | None, now_s: float) -> float | None:
     """Seconds that a Retry-After header (delta or HTTP date) asks for at `now_s` (epoch), or None where it asks nothing."""
     if not value:
         return None
-    if value.strip().isdigit():
+    if value.strip().isdecimal():
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now_s)
@@ -305,7 +371,14 @@ def retry_after_s(value: str | None, now_s: float) -> float | None:
 
 def _content_length(response: Response) -> int:
     text = response.headers.get("Content-Length") or ""
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdecimal() else 0
+
+
+def _charset(response: Response) -> str:
+    try:
+        return str(response.headers.get_content_charset("utf-8"))
+    except TypeError:  # parts of a parameter numbered in a way that the email package cannot sort
+        return "utf-8"
 
 
 def _is_media(content_type: str, url: str) -> bool:
@@ -342,6 +415,8 @@ def _parameters(limits: Limits, extractors: tuple[str, ...]) -> dict[str, Any]:
         "noplaylist": True,
         "playlist_items": "1",
         "cachedir": False,
+        "js_runtimes": {},  # a program, and none is started here
+        "compat_opts": {"no-certifi"} if "SSL_CERT_FILE" in os.environ else set(),  # the certificates that the operator named
         "updatetime": False,
         "quiet": True,
         "noprogress": True,

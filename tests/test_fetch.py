@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import gzip
+import json
 import os
 import signal
 import socket
@@ -349,6 +350,30 @@ def test_what_cannot_be_read_is_a_final_refusal(
     whole = f"#EXTM3U\n#EXT-X-TARGETDURATION:6\n{text}#EXT-X-ENDLIST\n" if path.endswith(".m3u8") else text
     hostile.answers = {path: body(whole.encode(), types.get(Path(path).suffix, "text/html")), "/gone.ts": body(b"", status=404)}
     assert refused(lambda: fetch(path, retries=1)) == reason
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "reason"),
+    [
+        (429, "Retry-After: \u00b2", Reason.RATE_LIMITED),
+        (200, "Content-Type: text/html; charset=idna", Reason.LICENSE),
+        (200, "Content-Type: text/html; charset*=a'b'c; charset*0=x", Reason.LICENSE),
+        (200, "Content-Type: text/html\r\nContent-Length: \u00b2", Reason.LICENSE),
+    ],
+)
+def test_headers_that_make_no_sense_are_no_crash(
+    hostile: HostileSite, fetch: Callable[..., Media], status: int, headers: str, reason: Reason
+) -> None:
+    hostile.answers["/a"] = lambda handler: handler.wfile.write(f"HTTP/1.0 {status} x\r\n{headers}\r\n\r\n\xff".encode("latin-1"))
+    assert refused(lambda: fetch("/a", "")) == reason
+
+
+def test_what_a_page_tells_can_be_stored(hostile: HostileSite, fetch: Callable[..., Media]) -> None:
+    media = hostile.item("/a.mp4").url
+    facts = json.dumps({"@context": "https://schema.org", "@type": "VideoObject", "contentUrl": media, "author": {"name": "\ud800"}})
+    page = f'{LICENSED}<title>x</title><script type="application/ld+json">{facts}</script>'
+    hostile.answers |= {"/page": body(page.encode()), "/a.mp4": body(b"x", "video/mp4")}
+    assert fetch("/page", "").channel == "\\ud800"
 
 
 def test_the_child_sees_nothing_of_our_environment(fetcher: Fetcher, rows: dict[str, Item], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,16 +28,28 @@ def touch(root: Path, *names: str) -> None:
 def test_a_folder_gives_videos_and_pairs_in_order(tmp_path: Path) -> None:
     touch(tmp_path, "b/clip.MP4", "a/x.webm", "a/photo.jpg", "a/photo.wav", "a/alone.jpg", "song.mp3", ".hidden/y.mp4", "b/notes.txt")
     items = listed(tmp_path, "folder", "CC-BY-4.0")
-    assert [item.id for item in items] == ["a/photo", "a/x", "b/clip"]
+    assert [item.id for item in items] == ["a/photo.jpg", "a/x.webm", "b/clip.MP4"]
     photo = items[0]
     assert (photo.url, photo.sound_url) == (str(tmp_path / "a/photo.jpg"), str(tmp_path / "a/photo.wav"))
     assert {item.license for item in items} == {"CC-BY-4.0"} and {item.source for item in items} == {"folder"}
     assert items[1].title == "x" and not items[1].sound_url
 
 
-def test_media_that_share_a_stem_keep_their_suffix(tmp_path: Path) -> None:
-    touch(tmp_path, "x.mp4", "x.webm", "x.jpg", "x.flac", "y.mkv", "y.jpg")
-    assert [item.id for item in listed(tmp_path, "folder")] == ["x.mp4", "x.webm", "x.jpg", "y"]
+def test_a_files_id_does_not_depend_on_which_others_are_there(tmp_path: Path) -> None:
+    touch(tmp_path, "x.mp4", "y.mkv", "y.jpg")
+    assert [item.id for item in listed(tmp_path, "folder")] == ["x.mp4", "y.mkv"]
+    touch(tmp_path, "x.webm", "x.jpg", "x.flac")
+    assert [item.id for item in listed(tmp_path, "folder")] == ["x.mp4", "x.webm", "x.jpg", "y.mkv"]
+
+
+def test_a_tar_with_names_that_are_no_text_is_listed_in_letters_that_can_be_stored(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.USTAR_FORMAT, encoding="utf-8", errors="surrogateescape") as tar:
+        for name, data in (("\udcff.mp4", b"x"), ("\udcff.json", b'{"title": "\\ud800"}')):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    (item,) = listed(tmp_path / "a.tar", "webdataset")
+    assert (item.id, item.title) == ("a/\\udcff", "\\ud800")
 
 
 def test_a_text_list_skips_comments(tmp_path: Path) -> None:
@@ -95,9 +107,7 @@ def test_members_of_tars_come_out_by_offset(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "license", "told"),
     [
-        ("youtube", ".", "own", "source.kind=youtube: not built yet; working kinds: folder, urls, webdataset"),
-        ("inaturalist", ".", "own", "not built yet"),
-        ("magic", ".", "own", "source.kind=magic: give one of folder, urls, webdataset"),
+        ("magic", ".", "own", "source.kind=magic: give one of folder, urls, webdataset, youtube, inaturalist"),
         ("folder", "missing", "own", "missing: no such folder"),
         ("folder", ".", "", "source.license"),
         ("folder", ".", "MIT", "source.license=MIT: give one of CC0-1.0"),

@@ -1,0 +1,293 @@
+"""iNaturalist: observations with photos and sounds, from an export file or from the API, as pairs of a photo and a sound.
+
+    source.path=observations.json                                             the API's answers, saved; or a list, or JSON lines
+    source.path=observations.csv                                              the site's export
+    source.path='https://api.inaturalist.org/v1/observations?taxon_id=3'      the API; the query is yours
+
+Every photo and every sound has a license of its own (none means all rights reserved); a pair has what both demand, and
+records both. A sound pairs with one photo of its observation, the freest one. The API is asked within its limits, in ascending
+order of ids; full pages are kept beside the output, so that another run goes on behind them: an observation that got its
+sound later than that is found by a new output only. The site's CSV does not tell licenses of photos and sounds: without
+columns `photo_license` and `sound_license` its pairs are refused.
+"""
+
+import csv
+import datetime
+import hashlib
+import json
+import logging
+import re
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.storage import Store
+from configs.load import UserError, operational
+from ingest.fetch import FetchConfig, Fetcher
+from ingest.sample import Item, Refused, storable
+
+log = logging.getLogger(__name__)
+
+PHOTO_SIZES = ("original", "large", "medium", "small")  # of a photo's longer side: up to 2048, 1024, 500, 240 px
+LICENSES = {
+    "": "all-rights-reserved",
+    "cc0": "CC0-1.0",
+    "pd": "PDM-1.0",
+    "cc-by": "CC-BY-4.0",
+    "cc-by-sa": "CC-BY-SA-4.0",
+    "cc-by-nc": "CC-BY-NC-4.0",
+    "cc-by-nc-sa": "CC-BY-NC-SA-4.0",
+    "cc-by-nd": "CC-BY-ND-4.0",
+    "cc-by-nc-nd": "CC-BY-NC-ND-4.0",
+}
+MAX_PER_PAGE = 200
+MAX_PER_MINUTE, MAX_PER_DAY = 60, 10_000  # what the site asks of its users
+PAGES = "listing"
+
+
+@dataclass
+class InaturalistConfig:
+    """How iNaturalist is asked, and which size of its photos is taken."""
+
+    photo_size: str = "large"
+    max_observations: int = operational(1000)  # from the API; 0 = all
+    per_page: int = operational(200)
+    requests_per_min: float = operational(60.0)
+    requests_per_day: int = operational(10_000)  # to the API, for this output
+
+    def __post_init__(self) -> None:
+        if self.photo_size not in PHOTO_SIZES:
+            raise UserError(f"source.inaturalist.photo_size={self.photo_size}: give one of {', '.join(PHOTO_SIZES)}")
+        if not 1 <= self.per_page <= MAX_PER_PAGE:
+            raise UserError(f"source.inaturalist.per_page={self.per_page}: give 1 to {MAX_PER_PAGE}")
+        if self.max_observations < 0 or self.requests_per_min <= 0 or self.requests_per_day < 1:
+            raise UserError("source.inaturalist: max_observations >= 0, requests_per_min > 0 and requests_per_day >= 1 are needed")
+
+
+def enumerate_inaturalist(path: str, config: InaturalistConfig, network: FetchConfig, spool: Path, store: Store | None) -> Iterator[Item]:
+    """Pairs of `path`, each once, in order. `store` is the output, where full pages and the day's requests are kept.
+
+    Errors: `UserError` for a path, file or API that cannot be used; an API that fails on the way ends the list there, with a
+    word in the log.
+    """
+    if path.startswith(("http://", "https://")):
+        if not urllib.parse.urlsplit(path).path.endswith("/observations"):
+            raise UserError(f"source.path={path}: give the API's observations, as https://api.inaturalist.org/v1/observations?taxon_id=3")
+        _within_limits(path, config, network)
+        observations = _from_api(path, config, network, spool, store)
+    else:
+        observations = iter(read_export(Path(path)))
+    return _items(observations, config.photo_size)
+
+
+def _within_limits(url: str, config: InaturalistConfig, network: FetchConfig) -> None:
+    """The site's limits hold for the site; a server of your own may be asked faster."""
+    if urllib.parse.urlsplit(url).netloc in network.allow_private:
+        return
+    if config.requests_per_min > MAX_PER_MINUTE or config.requests_per_day > MAX_PER_DAY:
+        raise UserError(f"source.inaturalist: the site asks for at most {MAX_PER_MINUTE} requests a minute and {MAX_PER_DAY} a day")
+
+
+def _items(observations: Iterator[dict[str, Any]], photo_size: str) -> Iterator[Item]:
+    seen: set[str] = set()
+    for observation in observations:
+        for item in pairs_of(observation, photo_size):
+            if item.id not in seen:
+                seen.add(item.id)
+                yield item
+
+
+def pairs_of(observation: dict[str, Any], photo_size: str) -> list[Item]:
+    """A pair per sound that still stands: with the freest photo of the observation, the first of several."""
+    photos = [photo for photo in _media(observation, "photo") if _photo_url(photo, photo_size)]
+    if not photos:
+        return []
+    photo = min(photos, key=lambda one: len(restrictions(license_code(_license(one)))))
+    items = []
+    for sound in _media(observation, "sound"):
+        if sound.get("file_url"):
+            items.append(_pair(observation, photo, sound, _photo_url(photo, photo_size)))
+    return items
+
+
+def _pair(observation: dict[str, Any], photo: dict[str, Any], sound: dict[str, Any], photo_url: str) -> Item:
+    taxon, user = observation.get("taxon") or {}, observation.get("user") or {}
+    codes = license_code(_license(photo)), license_code(_license(sound))
+    facts = {
+        "observation": observation.get("id"),
+        "taxon": taxon.get("name"),
+        "photo_license": codes[0],
+        "sound_license": codes[1],
+        "photo_attribution": photo.get("attribution"),
+        "sound_attribution": sound.get("attribution"),
+    }
+    return Item(
+        source="inaturalist",
+        id=f"{photo['id']}_{sound['id']}",
+        url=photo_url,
+        license=stricter(*codes),
+        sound_url=str(sound["file_url"]),
+        channel=storable(str(user.get("login") or "")),
+        title=storable(str(taxon.get("preferred_common_name") or taxon.get("name") or observation.get("species_guess") or "")),
+        meta={key: storable(value) if isinstance(value, str) else value for key, value in facts.items() if value},
+    )
+
+
+def _media(observation: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    """Photos or sounds of an observation, in the API's shape or in that of the site (`observation_photos`), those with an id."""
+    plain = observation.get(f"{kind}s") or []
+    wrapped = [(one or {}).get(kind) for one in observation.get(f"observation_{kind}s") or [] if isinstance(one, dict)]
+    return [one for one in (plain or wrapped) if isinstance(one, dict) and str(one.get("id") or "").isdecimal() and not one.get("hidden")]
+
+
+def _license(medium: dict[str, Any]) -> str | None:
+    """The code as stated; None where the medium states none. An export of ours that lacks the fact says "unknown"."""
+    stated = medium.get("license_code")
+    return None if stated is None else str(stated)
+
+
+def license_code(stated: str | None) -> str:
+    """The vocabulary's code for iNaturalist's; nothing stated is all rights reserved, and what nobody knows is `unknown`."""
+    return LICENSES.get((stated or "").strip().lower(), "unknown")
+
+
+def restrictions(code: str) -> frozenset[str]:
+    """What a license demands; `unknown` more than anything."""
+    if code.startswith("CC-"):
+        return frozenset(code.removeprefix("CC-").rsplit("-", 1)[0].split("-"))
+    closed = {"unknown": "BY SA NC ND reserved unknown", "all-rights-reserved": "BY SA NC ND reserved"}
+    return frozenset(closed.get(code, "").split())
+
+
+def stricter(one: str, other: str) -> str:
+    """The license that demands what both demand: mostly one of the two; sharing alike and non-commercial together are both."""
+    demands = restrictions(one) | restrictions(other)
+    for code in (one, other):
+        if restrictions(code) == demands:
+            return code
+    words = [word for word in ("BY", "NC", "ND" if "ND" in demands else "SA") if word in demands]
+    return f"CC-{'-'.join(words)}-4.0"
+
+
+def _photo_url(photo: dict[str, Any], size: str) -> str:
+    """The photo's address at `size`; the site names one size and keeps the others beside it."""
+    url = str(photo.get("url") or photo.get("original_url") or photo.get("large_url") or photo.get("medium_url") or "")
+    return re.sub(r"/(square|thumb|small|medium|large|original)\.(\w+)(\?.*)?$", rf"/{size}.\2", url)
+
+
+def read_export(path: Path) -> list[dict[str, Any]]:
+    """Observations of a file. `UserError` where there is none, or it has another form."""
+    if not path.is_file():
+        raise UserError(f"source.path={path}: no such file; give an export (.json, .jsonl, .csv) or the API's observations URL")
+    try:
+        if path.suffix.lower() == ".csv":
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                rows = [_from_csv_row(path, row) for row in csv.DictReader(file)]
+            return [row for row in rows if row]
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() in (".jsonl", ".ndjson"):
+            read: Any = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            read = json.loads(text)
+    except (OSError, ValueError, csv.Error) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"source.path={path}: cannot be read: {error}") from None
+    pages = read if isinstance(read, list) else [read]
+    if not all(isinstance(page, dict) for page in pages):
+        raise UserError(f"source.path={path}: not a list of observations")
+    found = [one for page in pages for one in (page["results"] if isinstance(page.get("results"), list) else [page])]
+    return [one for one in found if isinstance(one, dict)]
+
+
+def _from_csv_row(path: Path, row: dict[str, str]) -> dict[str, Any] | None:
+    """A row of the site's export in the API's shape; None where it has no photo or no sound."""
+    if "image_url" not in row or "sound_url" not in row:
+        raise UserError(f"source.path={path}: columns image_url and sound_url are needed; choose them when you export")
+    photo_id = re.search(r"/photos/(\d+)/", row["image_url"] or "")
+    sound_id = re.search(r"/sounds/(\d+)", row["sound_url"] or "")
+    if not (photo_id and sound_id):
+        return None
+    photo = {"id": photo_id[1], "url": row["image_url"], "license_code": row.get("photo_license", "unknown")}
+    sound = {"id": sound_id[1], "file_url": row["sound_url"], "license_code": row.get("sound_license", "unknown")}
+    taxon = {"name": row.get("scientific_name"), "preferred_common_name": row.get("common_name")}
+    return {"id": row.get("id"), "photos": [photo], "sounds": [sound], "taxon": taxon, "user": {"login": row.get("user_login")}}
+
+
+def _from_api(url: str, config: InaturalistConfig, network: FetchConfig, spool: Path, store: Store | None) -> Iterator[dict[str, Any]]:
+    """Observations by ascending id: first those of kept pages, then new ones, as far as the day's budget goes."""
+    with Fetcher(network, spool) as fetcher:
+        asker = _Asker(url, config, fetcher.read_text, store)
+        count, above = 0, 0
+        while not config.max_observations or count < config.max_observations:
+            page = asker.page(above)
+            if page is None:
+                return
+            yield from page[: config.max_observations - count if config.max_observations else None]
+            count += len(page)
+            if len(page) < config.per_page:
+                return
+            above = max(int(one["id"]) for one in page)
+
+
+class _Asker:
+    """Pages of the API, at the rate it allows. `spent` counts the requests of each day, kept in the output with full pages."""
+
+    def __init__(self, url: str, config: InaturalistConfig, read: Callable[[str], bytes], store: Store | None):
+        self.url, self.config, self.read, self.store = url, config, read, store
+        query = f"{url} {config.per_page}"
+        self.folder = f"{PAGES}/{hashlib.sha256(query.encode()).hexdigest()[:12]}"
+        self.budget = f"{PAGES}/inaturalist-requests.json"
+        self.kept = set(store.list(self.folder)) if store else set()
+        self.spent: dict[str, int] = json.loads(store.read(self.budget)) if store and store.exists(self.budget) else {}
+        self._last_s = -float("inf")
+
+    def page(self, above: int) -> list[dict[str, Any]] | None:
+        """The observations with ids above `above`, at most a page; None where the budget is spent, or the API fails on the way."""
+        name = f"{self.folder}/{above:015d}.json"
+        if self.store and name in self.kept:
+            return list(json.loads(self.store.read(name)))
+        today = datetime.date.today().isoformat()
+        if self.spent.get(today, 0) >= self.config.requests_per_day:
+            log.warning("%d requests today are all that requests_per_day allows; run again tomorrow to go on", self.spent[today])
+            return None
+        try:
+            found = self._ask(above, today)
+        except Refused as refusal:
+            if not above:
+                raise UserError(f"source.path={self.url}: cannot be listed: {refusal}; try again later") from None
+            log.warning("the API stopped above id %d: %s; run again to go on", above, refusal)
+            return None
+        if self.store and len(found) >= self.config.per_page:
+            self.store.replace(name, json.dumps(found).encode())
+        return found
+
+    def _ask(self, above: int, today: str) -> list[dict[str, Any]]:
+        wait_s = self._last_s + 60 / self.config.requests_per_min - time.monotonic()
+        if wait_s > 0:
+            time.sleep(wait_s)
+        self.spent = {today: self.spent.get(today, 0) + 1}
+        if self.store:
+            self.store.replace(self.budget, json.dumps(self.spent).encode())
+        order = {"photos": "true", "sounds": "true", "order_by": "id", "order": "asc", "per_page": self.config.per_page, "id_above": above}
+        joint = "&" if "?" in self.url else "?"
+        try:
+            answer = self.read(f"{self.url}{joint}{urllib.parse.urlencode(order)}")
+        finally:
+            self._last_s = time.monotonic()  # the distance is kept from the end of one to the start of the next
+        try:
+            results = json.loads(answer)["results"]
+            return [_kept(one) for one in results if int(one["id"]) > above]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"source.path={self.url}: answers in no form that is known: {type(error).__name__}: {error}") from None
+
+
+def _kept(observation: dict[str, Any]) -> dict[str, Any]:
+    """What of an observation is used: its place, its comments and the rest stay there."""
+    taxon, user = observation.get("taxon") or {}, observation.get("user") or {}
+    media = {kind: observation.get(kind) for kind in ("photos", "sounds", "observation_photos", "observation_sounds")}
+    names = {"name": taxon.get("name"), "preferred_common_name": taxon.get("preferred_common_name")}
+    return {"id": observation["id"], "taxon": names, "user": {"login": user.get("login")}, **media}

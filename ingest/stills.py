@@ -1,0 +1,152 @@
+"""`ingest stills`: photos -> silent static videos and a list of them, for video-to-audio models such as MMAudio.
+
+    python -m ingest stills images=photos output=out/stills duration_s=8
+    out/stills/videos/<id>.mp4      H.264, no sound, every frame the photo
+    out/stills/list.tsv             id, path, caption; a row per video (MMAudio reads the folder, or such a list)
+    out/stills/refused.tsv          id, path, reason; the photos that cannot be read
+
+Captions come from a .csv with columns `path` (as below the folder) and `caption`, or are empty. Videos that are there are kept.
+It makes no sound and loads no model.
+"""
+
+import csv
+import io
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ffmpeg
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from configs.load import UserError, operational
+from ingest.ffmpeg import ffmpeg_exe
+from ingest.sample import safe_id
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+
+
+@dataclass
+class StillsConfig:
+    """`images`: a folder of photos, or one photo. Videos have `short_side_px` on the shorter side, both sides even."""
+
+    images: str
+    output: str
+    captions: str = ""
+    duration_s: float = 8.0
+    fps: int = 25
+    short_side_px: int = 384
+    workers: int = operational(2)
+
+    def __post_init__(self) -> None:
+        if self.fps < 1 or round(self.duration_s * self.fps) < 1:
+            raise UserError(f"duration_s={self.duration_s} at fps={self.fps}: not even one frame")
+        if self.short_side_px < 16 or self.short_side_px % 2:
+            raise UserError(f"short_side_px={self.short_side_px}: give an even number, 16 or more")
+        if self.workers < 1:
+            raise UserError(f"workers={self.workers}: give 1 or more")
+
+
+def make_stills(config: StillsConfig) -> dict[str, Any]:
+    """Renders every photo and writes the lists. Returns {"videos", "refused"}, counts.
+
+    `UserError` for a place without photos, captions that cannot be read, an output that cannot be written.
+    """
+    photos = find_photos(config.images)
+    captions = read_captions(config.captions)
+    output = Path(config.output)
+    try:
+        (output / "videos").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output={config.output}: not writable ({error.strerror}); choose another folder") from None
+    with ThreadPoolExecutor(config.workers) as pool:
+        reasons = list(pool.map(partial(_render, config), photos.values(), (video_path(config, id) for id in photos)))
+    made = [
+        (id, str(video_path(config, id).relative_to(output)), captions.get(_below(config.images, photo), ""))
+        for (id, photo), reason in zip(photos.items(), reasons, strict=True)
+        if not reason
+    ]
+    refused = [(id, _below(config.images, photos[id]), reason) for id, reason in zip(photos, reasons, strict=True) if reason]
+    _write_list(output / "list.tsv", ("id", "path", "caption"), made)
+    _write_list(output / "refused.tsv", ("id", "path", "reason"), refused)
+    return {"videos": len(made), "refused": len(refused)}
+
+
+def find_photos(images: str) -> dict[str, Path]:
+    """Photos by id, in order. Ids are the path below the folder without suffix, in safe letters; a shared stem keeps its suffix."""
+    root = Path(images)
+    found = [root] if root.is_file() else sorted(root.rglob("*")) if root.is_dir() else []
+    photos = [path for path in found if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")]
+    if not photos:
+        raise UserError(f"images={images}: no picture there ({', '.join(sorted(SUFFIXES))})")
+    stems = [Path(_below(images, path)).with_suffix("").as_posix() for path in photos]
+    names = [_below(images, path) if stems.count(stem) > 1 else stem for path, stem in zip(photos, stems, strict=True)]
+    return {safe_id(name): path for name, path in zip(names, photos, strict=True)}
+
+
+def read_captions(path: str) -> dict[str, str]:
+    """Captions by the photo's path below its folder. `UserError` where the file has another form."""
+    if not path:
+        return {}
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"captions={path}: cannot be read as csv: {error}") from None
+    if rows and not {"path", "caption"} <= rows[0].keys():
+        raise UserError(f"captions={path}: columns path and caption are needed; it has {', '.join(map(str, rows[0]))}")
+    return {str(row["path"]): " ".join(str(row["caption"] or "").split()) for row in rows}
+
+
+def video_path(config: StillsConfig, id: str) -> Path:
+    """Where the video of a photo lies; other settings have other names, so that a video that is there is the right one."""
+    shape = f"{config.duration_s:g}s-{config.fps}fps-{config.short_side_px}px"
+    return Path(config.output) / "videos" / shape / f"{id}.mp4"
+
+
+def _render(config: StillsConfig, photo: Path, video: Path) -> str:
+    """Renders one video, published by renaming; returns why not, or ""."""
+    if video.exists():
+        return ""
+    try:
+        with Image.open(photo) as opened:
+            upright = ImageOps.exif_transpose(opened).convert("RGB")
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+        return f"cannot be read: {type(error).__name__}"
+    frame = _scaled(upright, config.short_side_px)
+    video.parent.mkdir(exist_ok=True)
+    beside = video.with_name(f"partial-{video.name}")
+    picture = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{frame.width}x{frame.height}", r=config.fps)
+    still = picture.filter("loop", loop=-1, size=1, start=0)
+    options = {"vcodec": "libx264", "preset": "veryfast", "tune": "stillimage", "crf": 18, "pix_fmt": "yuv420p", "threads": 1}
+    options |= {"vframes": round(config.duration_s * config.fps), "movflags": "+faststart", "loglevel": "error"}
+    options |= {"map_metadata": -1, "fflags": "+bitexact", "flags:v": "+bitexact"}
+    words = ffmpeg.compile(ffmpeg.output(still, str(beside), **options), cmd=ffmpeg_exe(), overwrite_output=True)
+    result = subprocess.run(words, input=frame.tobytes(), capture_output=True)
+    if result.returncode:
+        raise RuntimeError(f"ffmpeg failed on {photo}: {result.stderr.decode(errors='replace')[-500:]}")
+    beside.rename(video)
+    return ""
+
+
+def _scaled(picture: Image.Image, short_side_px: int) -> Image.Image:
+    """`picture` with its shorter side at `short_side_px` and the longer one at the nearest even number."""
+    scale = short_side_px / min(picture.size)
+    width, height = (max(short_side_px, 2 * round(side * scale / 2)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _below(images: str, photo: Path) -> str:
+    return photo.name if Path(images).is_file() else photo.relative_to(images).as_posix()
+
+
+def _write_list(path: Path, header: tuple[str, ...], rows: list[tuple[str, str, str]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    beside = path.with_name(f"partial-{path.name}")
+    beside.write_text(text.getvalue(), encoding="utf-8")
+    beside.replace(path)
