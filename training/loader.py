@@ -28,6 +28,7 @@ from training.randomness import SampleKey, keyed_rng
 BLOCK_SIZE = 16
 WINDOW_SIZE = 64
 MAX_GAP_BYTES = 4096
+REMOVED = "removed"
 Sample = dict[str, bytes]
 
 
@@ -47,21 +48,24 @@ class Catalogue:
 
     @staticmethod
     def of(dataset: Dataset, snapshot: Snapshot, split: str, members: tuple[str, ...]) -> "Catalogue":
-        """The kept samples of a split in the order of the snapshot's tars. `UserError` where there is none."""
-        buried = dataset.tombstones()
+        """The samples of a split in the order of the snapshot's tars. `UserError` where there is none.
+
+        Every unit is read in its newest generation: a pinned one may have been deleted after a take-down. What was removed is
+        a hole at its place in all of them, so that the order is the pinned one.
+        """
+        buried, newest = dataset.tombstones(), dataset.commits()
         tars: list[str] = []
         rows = []
-        for commit in snapshot.commits:
-            if commit.tar is None:
-                continue
+        for pinned in snapshot.commits:
+            commit = max(pinned, newest.get(pinned.unit, pinned), key=lambda commit: commit.generation)
             table = dataset.read_index(commit).select(["key", "status", "split", "members"])
-            kept = [row for row in table.to_pylist() if row["status"] == "kept" and row["split"] == split]
-            rows += [(len(tars), row["key"], *_places(row, members)) for row in sorted(kept, key=lambda row: row["key"])]
-            tars.append(commit.tar.name)
-        if not rows:
+            ours = [row for row in table.to_pylist() if row["status"] in ("kept", REMOVED) and row["split"] == split]
+            rows += [(len(tars), row["key"], *_places(row, members)) for row in sorted(ours, key=lambda row: row["key"])]
+            tars.append(commit.tar.name if commit.tar else "")
+        numbers, keys, offsets, sizes, checksums = zip(*rows, strict=True) if rows else ((),) * 5
+        holes = np.array([key in buried or not size[0] for key, size in zip(keys, sizes, strict=True)], bool)
+        if holes.all():
             raise UserError(f"data={snapshot.uri}: holds no sample of split={split}")
-        numbers, keys, offsets, sizes, checksums = zip(*rows, strict=True)
-        holes = np.array([key in buried for key in keys])
         arrays = (np.array(offsets), np.array(sizes), np.array(checksums, np.int64))
         return Catalogue(dataset.store, tuple(tars), np.array(numbers), np.array(keys), members, *arrays, holes)
 
@@ -114,6 +118,9 @@ class Catalogue:
 
 
 def _places(row: dict, names: tuple[str, ...]) -> tuple[list[int], list[int], list[int]]:
+    if row["status"] == REMOVED:
+        zeros = [0] * len(names)
+        return zeros, zeros, zeros
     members = {member["ext"]: member for member in row["members"]}
     missing = [name for name in names if name not in members]
     if missing:
