@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,9 +22,11 @@ from tests.conftest import ROOT
 from tests.latents import make_latents
 from training.checkpoints import commit
 from training.ema import Ema
+from training.fragments import Fragment
 from training.journal import Journal, last_line, read_lines
 from training.loop import check_shared
 from training.models import find_model
+from training.randomness import SampleKey
 from training.recipes import diffusion
 from training.settings import TrainConfig, learning_rate
 from training.train import train
@@ -72,7 +75,7 @@ def test_a_finished_run_says_so_and_does_nothing(data: str, tmp_path: Path) -> N
 def test_a_damaged_checkpoint_is_put_into_quarantine_and_the_one_before_is_taken(data: str, tmp_path: Path) -> None:
     train(settings(data, tmp_path / "whole"))
     train(settings(data, tmp_path / "run", steps=8))
-    victim = next((tmp_path / "run/checkpoints/step-00000008").rglob("weights.safetensors"))
+    victim = next((tmp_path / "run/checkpoints/step-00000008").rglob("exp_avg.safetensors"))
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
@@ -113,11 +116,12 @@ def test_a_run_on_object_storage_resumes_bit_for_bit_and_its_model_is_found_ther
         find_model(remote, "model", "unet")
 
 
-def test_another_number_of_workers_is_refused_before_any_machine_works(data: str, tmp_path: Path) -> None:
-    train(settings(data, tmp_path / "run", steps=4))
-    with pytest.raises(UserError, match="workers=2: the checkpoint of step 4 was made with workers=1"):
-        train(settings(data, tmp_path / "run", workers=2))
-    assert train(settings(data, tmp_path / "run", steps=4, workers=2))["finished_before"]
+@pytest.mark.parametrize("stages", [(1, 2), (2, 1), (0, 3), (3, 0), (1, 0), (3, 2)])
+def test_a_run_goes_on_at_another_zero_stage_bit_for_bit(data: str, tmp_path: Path, stages: tuple[int, int]) -> None:
+    train(settings(data, tmp_path / "whole", zero_stage=stages[0]))
+    train(settings(data, tmp_path / "run", zero_stage=stages[0], steps=8))
+    train(settings(data, tmp_path / "run", zero_stage=stages[1]))
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), rel=1e-6)
 
 
 def test_an_output_that_a_node_does_not_see_is_refused_there(tmp_path: Path) -> None:
@@ -151,30 +155,31 @@ def test_a_checkpoint_is_committed_when_all_its_parts_lie_there(data: str, tmp_p
         assert not store.exists(f"checkpoints/step-{step:08d}/COMMITTED.json")
         commit(store, step, facts, files)
 
-    monkeypatch.setattr("training.loop.commit", checked)
+    monkeypatch.setattr("training.checkpoints.commit", checked)
     train(settings(data, tmp_path / "run", steps=4))
-    assert len(seen) == 1 and len(seen[0]) >= 3 and all(seen[0])
+    assert len(seen) == 1 and len(seen[0]) >= 5 and all(seen[0])
 
 
 def test_what_ships_is_the_average_and_without_one_the_weights_themselves(data: str, tmp_path: Path) -> None:
     for ema in (0.0, 0.5):
         train(settings(data, tmp_path / str(ema), steps=4, ema=ema))
     plain, average = (load_file(tmp_path / ema / "model/unet/diffusion_pytorch_model.safetensors") for ema in ("0.0", "0.5"))
-    part = next((tmp_path / "0.0/checkpoints").rglob("mp_rank_00_model_states.pt"))
-    weights = torch.load(part, weights_only=False)["module"]
-    assert all(torch.equal(plain[name], weights[f"unet.{name}"]) for name in plain)
+    masters = {name: load_file(next((tmp_path / name / "checkpoints").rglob("master.safetensors"))) for name in ("0.0", "0.5")}
+    part = json.loads(next((tmp_path / "0.0/checkpoints").rglob("part.json")).read_text())
+    weights = {name: masters["0.0"][str(number)] for number, (name, _, _) in enumerate(part["fragments"])}
+    assert all(torch.equal(plain[name].flatten(), weights[f"unet.{name}"]) for name in plain)
+    assert all(torch.equal(tensor, masters["0.5"][number]) for number, tensor in masters["0.0"].items())
     assert any(not torch.equal(plain[name], average[name]) for name in plain)
 
 
 def test_the_average_follows_the_weights_as_its_decay_says() -> None:
-    model = torch.nn.Linear(1, 1, bias=False)
-    torch.nn.init.constant_(model.weight, 1.0)
-    ema = Ema(model, 0, 1, decay=0.5)
-    torch.nn.init.constant_(model.weight, 3.0)
+    weight = torch.ones(1)
+    ema = Ema([Fragment("weight", 0, 1, weight, 0, {})], decay=0.5)
+    weight.fill_(3.0)
     ema.update(1)  # the decay is still (1 + 1) / (10 + 1)
-    assert ema.tensors["weight"].item() == pytest.approx(1 * 2 / 11 + 3 * 9 / 11)
+    assert ema.tensors[0].item() == pytest.approx(1 * 2 / 11 + 3 * 9 / 11)
     ema.update(1000)
-    assert ema.tensors["weight"].item() == pytest.approx((1 * 2 / 11 + 3 * 9 / 11 + 3) / 2)
+    assert ema.tensors[0].item() == pytest.approx((1 * 2 / 11 + 3 * 9 / 11 + 3) / 2)
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
@@ -188,7 +193,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     [
         ({"lr": 2e-3}, "lr: 0.001 (existing) -> 0.002 (yours)"),
         ({"seed": 1}, "seed: 0 (existing) -> 1 (yours)"),
-        ({"zero_stage": 2}, "zero_stage: 1 (existing) -> 2 (yours)"),
+        ({"precision": "bf16"}, 'precision: "fp32" (existing) -> "bf16" (yours)'),
     ],
 )
 def test_other_settings_on_a_started_run_are_refused(data: str, tmp_path: Path, change: dict[str, Any], says: str) -> None:
@@ -250,9 +255,102 @@ def test_one_worker_and_two_workers_give_the_same_losses(data: str, tmp_path: Pa
     assert losses(two_workers) == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
 
 
+def test_a_run_goes_on_with_other_numbers_of_workers_and_gives_the_same_losses(data: str, tmp_path: Path, two_workers: Path) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(two_workers, output)
+    assert train(settings(data, output, steps=50))["resumed_from"] == 40
+    assert run_command(data, output, 2, "steps=60", "zero_stage=2").wait(200) == 0
+    train(settings(data, tmp_path / "one", steps=60))
+    assert losses(output) == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    events = read_lines(output / "events.jsonl")
+    assert [event["step"] for event in events if event["event"] == "resumed"][-2:] == [40, 50]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_that_is_told_to_stop_saves_first_and_goes_on_bit_for_bit(data: str, tmp_path: Path, two_workers: Path, workers: int) -> None:
+    output = tmp_path / "run"
+    process = run_command(data, output, workers, "steps=4000", "checkpoint_every=1000", stderr=subprocess.PIPE)
+    while len(read_lines(output / "metrics.jsonl")) < 5 and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=100)
+    assert process.returncode == 1 and "run the same command again" in told.decode()
+    (step,) = [int(marker.parent.name[5:]) for marker in output.glob("checkpoints/*/COMMITTED.json")]
+    assert step == len(losses(output)) < 1000
+    more = settings(data, output, steps=step + 3)
+    train(more)
+    train(replace(more, output=str(tmp_path / "unbroken")))
+    exact = 0.0 if workers == 0 else 1e-5
+    assert losses(output) == pytest.approx(losses(tmp_path / "unbroken"), rel=exact, abs=0)
+
+
+def test_a_worker_whose_machine_goes_away_saves_and_the_run_goes_on_by_itself(data: str, tmp_path: Path, two_workers: Path) -> None:
+    output = tmp_path / "run"
+    process = run_command(data, output, 2, "steps=40", "checkpoint_every=1000")
+    while len(read_lines(output / "metrics.jsonl")) < 5 and process.poll() is None:
+        time.sleep(0.02)
+    os.kill(read_lines(output / "events.jsonl")[-1]["pids"][-1], signal.SIGTERM)
+    assert process.wait(200) == 0
+    events = read_lines(output / "events.jsonl")
+    assert [event["event"] for event in events] == ["started", "stopped", "resumed", "finished"]
+    assert 5 <= events[1]["step"] == events[2]["step"] < 40
+    assert losses(output) == losses(two_workers)
+
+
+def test_a_gradient_that_is_no_number_costs_the_samples_since_the_last_checkpoint(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_batch = diffusion.make_batch
+
+    def poisoned(samples: Any, keys: list[SampleKey], *more: Any) -> dict[str, torch.Tensor]:
+        batch = make_batch(samples, keys, *more)
+        batch["noise"][[key.position == 8 * 9 + 3 for key in keys]] = torch.nan
+        return batch
+
+    monkeypatch.setattr(diffusion, "make_batch", poisoned)
+    train(settings(data, tmp_path / "whole"))
+    train(settings(data, tmp_path / "run", steps=11))
+    train(settings(data, tmp_path / "run"))
+    for name in ("whole", "run"):
+        (back,) = [event for event in read_lines(tmp_path / name / "events.jsonl") if event["event"] == "rolled_back"]
+        assert back["step"] == 8 and back["skipped_samples"] == 2 * 8 and "step 10 is nan" in back["reason"]
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole") and len(losses(tmp_path / "run")) == 12
+    marker = json.loads((tmp_path / "run/checkpoints/step-00000012/COMMITTED.json").read_text())
+    assert marker["facts"]["position"] == (12 + 2) * 8
+
+
+def test_validation_gives_the_same_numbers_whatever_runs_beside_it(data: str, tmp_path: Path) -> None:
+    often = {"validate_every": 4, "validation_items": 3}
+    train(settings(data, tmp_path / "plain"))
+    train(settings(data, tmp_path / "one", **often))
+    train(settings(data, tmp_path / "other", **often, zero_stage=3, accumulate=2))
+    lines = {name: read_lines(tmp_path / name / "validation.jsonl") for name in ("one", "other")}
+    assert [line["step"] for line in lines["one"]] == [4, 8, 12]
+    assert set(lines["one"][0]) == {"step", "loss", "loss_at_0.1", "loss_at_0.3", "loss_at_0.5"}
+    for one, other in zip(lines["one"], lines["other"], strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+    assert losses(tmp_path / "one") == losses(tmp_path / "plain")
+
+
+def test_what_a_run_measures_is_in_its_metrics_and_for_tensorboard(data: str, tmp_path: Path) -> None:
+    train(settings(data, tmp_path / "run", steps=8))
+    train(settings(data, tmp_path / "run"))
+    line = read_lines(tmp_path / "run/metrics.jsonl")[-1]
+    assert line["grad_norm"] > 0 and line["tflops"] > 0
+    shown = b"".join(path.read_bytes() for path in (tmp_path / "run/tensorboard").glob("events.*"))
+    assert b"train/loss" in shown and b"train/data_wait_s" in shown
+
+
+@pytest.mark.parametrize("option", ["activation_checkpointing", "offload"])
+def test_options_that_save_memory_change_no_loss(data: str, tmp_path: Path, option: str) -> None:
+    train(settings(data, tmp_path / "plain"))
+    train(settings(data, tmp_path / "option", **{option: True}))
+    assert losses(tmp_path / "option") == pytest.approx(losses(tmp_path / "plain"), rel=1e-6)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_loss_that_is_no_number_stops_the_run_with_one_line(data: str, tmp_path: Path, workers: int) -> None:
-    words = ["steps=40", "checkpoint_every=1", "lr=1e9", "gradient_clip=0", "schedule=constant"]
+    words = ["steps=40", "checkpoint_every=30", "lr=1e9", "gradient_clip=0", "schedule=constant"]
     process = run_command(data, tmp_path / "run", workers, *words, stderr=subprocess.PIPE)
     _, told = process.communicate(timeout=200)
     assert process.returncode == 1

@@ -115,7 +115,8 @@ def inspect(run: str, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
         print(json.dumps({"checkpoints": lines}))
     for line in lines if not as_json else []:
         state = f"[red]damaged: {line['problem']}[/red]" if line["problem"] else "sound"
-        console.print(f"step {line['step']:8d}  {line['files']:4d} files  {line['bytes'] / 1e6:9.1f} MB  {state}")
+        facts = "  ".join(f"{name} {line['facts'][name]}" for name in ("position", "workers", "zero_stage", "ema") if name in line["facts"])
+        console.print(f"step {line['step']:8d}  {line['files']:4d} files  {line['bytes'] / 1e6:9.1f} MB  {facts}  {state}", soft_wrap=True)
     if not lines and not as_json:
         console.print(f"{run}: no checkpoint yet")
     if any(line["problem"] for line in lines):

@@ -2,26 +2,21 @@
 
     prepare_process(threads)                          # in a process group, before DeepSpeed is imported
     engine = start_engine(model, config, world)
-    save_engine(engine, folder); load_engine(engine, folder, checkpoint, config, world)
 
-ZeRO 0 to 3, fp32 and bf16. Without Ray, `ensure_process_group` makes a group of one.
+ZeRO 0 to 3, fp32 and bf16. Without Ray, `ensure_process_group` makes a group of one. What it saves is training.fragments's.
 """
 
 import contextlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from configs.load import UserError
-from training.checkpoints import Checkpoint
 from training.settings import TrainConfig
-
-TAG = "engine"
 
 
 def prepare_process(threads: int) -> None:
@@ -69,6 +64,12 @@ def start_engine(model: nn.Module, config: TrainConfig, world: int) -> Any:
     """The DeepSpeed engine around `model`, with AdamW as stock torch has it."""
     import deepspeed
 
+    if config.activation_checkpointing:
+        for part in model.modules():
+            if hasattr(part, "enable_gradient_checkpointing"):
+                part.enable_gradient_checkpointing()  # type: ignore[operator]
+    if config.compile:
+        model.compile()
     deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
     engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=engine_settings(config, world))
     return engine
@@ -77,41 +78,41 @@ def start_engine(model: nn.Module, config: TrainConfig, world: int) -> Any:
 def engine_settings(config: TrainConfig, world: int) -> dict[str, Any]:
     """DeepSpeed's own settings; the micro batch follows from the global one."""
     adam = {"lr": config.lr, "betas": [config.beta1, config.beta2], "eps": 1e-8, "weight_decay": config.weight_decay, "torch_adam": True}
+    zero: dict[str, Any] = {"stage": config.zero_stage}
+    if config.offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
     return {
         "train_batch_size": config.global_batch,
         "train_micro_batch_size_per_gpu": config.global_batch // world // config.accumulate,
         "gradient_accumulation_steps": config.accumulate,
         "gradient_clipping": config.gradient_clip,
         "optimizer": {"type": "AdamW", "params": adam},
-        "zero_optimization": {"stage": config.zero_stage},
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,  # its own CPU optimiser would have to be compiled
         "bf16": {"enabled": config.precision == "bf16"},
         "steps_per_print": 1_000_000_000,
     }
 
 
-def save_engine(engine: Any, folder: Path) -> None:
-    """This rank's part of weights and optimiser below `folder`."""
-    engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
+"""Dense bf16, as NVIDIA's data sheets state."""
 
 
-def load_engine(engine: Any, folder: Path, checkpoint: Checkpoint, config: TrainConfig, world: int) -> None:
-    """Back to where `checkpoint` was. `folder` holds a folder per rank; they are laid together, as DeepSpeed wants them.
+def peak_flops(device: torch.device, config: TrainConfig) -> float:
+    """Of one worker's device in bf16; 0 where it is not known, or the run computes in fp32."""
+    if device.type != "cuda" or config.precision != "bf16":
+        return 0.0
+    name = torch.cuda.get_device_name(device)
+    return next((peak for known, peak in PEAK_FLOPS.items() if known in name), 0.0)
 
-    `UserError` for another world size or ZeRO stage than the checkpoint's.
+
+def count_flops(engine: Any, tensors: dict[str, torch.Tensor], config: TrainConfig) -> float:
+    """Floating point operations of one step over all ranks: a forward pass, counted, and a backward pass of twice as many.
+
+    All ranks call it. What activation checkpointing computes again is not counted, as usual for the MFU (PaLM, appendix B).
     """
-    check_topology(checkpoint, config, world)
-    together = folder / "together" / TAG
-    together.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob(f"rank-*/{TAG}/*"):
-        if not (together / path.name).exists():
-            os.link(path, together / path.name)
-    loaded, _ = engine.load_checkpoint(str(together.parent), tag=TAG)
-    assert loaded is not None, "load_checkpoint only warns where it finds nothing"
-
-
-def check_topology(checkpoint: Checkpoint, config: TrainConfig, world: int) -> None:
-    """`UserError` naming what the checkpoint was made with."""
-    for name, ours in (("workers", world), ("zero_stage", config.zero_stage), ("precision", config.precision)):
-        theirs = checkpoint.facts[name]
-        if ours != theirs:
-            raise UserError(f"{name}={ours}: the checkpoint of step {checkpoint.step} was made with {name}={theirs}; resume with that")
+    size = len(tensors["weight"]) // config.accumulate
+    batch = {name: tensor[:size].to(engine.device) for name, tensor in tensors.items()}
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        engine.module(batch)
+    return 3.0 * counter.get_total_flops() / size * config.global_batch

@@ -28,7 +28,8 @@ def inspect(run: str) -> list[dict[str, Any]]:
             checkpoint = read_marker(store, step)
             line |= {"files": len(checkpoint.files), "bytes": sum(file["size"] for file in checkpoint.files), "facts": checkpoint.facts}
             with tempfile.TemporaryDirectory(prefix="stillsound-inspect-") as name:
-                download(store, checkpoint, Path(name))
-        except (DamagedError, FileNotFoundError, ValueError, KeyError) as error:
+                for entry in checkpoint.files:
+                    download(store, entry, Path(name)).unlink()
+        except (DamagedError, FileNotFoundError) as error:
             line["problem"] = str(error)
     return lines

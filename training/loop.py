@@ -1,9 +1,11 @@
-"""The training loop, as every rank runs it: set up, resume, then batch, loss, update, EMA, log, checkpoint.
+"""The training loop, as every rank runs it: set up, resume, then batch, loss, update, EMA, log, validate, checkpoint.
 
     work(plan)              # inside Ray Train, or alone after training.engine.ensure_process_group
 
 The order of samples and all randomness depend on positions, never on ranks or restarts: a run that was killed and resumed
-gives the same losses bit for bit. It starts nothing and checks no settings (training.train does).
+gives the same losses bit for bit, and one that goes on with another number of workers the same to rounding. Where a loss or
+a gradient is no number, the run goes back to the newest checkpoint and leaves out the samples since. It starts nothing and
+checks no settings (training.train does).
 """
 
 import json
@@ -22,14 +24,20 @@ import torch
 import torch.distributed as dist
 
 from cluster.dataset import Dataset, Snapshot
-from cluster.storage import open_store
+from cluster.storage import Store, open_store
 from configs.load import UserError
-from training.checkpoints import commit, committed_steps, download, find_newest, read_marker, retain, upload_part
-from training.ema import FILE, Ema, read_weights
-from training.engine import load_engine, prepare_process, save_engine, start_engine
-from training.journal import Journal
+from training.book import Book
+from training.checkpoints import Checkpoint, DamagedError, Saver, committed_steps, quarantine, read_marker
+from training.ema import Ema
+from training.engine import count_flops, prepare_process, start_engine
+from training.fragments import KINDS, Fragment, held, mine, publish, shapes_of
+from training.interrupt import ASKED, watch_store
 from training.loader import Catalogue, Loader, Order
+from training.parts import AVERAGE, NotFiniteError, Parts, snapshot
 from training.settings import TrainConfig, learning_rate
+from training.validate import Validation
+
+MAX_ROLLBACKS = 3
 
 
 @dataclass(frozen=True)
@@ -41,25 +49,47 @@ class Plan:
     facts: dict[str, Any]
     attempt: str
 
+    @property
+    def stop_name(self) -> str:
+        """The object that the driver writes to ask the workers to stop."""
+        return f"STOP-{self.attempt}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is: steps made, and steps' worth of samples left out after rollbacks."""
+
+    step: int = 0
+    skipped: int = 0
+
+    def position(self, config: TrainConfig) -> int:
+        """Of the next sample."""
+        return (self.step + self.skipped) * config.global_batch
+
+
+class Stopped(RuntimeError):
+    """This worker was told that its machine goes away, and has saved. Another start goes on from there."""
+
 
 @dataclass
 class Run:
-    """One rank's view of the run."""
+    """One rank's view of the run. `held`: all that its optimiser works on; `mine`: its share of what all ranks hold."""
 
     plan: Plan
+    store: Store
     rank: int
     world: int
     engine: Any
+    held: list[Fragment]
+    mine: list[Fragment]
     ema: Ema
+    saver: Saver
     attempt: str
+    saves: int = 0
 
     @property
-    def store(self) -> Any:
-        return open_store(self.plan.config.output)
-
-    @property
-    def device(self) -> torch.device:
-        return self.engine.device
+    def config(self) -> TrainConfig:
+        return self.plan.config
 
 
 def work(plan: Plan) -> None:
@@ -67,53 +97,63 @@ def work(plan: Plan) -> None:
     config = plan.config
     check_shared(config.output)
     prepare_process(config.threads)
-    rank, world = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(config.seed)
-    run = _set_up(plan, rank, world)
-    step = resume(run)
-    dataset, recipe = Dataset.open(config.data), config.module
-    catalogue = Catalogue.of(dataset, Snapshot.from_json(plan.snapshot), config.split, recipe.MEMBERS)
+    dataset, pinned, recipe = Dataset.open(config.data), Snapshot.from_json(plan.snapshot), config.module
+    catalogue = Catalogue.of(dataset, pinned, config.split, recipe.MEMBERS)
     order = Order(len(catalogue), config.lanes, config.seed)
     with ExitStack() as stack:
-        metrics, events = (
-            stack.enter_context(Journal(run.store, name)) if rank == 0 else None for name in ("metrics.jsonl", "events.jsonl")
-        )
-        pids = gather(os.getpid(), world)
-        if metrics and events:
-            metrics.cut(after_step=step)
-            events.append({"event": "resumed" if step else "started", "step": step, "pids": pids, "time": time.time()})
-        if step < config.steps:
-            loader = stack.enter_context(
-                Loader(catalogue, order, config.global_batch, rank, world, step * config.global_batch, config.prefetch)
-            )
-            for batch in loader:
-                started = time.monotonic()
-                step = batch.step + 1
-                tensors = recipe.make_batch(batch.samples, batch.keys, config.section, plan.facts)
-                loss = train_step(run, tensors, step)
-                if not math.isfinite(loss):  # the same on every rank: all return, and nothing starts again
-                    fix = f"start anew in another output, with a lower lr than {config.lr} or precision=fp32"
-                    if events:
-                        events.append(
-                            {"event": "failed", "step": step, "reason": f"the loss of step {step} is {loss}: {fix}", "time": time.time()}
+        run = _set_up(plan, stack)
+        validation = Validation.of(dataset, pinned, config, plan.facts, run.rank, run.world)
+        place, rollbacks, pids = resume(run), 0, gather(os.getpid(), run.world)
+        book = stack.enter_context(Book(run.store, config, place.step)) if run.rank == 0 else None
+        if book:
+            book.event("resumed" if place.step else "started", place.step, pids=pids)
+            stack.enter_context(watch_store(run.store, plan.stop_name))
+        flops = 0.0
+        while place.step < config.steps:
+            position, failed = place.position(config), ""
+            with Loader(catalogue, order, config.global_batch, run.rank, run.world, position, config.prefetch) as loader:
+                for batch in loader:
+                    started = time.monotonic()
+                    step = place.step + 1
+                    tensors = recipe.make_batch(batch.samples, batch.keys, config.section, plan.facts)
+                    flops = flops or count_flops(run.engine, tensors, config)
+                    loss, norm, asked = train_step(run, tensors, step)
+                    if not math.isfinite(loss + norm):
+                        failed = (
+                            f"the {'gradient' if math.isfinite(loss) else 'loss'} of step {step} is {norm if math.isfinite(loss) else loss}"
                         )
+                        break
+                    run.ema.update(step)
+                    place = Place(step, place.skipped)
+                    if book:
+                        book.note(step, loss, norm, time.monotonic() - started, batch.wait_s, flops)
+                    if validation and (step % config.validate_every == 0 or step == config.steps):
+                        found = validation.measure(run.engine)
+                        if book:
+                            book.note_validation(step, found)
+                    if step % config.checkpoint_every == 0 or step == config.steps or asked:
+                        try:
+                            save(run, place, book)
+                        except NotFiniteError as error:
+                            failed = f"after step {step} {error}"
+                            break
+                    if step == config.steps or asked:
+                        break
+            if failed:
+                rollbacks += 1
+                place = roll_back(run, place, book, failed, rollbacks)
+                if place.step == 0:
                     return
-                run.ema.update(step)
-                if metrics:
-                    seconds = {"step_s": round(batch.wait_s + time.monotonic() - started, 4), "data_wait_s": round(batch.wait_s, 4)}
-                    metrics.append(
-                        {"step": step, "loss": loss, "samples": step * config.global_batch, "lr": learning_rate(config, step), **seconds}
-                    )
-                if step % config.checkpoint_every == 0 or step >= config.steps:
-                    for journal in filter(None, (metrics, events)):
-                        journal.sync()
-                    save(run, step)
-                if step >= config.steps:
-                    break
-        cpu_s = sum(gather(cpu_seconds(), world))
-        if events:
-            finish(run, step, cpu_s)
-            events.append({"event": "finished", "step": step, "pids": pids, "time": time.time()})
+            elif place.step < config.steps:
+                _stop(run, place, book)
+                return
+        run.saver.join()
+        dist.barrier()
+        cpu_s = sum(gather(cpu_seconds(), run.world))
+        if book:
+            finish(run, place.step, cpu_s)
+            book.event("finished", place.step, pids=pids)
 
 
 def check_shared(output: str) -> None:
@@ -122,77 +162,135 @@ def check_shared(output: str) -> None:
         raise UserError(f"output={output}: {socket.gethostname()} does not see the run there; give a folder that all nodes share, or s3://")
 
 
-def _set_up(plan: Plan, rank: int, world: int) -> Run:
-    config = plan.config
-    model = config.module.build_model(config.section, plan.facts)
-    engine = start_engine(model, config, world)
-    ema = Ema(engine.module, rank, world, config.ema)
+def _set_up(plan: Plan, stack: ExitStack) -> Run:
+    config, rank, world = plan.config, dist.get_rank(), dist.get_world_size()
+    engine = start_engine(config.module.build_model(config.section, plan.facts), config, world)
+    pieces = held(engine, config.zero_stage)
+    share = mine(pieces, config.zero_stage, rank, world)
+    store = open_store(config.output)
+    saver = Saver(store, rank, world, config.keep_checkpoints)
+    stack.callback(saver.close)
     (attempt,) = set(gather(f"{plan.attempt}-{time.time_ns()}" if rank == 0 else "", world)) - {""}
-    return Run(plan, rank, world, engine, ema, attempt)
+    return Run(plan, store, rank, world, engine, pieces, share, Ema(share, config.ema), saver, attempt)
 
 
-def train_step(run: Run, tensors: dict[str, torch.Tensor], step: int) -> float:
-    """One optimiser step over this rank's part of the batch; the loss is the mean over all ranks' positions.
+def train_step(run: Run, tensors: dict[str, torch.Tensor], step: int) -> tuple[float, float, bool]:
+    """One optimiser step over this rank's part of the batch: the loss over all ranks, the gradient's norm, and whether any
+    rank was asked to stop.
 
     Holes weigh nothing and divide as if they were there, so that a step is the same sum at every world size.
     """
-    config = run.plan.config
+    config, engine = run.config, run.engine
     torch.manual_seed(config.seed + step)
-    for group in run.engine.optimizer.param_groups:
+    for group in engine.optimizer.param_groups:
         group["lr"] = learning_rate(config, step)
     size = len(tensors["weight"]) // config.accumulate
-    total = torch.zeros((), device=run.device)
+    told = torch.zeros(2, device=engine.device)
     for part in range(config.accumulate):
-        losses = run.engine({name: tensor[part * size : (part + 1) * size].to(run.device) for name, tensor in tensors.items()})["loss"]
+        losses = engine({name: tensor[part * size : (part + 1) * size].to(engine.device) for name, tensor in tensors.items()})["loss"]
         loss = losses.float().sum() / size
-        run.engine.backward(loss)
-        run.engine.step()
-        total += loss.detach() / config.accumulate
-    dist.all_reduce(total)
-    return float(total) / run.world
+        engine.backward(loss)
+        engine.step()
+        told[0] += loss.detach() / config.accumulate
+    told[1] = float(ASKED.is_set())
+    dist.all_reduce(told)
+    norm = engine.get_global_grad_norm()
+    return float(told[0]) / run.world, float(norm if norm is not None else 0.0), bool(told[1])
 
 
-def save(run: Run, step: int) -> None:
-    """Writes, uploads and commits the checkpoint of a step; all ranks take part."""
-    config, store = run.plan.config, run.store
-    with tempfile.TemporaryDirectory(prefix="stillsound-checkpoint-") as name:
-        folder = Path(name)
-        save_engine(run.engine, folder)
-        run.ema.save(folder / FILE)
-        entries = upload_part(store, step, run.attempt, run.rank, folder)
-    files = [entry for part in gather(entries, run.world) for entry in part]
-    if run.rank == 0:
-        facts = {"workers": run.world, "zero_stage": config.zero_stage, "precision": config.precision}
-        commit(store, step, {**facts, "position": step * config.global_batch, "snapshot": run.plan.snapshot["id"]}, files)
-        retain(store, config.keep_checkpoints)
+def save(run: Run, place: Place, book: Book | None) -> None:
+    """Begins the checkpoint of a place; all ranks take part. `NotFiniteError` on all where it is worth none on one."""
+    config, run.saves = run.config, run.saves + 1
+    parameters = dict(run.engine.module.named_parameters())
+    buffers = {name: value for name, value in run.engine.module.state_dict().items() if name not in parameters} if run.rank == 0 else {}
+    try:
+        write, problem = snapshot(run.mine, run.ema.tensors, buffers, shapes_of(run.engine) if run.rank == 0 else {}), ""
+    except NotFiniteError as error:
+        write, problem = None, str(error)
+    problems = [text for text in gather(problem, run.world) if text]
+    if problems or write is None:
+        raise NotFiniteError(problems[0])
+    facts = {"workers": run.world, "zero_stage": config.zero_stage, "precision": config.precision, "ema": config.ema}
+    facts |= {"position": place.position(config), "skipped": place.skipped, "snapshot": run.plan.snapshot["id"]}
+    run.saver.save(place.step, f"{run.attempt}-{run.saves}", write, facts, book.sync if book else lambda: None)
+
+
+def resume(run: Run) -> Place:
+    """Back to the newest checkpoint that is valid for all ranks; damaged ones are put into quarantine by rank 0."""
+    (steps,) = [found for found in gather(committed_steps(run.store) if run.rank == 0 else None, run.world) if found is not None]
+    for step in reversed(steps):
+        with tempfile.TemporaryDirectory(prefix="stillsound-resume-") as name:
+            checkpoint, problem = None, ""
+            try:
+                checkpoint = read_marker(run.store, step)
+                fill = _fetch(run, checkpoint, Path(name))
+            except (DamagedError, FileNotFoundError) as error:
+                problem = str(error)
+            problems = [text for text in gather(problem, run.world) if text]
+            if checkpoint and not problems:
+                fill()
+                return Place(step, checkpoint.facts["skipped"])
+            if run.rank == 0:
+                quarantine(run.store, step, problems[0])
+    return Place()
+
+
+def _fetch(run: Run, checkpoint: Checkpoint, folder: Path) -> Any:
+    """Downloads what this rank needs of a checkpoint; nothing changes before the function returned is called."""
+    parts = Parts(run.store, checkpoint, folder)
+    fills = [parts.fetch(kind, [(piece.address, piece.values(kind)) for piece in run.held], run.rank) for kind in KINDS]
+    fills.append(parts.fetch(AVERAGE, list(zip([piece.address for piece in run.mine], run.ema.tensors, strict=True)), run.rank))
+    buffers = parts.buffers()
+
+    def fill() -> None:
+        with torch.no_grad():
+            for put in fills:
+                put()
+            for piece in run.held:
+                piece.set_step(checkpoint.step)
+            for name, value in buffers.items():
+                run.engine.module.get_buffer(name).copy_(value)
+        publish(run.engine, run.config.zero_stage)
+
+    return fill
+
+
+def roll_back(run: Run, place: Place, book: Book | None, why: str, rollbacks: int) -> Place:
+    """To the newest checkpoint, past the samples since; step 0, and the reason in the journal, where that is of no use."""
+    run.saver.join()
     dist.barrier()
+    back = resume(run) if rollbacks <= MAX_ROLLBACKS else Place()
+    if back.step == 0:
+        again = f" after {MAX_ROLLBACKS} rollbacks" if rollbacks > MAX_ROLLBACKS else " before the first checkpoint"
+        fix = f"start anew in another output, with a lower lr than {run.config.lr} or precision=fp32"
+        if book:
+            book.event("failed", place.step, reason=f"{why}{again}: {fix}")
+        return back
+    back = Place(back.step, place.step + place.skipped + 1 - back.step)
+    if book:
+        book.cut(back.step)
+        book.event("rolled_back", back.step, reason=why, skipped_samples=back.skipped * run.config.global_batch)
+    return back
 
 
-def resume(run: Run) -> int:
-    """Loads the newest valid checkpoint into engine and EMA; the step it was made at, 0 where there is none."""
-    store = run.store
-    with tempfile.TemporaryDirectory(prefix="stillsound-resume-") as name:
-        folder = Path(name)
-        found = find_newest(store, folder) if run.rank == 0 else None
-        step = max(gather(found.step if found else 0, run.world))
-        if step == 0:
-            return 0
-        if found is None:
-            found = read_marker(store, step)
-            download(store, found, folder)
-        load_engine(run.engine, folder, found, run.plan.config, run.world)
-        run.ema.load(sorted(folder.glob(f"rank-*/{FILE}")))
-    return step
+def _stop(run: Run, place: Place, book: Book | None) -> None:
+    """After a checkpoint that was made because a rank was asked to stop. `Stopped` where it was not the user who asked."""
+    run.saver.join()
+    dist.barrier()
+    told = gather(run.store.exists(run.plan.stop_name), run.world)
+    if book:
+        book.event("stopped", place.step, reason=f"asked to stop at step {place.step}: saved; run the same command again to go on")
+    if run.config.workers and not any(told):
+        raise Stopped(f"saved at step {place.step} before this machine goes away")
 
 
 def finish(run: Run, step: int, cpu_s: float) -> None:
     """Rank 0: the model as its recipe saves it, from the averaged weights, and FINISHED.json last."""
-    config, store = run.plan.config, run.store
+    config, store = run.config, run.store
     with tempfile.TemporaryDirectory(prefix="stillsound-finish-") as name:
-        download(store, read_marker(store, committed_steps(store)[-1]), Path(name) / "checkpoint")
-        state = read_weights(sorted(Path(name).glob(f"checkpoint/rank-*/{FILE}")))
-        model = Path(name) / "model"
+        folder, model = Path(name) / "parts", Path(name) / "model"
         model.mkdir()
+        state = Parts(store, read_marker(store, step), folder).average()
         config.module.save(state, config.section, run.plan.facts, model)
         store.delete("FINISHED.json")  # of a shorter run: its model is replaced file by file
         for path in sorted(path for path in model.rglob("*") if path.is_file()):

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+VALIDATION = -2
+"""The epoch of a run's fixed validation items."""
+
 
 @dataclass(frozen=True)
 class SampleKey:

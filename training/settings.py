@@ -27,7 +27,10 @@ class TrainConfig:
     """`global_batch`: samples per step over all workers and accumulation; a multiple of `lanes`, which `workers` must divide.
 
     `schedule` cosine falls to zero at `steps`. `ema` 0 keeps the plain weights. `zero_stage` 0 to 3. `split`: which
-    samples to learn from. `max_failures`: how often the run starts again by itself after a worker or node died.
+    samples to learn from. `validate_every` steps (0: never) the loss of the first `validation_items` of `validation_split`
+    is measured. `workers`, `zero_stage`, `offload` (optimiser on the host, ZeRO 1 to 3), `activation_checkpointing` and
+    `compile` may change from one start to the next. `wandb`: a project of Weights & Biases, beside the TensorBoard.
+    `max_failures`: how often the run starts again by itself after a worker or node died.
     """
 
     data: str = operational()
@@ -48,10 +51,17 @@ class TrainConfig:
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
     ema: float = 0.999
-    zero_stage: int = 1
+    zero_stage: int = operational(1)
     precision: str = "fp32"
     checkpoint_every: int = operational(500)
     keep_checkpoints: int = operational(3)
+    validate_every: int = operational(0)
+    validation_split: str = operational("validation")
+    validation_items: int = operational(256)
+    activation_checkpointing: bool = operational(False)
+    compile: bool = operational(False)
+    offload: bool = operational(False)
+    wandb: str = operational("")
     max_failures: int = operational(8)
     threads: int = operational(1)
     prefetch: int = operational(2)
@@ -63,14 +73,16 @@ class TrainConfig:
         for name, known in (("recipe", RECIPES), ("precision", PRECISIONS), ("schedule", SCHEDULES), ("zero_stage", range(4))):
             if getattr(self, name) not in known:
                 raise UserError(f"{name}={getattr(self, name)}: give one of {', '.join(map(str, known))}")
-        for name in ("steps", "accumulate", "lr", "checkpoint_every", "keep_checkpoints", "threads", "prefetch"):
+        for name in ("steps", "accumulate", "lr", "checkpoint_every", "keep_checkpoints", "threads", "prefetch", "validation_items"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name}={getattr(self, name)}: give a positive number")
-        for name in ("workers", "warmup_steps", "max_failures", "gradient_clip", "weight_decay"):
+        for name in ("workers", "warmup_steps", "max_failures", "gradient_clip", "weight_decay", "validate_every"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)}: give 0 or more")
         if not 0 <= self.ema < 1:
             raise UserError(f"ema={self.ema}: give 0 or more, below 1")
+        if self.offload and self.zero_stage == 0:
+            raise UserError("offload=true: needs zero_stage=1, 2 or 3")
         if self.precision == "bf16" and self.zero_stage == 0:
             raise UserError("zero_stage=0: averages no fp32 weights with precision=bf16; give zero_stage=1, which also needs less memory")
         check_geometry(self.lanes, self.global_batch, max(1, self.workers))

@@ -11,10 +11,11 @@ import functools
 import json
 import logging
 import os
+import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ from cluster.dataset import Dataset, Snapshot
 from cluster.storage import Store, open_store
 from cluster.units import ensure_ray
 from configs.load import UserError, describe_difference, semantic_hash
-from training.checkpoints import committed_steps, read_marker
-from training.engine import check_topology, ensure_process_group, wants_gpu
+from training.engine import ensure_process_group, wants_gpu
+from training.interrupt import ASKED, listen
 from training.journal import last_line, read_lines
 from training.loader import Catalogue
 from training.loop import Plan, work
@@ -48,19 +49,20 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """
     started, plan = time.monotonic(), prepare(config)
     store = open_store(plan.config.output)
-    done = finished_step(store)
-    before = max(committed_steps(store), default=0)
+    done, before = finished_step(store), len(_events(store))
     if done < config.steps:
-        _check_resumable(store, config)
         if config.workers == 0:
             ensure_process_group()
-            work(plan)
+            with _told_to_stop(ASKED.set):
+                ASKED.clear()
+                work(plan)
         else:
             _under_ray(plan)
         if finished_step(store) < config.steps:
             raise TrainingStopped(_reason(store))
     finished = json.loads(store.read("FINISHED.json"))
-    summary = {"steps": finished["step"], "finished_before": done >= config.steps, "resumed_from": before}
+    starts = [event["step"] for event in _events(store)[before:] if event["event"] in ("started", "resumed")]
+    summary = {"steps": finished["step"], "finished_before": done >= config.steps, "resumed_from": starts[0] if starts else done}
     cpu_s = 0.0 if summary["finished_before"] else finished["cpu_s"]  # of the workers that came to the end
     return {**summary, "seconds": round(time.monotonic() - started, 1), "cpu_s": cpu_s, "model": f"{config.output}/model"}
 
@@ -93,18 +95,13 @@ def _check_same(kept: dict[str, Any], config: TrainConfig) -> None:
         log.warning("this run learns from the snapshot of %s, now read at %s", pinned, config.data)
 
 
-def _check_resumable(store: Store, config: TrainConfig) -> None:
-    """Refuses before any machine works what the workers would refuse; a damaged marker is theirs to deal with."""
-    try:
-        newest = read_marker(store, max(committed_steps(store), default=0))
-    except (FileNotFoundError, ValueError, KeyError):
-        return
-    check_topology(newest, config, max(1, config.workers))
+def _events(store: Store) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in store.read("events.jsonl").splitlines()] if store.exists("events.jsonl") else []
 
 
 def _reason(store: Store) -> str:
-    lines = [json.loads(line) for line in store.read("events.jsonl").splitlines()]
-    return next((line["reason"] for line in reversed(lines) if line["event"] == "failed"), "the workers ended without a word")
+    told = (event["reason"] for event in reversed(_events(store)) if event["event"] in ("failed", "stopped"))
+    return next(told, "the workers ended without a word")
 
 
 def finished_step(store: Store) -> int:
@@ -130,15 +127,45 @@ def _under_ray(plan: Plan) -> None:
         trainer = TorchTrainer(
             functools.partial(_work_in_ray, plan),
             scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=gpu),
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            torch_config=_listening(TorchConfig)(backend="nccl" if gpu else "gloo"),
             run_config=RunConfig(storage_path=folder, failure_config=FailureConfig(max_failures=config.max_failures)),
         )
         try:
-            with watch(config.output, config.steps):
+            stop = functools.partial(open_store(config.output).replace, plan.stop_name, b"")
+            with watch(config.output, config.steps), _told_to_stop(stop):
                 trainer.fit()
         except TrainingFailedError as error:
             failures = list(getattr(error, "worker_failures", {}).values()) or [error]
             raise TrainingStopped(f"stopped after {config.max_failures} new starts: {str(failures[0]).strip().splitlines()[-1]}") from error
+
+
+def _listening(torch_config: Any) -> Any:
+    """Ray's way to start a process group, and in the same place, which is each worker's main thread, to heed SIGTERM."""
+
+    class Backend(torch_config().backend_cls):  # type: ignore[misc]
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            super().on_start(worker_group, backend_config)
+            worker_group.execute(listen)
+
+    class Config(torch_config):  # type: ignore[misc]
+        @property
+        def backend_cls(self) -> type:
+            return Backend
+
+    return Config
+
+
+@contextlib.contextmanager
+def _told_to_stop(stop: Callable[[], object]) -> Iterator[None]:
+    """For the block, SIGTERM to this command calls `stop`: the run saves before it ends."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

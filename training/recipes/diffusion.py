@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from cluster.dataset import Snapshot
 from configs.load import UserError
-from training.randomness import SampleKey, keyed_rng
+from training.randomness import VALIDATION, SampleKey, keyed_rng
 
 MEMBERS: tuple[str, ...] = ("latent.npy", "image.npy")
 NUM_TIMESTEPS = 1000
+VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 @dataclass
@@ -142,6 +143,9 @@ def make_batch(samples: list[dict[str, bytes] | None], keys: list[SampleKey], co
         latent[place] = torch.from_numpy((drawn - mean) / std)
         noise[place] = torch.from_numpy(keyed_rng(key, "noise").standard_normal(shape, dtype=np.float32))
         image[place] = torch.from_numpy(whiten(_load(sample["image.npy"]), facts))
+        if key.epoch == VALIDATION:
+            time[place] = VALIDATION_TIMES[key.position % len(VALIDATION_TIMES)]
+            continue
         time[place] = 1 / (1 + np.exp(-(config.time_mean + config.time_spread * keyed_rng(key, "time").standard_normal())))
         drop[place] = float(keyed_rng(key, "dropout").random() < config.condition_dropout)
     weight = torch.tensor([0.0 if sample is None else 1.0 for sample in samples])
