@@ -12,6 +12,7 @@ work (cluster.units does) and does not know what a sample is.
 import datetime
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.shards import Shard
@@ -27,6 +29,8 @@ from cluster.storage import Store, file_sha256, open_store
 from configs.load import UserError, describe_difference, semantic_hash
 
 SCHEMA_VERSION = 1
+LIST_ITEMS = 50_000
+LIST_ROWS = 2_000
 WORKLIST = pa.schema([("unit", pa.string()), ("item_id", pa.string()), ("attempt", pa.int32()), ("payload", pa.string())])
 TOMBSTONE = pa.schema([("key", pa.string()), ("reason", pa.string()), ("date", pa.string())])
 
@@ -144,32 +148,87 @@ class Dataset:
     def append_items(self, items: Iterable[tuple[str, dict[str, Any]]], unit_size: int, attempt: int = 0) -> int:
         """Appends the items not yet listed (by id and attempt) as new units of `unit_size`; returns how many were new.
 
-        Safe against a second driver appending at the same time: the list file is created only if absent, else reread.
+        Reads `items` as it goes, a list file for each `LIST_ITEMS`. Safe against a second driver appending at the same time:
+        a list file is created only if absent, else all is looked at again.
         """
-        items = list(items)
+        source, added = iter(items), 0
+        while chunk := dict(itertools.islice(source, LIST_ITEMS)):
+            added += self._append_chunk(chunk, unit_size, attempt)
+        return added
+
+    def _append_chunk(self, items: dict[str, dict[str, Any]], unit_size: int, attempt: int) -> int:
         while True:
-            files, listed = self._worklist_files(), self._read_worklist()
-            known = set(zip(listed["item_id"].to_pylist(), listed["attempt"].to_pylist(), strict=True))
-            fresh = {item_id: payload for item_id, payload in items if (item_id, attempt) not in known}
-            if not fresh:
+            names = self._worklist_files()
+            fresh = pa.array(items)
+            for name in names:
+                known = pq.ParquetFile(io.BytesIO(self.store.read(name))).read(["item_id", "attempt"])
+                known = known.filter(pc.equal(known["attempt"], attempt))["item_id"]
+                fresh = fresh.filter(pc.invert(pc.is_in(fresh, value_set=known.combine_chunks())))
+            if not len(fresh):
                 return 0
-            first_unit = len(set(listed["unit"].to_pylist()))
-            table = _worklist_table(fresh, first_unit, unit_size, attempt)
+            ids = fresh.to_pylist()
+            table = _worklist_table({item_id: items[item_id] for item_id in ids}, self.count_units(), unit_size, attempt)
             buffer = io.BytesIO()
-            pq.write_table(table, buffer, compression="zstd", store_schema=False)
+            pq.write_table(table, buffer, compression="zstd", store_schema=False, row_group_size=LIST_ROWS)
             try:
-                self.store.put(f"worklist/{len(files):06d}.parquet", buffer.getvalue())
-                return len(fresh)
+                self.store.put(f"worklist/{len(names):06d}.parquet", buffer.getvalue())
+                return len(ids)
             except FileExistsError:
                 continue
 
     def units(self) -> list[UnitTask]:
         """Every unit of the work list, in order."""
-        tasks: dict[str, list[WorkItem]] = {}
-        for row in self._read_worklist().to_pylist():
-            item = WorkItem(row["item_id"], row["attempt"], json.loads(row["payload"]))
-            tasks.setdefault(row["unit"], []).append(item)
-        return [UnitTask(unit, items) for unit, items in tasks.items()]
+        return list(self.iter_units())
+
+    def iter_units(self, first: int = 0) -> Iterator[UnitTask]:
+        """The units of the work list from number `first` on, in order, a few at a time in memory."""
+        unit, items = "", list[WorkItem]()
+        for row in self._iter_worklist(first, None):
+            if row["unit"] != unit and items:
+                yield UnitTask(unit, items)
+                items = []
+            unit = row["unit"]
+            items.append(WorkItem(row["item_id"], row["attempt"], json.loads(row["payload"])))
+        if items:
+            yield UnitTask(unit, items)
+
+    def unit_attempts(self, first: int = 0) -> Iterator[tuple[str, int]]:
+        """Name and attempt of the units from number `first` on, without their items."""
+        last = ""
+        for row in self._iter_worklist(first, ["unit", "attempt"]):
+            if row["unit"] != last:
+                last = row["unit"]
+                yield last, row["attempt"]
+
+    def count_units(self) -> int:
+        """How many units the work list has; they are numbered from 0."""
+        names = self._worklist_files()
+        if not names:
+            return 0
+        file = pq.ParquetFile(io.BytesIO(self.store.read(names[-1])))
+        return 1 + int(file.read_row_group(file.num_row_groups - 1, ["unit"])["unit"][-1].as_py()[1:])
+
+    def ask_again(self, unit: str) -> None:
+        """Notes, before its commit, that a unit has rows worth another attempt: so no commit is read in search of them."""
+        self.store.put(f"again/{unit}", b"")
+
+    def asking_again(self) -> list[str]:
+        """The units with such a note."""
+        return [name.removeprefix("again/") for name in self.store.list("again")]
+
+    def asked_again(self, unit: str) -> None:
+        """Takes the note away: the next attempt is listed."""
+        self.store.delete(f"again/{unit}")
+
+    def commits_of(self, units: Iterable[str]) -> dict[str, Commit]:
+        """The first commit of each of these units that has one."""
+        found = {}
+        for unit in units:
+            try:
+                found[unit] = self.read_commit(f"commits/{unit}.0.json")
+            except FileNotFoundError:
+                continue
+        return found
 
     def committed_units(self) -> set[str]:
         """Names of units with any commit, by a fresh listing."""
@@ -260,9 +319,13 @@ class Dataset:
     def _worklist_files(self) -> list[str]:
         return self.store.list("worklist")
 
-    def _read_worklist(self) -> pa.Table:
-        tables = [_read_table(self.store.read(name)) for name in self._worklist_files()]
-        return pa.concat_tables(tables) if tables else WORKLIST.empty_table()
+    def _iter_worklist(self, first: int, columns: list[str] | None) -> Iterator[dict[str, Any]]:
+        start = f"u{first:07d}"
+        for name in self._worklist_files():
+            file = pq.ParquetFile(io.BytesIO(self.store.read(name)))
+            for group in range(file.num_row_groups):
+                if file.metadata.row_group(group).column(0).statistics.max >= start:
+                    yield from (row for row in file.read_row_group(group, columns).to_pylist() if row["unit"] >= start)
 
 
 def _part(folder: str, unit: str, path: Path) -> Part:

@@ -17,14 +17,18 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import fsspec
-from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import RetryError, Retrying, before_sleep_log, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from configs.load import UserError
+from configs.load import StoppedError, UserError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 SINGLE_PUT_BYTES = 1 << 30
 TRANSIENT_ERRNO = frozenset({errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.EAGAIN, errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE})
+
+
+class StorageDownError(OSError, StoppedError):
+    """Object storage did not answer although it was asked again and again: whatever runs should stop, and say so."""
 
 
 class Store(Protocol):
@@ -181,7 +185,9 @@ class RemoteStore:
         protocol = uri.split("://", 1)[0]
         options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
         if protocol == "s3":
-            options["config_kwargs"] = {"retries": {"max_attempts": 1, "mode": "standard"}}
+            options["config_kwargs"] = {"retries": {"max_attempts": 1, "mode": "standard"}, "connect_timeout": 10, "read_timeout": 60}
+            for noisy in ("botocore", "aiobotocore"):
+                logging.getLogger(noisy).setLevel(logging.WARNING)
         self.fs, self.root = fsspec.core.url_to_fs(uri, **options)
         if protocol == "s3":
             self.fs.retries = 1
@@ -299,15 +305,18 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def _retrying(call: Callable[[], T]) -> T:
-    """`call` with up to 8 tries and full jitter; what is not transient is raised at once."""
+    """`call` with up to 8 tries and full jitter; what is not transient is raised at once. `StorageDownError` after the last."""
     tries = Retrying(
         stop=stop_after_attempt(8),
         wait=wait_random_exponential(multiplier=0.2, max=20),
         retry=retry_if_exception(_is_transient),
         before_sleep=before_sleep_log(log, logging.WARNING),
-        reraise=True,
     )
-    return tries(call)
+    try:
+        return tries(call)
+    except RetryError as failed:
+        error = failed.last_attempt.exception()
+        raise StorageDownError(f"object storage does not answer ({type(error).__name__}: {error})") from error
 
 
 def _sync_folder(folder: Path) -> None:

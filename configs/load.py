@@ -36,6 +36,10 @@ class UserError(ValueError):
     """A user's mistake; its text is one line naming the value and the fix. Raise it before any work starts."""
 
 
+class StoppedError(RuntimeError):
+    """A run that ended before its work was done: its text is one line that says why. The same command goes on."""
+
+
 def operational(default: Any = dataclasses.MISSING) -> Any:
     """A dataclass field for a setting that does not change bytes (workers, retries, rates). A class is called for the default."""
     metadata = {"operational": True}
@@ -98,11 +102,15 @@ def describe_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def run_app(app: typer.Typer) -> None:
-    """Run a command line and exit. A user's mistake is one line on stderr and exit code 2; a defect keeps its traceback."""
+    """Run a command line and exit. A user's mistake is one line on stderr and exit code 2, a run that had to stop one line and
+    exit code 1; a defect keeps its traceback."""
     try:
         code = typer.main.get_command(app)(standalone_mode=False)
     except UserError as error:
         _refuse(str(getattr(error, "cause", error)))  # Ray raises a subclass whose text is a traceback, the real one in .cause
+    except StoppedError as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(1)
     except _ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error.format_message(), file=sys.stderr)

@@ -18,7 +18,6 @@ same keyframes. Windows around other keyframes hold other seconds of the video, 
 
 import itertools
 import sqlite3
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from cluster.dataset import Dataset
+from cluster.scratch import scratch_folder
 from configs.load import UserError
 from ingest.fingerprint import AUDIO_BYTES, IMAGE_BYTES, audio_distances, image_distances
 
@@ -64,7 +64,7 @@ def curate(config: CurateConfig, dry_run: bool = False) -> dict[str, Any]:
     `UserError` where the dataset is not there, is not of clips, or was scraped before fingerprints were recorded.
     """
     dataset = Dataset.open(config.dataset, "clips")
-    with tempfile.TemporaryDirectory(prefix="stillsound-curate-") as folder:
+    with scratch_folder("curate") as folder:
         database = sqlite3.connect(Path(folder) / "rows.sqlite", isolation_level=None)
         try:
             _spool(dataset, database)

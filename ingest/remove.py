@@ -16,7 +16,6 @@ commit carries as `facts`. It does not make anybody forget: it says which checkp
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from typing import Any
 import pyarrow as pa
 
 from cluster.dataset import Commit, Dataset, Snapshot
+from cluster.scratch import scratch_folder
 from cluster.shards import CORE, Row, Shard, verify_member, write_shard
 from cluster.storage import Store, open_store
 from configs.load import UserError
@@ -129,7 +129,7 @@ def bury(dataset: Dataset, keys: set[str], reason: str) -> None:
 def rewrite_unit(dataset: Dataset, commit: Commit, match: Match, reason: str) -> None:
     """Publishes generations of a unit until the newest has no matching row that is not empty. `OSError` as of storage."""
     while any(match(row) and not _is_empty(row, reason) for row in dataset.read_index(commit).to_pylist()):
-        with tempfile.TemporaryDirectory(prefix=f"stillsound-{commit.unit}-") as scratch:
+        with scratch_folder(commit.unit) as scratch:
             shard = _without(dataset, commit, match, reason, Path(scratch))
             commit = dataset.commit(commit.unit, commit.generation + 1, shard, commit.facts)
 

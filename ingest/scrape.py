@@ -6,9 +6,9 @@ is frozen before work starts; a failure of the world ends as a row. Near-duplica
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.dataset import Dataset
+from cluster.scratch import scratch_folder
 from cluster.shards import Row, write_shard
 from cluster.units import RunSummary, UnitOutput, UnitTask, run_units
 from configs.load import UserError, operational, semantic_dict
@@ -27,6 +28,7 @@ from ingest.shard import CLIP_COLUMNS, clip_row, refused_row
 from ingest.sources import SourceConfig, enumerate_items
 
 log = logging.getLogger(__name__)
+UNIT_DEADLINE = 1.5  # times what its items may take to fetch and to decode: for a worker that hangs elsewhere
 
 
 @dataclass
@@ -48,12 +50,14 @@ class SplitConfig:
 
 @dataclass
 class ScrapeConfig:
-    """What a user asks of a scrape; `unit_size` items make one shard."""
+    """What a user asks of a scrape; `unit_size` items make one shard. What failed in passing is tried again once at the end of
+    the run, `retry_after_s` later, and a third time by the next run."""
 
     output: str = field(metadata={"operational": True})  # another name for the same place is the same dataset
     source: SourceConfig
     workers: int = operational(2)
     unit_size: int = operational(8)
+    retry_after_s: float = operational(60.0)
     license: LicenseConfig = field(default_factory=LicenseConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)
@@ -70,15 +74,23 @@ def scrape(config: ScrapeConfig, progress: bool = True) -> RunSummary:
     Errors: `UserError` for settings that cannot work or differ from those the output was made with, before any work.
     """
     check(config)
-    items = list(enumerate_items(config.source, config.network, config.output))
-    if not items:
+    items = enumerate_items(config.source, config.network, config.output)
+    first = next(items, None)
+    if first is None:
         raise UserError(f"source.path={config.source.path}: nothing found there for source.kind={config.source.kind}")
     dataset = Dataset.create_or_open(config.output, "clips", semantic(config), parents=[])
-    added = dataset.append_items(((f"{item.source}:{item.id}", asdict(item)) for item in items), config.unit_size)
-    log.info("%d items listed, %d of them new", len(items), added)
-    retryable = frozenset(str(reason) for reason in RETRYABLE)
-    factory = partial(ScrapeStage, config)
-    return run_units(dataset, factory, config.workers, retryable_reasons=retryable, columns=CLIP_COLUMNS, progress=progress)
+    listed = ((f"{item.source}:{item.id}", asdict(item)) for item in itertools.chain([first], items))
+    log.info("%d items are new", dataset.append_items(listed, config.unit_size))
+    return run_units(
+        dataset,
+        partial(ScrapeStage, config),
+        config.workers,
+        retryable_reasons=frozenset(str(reason) for reason in RETRYABLE),
+        columns=CLIP_COLUMNS,
+        retry_after_s=config.retry_after_s,
+        unit_deadline_s=UNIT_DEADLINE * config.unit_size * (config.network.timeout_s + config.limits.timeout_s),
+        progress=progress,
+    )
 
 
 def semantic(config: ScrapeConfig) -> dict[str, Any]:
@@ -110,7 +122,7 @@ class ScrapeStage:
     def __init__(self, config: ScrapeConfig):
         self.config = config
         self.stack = contextlib.ExitStack()
-        self.spool = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="stillsound-spool-")))
+        self.spool = self.stack.enter_context(scratch_folder("spool"))
         self.fetcher = self.stack.enter_context(Fetcher(config.network, self.spool, tuple(config.license.allow), config.source.youtube))
         self.clipper = self.stack.enter_context(Clipper(config.clip, config.audio, config.frame, config.limits))
 

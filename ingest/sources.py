@@ -11,7 +11,6 @@ import glob
 import json
 import os
 import tarfile
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.scratch import scratch_folder
 from cluster.storage import open_store
 from configs.load import UserError, operational
 from ingest.fetch import FetchConfig
@@ -69,7 +69,7 @@ def _from_site(config: SourceConfig, network: FetchConfig, output: str) -> Itera
     if config.license:
         more = "; vouch for channels with source.youtube.vouched_channels" if config.kind == "youtube" else ""
         raise UserError(f"source.license={config.license}: the media of {config.kind} state their own{more}; leave it out")
-    with tempfile.TemporaryDirectory(prefix="stillsound-list-") as spool:
+    with scratch_folder("list") as spool:
         if config.kind == "youtube":
             return iter(list(enumerate_youtube(config.path, config.youtube, network, Path(spool))))
         store = open_store(output) if output else None

@@ -18,6 +18,7 @@ BRIDGES = {
     "cluster.storage",
     "cluster.dataset",
     "cluster.shards",
+    "cluster.scratch",
     "cluster.units",
     "cluster.record",
     "ingest.sample",
@@ -31,7 +32,7 @@ FORBIDDEN = {
     "ingest": MODELS,
     "training": {"yt_dlp", "ffmpeg", "av"},
 }
-BROAD_EXCEPT_ALLOWED = {"cluster/units.py"}  # the unit border
+BROAD_EXCEPT_ALLOWED = {"cluster/pool.py"}  # the unit border
 LONG_FUNCTION_ALLOWED = {"training/loop.py"}  # the training loop reads top to bottom
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 MAX_FUNCTION_LINES = 60
@@ -270,7 +271,8 @@ BREACHES: list[tuple[Rule, Tree]] = [
 ]
 CLEAN: Tree = {
     "configs/load.py": '"""Loads."""\nimport yaml\n',
-    "cluster/units.py": '"""Runs."""\nfrom configs.load import load\ntry:\n    import ray\nexcept Exception:\n    pass\n',
+    "cluster/units.py": '"""Tells."""\nfrom cluster.pool import f\n',
+    "cluster/pool.py": '"""Runs."""\nfrom configs.load import load\ntry:\n    import ray\nexcept Exception:\n    pass\n',
     "ingest/a.py": '"""Cuts."""\nfrom cluster import units\nimport ingest.b\ndef cut(a: int) -> int:\n    def inner(b): ...\n',
     "ingest/b.py": '"""Holds."""\nclass A:\n    def f(self, b: int) -> "A":\n        return self\n',
     "ingest/__init__.py": "",

@@ -33,14 +33,9 @@ def train(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN)
     config = load_config(TrainConfig, args or [])
 
     def do() -> dict[str, Any]:
-        from training.train import TrainingStopped
         from training.train import train as run
 
-        try:
-            return run(config)
-        except TrainingStopped as stopped:
-            Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {stopped}", markup=False)
-            raise typer.Exit(1) from stopped
+        return run(config)
 
     run_verb("train", args or [], config, do, output=config.output, show=_show_training, as_json=as_json, dry_run=dry_run)
 

@@ -11,7 +11,6 @@ Knows nothing of DeepSpeed and of tensors: what the files mean is training.parts
 import hashlib
 import json
 import logging
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.scratch import scratch_folder
 from cluster.storage import Store, file_sha256
 
 log = logging.getLogger(__name__)
@@ -69,8 +69,8 @@ class Saver:
         self.thread.shutdown(cancel_futures=True)
 
     def _save(self, step: int, attempt: str, write: Write, facts: dict[str, Any], before_commit: Callable[[], None]) -> None:
-        with tempfile.TemporaryDirectory(prefix="stillsound-checkpoint-") as name:
-            upload_part(self.store, step, attempt, self.rank, Path(name), write(Path(name)))
+        with scratch_folder("checkpoint") as folder:
+            upload_part(self.store, step, attempt, self.rank, folder, write(folder))
         if self.rank == 0:
             files = await_parts(self.store, step, attempt, self.world)
             before_commit()
@@ -93,7 +93,7 @@ def upload_part(store: Store, step: int, attempt: str, rank: int, folder: Path, 
 def await_parts(store: Store, step: int, attempt: str, world: int) -> list[dict[str, Any]]:
     """The entries of all ranks' files, `part.json` among them, as soon as they lie there. `OSError` where one does not come."""
     files, end = [], time.monotonic() + PARTS_WAIT_S
-    with tempfile.TemporaryDirectory(prefix="stillsound-parts-") as folder:
+    with scratch_folder("parts") as folder:
         for rank in range(world):
             name, path, pause_s = f"{folder_of(step)}/{attempt}/rank-{rank:04d}/{PART}", Path(folder) / PART, 0.02
             while not store.exists(name):

@@ -7,7 +7,6 @@ The folder holds all weights and its own pipeline.py, made of three files of thi
 """
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 
 from cluster.dataset import Dataset
+from cluster.scratch import scratch_folder
 from configs.load import UserError
 from training.models import fetch_models, is_finished, load_autoencoder, load_image_encoder, local_copy, read_processor
 from training.pipeline import StillsoundPipeline
@@ -68,10 +68,10 @@ def _run_parts(folder: Path, said: str) -> dict[str, Any]:
         raise UserError(f"model={said}: holds no finished diffusion model; train it to the end, or give an exported folder")
     conditioning = json.loads((model / "conditioning.json").read_text())
     latents = Dataset.open(conditioning["latents"], "latents")
-    with tempfile.TemporaryDirectory(prefix="stillsound-models-") as name:
-        fetch_models(latents, Path(name))
-        parts = _codec_parts(Path(name))
-        processor = read_processor(Path(name) / "image_encoder")
+    with scratch_folder("models") as scratch:
+        fetch_models(latents, scratch)
+        parts = _codec_parts(scratch)
+        processor = read_processor(scratch / "image_encoder")
     kept = {name: value for name, value in conditioning.items() if name != "latents"}
     return {**_diffusion_parts(model), **parts, "conditioning": {**kept, "processor": processor}}
 

@@ -3,10 +3,9 @@
 for line in inspect("out/demo/runs/diffusion"): ...
 """
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
+from cluster.scratch import scratch_folder
 from cluster.storage import open_store
 from configs.load import UserError
 from training.checkpoints import DamagedError, committed_steps, download, folder_of, read_marker
@@ -27,9 +26,9 @@ def inspect(run: str) -> list[dict[str, Any]]:
         try:
             checkpoint = read_marker(store, step)
             line |= {"files": len(checkpoint.files), "bytes": sum(file["size"] for file in checkpoint.files), "facts": checkpoint.facts}
-            with tempfile.TemporaryDirectory(prefix="stillsound-inspect-") as name:
+            with scratch_folder("inspect") as folder:
                 for entry in checkpoint.files:
-                    download(store, entry, Path(name)).unlink()
+                    download(store, entry, folder).unlink()
         except (DamagedError, FileNotFoundError) as error:
             line["problem"] = str(error)
     return lines

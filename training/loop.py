@@ -13,7 +13,6 @@ import math
 import os
 import resource
 import socket
-import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import torch
 import torch.distributed as dist
 
 from cluster.dataset import Dataset, Snapshot
+from cluster.scratch import scratch_folder, sweep
 from cluster.storage import Store, open_store
 from configs.load import UserError
 from training.book import Book
@@ -95,6 +95,7 @@ class Run:
 def work(plan: Plan) -> None:
     """Trains from the newest checkpoint to `steps`, and leaves the finished model in `<output>/model`."""
     config = plan.config
+    sweep()
     check_shared(config.output)
     prepare_process(config.threads)
     torch.manual_seed(config.seed)
@@ -219,11 +220,11 @@ def resume(run: Run) -> Place:
     """Back to the newest checkpoint that is valid for all ranks; damaged ones are put into quarantine by rank 0."""
     (steps,) = [found for found in gather(committed_steps(run.store) if run.rank == 0 else None, run.world) if found is not None]
     for step in reversed(steps):
-        with tempfile.TemporaryDirectory(prefix="stillsound-resume-") as name:
+        with scratch_folder("resume") as folder:
             checkpoint, problem = None, ""
             try:
                 checkpoint = read_marker(run.store, step)
-                fill = _fetch(run, checkpoint, Path(name))
+                fill = _fetch(run, checkpoint, folder)
             except (DamagedError, FileNotFoundError) as error:
                 problem = str(error)
             problems = [text for text in gather(problem, run.world) if text]
@@ -287,8 +288,8 @@ def _stop(run: Run, place: Place, book: Book | None) -> None:
 def finish(run: Run, step: int, cpu_s: float) -> None:
     """Rank 0: the model as its recipe saves it, from the averaged weights, and FINISHED.json last."""
     config, store = run.config, run.store
-    with tempfile.TemporaryDirectory(prefix="stillsound-finish-") as name:
-        folder, model = Path(name) / "parts", Path(name) / "model"
+    with scratch_folder("finish") as scratch:
+        folder, model = scratch / "parts", scratch / "model"
         model.mkdir()
         state = Parts(store, read_marker(store, step), folder).average()
         config.module.save(state, config.section, run.plan.facts, model)

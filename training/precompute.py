@@ -8,7 +8,6 @@ another snapshot of the parent: that is refused with the difference shown.
 """
 
 import io
-import tempfile
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from cluster.dataset import Commit, Dataset
+from cluster.scratch import scratch_folder
 from cluster.shards import Row, verify_member, write_shard
 from cluster.units import RunSummary, UnitOutput, UnitTask, run_units
 from configs.load import UserError, operational
@@ -88,11 +88,11 @@ class PrecomputeStage:
         torch.set_num_threads(config.threads)
         self.parent, self.mel, self.batch_size = Dataset.open(parent_uri, "clips"), mel, config.batch_size
         self.device = "cuda" if config.gpus_per_worker and torch.cuda.is_available() else "cpu"
-        with tempfile.TemporaryDirectory(prefix="stillsound-models-") as name:
-            fetch_models(Dataset.open(output_uri, "latents"), Path(name))
-            self.autoencoder = load_autoencoder(Path(name) / "autoencoder").to(self.device)
-            self.image_encoder = load_image_encoder(Path(name) / "image_encoder").to(self.device)
-            self.image_config = ImageConfig.from_processor(read_processor(Path(name) / "image_encoder"))
+        with scratch_folder("models") as folder:
+            fetch_models(Dataset.open(output_uri, "latents"), folder)
+            self.autoencoder = load_autoencoder(folder / "autoencoder").to(self.device)
+            self.image_encoder = load_image_encoder(folder / "image_encoder").to(self.device)
+            self.image_config = ImageConfig.from_processor(read_processor(folder / "image_encoder"))
 
     def __call__(self, task: UnitTask, scratch: Path) -> UnitOutput:
         rows: list[Row] = []

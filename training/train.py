@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,9 +23,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cluster.dataset import Dataset, Snapshot
+from cluster.scratch import scratch_folder
 from cluster.storage import Store, open_store
 from cluster.units import ensure_ray
-from configs.load import UserError, describe_difference, semantic_hash
+from configs.load import StoppedError, UserError, describe_difference, semantic_hash
 from training.engine import ensure_process_group, wants_gpu
 from training.interrupt import ASKED, listen
 from training.journal import last_line, read_lines
@@ -37,15 +37,11 @@ from training.settings import TrainConfig, identity
 log = logging.getLogger(__name__)
 
 
-class TrainingStopped(RuntimeError):
-    """A run that came to no end: its text is one line that says where and why."""
-
-
 def train(config: TrainConfig) -> dict[str, Any]:
     """Runs to `steps`; returns `{"steps", "resumed_from", "seconds", "cpu_s", "finished_before", "model"}`.
 
     `UserError` before any work: data missing or of the wrong kind, output not writable, or made with other settings.
-    `TrainingStopped` where workers kept failing, or the loss is no number.
+    `StoppedError` where workers kept failing, or the loss is no number.
     """
     started, plan = time.monotonic(), prepare(config)
     store = open_store(plan.config.output)
@@ -59,7 +55,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         else:
             _under_ray(plan)
         if finished_step(store) < config.steps:
-            raise TrainingStopped(_reason(store))
+            raise StoppedError(_reason(store))
     finished = json.loads(store.read("FINISHED.json"))
     starts = [event["step"] for event in _events(store)[before:] if event["event"] in ("started", "resumed")]
     summary = {"steps": finished["step"], "finished_before": done >= config.steps, "resumed_from": starts[0] if starts else done}
@@ -123,12 +119,12 @@ def _under_ray(plan: Plan) -> None:
     gpu = gpus >= config.workers
     if gpus and not gpu:
         log.warning("the cluster has %d GPUs for workers=%d: training on CPUs; give workers=%d for GPUs", gpus, config.workers, gpus)
-    with tempfile.TemporaryDirectory(prefix="stillsound-ray-train-") as folder:
+    with scratch_folder("ray-train") as folder:
         trainer = TorchTrainer(
             functools.partial(_work_in_ray, plan),
             scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=gpu),
             torch_config=_listening(TorchConfig)(backend="nccl" if gpu else "gloo"),
-            run_config=RunConfig(storage_path=folder, failure_config=FailureConfig(max_failures=config.max_failures)),
+            run_config=RunConfig(storage_path=str(folder), failure_config=FailureConfig(max_failures=config.max_failures)),
         )
         try:
             stop = functools.partial(open_store(config.output).replace, plan.stop_name, b"")
@@ -136,7 +132,7 @@ def _under_ray(plan: Plan) -> None:
                 trainer.fit()
         except TrainingFailedError as error:
             failures = list(getattr(error, "worker_failures", {}).values()) or [error]
-            raise TrainingStopped(f"stopped after {config.max_failures} new starts: {str(failures[0]).strip().splitlines()[-1]}") from error
+            raise StoppedError(f"stopped after {config.max_failures} new starts: {str(failures[0]).strip().splitlines()[-1]}") from error
 
 
 def _listening(torch_config: Any) -> Any:

@@ -1,0 +1,320 @@
+"""Workers that turn tasks into outcomes: in this process (`LocalPool`) or as Ray actors (`RayPool`).
+
+    for outcome in pool.stream(tasks): ...         # tasks: any iterator; read only as fast as they are done
+
+A worker runs the stage on its own disk and commits by itself; the driver sees numbers, never a sample. One call in flight
+per actor, so that memory is bounded and a death costs little; units that take milliseconds travel several in a call. What
+failed is tried `MAX_TRIES` times. Which units there are, and what to say of them, is cluster.units's.
+"""
+
+import contextlib
+import logging
+import os
+import pickle
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+
+from cluster.dataset import Dataset, UnitTask
+from cluster.scratch import scratch_folder, sweep
+from cluster.shards import Row, Shard, write_shard
+from cluster.storage import StorageDownError
+
+log = logging.getLogger(__name__)
+MAX_TRIES = 3
+CLOSE_S = 10.0
+CALL_S = 0.25
+MAX_UNITS_PER_CALL = 32
+CRASHED = "worker_crashed"
+
+
+@dataclass(frozen=True)
+class UnitOutput:
+    """What a stage made of a unit: the shard on local disk, numbers to merge, and how many of its items are retryable."""
+
+    shard: Shard
+    facts: dict[str, Any] = field(default_factory=dict)
+    retryable: int = 0
+
+
+Stage = Callable[[UnitTask, Path], UnitOutput]
+StageFactory = Callable[[], Stage]
+
+
+@dataclass
+class Outcome:
+    """What a worker tells the driver of one unit: committed, deferred (mostly retryable), or an error, `fatal` for all."""
+
+    unit: str
+    counts: dict[str, int] = field(default_factory=dict)
+    num_bytes: int = 0
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    deferred: bool = False
+    error: str = ""
+    fatal: bool = False
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """`unit_deadline_s`: a worker that holds a unit for longer is killed. `retryable`: reasons worth another attempt."""
+
+    uri: str
+    stage_factory: StageFactory
+    columns: pa.Schema
+    retryable: frozenset[str]
+    num_gpus: float = 0
+    unit_deadline_s: float = 86400.0
+
+
+def do_unit(dataset: Dataset, stage: Stage, task: UnitTask, retryable: frozenset[str]) -> Outcome:
+    """Runs one unit on local disk and commits it, unless it is mostly retryable at the first attempt. May raise anything."""
+    started, cpu_before_s = time.monotonic(), cpu_seconds()
+    with scratch_folder(task.unit) as scratch:
+        output = stage(task, scratch)
+        counts = output.shard.counts
+        deferred = output.retryable * 2 > len(task.items) and task.items[0].attempt == 0
+        if deferred:
+            num_bytes = 0
+        else:
+            if any(name.removeprefix("refused:") in retryable for name in counts):
+                dataset.ask_again(task.unit)
+            commit = dataset.commit(task.unit, 0, output.shard, output.facts)
+            counts, num_bytes = commit.counts, commit.index.size + (commit.tar.size if commit.tar else 0)
+    return Outcome(task.unit, counts, num_bytes, time.monotonic() - started, cpu_seconds() - cpu_before_s, deferred)
+
+
+def cpu_seconds() -> float:
+    """CPU-seconds of this process, of its children that ended, and of all its living descendants."""
+    own = os.times()
+    total = own.user + own.system + own.children_user + own.children_system
+    for pid in _children(os.getpid()):
+        with contextlib.suppress(psutil.Error):
+            for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+                times = process.cpu_times()
+                total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def _children(pid: int) -> list[int]:
+    """Of all threads of a process; far cheaper than to look at every process there is."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def guarded(open_dataset: Callable[[], Dataset], stage: Stage, task: UnitTask, retryable: frozenset[str]) -> Outcome:
+    """The one border where anything may go wrong: a failed unit is told, with its traceback in the log, and tried again."""
+    try:
+        return do_unit(open_dataset(), stage, task, retryable)
+    except StorageDownError as error:
+        return Outcome(task.unit, error=str(error), fatal=True)
+    except Exception as error:
+        log.exception("unit %s failed", task.unit)
+        return Outcome(task.unit, error=f"{type(error).__name__}: {error}"[:500])
+
+
+def refuse_unit(dataset: Dataset, task: UnitTask, config: PoolConfig) -> Outcome:
+    """Commits a unit that killed its worker every time as refused rows; the follow-up units then isolate the poison."""
+
+    def stage(task: UnitTask, scratch: Path) -> UnitOutput:
+        detail = f"the worker died {MAX_TRIES} times on unit {task.unit}"
+        rows = [Row(item.item_id, None, "refused", CRASHED, detail) for item in task.items]
+        return UnitOutput(write_shard(scratch, rows, config.columns))
+
+    return guarded(lambda: dataset, stage, task, config.retryable | {CRASHED})
+
+
+class LocalPool:
+    """No Ray: one unit after the other, in this process."""
+
+    def __init__(self, config: PoolConfig):
+        self.config, self.dataset = config, Dataset.open(config.uri)
+        sweep()
+        self.stage = config.stage_factory()
+
+    def stream(self, tasks: Iterable[UnitTask]) -> Iterator[Outcome]:
+        for task in tasks:
+            for _ in range(MAX_TRIES):
+                outcome = guarded(lambda: self.dataset, self.stage, task, self.config.retryable)
+                if outcome.fatal or not outcome.error:
+                    break
+            yield outcome
+
+    def close(self) -> None:
+        close = getattr(self.stage, "close", None)
+        if close:
+            close()
+
+
+class Worker:
+    """The Ray actor: a warm stage and its own view of the dataset, both made at the first unit, inside the guard.
+
+    The factory travels as bytes: one that cannot be imported here is then an error of the unit, not a dead actor.
+    """
+
+    def __init__(self, uri: str, stage_factory: bytes, retryable: frozenset[str]):
+        logging.basicConfig(level=logging.WARNING)
+        self.uri, self.stage_factory, self.retryable = uri, stage_factory, retryable
+        self.stage: Stage | None = None
+        self.dataset: Dataset | None = None
+
+    def ready(self) -> None:
+        """Answers once the actor runs."""
+        sweep()
+
+    def close(self) -> None:
+        """Ends the stage's children and takes its scratch folders away."""
+        close = getattr(self.stage, "close", None)
+        if close:
+            close()
+
+    def run(self, tasks: list[UnitTask]) -> list[Outcome]:
+        """Ends early after a fatal error: the rest would fail alike."""
+        outcomes: list[Outcome] = []
+        for task in tasks:
+            outcomes.append(guarded(self._open, self._do, task, self.retryable))
+            if outcomes[-1].fatal:
+                break
+        return outcomes
+
+    def _open(self) -> Dataset:
+        self.dataset = self.dataset or Dataset.open(self.uri)
+        return self.dataset
+
+    def _do(self, task: UnitTask, scratch: Path) -> UnitOutput:
+        if self.stage is None:
+            self.stage = pickle.loads(self.stage_factory)()
+        return self.stage(task, scratch)
+
+
+@dataclass
+class Flight:
+    """A call that an actor is at."""
+
+    actor: Any
+    tasks: list[UnitTask]
+    started: float
+
+
+class RayPool:
+    """One call in flight per actor; dead actors are replaced.
+
+    An actor gets units once it runs: where the cluster has less room than `workers` ask for, the others do the work. The
+    units of a call that ended with the actor's death are done again one by one, so that only the poisonous one is refused.
+    """
+
+    def __init__(self, config: PoolConfig, workers: int):
+        import ray
+
+        ensure_ray(workers)
+        self.ray, self.config = ray, config
+        self.deaths = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
+        self.dataset = Dataset.open(config.uri)
+        actor: Any = ray.remote(Worker).options(num_cpus=1, num_gpus=config.num_gpus, max_restarts=0)
+        pickled = ray.cloudpickle.dumps(config.stage_factory)
+        self.new_actor = lambda: actor.remote(config.uri, pickled, config.retryable)
+        self.starting: dict[Any, Any] = {}
+        self.idle: list[Any] = []
+        self.per_call = 1
+        for _ in range(workers):
+            self._start()
+
+    def stream(self, tasks: Iterable[UnitTask]) -> Iterator[Outcome]:
+        source, again = iter(tasks), deque[UnitTask]()
+        tries: dict[str, int] = {}
+        flying: dict[Any, Flight] = {}
+        while True:
+            while self.idle and (call := [again.popleft()] if again else self._take(source)):
+                actor = self.idle.pop()
+                flying[actor.run.remote(call)] = Flight(actor, call, time.monotonic())
+            if not flying and (not self.starting or self.idle):
+                if self.idle:
+                    return
+                raise RuntimeError("no worker could be started; the log of Ray says why")
+            ready, _ = self.ray.wait([*flying, *self.starting], num_returns=1, timeout=1.0)
+            self._end_overdue(flying)
+            for reference in ready:
+                if reference in self.starting:
+                    self._started(reference)
+                    continue
+                flight = flying.pop(reference)
+                for task, outcome in self._collect(reference, flight):
+                    if outcome and (outcome.fatal or not outcome.error):
+                        tries.pop(task.unit, None)
+                        yield outcome
+                    elif tries.setdefault(task.unit, 0) + (len(flight.tasks) == 1 or outcome is not None) < MAX_TRIES:
+                        tries[task.unit] += len(flight.tasks) == 1 or outcome is not None
+                        again.append(task)
+                    else:
+                        del tries[task.unit]
+                        yield outcome or refuse_unit(self.dataset, task, self.config)
+
+    def _take(self, source: Iterator[UnitTask]) -> list[UnitTask]:
+        return [task for _, task in zip(range(self.per_call), source, strict=False)]
+
+    def _start(self) -> None:
+        actor = self.new_actor()
+        self.starting[actor.ready.remote()] = actor
+
+    def _started(self, ready: Any) -> None:
+        actor = self.starting.pop(ready)
+        try:
+            self.ray.get(ready)
+        except self.deaths as error:
+            log.warning("a worker could not be started: %s", str(error).splitlines()[0])
+        else:
+            self.idle.append(actor)
+
+    def _end_overdue(self, flying: dict[Any, Flight]) -> None:
+        """A worker that hangs is as good as dead."""
+        for flight in flying.values():
+            if time.monotonic() - flight.started > self.config.unit_deadline_s * len(flight.tasks):
+                units = ", ".join(task.unit for task in flight.tasks)
+                log.warning("a worker is killed: it holds %s for more than %.0f s", units, self.config.unit_deadline_s)
+                self.ray.kill(flight.actor)
+                flight.started = float("inf")
+
+    def _collect(self, ready: Any, flight: Flight) -> list[tuple[UnitTask, Outcome | None]]:
+        """Each task with its outcome, None where the actor died; puts the actor, or a new one, back to the idle ones."""
+        try:
+            outcomes: list[Outcome] = self.ray.get(ready)
+        except self.deaths as error:
+            log.warning("a worker died: %s", str(error).splitlines()[0])
+            self._start()
+            return [(task, None) for task in flight.tasks]
+        self.idle.append(flight.actor)
+        per_unit_s = (time.monotonic() - flight.started) / len(flight.tasks)
+        self.per_call = max(1, min(MAX_UNITS_PER_CALL, 2 * self.per_call, int(CALL_S / per_unit_s)))
+        return list(zip(flight.tasks, outcomes, strict=False))
+
+    def close(self) -> None:
+        closing = [actor.close.remote() for actor in self.idle]
+        if closing:
+            self.ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
+        for actor in (*self.idle, *self.starting.values()):
+            self.ray.kill(actor)
+
+
+def ensure_ray(num_cpus: int | None = None, log_to_driver: bool = True) -> None:
+    """Connects to the cluster of RAY_ADDRESS, or starts a local Ray on loopback that ends with this process."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": logging.WARNING}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+        return
+    cpus = max(num_cpus or 1, os.cpu_count() or 1)
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)

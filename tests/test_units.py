@@ -1,0 +1,195 @@
+"""The unit runner under kills, hangs, dead storage and big lists. What a commit promises is tests.test_dataset's."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from cluster.dataset import Dataset, UnitTask
+from cluster.scratch import new_scratch, sweep
+from cluster.shards import Row, write_shard
+from cluster.storage import FolderStore, StorageDownError, open_store
+from cluster.units import UnitOutput, run_units
+from configs.load import StoppedError
+from tests.conftest import ROOT
+
+COLUMNS = pa.schema([("number", pa.int32())])
+
+
+def make(uri: Path, count: int, unit_size: int = 2) -> Dataset:
+    dataset = Dataset.create_or_open(str(uri), "numbers", {"rate": 1}, [])
+    dataset.append_items(((f"item{n:04d}", {"n": n}) for n in range(count)), unit_size)
+    return dataset
+
+
+class Slow:
+    """Keeps every item; notes in `log` which worker did which unit, and takes its time, or for ever for item `hangs`."""
+
+    def __init__(self, log: Path, seconds: float = 0.05, hangs: str = ""):
+        self.log, self.seconds, self.hangs = log, seconds, hangs
+
+    def __call__(self, task: UnitTask, scratch: Path) -> UnitOutput:
+        (self.log / f"{task.unit}-{os.getpid()}-{time.time_ns()}").touch()
+        time.sleep(1e6 if any(item.item_id == self.hangs for item in task.items) else self.seconds)
+        rows = [Row(item.item_id, item.item_id, columns={"number": item.payload["n"]}, members={"txt": b"x"}) for item in task.items]
+        return UnitOutput(write_shard(scratch, rows, COLUMNS))
+
+
+def shards(dataset: Dataset) -> dict[str, str]:
+    return {unit: commit.index.sha256 + (commit.tar.sha256 if commit.tar else "") for unit, commit in dataset.commits().items()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    dataset = make(folder / "data", 60)
+    run_units(dataset, lambda: Slow(folder, 0), 0, columns=COLUMNS, progress=False)
+    return shards(dataset)
+
+
+def test_workers_killed_at_random_cost_no_sample_and_little_work(tmp_path: Path, ray_local: None, undisturbed: dict[str, str]) -> None:
+    log, done, killed = tmp_path / "log", threading.Event(), []
+    log.mkdir()
+
+    def kill_now_and_then() -> None:
+        while not done.wait(0.5) and len(killed) < 6:
+            newest = sorted(log.iterdir(), key=lambda path: path.name.rsplit("-", 1)[1])[-1:]
+            for path in newest:
+                pid = int(path.name.split("-")[1])
+                if pid not in killed and psutil.pid_exists(pid):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+
+    thread = threading.Thread(target=kill_now_and_then)
+    thread.start()
+    dataset = make(tmp_path / "data", 60)
+    summary = run_units(dataset, lambda: Slow(log), 2, columns=COLUMNS, progress=False)
+    done.set()
+    thread.join()
+    assert killed and not summary.failed and shards(dataset) == undisturbed
+    assert len(list(log.iterdir())) <= 30 + len(killed) * 5  # at most a call's units are done again for each death
+
+
+def test_a_worker_that_hangs_is_killed_and_its_item_refused(tmp_path: Path, ray_local: None) -> None:
+    dataset = make(tmp_path / "data", 6)
+    summary = run_units(dataset, lambda: Slow(tmp_path, 0, "item0003"), 2, columns=COLUMNS, unit_deadline_s=2.0, progress=False)
+    rows = {row["item_id"]: row["reason"] for row in dataset.iter_rows(["item_id", "status", "reason"]) if row["status"] == "refused"}
+    kept = {row["item_id"] for row in dataset.iter_rows(["item_id", "status"]) if row["status"] == "kept"}
+    assert kept == {f"item{n:04d}" for n in range(6)} - {"item0003"} and not summary.failed
+    assert rows["item0003"] == "worker_crashed"
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from cluster.dataset import Dataset
+from cluster.units import run_units
+from tests.test_units import COLUMNS, Slow, make
+run_units(make(Path(sys.argv[1]), 60), lambda: Slow(Path(sys.argv[2])), 2, columns=COLUMNS, progress=False)
+"""
+
+
+@pytest.mark.parametrize("victim", ["driver", "raylet"])
+def test_a_killed_driver_or_raylet_costs_no_sample_and_leaves_no_process(tmp_path: Path, undisturbed: dict[str, str], victim: str) -> None:
+    log, data = tmp_path / "log", tmp_path / "data"
+    log.mkdir()
+    words = [sys.executable, "-c", DRIVER, str(data), str(log)]
+    driver = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+    while len(list(log.iterdir())) < 8 and driver.poll() is None:
+        time.sleep(0.02)
+    family = psutil.Process(driver.pid).children(recursive=True)
+    if victim == "driver":
+        driver.kill()
+    else:
+        next(child for child in family if child.name() == "raylet").kill()
+    driver.wait(120)
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+    before = len(list(log.iterdir()))
+    dataset = Dataset.open(str(data))
+    committed = len(dataset.commits())
+    run_units(dataset, lambda: Slow(log), 0, columns=COLUMNS, progress=False)
+    assert shards(dataset) == undisturbed
+    assert len(list(log.iterdir())) == before + 30 - committed
+
+
+def test_scratch_of_dead_processes_is_swept_away_and_that_of_living_ones_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    code = "import sys, time; from cluster.scratch import new_scratch; print(new_scratch('spool'), flush=True); time.sleep(600)"
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert child.stdout
+    theirs, ours = Path(child.stdout.readline().strip()), new_scratch("u0000001")
+    (theirs / "big").write_bytes(b"x")
+    assert sweep() == 0 and theirs.exists()
+    child.kill()
+    child.wait()
+    assert sweep() == 1 and not theirs.exists() and ours.exists()
+    other = ours.rename(ours.with_name(ours.name.replace(f"-{os.getpid()}-", "-999999999-").replace("stillsound-", "stillsound-1")))
+    assert sweep() == 0 and other.exists()  # of another container, whose processes we do not see
+
+
+def test_a_run_stops_with_one_line_when_the_storage_is_down_and_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, put, calls = make(tmp_path / "data", 60), FolderStore.put, []
+
+    def down(store: FolderStore, name: str, data: bytes) -> None:
+        calls.append(name)
+        if len(calls) > 5:
+            raise StorageDownError("object storage does not answer (HTTP 503)")
+        put(store, name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderStore, "put", down)
+        with pytest.raises(StoppedError, match="does not answer.*run the same command again"):
+            run_units(dataset, lambda: Slow(tmp_path, 0), 0, columns=COLUMNS, progress=False)
+    assert len(calls) == 6
+    summary = run_units(dataset, lambda: Slow(tmp_path, 0), 0, columns=COLUMNS, progress=False)
+    assert summary.units_before == 5 and summary.units_done == 25
+
+
+def test_a_run_in_which_nothing_succeeds_stops_early(tmp_path: Path) -> None:
+    def broken(task: UnitTask, scratch: Path) -> UnitOutput:
+        raise KeyError("a defect")
+
+    with pytest.raises(StoppedError, match="first 20 units all failed.*a defect"):
+        run_units(make(tmp_path / "data", 200), lambda: broken, 0, columns=COLUMNS, progress=False)
+
+
+def test_what_failed_in_passing_waits_for_its_second_attempt_and_for_the_next_run_with_its_third(tmp_path: Path) -> None:
+    tried: list[tuple[float, str, int]] = []
+
+    def stage(task: UnitTask, scratch: Path) -> UnitOutput:
+        tried.extend((time.monotonic(), item.item_id, item.attempt) for item in task.items)
+        rows = [Row(item.item_id, item.item_id, members={"txt": b""}) for item in task.items]
+        for row in rows:
+            if row.item_id in ("item0000", "item0005"):
+                row.key, row.status, row.reason = None, "refused", "timeout"
+        return UnitOutput(write_shard(scratch, rows, COLUMNS), retryable=sum(row.reason is not None for row in rows))
+
+    dataset, later = make(tmp_path / "data", 8, 4), {"retryable_reasons": frozenset({"timeout"}), "retry_after_s": 0.3}
+    for attempts in (2, 3, 3):
+        run_units(dataset, lambda: stage, 0, columns=COLUMNS, progress=False, **later)  # type: ignore[arg-type]
+        assert sum(name == "item0005" for _, name, _ in tried) == attempts
+    times = [when for when, name, _ in tried if name == "item0005"]
+    assert times[1] - times[0] > 0.3
+
+
+def test_a_long_list_is_streamed_and_numbered_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.dataset.LIST_ITEMS", 50)
+    monkeypatch.setattr("cluster.dataset.LIST_ROWS", 20)
+    dataset = make(tmp_path / "data", 203, 3)
+    assert len(dataset.store.list("worklist")) == 5
+    units = dataset.units()
+    assert [item.payload["n"] for task in units for item in task.items] == list(range(203))
+    assert [task.unit for task in units] == [f"u{n:07d}" for n in range(dataset.count_units())]
+    for first in (0, 1, 16, 17, 35, len(units) - 1, len(units)):
+        assert list(dataset.iter_units(first)) == units[first:]
+        assert [unit for unit, _ in dataset.unit_attempts(first)] == [task.unit for task in units[first:]]
+    assert dataset.append_items(((f"item{n:04d}", {"n": n}) for n in range(210)), 3) == 7 and len(open_store(dataset.uri).list("worklist")) == 6
