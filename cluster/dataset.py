@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cluster.seals import open_json, open_table, seal_json, seal_table
 from cluster.shards import Shard
 from cluster.storage import Store, file_sha256, open_store
 from configs.load import UserError, describe_difference, semantic_hash
@@ -117,9 +118,15 @@ class Dataset:
         """The dataset at `uri`. `UserError` where there is none, or it is of another kind."""
         store = open_store(uri)
         try:
-            meta = json.loads(store.read("dataset.json"))
+            meta = open_json(store.read("dataset.json"))
         except FileNotFoundError:
             raise UserError(f"{uri}: no dataset here (dataset.json is missing); check the path or make it first") from None
+        except ValueError as error:
+            raise UserError(f"{uri}/dataset.json: damaged ({error}); restore it from a copy") from None
+        if meta["schema_version"] != SCHEMA_VERSION:
+            raise UserError(
+                f"{uri}: has schema version {meta['schema_version']}, this code reads {SCHEMA_VERSION}; use the release that made it"
+            )
         if kind and meta["kind"] != kind:
             raise UserError(f"{uri}: is a dataset of {meta['kind']}, need one of {kind}")
         return Dataset(store, meta)
@@ -135,7 +142,7 @@ class Dataset:
         meta = {"kind": kind, "schema_version": SCHEMA_VERSION, "config": config, "parents": parents}
         meta["semantic_hash"] = semantic_hash(identity)
         try:
-            store.put("dataset.json", json.dumps(meta, indent=1, sort_keys=True).encode())
+            store.put("dataset.json", seal_json(meta))
         except FileExistsError:
             existing = Dataset.open(uri, kind)
             if existing.meta["semantic_hash"] != meta["semantic_hash"]:
@@ -161,17 +168,16 @@ class Dataset:
             names = self._worklist_files()
             fresh = pa.array(items)
             for name in names:
-                known = pq.ParquetFile(io.BytesIO(self.store.read(name))).read(["item_id", "attempt"])
+                known = self._open_list(name).read(["item_id", "attempt"])
                 known = known.filter(pc.equal(known["attempt"], attempt))["item_id"]
                 fresh = fresh.filter(pc.invert(pc.is_in(fresh, value_set=known.combine_chunks())))
             if not len(fresh):
                 return 0
             ids = fresh.to_pylist()
             table = _worklist_table({item_id: items[item_id] for item_id in ids}, self.count_units(), unit_size, attempt)
-            buffer = io.BytesIO()
-            pq.write_table(table, buffer, compression="zstd", store_schema=False, row_group_size=LIST_ROWS)
+            data = seal_table(table, LIST_ROWS)
             try:
-                self.store.put(f"worklist/{len(names):06d}.parquet", buffer.getvalue())
+                self.store.put(f"worklist/{len(names):06d}.parquet", data)
                 return len(ids)
             except FileExistsError:
                 continue
@@ -205,7 +211,7 @@ class Dataset:
         names = self._worklist_files()
         if not names:
             return 0
-        file = pq.ParquetFile(io.BytesIO(self.store.read(names[-1])))
+        file = self._open_list(names[-1])
         return 1 + int(file.read_row_group(file.num_row_groups - 1, ["unit"])["unit"][-1].as_py()[1:])
 
     def ask_again(self, unit: str) -> None:
@@ -250,7 +256,7 @@ class Dataset:
     def read_commit(self, name: str) -> Commit:
         """The commit in the object `name`. `OSError` where its bytes are not those of a commit of that unit."""
         try:
-            commit = Commit.from_json(json.loads(self.store.read(name)))
+            commit = Commit.from_json(open_json(self.store.read(name)))
         except (ValueError, KeyError, TypeError) as error:
             raise OSError(f"{self.uri}/{name}: damaged: not a commit ({error})") from None
         if name != f"commits/{commit.unit}.{commit.generation}.json":
@@ -288,21 +294,20 @@ class Dataset:
         commit = Commit(unit, generation, tar, index, shard.counts, self.meta["semantic_hash"], facts)
         name = f"commits/{unit}.{generation}.json"
         try:
-            self.store.put(name, json.dumps(commit.to_json(), sort_keys=True).encode())
+            self.store.put(name, seal_json(commit.to_json()))
         except FileExistsError:
-            return Commit.from_json(json.loads(self.store.read(name)))
+            return self.read_commit(name)
         return commit
 
     def bury(self, keys: dict[str, str]) -> None:
         """Appends a tombstone file: `keys` maps sample key -> reason. Every reader skips these from now on."""
         today = datetime.date.today().isoformat()
         rows = [{"key": key, "reason": reason, "date": today} for key, reason in sorted(keys.items())]
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, schema=TOMBSTONE), buffer)
+        data = seal_table(pa.Table.from_pylist(rows, schema=TOMBSTONE))
         number = len(self.store.list("tombstones"))
         while True:
             try:
-                return self.store.put(f"tombstones/{number:06d}.parquet", buffer.getvalue())
+                return self.store.put(f"tombstones/{number:06d}.parquet", data)
             except FileExistsError:
                 number += 1
 
@@ -313,16 +318,23 @@ class Dataset:
     def buried(self) -> dict[str, str]:
         """Key -> reason of every tombstone; the newest reason where there are several."""
         names = self.store.list("tombstones")
-        tables = (_read_table(self.store.read(name)) for name in names)
+        tables = (self._open_list(name).read() for name in names)
         return {key: reason for table in tables for key, reason in zip(table["key"].to_pylist(), table["reason"].to_pylist(), strict=True)}
 
     def _worklist_files(self) -> list[str]:
         return self.store.list("worklist")
 
+    def _open_list(self, name: str) -> pq.ParquetFile:
+        """A file of the work list or of tombstones. `OSError` where it has other bytes than were written."""
+        try:
+            return open_table(self.store.read(name))
+        except ValueError as error:
+            raise OSError(f"{self.uri}/{name}: damaged: {error}") from None
+
     def _iter_worklist(self, first: int, columns: list[str] | None) -> Iterator[dict[str, Any]]:
         start = f"u{first:07d}"
         for name in self._worklist_files():
-            file = pq.ParquetFile(io.BytesIO(self.store.read(name)))
+            file = self._open_list(name)
             for group in range(file.num_row_groups):
                 if file.metadata.row_group(group).column(0).statistics.max >= start:
                     yield from (row for row in file.read_row_group(group, columns).to_pylist() if row["unit"] >= start)

@@ -49,7 +49,10 @@ StageFactory = Callable[[], Stage]
 
 @dataclass
 class Outcome:
-    """What a worker tells the driver of one unit: committed, deferred (mostly retryable), or an error, `fatal` for all."""
+    """What a worker tells the driver of one unit: committed, deferred (mostly retryable), or an error, `fatal` for all.
+
+    `cpu_s`: of all units since the last outcome that tells it; to ask costs too much for each of the tiny ones.
+    """
 
     unit: str
     counts: dict[str, int] = field(default_factory=dict)
@@ -75,7 +78,7 @@ class PoolConfig:
 
 def do_unit(dataset: Dataset, stage: Stage, task: UnitTask, retryable: frozenset[str]) -> Outcome:
     """Runs one unit on local disk and commits it, unless it is mostly retryable at the first attempt. May raise anything."""
-    started, cpu_before_s = time.monotonic(), cpu_seconds()
+    started = time.monotonic()
     with scratch_folder(task.unit) as scratch:
         output = stage(task, scratch)
         counts = output.shard.counts
@@ -87,7 +90,7 @@ def do_unit(dataset: Dataset, stage: Stage, task: UnitTask, retryable: frozenset
                 dataset.ask_again(task.unit)
             commit = dataset.commit(task.unit, 0, output.shard, output.facts)
             counts, num_bytes = commit.counts, commit.index.size + (commit.tar.size if commit.tar else 0)
-    return Outcome(task.unit, counts, num_bytes, time.monotonic() - started, cpu_seconds() - cpu_before_s, deferred)
+    return Outcome(task.unit, counts, num_bytes, time.monotonic() - started, deferred=deferred)
 
 
 def cpu_seconds() -> float:
@@ -143,10 +146,12 @@ class LocalPool:
 
     def stream(self, tasks: Iterable[UnitTask]) -> Iterator[Outcome]:
         for task in tasks:
+            cpu_before_s = cpu_seconds()
             for _ in range(MAX_TRIES):
                 outcome = guarded(lambda: self.dataset, self.stage, task, self.config.retryable)
                 if outcome.fatal or not outcome.error:
                     break
+            outcome.cpu_s = cpu_seconds() - cpu_before_s
             yield outcome
 
     def close(self) -> None:
@@ -179,11 +184,12 @@ class Worker:
 
     def run(self, tasks: list[UnitTask]) -> list[Outcome]:
         """Ends early after a fatal error: the rest would fail alike."""
-        outcomes: list[Outcome] = []
+        outcomes, cpu_before_s = list[Outcome](), cpu_seconds()
         for task in tasks:
             outcomes.append(guarded(self._open, self._do, task, self.retryable))
             if outcomes[-1].fatal:
                 break
+        outcomes[-1].cpu_s = cpu_seconds() - cpu_before_s
         return outcomes
 
     def _open(self) -> Dataset:

@@ -8,22 +8,61 @@ from collections.abc import Iterator
 
 from cluster.dataset import Commit, Dataset, Part
 from cluster.shards import verify_member
+from cluster.storage import open_store
+from configs.load import UserError
 
 
 def verify(uri: str) -> Iterator[str]:
-    """Problems of the dataset at `uri`: missing or damaged objects, wrong counts, keys kept twice."""
-    dataset = Dataset.open(uri)
+    """Problems of the dataset at `uri`: missing or damaged objects, wrong counts, keys kept twice, items without a row."""
+    try:
+        dataset = Dataset.open(uri)
+    except UserError as error:
+        if not open_store(uri).exists("dataset.json"):
+            raise
+        yield str(error)
+        return
+    listed, problems = _listed(dataset)
+    yield from problems
+    listed = listed if dataset.meta["kind"] == "clips" else {}  # rows of latents are of the clips' items, not of the list's
     seen: dict[str, str] = {}
-    for name in dataset.commit_names():
+    newest = set(dataset.commit_names())
+    for name in dataset.store.list("commits"):
         try:
             commit = dataset.read_commit(name)
         except OSError as error:
             yield str(error)
             continue
-        problems = [_damage(dataset, part) for part in (commit.index, commit.tar) if part]
-        yield from (problem for problem in problems if problem)
-        if problems[0] is None:
-            yield from _rows(dataset, commit, seen, check_members=any(problems[1:]))
+        if commit.semantic_hash != dataset.meta["semantic_hash"]:
+            yield f"{name}: made with other settings than dataset.json tells"
+        if name not in newest:
+            continue
+        damages = [_damage(dataset, part) for part in (commit.index, commit.tar) if part]
+        yield from filter(None, damages)
+        if damages[0] is None:
+            yield from _rows(
+                dataset,
+                commit,
+                seen,
+                check_members=any(damages[1:]),
+                items=listed.get(commit.unit) if dataset.meta["kind"] == "clips" else None,
+            )
+
+
+def _listed(dataset: Dataset) -> tuple[dict[str, int], list[str]]:
+    """Unit -> a hash of its items' ids, and what is wrong with work list, tombstones and the numbering of units."""
+    listed: dict[str, int] = {}
+    try:
+        for task in dataset.iter_units():
+            listed[task.unit] = hash(frozenset(item.item_id for item in task.items))
+    except OSError as error:
+        return {}, [str(error)]
+    problems = [f"worklist: unit {unit} stands at place {place}" for place, unit in enumerate(listed) if unit != f"u{place:07d}"]
+    problems += [f"{name}: of a unit that the work list does not have" for name in dataset.commit_names() if name[8:16] not in listed]
+    try:
+        dataset.buried()
+    except OSError as error:
+        problems.append(str(error))
+    return listed, problems
 
 
 def _damage(dataset: Dataset, part: Part) -> str | None:
@@ -38,12 +77,14 @@ def _damage(dataset: Dataset, part: Part) -> str | None:
     return None
 
 
-def _rows(dataset: Dataset, commit: Commit, seen: dict[str, str], check_members: bool) -> Iterator[str]:
+def _rows(dataset: Dataset, commit: Commit, seen: dict[str, str], check_members: bool, items: int | None) -> Iterator[str]:
     """Checks counts and keys; where the tar is damaged, names the members hit."""
     rows = dataset.read_index(commit).to_pylist()
     kept = [row for row in rows if row["status"] == "kept"]
     if len(kept) != commit.counts.get("kept", 0) or len(rows) != sum(commit.counts.values()):
         yield f"{commit.index.name}: {len(kept)} kept of {len(rows)} rows, the commit says {commit.counts}"
+    if items is not None and items != hash(frozenset(row["item_id"] for row in rows)):
+        yield f"{commit.index.name}: its rows are not of the items that the work list has for {commit.unit}"
     for row in kept:
         if row["key"] in seen:
             yield f"{row['key']}: kept twice, in {seen[row['key']]} and {commit.unit}"

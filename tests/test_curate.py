@@ -39,7 +39,9 @@ def row(media_id: str, cut: Clip, channel: str = "", split: str = "train", title
 def write(root: Path, units: list[list[Row]], columns: pa.Schema = CLIP_COLUMNS) -> Dataset:
     """A dataset of clips with these rows in these units."""
     dataset = Dataset.create_or_open(str(root), "clips", {}, [])
-    dataset.append_items(((f"item{number}", {}) for number in range(len(units))), 1)
+    for rows in units:
+        items = {row.item_id: {} for row in rows} or {"nothing": {}}
+        dataset.append_items(items.items(), len(items))
     for task, rows in zip(dataset.units(), units, strict=True):
         with tempfile.TemporaryDirectory() as folder:
             dataset.commit(task.unit, 0, write_shard(Path(folder), rows, columns), {})

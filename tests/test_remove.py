@@ -397,7 +397,7 @@ def test_the_commands_tell_and_a_dry_run_does_nothing(tmp_path: Path, rows: list
 @pytest.mark.skipif(not MOTO.exists(), reason="no .venv-moto here: make test builds it")
 def test_take_down_and_gc_on_s3(bucket: str, tmp_path: Path, rows: list[Row]) -> None:
     clips = Dataset.create_or_open(f"{bucket}/taken", "clips", {}, [])
-    clips.append_items((("item", {}),), 1)
+    clips.append_items(((row.item_id, {}) for row in rows[:4]), 4)
     clips.commit("u0000000", 0, write_shard(tmp_path, rows[:4], CLIP_COLUMNS), {})
     remote = clips.store
     assert isinstance(remote, RemoteStore) and abs(remote.modified("dataset.json") - time.time()) < 60

@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import shutil
 import tarfile
 from collections import Counter
@@ -15,6 +16,7 @@ import webdataset
 from PIL import Image
 
 from cluster.dataset import Dataset, UnitTask, WorkItem
+from cluster.seals import open_json, seal_json
 from cluster.units import RunSummary
 from configs.load import UserError
 from ingest.clip import ClipConfig, FrameConfig
@@ -140,14 +142,15 @@ def test_verify_finds_a_cut_tar_a_missing_one_and_a_damaged_index(done: tuple[Pa
 def test_verify_finds_wrong_counts_and_a_key_kept_twice(done: tuple[Path, RunSummary], tmp_path: Path) -> None:
     output = tmp_path / "clips"
     shutil.copytree(done[0], output)
-    first, second, *_ = (json.loads(path.read_text()) for path in sorted((output / "commits").glob("*.json")))
+    first, second, *_ = (open_json(path.read_bytes()) for path in sorted((output / "commits").glob("*.json")))
     first["counts"]["kept"] += 1
-    (output / f"commits/{first['unit']}.0.json").write_text(json.dumps(first))
+    (output / f"commits/{first['unit']}.0.json").write_bytes(seal_json(first))
     again = {**second, "unit": "u0000099"}
-    (output / "commits/u0000099.0.json").write_text(json.dumps(again))
+    (output / "commits/u0000099.0.json").write_bytes(seal_json(again))
     problems = list(verify(str(output)))
     assert any(first["index"]["name"] in problem and "the commit says" in problem for problem in problems)
     assert sum("kept twice" in problem for problem in problems) == second["counts"]["kept"]
+    assert any("u0000099" in problem and "work list does not have" in problem for problem in problems)
 
 
 def test_verify_names_a_commit_that_cannot_be_read(done: tuple[Path, RunSummary], tmp_path: Path) -> None:
@@ -158,6 +161,25 @@ def test_verify_names_a_commit_that_cannot_be_read(done: tuple[Path, RunSummary]
     second.write_text(second.read_text().replace('"unit": "u', '"unit": "v'))
     problems = list(verify(str(output)))
     assert len(problems) == 2 and first.name in problems[0] and second.name in problems[1]
+
+
+def test_verify_finds_every_flipped_byte_wherever_it_is(done: tuple[Path, RunSummary], tmp_path: Path) -> None:
+    output = tmp_path / "clips"
+    shutil.copytree(done[0], output)
+    Dataset.open(str(output)).bury({"some-key": "take-down"})
+    assert list(verify(str(output))) == []
+    kinds = ("dataset.json", "worklist/*", "shards/*", "index/*", "commits/*", "tombstones/*")
+    rng = random.Random(0)
+    for path in [next(iter(sorted(output.glob(kind)))) for kind in kinds]:
+        whole = path.read_bytes()
+        for place in {0, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(12))}:
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << rng.randrange(8))]) + whole[place + 1 :])
+            problems = list(verify(str(output)))
+            assert any(path.name in problem for problem in problems), (path.name, place)
+        path.write_bytes(whole[: len(whole) // 2])
+        assert any(path.name in problem for problem in verify(str(output))), path.name
+        path.write_bytes(whole)
+    assert list(verify(str(output))) == []
 
 
 def test_the_page_has_players_and_reasons(done: tuple[Path, RunSummary], tmp_path: Path) -> None:
