@@ -40,7 +40,7 @@ def write(root: Path, units: list[list[Row]], columns: pa.Schema = CLIP_COLUMNS)
     """A dataset of clips with these rows in these units."""
     dataset = Dataset.create_or_open(str(root), "clips", {}, [])
     for rows in units:
-        items = {row.item_id: {} for row in rows} or {"nothing": {}}
+        items = {row.item_id: {} for row in rows} or {f"nothing{dataset.count_units()}": {}}
         dataset.append_items(items.items(), len(items))
     for task, rows in zip(dataset.units(), units, strict=True):
         with tempfile.TemporaryDirectory() as folder:
