@@ -245,6 +245,12 @@ class Dataset:
         with ThreadPoolExecutor(8) as pool:
             return {commit.unit: commit for commit in pool.map(self.read_commit, self.commit_names())}
 
+    def iter_commits(self) -> Iterator[Commit]:
+        """The same one by one, in order of the units, without holding them all."""
+        with ThreadPoolExecutor(8) as pool:
+            for names in _batched(self.commit_names(), 64):
+                yield from pool.map(self.read_commit, names)
+
     def commit_names(self) -> list[str]:
         """The object of the highest generation of each unit, in order of the units."""
         newest: dict[str, tuple[int, str]] = {}
@@ -276,10 +282,10 @@ class Dataset:
 
     def iter_rows(self, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
         """Rows of every committed index, unit by unit, with the unit's name in `unit`."""
-        for unit, commit in sorted(self.commits().items()):
+        for commit in self.iter_commits():
             table = self.read_index(commit)
             for row in (table.select(columns) if columns else table).to_pylist():
-                yield {"unit": unit, **row}
+                yield {"unit": commit.unit, **row}
 
     def commit(self, unit: str, generation: int, shard: Shard, facts: dict[str, Any]) -> Commit:
         """Uploads a built shard, data first, and publishes its commit last. Losing the race to another worker is fine.
@@ -338,6 +344,10 @@ class Dataset:
             for group in range(file.num_row_groups):
                 if file.metadata.row_group(group).column(0).statistics.max >= start:
                     yield from (row for row in file.read_row_group(group, columns).to_pylist() if row["unit"] >= start)
+
+
+def _batched(names: list[str], size: int) -> Iterator[list[str]]:
+    return (names[start : start + size] for start in range(0, len(names), size))
 
 
 def _part(folder: str, unit: str, path: Path) -> Part:

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from cluster.storage import open_store
-from configs.load import to_dict, unresolved
+from configs.load import hide_passwords, to_dict, unresolved
 
 Summary = dict[str, Any]
 
@@ -39,7 +39,8 @@ def run_verb(
     """Does the work and tells its summary; None for a dry run. `cpu_s` of the summary, if any, is the workers'; ours is added."""
     if dry_run:
         plan = {"verb": verb, "output": output, "settings": to_dict(config)}
-        print(json.dumps(plan) if as_json else f"{verb} would write to {output} with\n{yaml.safe_dump(plan['settings'], sort_keys=False)}")
+        said = f"{verb} would write to {output} with\n{yaml.safe_dump(plan['settings'], sort_keys=False)}"
+        print(hide_passwords(json.dumps(plan) if as_json else said))
         return None
     started, cpu_before_s = time.monotonic(), _own_cpu_s()
     with _stdout_to_stderr() if as_json else contextlib.nullcontext():

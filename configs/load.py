@@ -14,6 +14,7 @@ import enum
 import hashlib
 import json
 import os
+import re
 import sys
 import types
 import typing
@@ -71,7 +72,13 @@ def load_config(schema: type[T], args: Sequence[str]) -> T:
 def unresolved(args: Sequence[str]) -> str:
     """The settings as YAML as they were asked, file and overrides together: defaults left out, `${…}` not looked up."""
     trees = [OmegaConf.load(arg) for arg in args if "=" not in arg and os.path.exists(arg)]
-    return OmegaConf.to_yaml(OmegaConf.merge(*trees, OmegaConf.from_dotlist([arg for arg in args if "=" in arg])), resolve=False)
+    whole = OmegaConf.merge(*trees, OmegaConf.from_dotlist([arg for arg in args if "=" in arg]))
+    return hide_passwords(OmegaConf.to_yaml(whole, resolve=False))
+
+
+def hide_passwords(text: str) -> str:
+    """The text with the password of every `scheme://user:password@host` replaced by stars."""
+    return re.sub(r"(://[^\s/@:]*):[^\s/@]+@", r"\1:***@", text)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

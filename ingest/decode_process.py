@@ -2,101 +2,37 @@
 
 It answers every request {"picture", "sound", "still"} with clips cut by presentation time, or with why it refused. Sound
 is decoded once, video only where a frame is wanted. Containers and protocols are whitelisted: a playlist is never
-followed. `plan_keyframes`, `plan_grid` and `plan_runs` are pure. It judges no content and opens nothing but these two files.
+followed. `ingest.windows` plans, `ingest.picture` finishes frames. It judges no content and opens nothing but these two files.
 """
 
-import io
-import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import av
 import av.audio.resampler
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from av.video.reformatter import Interpolation, VideoReformatter
 
+from ingest.picture import Picture, VideoPictures, check_size, regular_file, still_picture
 from ingest.sample import Reason, Refused
 from ingest.sandbox import confine, reply, requests, take_stdout
+from ingest.windows import Cut, Packets, Run, Settings, Sound, find_cuts, first_s, grid_starts, plan, plan_runs
 
 OPEN_OPTIONS = {
     "protocol_whitelist": "file",
-    # mpegts: what yt-dlp's native HLS downloader leaves, under the name .mp4; it cannot name other files
-    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,wav,mp3,flac,aac,mpegts",
+    # none of these can name other files, but for mov (see below) and the subtitles within avi, which are under this list too
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,wav,mp3,flac,aac,mpegts,mpeg,avi,flv,asf",
     "enable_drefs": "0",  # a mov may name other files as its data: never
 }
-STILL_FORMATS = ("JPEG", "PNG", "WEBP")
-EDGE_S = 0.05  # a stream that begins or ends within this of a window still counts as covering it (codec priming)
-RUN_GAP_S = 0.03  # sound whose presentation time jumps by more starts anew there; less is rounding of the container
+ANY_CLOCK = ("mpegts", "mpeg")  # formats whose clock says anything at the start
+LATE_CLOCK_S = 60.0  # in other formats, a piece cut out of a live stream
+SAME_CLOCK_S = 10.0  # clocks of two files that start as near as this are one
+SKIPPABLE = ("h264", "vp8", "vp9")  # codecs where no frame of a lower layer ever refers to what NONREF skips
+GUESSED_TIMES = ("h264", "hevc")  # in avi, which has no presentation times: with frames out of order, none can be told
+RUN_GAP_S = 0.03  # sound whose presentation time jumps by more starts anew there
+DRIFT_S, DRIFT_FRAMES = 0.004, 8  # and so does sound that is this far off for this long; less is rounding and jitter
 MAX_BAD_SHARE = 0.01  # of the sound's packets that may fail to decode before the whole is refused
-UPRIGHT = {90: Image.Transpose.ROTATE_90, -270: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180}
-UPRIGHT |= {-180: Image.Transpose.ROTATE_180, -90: Image.Transpose.ROTATE_270, 270: Image.Transpose.ROTATE_270}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the parent sends first."""
-
-    num_samples: int
-    mode: str
-    max_clips: int
-    sample_rate_hz: int
-    short_side_px: int
-    quality: int
-    max_duration_s: float
-    max_pixels: int
-    max_memory_bytes: int
-
-    @property
-    def duration_s(self) -> float:
-        return self.num_samples / self.sample_rate_hz
-
-
-@dataclass
-class Sound:
-    """Mono int16 samples; sample 0 is presentation time 0. There is sound from `start_s` to `end_s`, silence in gaps."""
-
-    samples: np.ndarray
-    start_s: float
-    end_s: float
-    declared_s: float = 0.0  # what the container says of its duration; 0 = nothing reliable
-
-
-@dataclass
-class Packets:
-    """Times of a video's packets in decoding order, [num_packets] each, and when its last frame ends."""
-
-    times_s: np.ndarray
-    keys: np.ndarray
-    end_s: float
-    declared_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Window:
-    """`start` is a sample index; `packet` the video packet of the frame on screen at the middle."""
-
-    start: int
-    packet: int
-
-
-@dataclass
-class Run:
-    """Packets `first` to `last` decoded in one go, from a keyframe on; `wanted`: packets whose frames are kept."""
-
-    first: int
-    last: int
-    wanted: list[int] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A finished frame: JPEG bytes, its size and presentation time."""
-
-    jpeg: bytes
-    width_px: int
-    height_px: int
-    time_s: float
+THUMB_PX = 32  # side of the pictures in which cuts are looked for
 
 
 def cut(request: dict[str, Any], settings: Settings) -> tuple[list[dict[str, Any]], list[bytes]]:
@@ -105,7 +41,7 @@ def cut(request: dict[str, Any], settings: Settings) -> tuple[list[dict[str, Any
         picture = still_picture(request["picture"], settings)
         sound = read_sound(request["sound"], settings)
         _check_whole(sound.end_s, sound.declared_s)
-        starts = grid_starts(_first_s(sound.start_s), sound.end_s, settings)
+        starts = grid_starts(first_s(sound.start_s), sound.end_s, settings)
         middle = settings.duration_s / 2
         chosen = [
             (start, Picture(picture.jpeg, picture.width_px, picture.height_px, start / settings.sample_rate_hz + middle))
@@ -113,11 +49,12 @@ def cut(request: dict[str, Any], settings: Settings) -> tuple[list[dict[str, Any
         ]
     else:
         packets = read_packets(request["picture"], settings)
-        sound = read_sound(request["sound"], settings)
+        sound = read_sound(request["sound"], settings, packets.clock_s)
         together = request["picture"] == request["sound"]
         _check_whole(max(packets.end_s, sound.end_s) if together else sound.end_s, sound.declared_s)
         _check_whole(max(packets.end_s, sound.end_s) if together else packets.end_s, packets.declared_s)
-        windows = plan(packets, sound, settings)
+        cuts = read_cuts(request["picture"], packets, settings) if settings.scene_cut else []
+        windows = plan(packets, sound, settings, cuts)
         pictures = read_pictures(request["picture"], packets, {window.packet for window in windows}, settings)
         if windows and not pictures:
             raise Refused(Reason.CORRUPT, "no frame could be decoded")
@@ -136,70 +73,17 @@ def cut(request: dict[str, Any], settings: Settings) -> tuple[list[dict[str, Any
     return clips, parts
 
 
-def plan(packets: Packets, sound: Sound, settings: Settings) -> list[Window]:
-    """The windows within the time where both picture and sound are there."""
-    start_s = _first_s(max(sound.start_s, float(packets.times_s.min())))
-    end_s = min(sound.end_s, packets.end_s)
-    if settings.mode == "keyframe":
-        return plan_keyframes(packets, start_s, end_s, settings)
-    return plan_grid(packets, start_s, end_s, settings)
-
-
-def plan_keyframes(packets: Packets, start_s: float, end_s: float, settings: Settings) -> list[Window]:
-    """Windows around keyframes, as many as fit without overlap when taken in order of time."""
-    windows: list[Window] = []
-    free = round(start_s * settings.sample_rate_hz)
-    for packet in np.flatnonzero(packets.keys)[np.argsort(packets.times_s[packets.keys], kind="stable")]:
-        start = round(float(packets.times_s[packet]) * settings.sample_rate_hz - settings.num_samples / 2)
-        if start >= free and _fits(start, end_s, settings):
-            windows.append(Window(start, int(packet)))
-            free = start + settings.num_samples
-    return windows
-
-
-def plan_grid(packets: Packets, start_s: float, end_s: float, settings: Settings) -> list[Window]:
-    """Windows back to back, each with the last frame at or before its middle."""
-    order = np.argsort(packets.times_s, kind="stable")
-    windows = []
-    for start in grid_starts(start_s, end_s, settings):
-        middle_s = (start + settings.num_samples / 2) / settings.sample_rate_hz
-        place = int(np.searchsorted(packets.times_s[order], middle_s + 1e-6, side="right")) - 1
-        if place >= 0:
-            windows.append(Window(start, int(order[place])))
-    return windows
-
-
-def plan_runs(packets: Packets, wanted: set[int]) -> list[Run]:
-    """What to decode for the `wanted` packets: from the keyframe before each up to it, overlapping stretches as one."""
-    keys = np.flatnonzero(packets.keys)
-    runs: list[Run] = []
-    for packet in sorted(wanted):
-        before = keys[(keys <= packet) & (packets.times_s[keys] <= packets.times_s[packet])]
-        if not len(before):
-            continue
-        if runs and before[-1] <= runs[-1].last:
-            runs[-1].last = packet
-        else:
-            runs.append(Run(int(before[-1]), packet))
-        runs[-1].wanted.append(packet)
-    return runs
-
-
-def grid_starts(start_s: float, end_s: float, settings: Settings) -> list[int]:
-    """Sample indices where windows that lie back to back begin."""
-    first = round(start_s * settings.sample_rate_hz)
-    starts = range(first, max(first, round(end_s * settings.sample_rate_hz)), settings.num_samples)
-    return [start for start in starts if _fits(start, end_s, settings)]
-
-
-def read_sound(path: str, settings: Settings) -> Sound:
+def read_sound(path: str, settings: Settings, picture_clock_s: float | None = None) -> Sound:
     """The whole sound of a file by presentation time. Raises `Refused`: no_audio, too_long, corrupt."""
     with _opened(path, settings) as container:
         if not container.streams.audio:
             raise Refused(Reason.NO_AUDIO, "no sound in the file")
         if container.streams.audio[0].codec_context is None:
             raise Refused(Reason.UNSUPPORTED, "no decoder for the sound")
-        placer, zero_s, good, bad = SoundPlacer(settings), _zero_s(container), 0, 0
+        placer, good, bad = SoundPlacer(settings), 0, 0
+        clock_s = _clock_s(container)
+        if clock_s is not None and picture_clock_s is not None and abs(clock_s - picture_clock_s) < SAME_CLOCK_S:
+            clock_s = picture_clock_s
         for packet in container.demux(container.streams.audio[0]):
             try:
                 frames = packet.decode()
@@ -210,7 +94,7 @@ def read_sound(path: str, settings: Settings) -> Sound:
                 bad += 1
                 continue
             for frame in frames:
-                placer.add(frame, None if frame.time is None else frame.time - zero_s)
+                placer.add(frame, None if frame.time is None else frame.time - (clock_s or 0.0))
         if bad > MAX_BAD_SHARE * (good + bad):
             raise Refused(Reason.CORRUPT, f"{bad} of {good + bad} packets of sound cannot be decoded")
         sound = placer.finish()
@@ -228,14 +112,17 @@ class SoundPlacer:
         self.resampler: av.audio.resampler.AudioResampler | None = None
         self.begin_s = self.next_s = self.total_s = 0.0
         self.blocks: list[np.ndarray] = []
+        self.drifting, self.off_s = 0, 0.0  # frames in a row that are off to the same side, and the last one's distance
 
     def add(self, frame: av.AudioFrame, time_s: float | None) -> None:
         """The next frame; one without a time follows the one before. Raises `Refused` past the longest duration."""
         time_s = self.next_s if time_s is None else time_s
         if max(time_s, self.total_s) > self.settings.max_duration_s:
             raise Refused(Reason.TOO_LONG, f"the sound is longer than {self.settings.max_duration_s:g} s")
-        format = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if not self.resampler or format != self.format or abs(time_s - self.next_s) > RUN_GAP_S:
+        format, off_s = (frame.format.name, frame.layout.name, frame.sample_rate), time_s - self.next_s
+        self.drifting = self.drifting + 1 if abs(off_s) > DRIFT_S and off_s * self.off_s > 0 else 0
+        self.off_s = off_s
+        if not self.resampler or format != self.format or abs(off_s) > RUN_GAP_S or self.drifting > DRIFT_FRAMES:
             self._end_stretch()
             self.format, self.begin_s, self.next_s = format, time_s, time_s
             self.resampler = av.audio.resampler.AudioResampler("s16", "mono", self.settings.sample_rate_hz)
@@ -261,21 +148,22 @@ class SoundPlacer:
             self.blocks += [block.to_ndarray()[0] for block in self.resampler.resample(None)]
         if self.blocks:
             self.stretches.append((round(self.begin_s * self.settings.sample_rate_hz), np.concatenate(self.blocks)))
-        self.resampler, self.blocks = None, []
+        self.resampler, self.blocks, self.drifting = None, [], 0
 
 
 def read_packets(path: str, settings: Settings) -> Packets:
     """Times and keyframes of a video without decoding it. Raises `Refused`: no_video, too_small, too_large, too_long, corrupt."""
     with _opened(path, settings) as container:
-        stream, zero_s = _video_stream(container), _zero_s(container)
-        _check_size(stream.codec_context.width, stream.codec_context.height, settings)
-        times_s, keys, end_s = [], [], 0.0
+        stream, clock_s = _video_stream(container), _clock_s(container)
+        check_size(stream.codec_context.width, stream.codec_context.height, settings)
+        times_s, keys, shown, end_s = [], [], [], 0.0
         for packet in container.demux(stream):
             if not packet.size or packet.time_base is None:
                 continue
             stamp = packet.pts if packet.pts is not None else packet.dts
-            times_s.append(-1.0 if stamp is None else float(stamp * packet.time_base) - zero_s)
+            times_s.append(-1.0 if stamp is None else float(stamp * packet.time_base) - (clock_s or 0.0))
             keys.append(bool(packet.is_keyframe) and stamp is not None)
+            shown.append(stamp is not None and not packet.is_discard)
             end_s = max(end_s, times_s[-1] + float((packet.duration or 0) * packet.time_base))
             if times_s[-1] > settings.max_duration_s:
                 raise Refused(Reason.TOO_LONG, f"the video is longer than {settings.max_duration_s:g} s")
@@ -283,7 +171,25 @@ def read_packets(path: str, settings: Settings) -> Packets:
             raise Refused(Reason.CORRUPT, "no keyframe in the video")
         rate = stream.average_rate or stream.guessed_rate
         end_s = max(end_s, max(times_s) + (1 / float(rate) if rate else 0.0))
-        return Packets(np.array(times_s), np.array(keys), end_s, _declared_s(container))
+        return Packets(np.array(times_s), np.array(keys), np.array(shown), end_s, _declared_s(container), clock_s)
+
+
+def read_cuts(path: str, packets: Packets, settings: Settings) -> list[Cut]:
+    """Hard cuts of the whole video, among its reference frames: all others are skipped, and so is the deblocking."""
+
+    def pictures() -> Iterator[tuple[float, np.ndarray]]:
+        with _opened(path, settings) as container:
+            stream, reformatter = _video_stream(container), VideoReformatter()
+            stream.codec_context.options = {"skip_loop_filter": "all"}
+            stream.codec_context.skip_frame = "NONREF"
+            for packet in container.demux(stream):
+                for frame in _decoded(stream.codec_context, packet):
+                    if frame.pts is not None:
+                        time_s = float(frame.pts * stream.time_base) - (packets.clock_s or 0.0)
+                        small = reformatter.reformat(frame, THUMB_PX, THUMB_PX, "rgb24", interpolation=Interpolation.AREA, threads=1)
+                        yield time_s, small.to_ndarray()
+
+    return find_cuts(pictures(), settings.scene_cut)
 
 
 def read_pictures(path: str, packets: Packets, wanted: set[int], settings: Settings) -> dict[int, Picture]:
@@ -291,8 +197,9 @@ def read_pictures(path: str, packets: Packets, wanted: set[int], settings: Setti
     found: dict[int, Picture] = {}
     runs = plan_runs(packets, wanted)
     with _opened(path, settings) as container:
-        stream, zero_s, number = _video_stream(container), _zero_s(container), -1
-        decoder = stream.codec_context
+        stream, number = _video_stream(container), -1
+        decoder, pictures = stream.codec_context, VideoPictures(float(stream.sample_aspect_ratio or 1), settings)
+        skips = decoder.name in SKIPPABLE
         for packet in container.demux(stream):
             if not packet.size or packet.time_base is None:
                 continue
@@ -303,41 +210,29 @@ def read_pictures(path: str, packets: Packets, wanted: set[int], settings: Setti
                 break
             if number < runs[0].first:
                 continue
+            if skips:
+                decoder.skip_frame = "DEFAULT" if number in wanted else "NONREF"
             frames = _decoded(decoder, packet)
             if number == runs[0].last:
                 frames += _decoded(decoder, None)
                 decoder.flush_buffers()
-            for frame in frames:
-                if frame.pts is None:
-                    continue
-                time_s = float(frame.pts * stream.time_base) - zero_s
-                place = next((w for w in runs[0].wanted if abs(packets.times_s[w] - time_s) < 1e-6), None)
-                if place is not None and place not in found:
-                    found[place] = _video_picture(frame, float(packets.times_s[place]), settings)
+            for place, frame in _places(frames, runs[0], packets, float(stream.time_base)):
+                if place not in found:
+                    found[place] = pictures.picture(frame, float(packets.times_s[place]))
     return found
 
 
-def still_picture(path: str, settings: Settings) -> Picture:
-    """A photo as a frame, upright. Raises `Refused`: too_small, too_large, unsupported, corrupt."""
-    Image.MAX_IMAGE_PIXELS = settings.max_pixels
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        with Image.open(path, formats=STILL_FORMATS) as opened:
-            _check_size(*opened.size, settings)
-            upright = ImageOps.exif_transpose(opened)
-            return _finish(upright.convert("RGB"), 0.0, settings)
-    except Image.DecompressionBombError as error:
-        raise Refused(Reason.TOO_LARGE, str(error)) from None
-    except Image.UnidentifiedImageError:
-        raise Refused(Reason.UNSUPPORTED, f"not a picture of {', '.join(STILL_FORMATS)}") from None
-    except MemoryError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        raise Refused(Reason.CORRUPT, str(error)) from None
+def _places(frames: list[Any], run: Run, packets: Packets, time_base_s: float) -> Iterator[tuple[int, Any]]:
+    """(packet, frame) of those frames that are wanted of the run, by their time."""
+    for frame in frames:
+        if frame.pts is not None:
+            time_s = frame.pts * time_base_s - (packets.clock_s or 0.0)
+            yield from ((place, frame) for place in run.wanted if abs(packets.times_s[place] - time_s) < 1e-6)
 
 
 def _opened(path: str, settings: Settings) -> Any:
     """The open container; every error of the container's is raised as `Refused` from `answer`."""
+    regular_file(path)
     options = {**OPEN_OPTIONS, "max_pixels": str(settings.max_pixels)}
     return av.open(f"file:{path}", options=options, metadata_errors="replace")
 
@@ -349,27 +244,23 @@ def _video_stream(container: Any) -> Any:
         raise Refused(Reason.NO_VIDEO, "no video in the file")
     if moving[0].codec_context is None:
         raise Refused(Reason.UNSUPPORTED, "no decoder for the video")
+    if container.format.name == "avi" and moving[0].codec_context.name in GUESSED_TIMES and moving[0].codec_context.has_b_frames:
+        raise Refused(Reason.UNSUPPORTED, "frames out of order in a container without presentation times")
     moving[0].codec_context.thread_count = 1
     return moving[0]
 
 
-def _zero_s(container: Any) -> float:
-    """The container's time that is presentation time 0: a transport stream starts its clock anywhere, others at 0."""
-    return float(container.start_time or 0) / av.time_base if container.format.name == "mpegts" else 0.0
-
-
-def _check_size(width: int, height: int, settings: Settings) -> None:
-    if not width or not height:
-        raise Refused(Reason.CORRUPT, "a picture without a size")
-    if width * height > settings.max_pixels:
-        raise Refused(Reason.TOO_LARGE, f"{width} x {height} pixels, {settings.max_pixels} allowed")
-    if min(width, height) < settings.short_side_px:
-        raise Refused(Reason.TOO_SMALL, f"{width} x {height} pixels, the short side needs {settings.short_side_px}")
+def _clock_s(container: Any) -> float | None:
+    """What the container's clock says at presentation time 0, where that can be anything; else None: it says 0."""
+    start_s = float(container.start_time or 0) / av.time_base
+    return start_s if container.format.name in ANY_CLOCK or start_s > LATE_CLOCK_S else None
 
 
 def _declared_s(container: Any) -> float:
     """The duration of the header; 0 for containers where it is only guessed from the bit rate or read off the end."""
-    guessed = container.format.name in ("mp3", "aac", "mpegts")
+    if container.format.name == "avi":  # counts frames in its header, and takes its duration from what is there
+        return max((float(stream.frames * stream.time_base) for stream in container.streams.video), default=0.0)
+    guessed = container.format.name in ("mp3", "aac") or _clock_s(container) is not None
     return 0.0 if guessed else float(container.duration or 0) / av.time_base
 
 
@@ -387,33 +278,6 @@ def _decoded(decoder: Any, packet: Any) -> list[Any]:
         raise
     except av.FFmpegError:
         return []
-
-
-def _video_picture(frame: Any, time_s: float, settings: Settings) -> Picture:
-    _check_size(frame.width, frame.height, settings)
-    picture = frame.to_image()
-    if frame.rotation in UPRIGHT:
-        picture = picture.transpose(UPRIGHT[frame.rotation])
-    return _finish(picture, time_s, settings)
-
-
-def _finish(picture: Image.Image, time_s: float, settings: Settings) -> Picture:
-    scale = settings.short_side_px / min(picture.size)
-    width, height = (max(settings.short_side_px, round(side * scale)) for side in picture.size)
-    if (width, height) != picture.size:
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    jpeg = io.BytesIO()
-    picture.save(jpeg, "JPEG", quality=settings.quality)
-    return Picture(jpeg.getvalue(), width, height, time_s)
-
-
-def _first_s(start_s: float) -> float:
-    """Where windows may begin: at 0 unless a stream really begins later."""
-    return start_s if start_s > EDGE_S else 0.0
-
-
-def _fits(start: int, end_s: float, settings: Settings) -> bool:
-    return (start + settings.num_samples) / settings.sample_rate_hz <= end_s + EDGE_S
 
 
 def _samples(sound: Sound, start: int, count: int) -> np.ndarray:

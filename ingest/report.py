@@ -1,6 +1,7 @@
 """`ingest report DATASET`: one self-contained HTML page one can look at and listen to.
 
-It shows what was kept and why the rest was refused, licenses, a gallery of frame, spectrogram and player, and, where a run
+It shows the way from what was found to what was kept, why the rest was refused, licenses, channels, loudness, the commands
+that would make it again, a gallery of frame, spectrogram and player, and, where a run
 (`run=`) and its evaluation (`scores=`, a folder) are named, the loss curve and generated next to real sounds. These are
 read as files by their documented form; nothing of `training` is imported. The page samples: its size does not grow.
 """
@@ -9,7 +10,7 @@ import base64
 import io
 import json
 import random
-from collections import Counter
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,22 @@ from typing import Any
 import jinja2
 import numpy as np
 import soundfile
+import yaml
 from PIL import Image
 
 from cluster.dataset import Dataset
 from configs.load import UserError
+from ingest.card import plain, write_card
+from ingest.survey import Histogram, survey
 
+MAX_SNAPSHOT = 1_000_000
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
 @dataclass
 class ReportConfig:
-    """`dataset` of clips; `output` defaults to report.html inside a local dataset; `run`, `scores`: folders of training."""
+    """`dataset` of clips; `output` defaults to report.html inside a local dataset; `run`, `scores`: folders of training.
+    `card`: the dataset card (README.md, ATTRIBUTION.csv) is written beside the page."""
 
     dataset: str
     output: str = ""
@@ -35,6 +41,7 @@ class ReportConfig:
     run: str = ""
     scores: str = ""
     title: str = ""
+    card: bool = True
 
 
 def write_report(config: ReportConfig) -> str:
@@ -48,11 +55,19 @@ def write_report(config: ReportConfig) -> str:
         output.open("a").close()
     except OSError as error:
         raise UserError(f"output={output}: not writable ({error.strerror}); name another file") from error
+    found = survey(dataset)
+    if config.card:
+        write_card(dataset, found, output.parent)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["plain"] = plain
     page = environment.from_string(TEMPLATE.read_text()).render(
         title=config.title or config.dataset.rstrip("/").split("/")[-1],
         uri=config.dataset,
-        **_numbers(dataset),
+        found=found,
+        charts=[_bars(histogram) for histogram in found.histograms.values() if histogram.counts.any()],
+        made_by=commands_of(dataset),
+        settings=yaml.safe_dump(dataset.meta["config"], sort_keys=True),
+        snapshot=dataset.snapshot().id[:16] if found.kept < MAX_SNAPSHOT else "",
         gallery=_gallery(dataset, config.gallery),
         run=_run(Path(config.run)) if config.run else None,
         scores=_scores(Path(config.scores)) if config.scores else None,
@@ -61,45 +76,46 @@ def write_report(config: ReportConfig) -> str:
     return str(output)
 
 
-def _numbers(dataset: Dataset) -> dict[str, Any]:
-    """Counts over every row: kept, refused by reason with examples, licenses, splits, hours."""
-    kept, hours_s, reasons, licenses, splits = 0, 0.0, Counter[str](), Counter[str](), Counter[str]()
-    examples: dict[str, str] = {}
-    buried = dataset.buried()
-    for row in dataset.iter_rows(["key", "status", "reason", "detail", "url", "license", "split", "duration_s"]):
-        if row["key"] in buried and row["status"] in ("kept", "removed"):
-            reasons[buried[row["key"]]] += 1
-        elif row["status"] == "kept":
-            kept += 1
-            hours_s += row["duration_s"] or 0
-            licenses[row["license"]] += 1
-            splits[row["split"]] += 1
+def commands_of(dataset: Dataset) -> list[str]:
+    """What was typed to make the dataset, oldest first, from the records of its runs: typed again, it makes it again."""
+    commands = []
+    for name in sorted(name for name in dataset.store.list("runs") if name.endswith("/config.yaml")):
+        verb = name.split("/")[1].split("-")[1]
+        words = yaml.safe_load(dataset.store.read(name)) or {}
+        first = [str(words.pop("dataset"))] if "dataset" in words else []
+        commands.append(shlex.join(["python", "-m", "ingest", verb, *first, *_flat(words)]))
+    return list(dict.fromkeys(commands))
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> list[str]:
+    words = []
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            words += _flat(value, f"{prefix}{name}.")
         else:
-            reasons[row["reason"]] += 1
-            examples.setdefault(row["reason"], f"{row['url']}: {row['detail'] or ''}")
-    num_bytes = sum(commit.tar.size for commit in dataset.commits().values() if commit.tar)
-    return {
-        "kept": kept,
-        "minutes": hours_s / 60,
-        "megabytes": num_bytes / 1e6,
-        "reasons": [(reason, count, examples.get(reason, "")) for reason, count in reasons.most_common()],
-        "licenses": licenses.most_common(),
-        "splits": splits.most_common(),
-    }
+            words.append(f"{prefix}{name}={json.dumps(value) if not isinstance(value, str) else value}")
+    return words
+
+
+def _bars(histogram: Histogram) -> dict[str, Any]:
+    """Bars of a histogram in a 320 x 90 drawing."""
+    width, top = 320 / len(histogram.counts), int(histogram.counts.max())
+    bars = [(round(n * width, 1), round(90 * (1 - count / top), 1), round(90 * count / top, 1)) for n, count in enumerate(histogram.counts)]
+    return {"label": histogram.label, "low": histogram.low, "high": histogram.high, "top": top, "bars": bars, "width": round(width - 1, 1)}
 
 
 def _gallery(dataset: Dataset, most: int) -> list[dict[str, Any]]:
     """Up to `most` samples, an equal share of a few random shards, drawn the same way every time."""
-    commits = sorted((commit for commit in dataset.commits().values() if commit.tar), key=lambda commit: commit.unit)
-    rng, buried = random.Random(0), dataset.tombstones()
+    rng, buried, names = random.Random(0), dataset.tombstones(), dataset.commit_names()
     cards: list[dict[str, Any]] = []
-    for commit in rng.sample(commits, min(len(commits), max(1, most // 3))):
+    for commit in map(dataset.read_commit, rng.sample(names, min(len(names), 2 * max(1, most // 3)))):
+        if not commit.tar:
+            continue
         rows = [row for row in dataset.read_index(commit).to_pylist() if row["status"] == "kept" and row["key"] not in buried]
         for row in rng.sample(rows, min(3, len(rows))):
-            assert commit.tar
             parts = {m["ext"]: (m["offset"], m["offset"] + m["size"]) for m in row["members"]}
             data = {ext: dataset.store.read_range(commit.tar.name, *parts[ext]) for ext in ("jpg", "flac")}
-            facts = {name: row[name] for name in ("key", "title", "license", "start_s", "url")}
+            facts = {name: row[name] for name in ("key", "title", "license", "start_s", "url", "channel")}
             cards.append({**facts, "image": _uri("image/jpeg", data["jpg"]), **_sound(io.BytesIO(data["flac"]))})
     return cards[:most]
 

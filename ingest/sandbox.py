@@ -11,6 +11,7 @@ is no jail against code that took the child over: files that this user may read 
 import contextlib
 import ctypes
 import json
+import math
 import os
 import resource
 import select
@@ -101,6 +102,7 @@ class Sandbox:
         kept = {name: os.environ[name] for name in PASSED_ENVIRONMENT if name in os.environ}
         own = {"PYTHONPATH": str(CHECKOUT), "PATH": "", "HOME": "/", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         own |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "STILLSOUND_PARENT": str(os.getpid())}
+        own["STILLSOUND_ITEM_S"] = str(self.timeout_s)
         self._errors = tempfile.TemporaryFile()
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", self.module],
@@ -152,9 +154,18 @@ def take_stdout() -> IO[bytes]:
 
 
 def requests() -> Iterator[dict[str, Any]]:
-    """The parent's lines, the settings first, until it closes its end."""
+    """The parent's lines, the settings first, until it closes its end. Each may take as long on the CPU as by the clock."""
     for line in sys.stdin.buffer:
+        allow_cpu(float(os.environ.get("STILLSOUND_ITEM_S", START_S)))
         yield json.loads(line)
+
+
+def allow_cpu(more_s: float) -> None:
+    """CPU time from now on; past it the kernel ends the child, even if its parent has stopped watching the clock."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    most = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    soft = math.ceil(used.ru_utime + used.ru_stime + more_s) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if most == resource.RLIM_INFINITY else min(soft, most), most))
 
 
 def reply(replies: IO[bytes], header: dict[str, Any], parts: Sequence[bytes] = ()) -> None:

@@ -28,7 +28,9 @@ from ingest.sample import LICENSES, Item, storable
 from ingest.youtube import YoutubeConfig, enumerate_youtube
 
 KINDS = ("folder", "urls", "webdataset", "youtube", "inaturalist")
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".ogv", ".avi"})
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".ogv", ".avi", ".flv", ".wmv", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"}
+)
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # of a pair, the first that is there
 SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
 COLUMNS = ("url", "id", "title", "license", "sound_url", "channel")

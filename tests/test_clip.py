@@ -16,11 +16,15 @@ from PIL import Image
 
 from configs.load import UserError
 from ingest.clip import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits
-from ingest.decode_process import Packets, Settings, SoundPlacer, plan_keyframes, plan_runs
+from ingest.decode_process import SoundPlacer
 from ingest.ffmpeg import ffmpeg_exe
-from ingest.sample import Clip, Media, Reason, Refused
+from ingest.sample import Clip, Item, Media, Reason, Refused
 from ingest.scenes import Scene, render_audio, render_image, sample_scene
+from ingest.scrape import ScrapeConfig, ScrapeStage, scrape_item
+from ingest.sources import SourceConfig
 from ingest.synth import KINDS, SynthConfig, synth
+from ingest.windows import Packets, Settings, plan_keyframes, plan_runs
+from tests.media import film
 
 RATE_HZ = 16000
 SETTINGS = Settings(16000, "keyframe", 0, RATE_HZ, 64, 92, 100.0, 10**6, 1 << 31)
@@ -175,7 +179,7 @@ def test_same_media_same_bytes_and_a_cap_on_clips(world: Path, clipper: Clipper)
 
 def test_keyframe_windows_do_not_overlap_and_runs_start_at_keyframes() -> None:
     times_s = np.arange(0, 20, 0.25)
-    packets = Packets(times_s, np.arange(80) % 3 == 0, 20.0)
+    packets = Packets(times_s, np.arange(80) % 3 == 0, np.full(80, True), 20.0)
     windows = plan_keyframes(packets, 0.0, 20.0, SETTINGS)
     starts = [window.start for window in windows]
     assert (
@@ -195,6 +199,24 @@ def test_gaps_are_silence_and_negative_time_is_cut_off() -> None:
     sound = placer.finish()
     assert (sound.start_s, sound.end_s) == (0.0, 0.6)
     assert (sound.samples[:2400] == 1000).all() and not sound.samples[2400:8000].any() and (sound.samples[8000:] == 1000).all()
+
+
+def put(placer: SoundPlacer, time_s: float, value: int) -> None:
+    frame = av.AudioFrame.from_ndarray(np.full((1, 320), value, np.int16), format="s16", layout="mono")
+    frame.sample_rate = RATE_HZ
+    placer.add(frame, time_s)
+
+
+def test_sound_that_lost_a_packet_is_put_right_and_jitter_is_left_alone() -> None:
+    placer = SoundPlacer(SETTINGS)
+    for number in range(100):  # 20 ms each; the 50th is lost
+        put(placer, 0.02 * (number + (number >= 50)), 100 * number)
+    samples = placer.finish().samples
+    assert len(samples) == 101 * 320 and (samples[100 * 320 + 10 :] == 9900).all()
+    placer, jitter = SoundPlacer(SETTINGS), np.random.default_rng(0).uniform(-0.01, 0.01, 100)
+    for number in range(100):
+        put(placer, 0.02 * number + float(jitter[number]) * (number > 0), 1000)
+    assert (placer.finish().samples == 1000).all()
 
 
 def test_a_playlist_under_another_name_is_never_followed(world: Path, tmp_path: Path, clipper: Clipper) -> None:
@@ -268,6 +290,21 @@ def test_small_files_that_would_fill_the_memory_are_refused(world: Path, tmp_pat
         assert refusal(clipper, media_of(world / "mp40000.mp4")).reason == Reason.TOO_SMALL
 
 
+def test_too_small_and_too_short_begin_just_below_what_is_asked_for(tmp_path: Path) -> None:
+    def reason(duration_s: float, short_side_px: int) -> str | None:
+        shape = {"clip": ClipConfig(duration_s, "grid"), "frame": FrameConfig(short_side_px)}
+        stage = ScrapeStage(ScrapeConfig("unused", SourceConfig("unused", license="own"), **shape))  # type: ignore[arg-type]
+        try:
+            item = Item("folder", "a", str(tmp_path / "film.mp4"), "own")
+            (row,) = scrape_item(item, "a", stage.fetcher, stage.clipper, stage.config)
+            return row.reason
+        finally:
+            stage.close()
+
+    film(tmp_path / "film.mp4", size=(128, 96), duration_s=3.0)
+    assert (reason(3.0, 96), reason(3.1, 96), reason(3.0, 97)) == (None, Reason.TOO_SHORT, Reason.TOO_SMALL)
+
+
 def test_memory_of_the_child_is_bounded(world: Path, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "long.flac", np.zeros(1800 * RATE_HZ, np.int16), RATE_HZ)
     with Clipper(ClipConfig(1.6), AudioConfig(192000), FrameConfig(64), MediaLimits(max_memory_mb=512)) as clipper:
@@ -309,6 +346,7 @@ def test_the_child_is_recycled_and_sees_no_secrets(world: Path, monkeypatch: pyt
     [
         (lambda: ClipConfig(mode="random"), "clip.mode=random: give one of keyframe, grid"),
         (lambda: ClipConfig(max_clips_per_media=-1), "clip.max_clips_per_media"),
+        (lambda: ClipConfig(scene_cut=1.5), "clip.scene_cut=1.5"),
         (lambda: AudioConfig(0), "audio.sample_rate_hz"),
         (lambda: FrameConfig(0), "frame.short_side_px"),
         (lambda: FrameConfig(quality=100), "frame.quality"),

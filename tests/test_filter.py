@@ -68,3 +68,27 @@ def test_scores_are_plain_numbers_and_thresholds_are_settings() -> None:
     assert scores["rms_dbfs"] == pytest.approx(-20, abs=0.2)
     with pytest.raises(UserError, match="filter.min_contrast"):
         FilterConfig(min_contrast=-1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "score", "reason", "refused_above"),
+    [
+        ("min_rms_dbfs", "rms_dbfs", Reason.SILENT, False),
+        ("max_clipped_share", "clipped_share", Reason.CLIPPED, True),
+        ("min_spectral_change", "spectral_change", Reason.CONSTANT, False),
+        ("min_brightness", "brightness", Reason.DARK, False),
+        ("min_contrast", "contrast", Reason.BLANK, False),
+        ("min_sharpness", "sharpness", Reason.BLURRED, False),
+    ],
+)
+def test_each_threshold_lies_at_its_recorded_score(setting: str, score: str, reason: Reason, refused_above: bool) -> None:
+    some_clipping = np.where(np.arange(len(NOISE)) % 200 == 0, 1.0, GOOD_SOUND)  # half a percent, which is allowed
+    kept, scores = judge_clip(clip(sound=some_clipping), FilterConfig())
+    assert kept is None and set(scores) >= {score}
+    step = 0.001 if refused_above else -0.001
+    at = {
+        name: judge_clip(clip(sound=some_clipping), FilterConfig(**{setting: scores[score] + shift}))  # type: ignore[arg-type]
+        for name, shift in (("kept", step), ("refused", -step))
+    }
+    assert at["kept"] == (None, scores)
+    assert at["refused"] == (reason, scores)

@@ -1,5 +1,6 @@
 """The whole verb on a small folder: rows for everything, resume, the same bytes twice, damage that is found, a page to look at."""
 
+import csv
 import io
 import json
 import random
@@ -13,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import webdataset
+import yaml
 from PIL import Image
 
 from cluster.dataset import Dataset, UnitTask, WorkItem
 from cluster.seals import open_json, seal_json
 from cluster.units import RunSummary
 from configs.load import UserError
+from ingest.card import plain
 from ingest.clip import ClipConfig, FrameConfig
 from ingest.report import ReportConfig, write_report
 from ingest.sample import Clip, Item, Media, safe_id
@@ -186,7 +189,29 @@ def test_the_page_has_players_and_reasons(done: tuple[Path, RunSummary], tmp_pat
     path = write_report(ReportConfig(str(done[0]), output=str(tmp_path / "page.html"), title="<Brook>"))
     page = Path(path).read_text()
     assert page.count("<audio controls") >= 5 and page.count("data:audio/flac;base64,") == page.count("<audio controls")
-    assert "silent" in page and "broken" in page and "&lt;Brook&gt;" in page and "http" not in page.split("<body>")[0]
+    assert "silent" in page and "broken" in page and "&lt;Brook&gt;" in page
+    assert "default-src 'none'" in page and not any(f"{scheme}://" in page.split("<body>")[0] for scheme in ("http", "https"))
+
+
+def test_the_dataset_card_names_licenses_and_sources_and_nothing_that_was_removed(done: tuple[Path, RunSummary], tmp_path: Path) -> None:
+    output = tmp_path / "clips"
+    shutil.copytree(done[0], output)
+    dataset = Dataset.open(str(output))
+    kept = [row for row in dataset.iter_rows() if row["status"] == "kept"]
+    gone = {row["key"]: "take-down" for row in kept if row["media_id"] == kept[0]["media_id"]}
+    dataset.bury(gone)
+    write_report(ReportConfig(str(output)))
+    front, text = (output / "README.md").read_text().removeprefix("---").split("---", 1)
+    assert yaml.safe_load(front)["dataset_info"]["splits"] and f"{len(kept) - len(gone):,} pairs" in text
+    lines = list(csv.DictReader((output / "ATTRIBUTION.csv").open()))
+    assert len(lines) == len({row["media_id"] for row in kept}) - 1
+    assert all(line["license"] == "own" and line["changes"] for line in lines)
+
+
+@pytest.mark.parametrize("hostile", ["=cmd()", "+1", "-1", "@x", "\x1b[31mred\x1b[0m", "a\u202eb", "two\nlines", "x\ud800", "  =1"])
+def test_texts_of_the_web_are_inert_in_card_and_page(hostile: str) -> None:
+    shown = plain(hostile)
+    assert shown.isprintable() and shown.encode() and shown[:1] not in ("=", "+", "-", "@")
 
 
 def test_the_page_draws_a_run_and_refuses_what_is_none(done: tuple[Path, RunSummary], tmp_path: Path) -> None:

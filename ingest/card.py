@@ -1,0 +1,125 @@
+"""The dataset card: README.md with the front matter that dataset hubs read, and ATTRIBUTION.csv beside it.
+
+    write_card(dataset, survey(dataset), folder)
+
+Licenses that ask for attribution get a line per source: title, author, link, license with its link, and what was changed.
+What is removed is in neither. Texts from the web are made inert: no markup, no formulas, no control characters.
+"""
+
+import csv
+import json
+import re
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.dataset import Dataset
+from ingest.survey import Survey
+
+CHANGES = "cut into clips; sound resampled to mono, one frame kept per clip"
+LINKS = {
+    "CC0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
+    "PDM-1.0": "https://creativecommons.org/publicdomain/mark/1.0/",
+    **{
+        f"CC-{kind}-{version}": f"https://creativecommons.org/licenses/{kind.lower()}/{version}/"
+        for kind in ("BY", "BY-SA", "BY-NC", "BY-NC-SA", "BY-ND", "BY-NC-ND")
+        for version in ("3.0", "4.0")
+    },
+}
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
+
+
+def write_card(dataset: Dataset, found: Survey, folder: Path) -> None:
+    """Writes both files into `folder`."""
+    sources = write_attribution(dataset, folder / "ATTRIBUTION.csv")
+    (folder / "README.md").write_text(card_text(dataset, found, sources), encoding="utf-8")
+
+
+def write_attribution(dataset: Dataset, path: Path) -> int:
+    """A line per source that has a kept clip, in the order of the units; how many."""
+    buried, count = dataset.tombstones(), 0
+    columns = ["key", "status", "media_id", "title", "channel", "url", "license"]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["title", "author", "link", "license", "license_link", "changes"])
+        for commit in dataset.iter_commits():
+            told: set[str] = set()
+            for row in dataset.read_index(commit).select(columns).to_pylist():
+                if row["status"] != "kept" or row["key"] in buried or row["media_id"] in told:
+                    continue
+                told.add(row["media_id"])
+                count += 1
+                words = (row["title"], row["channel"], row["url"], row["license"], LINKS.get(row["license"], ""), CHANGES)
+                writer.writerow([plain(word) for word in words])
+    return count
+
+
+def plain(text: Any, most: int = 300) -> str:
+    """One line without control, direction or unpaired characters, and never a formula."""
+    kept = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in str(text or ""))
+    short = " ".join(kept.split())[:most]
+    return f"'{short}" if re.match(r"[=+\-@]", short) else short
+
+
+def _markdown(text: Any) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~])", r"\\\1", plain(text))
+
+
+def card_text(dataset: Dataset, found: Survey, sources: int) -> str:
+    """Markdown with YAML front matter."""
+    config = dataset.meta["config"]
+    name = dataset.uri.rstrip("/").split("/")[-1]
+    licenses = sorted(found.licenses)
+    front = {
+        "pretty_name": name,
+        "license": licenses[0].lower() if len(licenses) == 1 and licenses[0] in LINKS else "other",
+        "task_categories": ["text-to-audio", "image-feature-extraction"],
+        "size_categories": [next((label for most, label in SIZES if found.kept < most), "n>10M")],
+        "dataset_info": {"splits": [{"name": split, "num_examples": count} for split, count in sorted(found.splits.items())]},
+    }
+    hours = found.seconds / 3600
+    lines = [
+        "---",
+        yaml.safe_dump(front, sort_keys=False).strip(),
+        "---",
+        f"# {_markdown(name)}",
+        "",
+        f"{found.kept:,} pairs of a picture and the sound of its place, {hours:.2f} hours,",
+        f"{found.num_bytes / 1e6:.1f} MB of WebDataset tars.",
+        "Each sample has `flac` (mono, 16 bit), `jpg` (the frame on screen at the clip's middle) and `json` (where it is from).",
+        "",
+        "## Licenses",
+        "",
+        "| license | samples | text |",
+        "| --- | ---: | --- |",
+        *(
+            f"| {_markdown(code)} | {count:,} | {LINKS.get(code, 'as stated by the operator')} |"
+            for code, count in found.licenses.most_common()
+        ),
+        "",
+        f"ATTRIBUTION.csv names the {sources:,} sources: title, author, link, license. Changes: {CHANGES}.",
+        "",
+        "## How it was made",
+        "",
+        f"{found.listed:,} items were listed, {found.cut:,} gave {found.clips:,} clips,",
+        f"{found.used:,} of them the {found.kept:,} that were kept.",
+        "",
+        "| refused as | rows |",
+        "| --- | ---: |",
+        *(f"| {reason} | {count:,} |" for reason, count in found.reasons.most_common()),
+        "",
+        "Semantic settings, which decide the bytes:",
+        "",
+        "```json",
+        json.dumps(config, indent=1, sort_keys=True).replace("```", "'''"),
+        "```",
+        "",
+        "## Limits",
+        "",
+        "Licenses are those that the sources state; they were not checked further. Splits go by medium, never by clip. What was taken",
+        "down is listed by key alone in `tombstones/`. Clips were filtered by signal measures only: speech, persons and places may occur.",
+        "",
+    ]
+    return "\n".join(lines)
