@@ -1,6 +1,6 @@
 """The dataset card: README.md with the front matter that dataset hubs read, and ATTRIBUTION.csv beside it.
 
-    write_card(dataset, survey(dataset), folder)
+    write_card(dataset, survey(dataset), Path("README.md"), Path("ATTRIBUTION.csv"))
 
 Licenses that ask for attribution get a line per source: title, author, link, license with its link, and what was changed.
 What is removed is in neither. Texts from the web are made inert: no markup, no formulas, no control characters.
@@ -31,10 +31,10 @@ LINKS = {
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
 
 
-def write_card(dataset: Dataset, found: Survey, folder: Path) -> None:
-    """Writes both files into `folder`."""
-    sources = write_attribution(dataset, folder / "ATTRIBUTION.csv")
-    (folder / "README.md").write_text(card_text(dataset, found, sources), encoding="utf-8")
+def write_card(dataset: Dataset, found: Survey, card: Path, attribution: Path) -> None:
+    """Writes both files."""
+    sources = write_attribution(dataset, attribution)
+    card.write_text(card_text(dataset, found, sources, attribution.name), encoding="utf-8")
 
 
 def write_attribution(dataset: Dataset, path: Path) -> int:
@@ -67,7 +67,7 @@ def _markdown(text: Any) -> str:
     return re.sub(r"([\\`*_{}\[\]<>()#+!|~])", r"\\\1", plain(text))
 
 
-def card_text(dataset: Dataset, found: Survey, sources: int) -> str:
+def card_text(dataset: Dataset, found: Survey, sources: int, attribution: str) -> str:
     """Markdown with YAML front matter."""
     config = dataset.meta["config"]
     name = dataset.uri.rstrip("/").split("/")[-1]
@@ -99,7 +99,7 @@ def card_text(dataset: Dataset, found: Survey, sources: int) -> str:
             for code, count in found.licenses.most_common()
         ),
         "",
-        f"ATTRIBUTION.csv names the {sources:,} sources: title, author, link, license. Changes: {CHANGES}.",
+        f"{attribution} names the {sources:,} sources: title, author, link, license. Changes: {CHANGES}.",
         "",
         "## How it was made",
         "",

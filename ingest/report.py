@@ -33,7 +33,8 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 @dataclass
 class ReportConfig:
     """`dataset` of clips; `output` defaults to report.html inside a local dataset; `run`, `scores`: folders of training.
-    `card`: the dataset card (README.md, ATTRIBUTION.csv) is written beside the page."""
+    `card`: the dataset card and attribution list are written beside the page, as README.md and ATTRIBUTION.csv inside the
+    dataset, else under the page's name."""
 
     dataset: str
     output: str = ""
@@ -57,7 +58,9 @@ def write_report(config: ReportConfig) -> str:
         raise UserError(f"output={output}: not writable ({error.strerror}); name another file") from error
     found = survey(dataset)
     if config.card:
-        write_card(dataset, found, output.parent)
+        inside = not config.output  # elsewhere a README.md may be somebody's
+        card, list_of = ("README.md", "ATTRIBUTION.csv") if inside else (f"{output.stem}.card.md", f"{output.stem}.attribution.csv")
+        write_card(dataset, found, output.with_name(card), output.with_name(list_of))
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["plain"] = plain
     page = environment.from_string(TEMPLATE.read_text()).render(
