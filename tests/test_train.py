@@ -233,8 +233,10 @@ def two_workers(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 40 steps by two Ray Train workers, one of them killed after the first checkpoint."""
     output = tmp_path_factory.mktemp("two") / "run"
     process = run_command(data, output, 2, "steps=40", "checkpoint_every=10")
-    while len(read_lines(output / "metrics.jsonl")) < 13 and process.poll() is None:
-        time.sleep(0.02)
+    while process.poll() is None and not (
+        list(output.glob("checkpoints/*/COMMITTED.json")) and len(read_lines(output / "metrics.jsonl")) > 12
+    ):
+        time.sleep(0.02)  # the checkpoint is uploaded beside the training: wait until it is there
     pid = read_lines(output / "events.jsonl")[-1]["pids"][-1]
     os.kill(pid, signal.SIGKILL)
     assert process.wait(200) == 0
