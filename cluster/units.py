@@ -13,6 +13,7 @@ committed at all, and left for the next run. A run ends early, with one line, wh
 
 import contextlib
 import itertools
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from cluster.pool import CRASHED, LocalPool, Outcome, PoolConfig, RayPool, Stage
 from configs.load import StoppedError, UserError
 
 __all__ = ["RunSummary", "UnitOutput", "UnitTask", "cpu_seconds", "ensure_ray", "run_units"]
+log = logging.getLogger(__name__)
 FOLLOW_UP_UNIT_SIZE = 4
 ATTEMPTS_PER_RUN = 2
 HOPELESS_UNITS = 20
@@ -93,13 +95,14 @@ def run_units(
     with contextlib.ExitStack() as stack:
         pool: LocalPool | RayPool | None = None
         while True:
-            follow_up(dataset, config.retryable, max_attempts)
+            passing = follow_up(dataset, config.retryable, max_attempts)
             attempts = ATTEMPTS_PER_RUN if first_unit else max_attempts
             wanted = [attempt < attempts and unit not in done for unit, attempt in dataset.unit_attempts(first_unit)]
             if not any(wanted):
                 break
-            if first_unit and not all(len(task.items) == 1 for task in dataset.iter_units(first_unit)):
-                time.sleep(retry_after_s)  # single items are what a crash is looked for in: that needs no waiting
+            if first_unit and passing and retry_after_s:
+                log.info("what failed in passing is tried again in %g s", retry_after_s)
+                time.sleep(retry_after_s)
             pool = pool or stack.enter_context(_open_pool(config, workers))
             _do(dataset.uri, pool, itertools.compress(dataset.iter_units(first_unit), wanted), sum(wanted), summary, progress)
             first_unit += len(wanted)
@@ -119,8 +122,9 @@ def _do(dataset_uri: str, pool: LocalPool | RayPool, todo: Iterator[UnitTask], t
                 raise StoppedError(f"the first {HOPELESS_UNITS} units all failed, the last one with: {outcome.error}")
 
 
-def follow_up(dataset: Dataset, retryable: frozenset[str], max_attempts: int) -> None:
-    """Lists the items of retryable rows again, as later units with the next attempt number; crashed ones one by one.
+def follow_up(dataset: Dataset, retryable: frozenset[str], max_attempts: int) -> bool:
+    """Lists the items of retryable rows again, as later units with the next attempt number; crashed ones one by one. Whether any
+    of them failed in passing, and so needs waiting; a crash does not.
 
     Workers leave a note before they commit a unit that has such rows, so no commit has to be read to find them; a note is
     taken away when its items are listed.
@@ -128,6 +132,7 @@ def follow_up(dataset: Dataset, retryable: frozenset[str], max_attempts: int) ->
     commits = dataset.commits_of(dataset.asking_again())
     tasks = {task.unit: task for task in dataset.iter_units() if task.unit in commits} if commits else {}
     again: dict[tuple[int, int], list[tuple[str, dict[str, Any]]]] = {}
+    passing = False
     for unit, commit in sorted(commits.items()):
         items = {item.item_id: item for item in tasks[unit].items}
         for row in dataset.read_index(commit).select(["item_id", "status", "reason"]).to_pylist():
@@ -135,10 +140,12 @@ def follow_up(dataset: Dataset, retryable: frozenset[str], max_attempts: int) ->
             if row["status"] == "refused" and row["reason"] in retryable and item.attempt + 1 < max_attempts:
                 size = 1 if row["reason"] == CRASHED else FOLLOW_UP_UNIT_SIZE
                 again.setdefault((item.attempt + 1, size), []).append((item.item_id, item.payload))
+                passing |= row["reason"] != CRASHED
     for (attempt, size), found in sorted(again.items()):
         dataset.append_items(found, size, attempt)
     for unit in commits:
         dataset.asked_again(unit)
+    return passing
 
 
 @contextlib.contextmanager

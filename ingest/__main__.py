@@ -205,7 +205,8 @@ def show_units(summary: dict[str, Any]) -> None:
     cost = f"{summary['num_bytes'] / 1e6:.1f} MB in {summary['seconds']:.1f} s, {summary['cpu_s']:.1f} CPU-s"
     console.print(f"{summary['units_done']} units done, {summary['units_before']} were there before; {cost}")
     if summary["deferred"]:
-        later = f"{len(summary['deferred'])} units left for later (mostly transient failures): run the same command again"
+        why = ", ".join(f"{name.removeprefix('refused:')} {count}" for name, count in sorted(summary["deferred_counts"].items()))
+        later = f"{len(summary['deferred'])} units left for later (mostly transient failures: {why}): run the same command again"
         console.print(f"[yellow]{later}[/yellow]")
     for unit, error in sorted(summary["failed"].items()):
         console.print(f"[red]unit {unit} failed:[/red] {error}")

@@ -1,6 +1,6 @@
 """Numbers of a whole dataset of clips, in one pass over its index: what the report and the dataset card tell.
 
-    found = survey(dataset)            # memory does not grow with the samples, but for the channels, which are capped
+    found = survey(dataset)            # holds the names of units, and of channels up to a cap; no samples
 
 Counts every row; for histograms it counts into fixed bins. Reads no shard.
 """
@@ -76,13 +76,11 @@ class Survey:
 def survey(dataset: Dataset) -> Survey:
     """The numbers of everything that is committed; tombstones count as refused for their reason."""
     found, buried = Survey(), dataset.buried()
-    last: dict[str, int] = {}
-    for unit, attempt in dataset.unit_attempts():
-        last[unit] = attempt
+    later = {unit for unit, attempt in dataset.unit_attempts() if attempt}
     found.listed = sum(len(task.items) for task in dataset.iter_units() if task.items[0].attempt == 0)
     for commit in dataset.iter_commits():
         found.num_bytes += commit.tar.size if commit.tar else 0
-        _count_unit(found, dataset.read_index(commit).select(COLUMNS), buried, follow_up=last.get(commit.unit, 0) > 0)
+        _count_unit(found, dataset.read_index(commit).select(COLUMNS), buried, follow_up=commit.unit in later)
     return found
 
 

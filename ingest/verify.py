@@ -57,7 +57,11 @@ def _listed(dataset: Dataset) -> tuple[dict[str, int], list[str]]:
     except OSError as error:
         return {}, [str(error)]
     problems = [f"worklist: unit {unit} stands at place {place}" for place, unit in enumerate(listed) if unit != f"u{place:07d}"]
-    problems += [f"{name}: of a unit that the work list does not have" for name in dataset.commit_names() if name[8:16] not in listed]
+    problems += [
+        f"{name}: of a unit that the work list does not have"
+        for name in dataset.commit_names()
+        if name.removeprefix("commits/").split(".")[0] not in listed
+    ]
     try:
         dataset.buried()
     except OSError as error:

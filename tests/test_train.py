@@ -22,6 +22,7 @@ from tests.conftest import ROOT
 from tests.latents import make_latents
 from training.checkpoints import commit
 from training.ema import Ema
+from training.engine import start_engine
 from training.fragments import Fragment
 from training.journal import Journal, last_line, read_lines
 from training.loop import check_shared
@@ -117,7 +118,7 @@ def test_a_run_on_object_storage_resumes_bit_for_bit_and_its_model_is_found_ther
 
 
 @pytest.mark.parametrize("stages", [(1, 2), (2, 1), (0, 3), (3, 0), (1, 0), (3, 2)])
-def test_a_run_goes_on_at_another_zero_stage_bit_for_bit(data: str, tmp_path: Path, stages: tuple[int, int]) -> None:
+def test_a_run_goes_on_at_another_zero_stage_with_the_same_losses(data: str, tmp_path: Path, stages: tuple[int, int]) -> None:
     train(settings(data, tmp_path / "whole", zero_stage=stages[0]))
     train(settings(data, tmp_path / "run", zero_stage=stages[0], steps=8))
     train(settings(data, tmp_path / "run", zero_stage=stages[1]))
@@ -186,6 +187,13 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     config = TrainConfig(data="", output="", lr=1.0, steps=110, warmup_steps=10, schedule="cosine")
     assert [round(learning_rate(config, step), 4) for step in (1, 5, 10, 60, 110)] == [0.1, 0.5, 1.0, 0.5, 0.0]
     assert learning_rate(replace(config, schedule="constant"), 110) == 1.0
+
+
+@pytest.mark.parametrize("change,says", [({"validate_every": 2, "validation_split": "dev"}, "split=dev"), ({"wandb": "p"}, "wandb=p")])
+def test_what_a_run_would_need_later_is_asked_for_at_the_door(data: str, tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        train(settings(data, tmp_path / "run", **change))
+    assert not (tmp_path / "run/events.jsonl").exists()
 
 
 @pytest.mark.parametrize(
@@ -280,6 +288,7 @@ def test_a_run_that_is_told_to_stop_saves_first_and_goes_on_bit_for_bit(data: st
     (step,) = [int(marker.parent.name[5:]) for marker in output.glob("checkpoints/*/COMMITTED.json")]
     assert step == len(losses(output)) < 1000
     more = settings(data, output, steps=step + 3)
+    assert not list(output.glob("STOP-*"))
     train(more)
     train(replace(more, output=str(tmp_path / "unbroken")))
     exact = 0.0 if workers == 0 else 1e-5
@@ -344,10 +353,16 @@ def test_what_a_run_measures_is_in_its_metrics_and_for_tensorboard(data: str, tm
 
 
 @pytest.mark.parametrize("option", ["activation_checkpointing", "offload"])
-def test_options_that_save_memory_change_no_loss(data: str, tmp_path: Path, option: str) -> None:
-    train(settings(data, tmp_path / "plain"))
-    train(settings(data, tmp_path / "option", **{option: True}))
+def test_options_that_save_memory_are_on_and_change_no_loss(
+    data: str, tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines: list[Any] = []
+    monkeypatch.setattr("training.loop.start_engine", lambda *args: engines.append(start_engine(*args)) or engines[-1])
+    for name, change in (("plain", {}), ("option", {option: True})):
+        train(settings(data, tmp_path / name, **change))
     assert losses(tmp_path / "option") == pytest.approx(losses(tmp_path / "plain"), rel=1e-6)
+    on = {"activation_checkpointing": lambda e: e.module.unet.is_gradient_checkpointing, "offload": lambda e: e.optimizer.cpu_offload}
+    assert [bool(on[option](engine)) for engine in engines] == [False, True]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

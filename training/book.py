@@ -20,7 +20,6 @@ import torch
 from tensorboardX import SummaryWriter
 
 from cluster.storage import Store
-from configs.load import UserError
 from training.engine import peak_flops
 from training.journal import Journal
 from training.settings import TrainConfig, learning_rate
@@ -93,10 +92,8 @@ class Book:
 
 
 def _open_wandb(config: TrainConfig) -> Any:
-    """A run of Weights & Biases that goes on where it was. `UserError` where its package is missing."""
-    try:
-        import wandb  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise UserError(f"wandb={config.wandb}: the package is not installed here; pip install wandb, or leave it out") from error
+    """A run of Weights & Biases that goes on where it was; that its package is there was checked at the door."""
+    import wandb  # type: ignore[import-not-found]
+
     name = config.output.rstrip("/").rsplit("/", 1)[-1]
     return wandb.init(project=config.wandb, id=name, name=name, resume="allow")

@@ -8,6 +8,7 @@ workers; when one dies they start again by themselves from the newest checkpoint
 
 import contextlib
 import functools
+import importlib.util
 import json
 import logging
 import os
@@ -54,6 +55,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
                 work(plan)
         else:
             _under_ray(plan)
+        store.delete(plan.stop_name)
         if finished_step(store) < config.steps:
             raise StoppedError(_reason(store))
     finished = json.loads(store.read("FINISHED.json"))
@@ -78,6 +80,10 @@ def prepare(config: TrainConfig) -> Plan:
         store = open_store(config.output, writable=True)
         kept = {"config": identity(config), "snapshot": snapshot.to_json(), "facts": facts}
         store.put("run.json", json.dumps(kept, indent=1).encode())
+    if config.validate_every:
+        Catalogue.of(dataset, Snapshot.from_json(kept["snapshot"]), config.validation_split, config.module.MEMBERS)
+    if config.wandb and not importlib.util.find_spec("wandb"):
+        raise UserError(f"wandb={config.wandb}: the package is not installed here; pip install wandb, or leave it out")
     return Plan(config, kept["snapshot"], kept["facts"], f"{time.time_ns():x}")
 
 
