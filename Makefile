@@ -60,6 +60,7 @@ demo: setup
 
 bench: setup
 	$(PY) -m benchmarks.clip minutes=5 | tee benchmarks/results/clip.json
+	$(PY) -m benchmarks.units | tee benchmarks/results/units.json
 
 upgrade: | $(PY)
 	$(PY) -m pip install --upgrade --editable '.[ingest,training,dev]'
