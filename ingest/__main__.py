@@ -104,6 +104,8 @@ def remove(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: 
     def show(summary: dict[str, Any]) -> None:
         said = "would be removed" if dry_run else "removed"
         console.print(f"{summary['samples']} samples {said}; units written again: {summary['units']}")
+        if summary["pending"]:
+            console.print(f"{summary['pending']} items that are listed and not scraped yet {'would be' if dry_run else 'are'} kept out")
         for entry in summary["checkpoints"]:
             seen = f"{entry['run']} step {entry['step']} ({entry['checkpoint']})"
             console.print(f"may have seen {entry['samples']} of them: {seen}")

@@ -9,16 +9,15 @@ and whatever is buried has a near one that stays. Candidates share 16 of the ima
 shape: every pair up to 6 image bits and 7 shape bits apart is found, of those further apart most. Where more than 256 share
 all that (a camera that never moves), they must share 16 bits of the sound's change, too.
 
-Rows and near pairs lie in a temporary SQLite file (about 110 bytes per sample, 20 per pair); in memory stand 41 bytes per
-sample, 30 more while buckets are sorted, and the keys of the tombstones. It removes no bytes (ingest.remove does).
-
-It compares clip with clip, so it finds a re-upload where that was cut at the same times: in `clip.mode=grid`, or with the
-same keyframes. Windows around other keyframes hold other seconds of the video, and are not found.
+That compares clips cut at the same times; ingest.reuploads finds videos whose windows lie elsewhere. Rows and near pairs lie
+in a temporary SQLite file (about 500 bytes per sample, 20 per pair); in memory stand 41 bytes per sample, 50 more at times,
+and the keys of the tombstones. It removes no bytes (ingest.remove does).
 """
 
+import hashlib
 import itertools
 import sqlite3
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,29 +28,37 @@ import numpy as np
 from cluster.dataset import Dataset
 from cluster.scratch import scratch_folder
 from configs.load import UserError
-from ingest.fingerprint import AUDIO_BYTES, IMAGE_BYTES, audio_distances, image_distances
+from ingest.fingerprint import AUDIO_BYTES, IMAGE_BYTES, SHADES, audio_distances, image_distances
+from ingest.reuploads import LEAST_FRAMES, Tracks, find_reuploads
+from ingest.sample import split_group
 
 REASONS = ("", "duplicate", "near_duplicate", "channel_cap", "split_conflict")
 DUPLICATE, NEAR, CAPPED, SPLIT = range(1, 5)
-COLUMNS = ("key", "status", "source", "media_id", "channel", "split", "image_hash", "audio_fingerprint")
+PRINTS = ("image_hash", "audio_fingerprint", "image_palette", "audio_sequence")
+COLUMNS = ("key", "status", "source", "media_id", "channel", "split", "duration_s", *PRINTS)
 MAX_IMAGE_DISTANCE = 6  # of 8 bytes, two are left untouched by 6 bits
 WORDS = (IMAGE_BYTES + AUDIO_BYTES) // 8
+FIRST_BYTES = 4
 CHUNK = 200_000
 CROWD = 256
 
 
 @dataclass
 class CurateConfig:
-    """`image_distance`: bits of 64; `audio_distance`: see ingest.fingerprint. Both must be near. `max_per_channel` 0: no cap."""
+    """`image_distance`: bits of 64; `audio_distance`: see ingest.fingerprint. Both must be near. Of a channel (iNaturalist: an
+    observer), at most `max_per_channel` clips and `max_hours_per_channel` hours stay; 0: no cap.
+    """
 
     dataset: str
     max_per_channel: int = 0
+    max_hours_per_channel: float = 0.0
     image_distance: int = 6
     audio_distance: float = 0.28
 
     def __post_init__(self) -> None:
-        if self.max_per_channel < 0:
-            raise UserError(f"max_per_channel={self.max_per_channel}: give 0 (no cap) or more")
+        for name in ("max_per_channel", "max_hours_per_channel"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name}={getattr(self, name)}: give 0 (no cap) or more")
         if not 0 <= self.image_distance <= MAX_IMAGE_DISTANCE:
             raise UserError(f"image_distance={self.image_distance}: give 0 to {MAX_IMAGE_DISTANCE} bits")
         if not 0 <= self.audio_distance < 0.5:
@@ -68,7 +75,7 @@ def curate(config: CurateConfig, dry_run: bool = False) -> dict[str, Any]:
         database = sqlite3.connect(Path(folder) / "rows.sqlite", isolation_level=None)
         try:
             _spool(dataset, database)
-            marks = _judge(database, config)
+            marks = _judge(database, config, Path(folder))
             if not dry_run:
                 for batch in _batches(database, marks):
                     dataset.bury(batch)
@@ -82,10 +89,14 @@ def _spool(dataset: Dataset, database: sqlite3.Connection) -> None:
     """The living samples of every index, into a table that is sorted by key."""
     database.execute("PRAGMA journal_mode = OFF")
     database.execute("PRAGMA synchronous = OFF")
-    database.execute("CREATE TABLE samples (key TEXT PRIMARY KEY, media TEXT, channel TEXT, split TEXT, prints BLOB) WITHOUT ROWID")
+    database.execute(
+        "CREATE TABLE samples (key TEXT PRIMARY KEY, media TEXT, fellows TEXT, channel TEXT, split TEXT, duration_s REAL, prints BLOB,"
+        " palette BLOB, sequence BLOB) WITHOUT ROWID"
+    )
     buried = dataset.tombstones()
+    split_by = dataset.meta["config"].get("split", {}).get("by", "media")
     database.execute("BEGIN")
-    for commit in dataset.commits().values():
+    for commit in dataset.iter_commits():
         table = dataset.read_index(commit)
         lacking = [name for name in COLUMNS if name not in table.column_names]
         rows = [] if lacking else table.select(COLUMNS).to_pylist()
@@ -93,24 +104,27 @@ def _spool(dataset: Dataset, database: sqlite3.Connection) -> None:
         if lacking or not all(row["image_hash"] and row["audio_fingerprint"] for row in living):
             what = f"the index of unit {commit.unit} has no {lacking[0] if lacking else 'image_hash'}"
             raise UserError(f"{dataset.uri}: {what}: it was made before fingerprints were recorded; scrape again into another output")
-        database.executemany("INSERT OR IGNORE INTO samples VALUES (?, ?, ?, ?, ?)", map(_record, living))
+        database.executemany("INSERT OR IGNORE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (_record(row, split_by) for row in living))
     database.execute("COMMIT")
 
 
-def _record(row: dict[str, Any]) -> tuple[str, str, str, str, bytes]:
-    source, prints = row["source"] or "", bytes.fromhex(row["image_hash"] + row["audio_fingerprint"])
-    channel = f"{source}\n{row['channel']}" if row["channel"] else ""
-    return row["key"], f"{source}\n{row['media_id']}", channel, row["split"] or "", prints
+def _record(row: dict[str, Any], split_by: str) -> tuple[str, str, str, str, str, float, bytes, bytes, bytes]:
+    source, media, channel = row["source"] or "", row["media_id"] or "", row["channel"] or ""
+    prints = bytes.fromhex(row["image_hash"] + row["audio_fingerprint"])
+    fellows = split_group(source, media, channel, split_by)
+    told = (f"{source}@{channel}" if channel else "", row["split"] or "", row["duration_s"] or 0.0)
+    return row["key"], f"{source}:{media}", fellows, *told, prints, row["image_palette"] or b"", row["audio_sequence"] or b""
 
 
-def _judge(database: sqlite3.Connection, config: CurateConfig) -> np.ndarray:
+def _judge(database: sqlite3.Connection, config: CurateConfig, folder: Path) -> np.ndarray:
     """uint8 [num_samples], in the order of keys: 0 stays, else the place of the reason in REASONS."""
     prints = _load(database)
     marks = np.zeros(len(prints), np.uint8)
     _mark_splits(database, marks)
     _mark_duplicates(prints, marks)
     _mark_near(database, prints, marks, config)
-    _mark_channels(database, marks, config.max_per_channel)
+    _mark_reuploads(database, prints[:, 0].copy(), marks, folder)
+    _mark_channels(database, marks, config)
     return marks
 
 
@@ -126,12 +140,12 @@ def _load(database: sqlite3.Connection) -> np.ndarray:
 
 
 def _mark_splits(database: sqlite3.Connection, marks: np.ndarray) -> None:
-    """All clips of a medium fall into the split of its lowest key; a clip in another one would leak."""
-    firsts = "SELECT media, split, MIN(key) FROM samples GROUP BY media HAVING COUNT(DISTINCT split) > 1"
-    split_of = {media: split for media, split, _ in database.execute(firsts)}
+    """All clips of a `split_group` fall into the split of its lowest key; a clip in another one would leak."""
+    firsts = "SELECT fellows, split, MIN(key) FROM samples GROUP BY fellows HAVING COUNT(DISTINCT split) > 1"
+    split_of = {fellows: split for fellows, split, _ in database.execute(firsts)}
     if split_of:
-        for place, (media, split) in enumerate(database.execute("SELECT media, split FROM samples ORDER BY key")):
-            if split_of.get(media, split) != split:
+        for place, (fellows, split) in enumerate(database.execute("SELECT fellows, split FROM samples ORDER BY key")):
+            if split_of.get(fellows, split) != split:
                 marks[place] = SPLIT
 
 
@@ -203,14 +217,41 @@ def _neighbours(bucket: np.ndarray, places: np.ndarray) -> Iterator[tuple[np.nda
             yield places[part], places[part + distance]
 
 
-def _mark_channels(database: sqlite3.Connection, marks: np.ndarray, most: int) -> None:
-    """Of a channel's samples, the lowest `most` keys stay."""
-    counts = Counter[str]()
-    for place, (channel,) in enumerate(database.execute("SELECT channel FROM samples ORDER BY key") if most else ()):
+def _mark_reuploads(database: sqlite3.Connection, images: np.ndarray, marks: np.ndarray, folder: Path) -> None:
+    """Clips of media that were found again, cut elsewhere."""
+    (longest,) = database.execute("SELECT MAX(LENGTH(sequence)) FROM samples").fetchone()
+    if not longest or longest < FIRST_BYTES + LEAST_FRAMES:
+        return
+    frames = np.memmap(folder / "frames", np.uint8, "w+", shape=(len(marks), longest - FIRST_BYTES))
+    palettes = np.memmap(folder / "palettes", np.uint8, "w+", shape=(len(marks), SHADES**3))
+    first, media = np.zeros(len(marks), np.int32), np.zeros(len(marks), np.uint64)
+    for place, (name, palette, sequence) in enumerate(database.execute("SELECT media, palette, sequence FROM samples ORDER BY key")):
+        media[place] = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+        if sequence and palette:
+            palettes[place] = np.frombuffer(palette, np.uint8)
+            first[place] = int.from_bytes(sequence[:FIRST_BYTES], "little")
+            frames[place, : len(sequence) - FIRST_BYTES] = np.frombuffer(sequence, np.uint8, offset=FIRST_BYTES)
+    _, lowest, number = np.unique(media, return_index=True, return_inverse=True)
+    ranks = np.empty(len(lowest), np.int32)
+    ranks[np.argsort(lowest)] = np.arange(len(lowest))
+    gone = marks != 0
+    find_reuploads(Tracks(frames, first, ranks[number], images, palettes), gone, folder)
+    marks[gone & (marks == 0)] = NEAR
+
+
+def _mark_channels(database: sqlite3.Connection, marks: np.ndarray, config: CurateConfig) -> None:
+    """Of a channel's samples, the lowest keys stay, up to either cap."""
+    most, most_s = config.max_per_channel or float("inf"), config.max_hours_per_channel * 3600 or float("inf")
+    if min(most, most_s) == float("inf"):
+        return
+    counts, seconds = Counter[str](), defaultdict[str, float](float)
+    for place, (channel, duration_s) in enumerate(database.execute("SELECT channel, duration_s FROM samples ORDER BY key")):
         if marks[place] == 0 and channel:
-            counts[channel] += 1
-            if counts[channel] > most:
+            if counts[channel] + 1 > most or seconds[channel] + duration_s > most_s + 1e-6:
                 marks[place] = CAPPED
+            else:
+                counts[channel] += 1
+                seconds[channel] += duration_s
 
 
 def _batches(database: sqlite3.Connection, marks: np.ndarray) -> Iterator[dict[str, str]]:

@@ -1,12 +1,15 @@
 """Fingerprints of a clip's picture and sound: alike for the same clip encoded again, apart for others.
 
 `image_hash(jpeg)` is ImageHash's pHash; `audio_fingerprint(audio, rate)` is made for this house (below). Both are hex of a
-fixed number of bits; `image_distances` and `audio_distances` compare them, many at once. Pure functions, no models. It does
-not align: a sound that starts 20 ms later is another one for clips of seconds (ingest cuts at the same times again). What
-counts as near is the business of ingest.curate.
+fixed number of bits; `image_distances` and `audio_distances` compare them, many at once. They do not align: a sound that
+starts 20 ms later is another one. `audio_sequence(audio, rate, start)` does: it is a row of small fingerprints by media time,
+in which the same sound is found again in a clip that was cut elsewhere, and `image_palette(jpeg)` the colours by which the frame
+of that clip is known, seconds apart (both for ingest.reuploads). Pure functions, no models. What counts as near is the business
+of ingest.curate.
 """
 
 import io
+import itertools
 
 import imagehash
 import numpy as np
@@ -20,12 +23,37 @@ CHANGE_BANDS = 9
 CHANGE_STEPS = 17
 CHANGE_FLOOR = 0.01  # of the mean power: below it, what an encoder makes up decides
 CHANGE_NATS = 0.05
+FRAME_S = 0.025  # of a sequence
+FRAME_BANDS = 9
+FRAME_LOW_HZ = 200.0
+FRAME_SUM = 16  # frames whose power is taken together, and how far apart two such sums are compared
+FRAME_NATS = 0.2
+SHADES = 5  # of each of three colours, in a palette
 
 
 def image_hash(jpeg: bytes) -> str:
     """64 bits as 16 hex digits: the signs of the lowest 8 x 8 frequencies of the 32 x 32 grey picture (pHash)."""
     with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as picture:
         return str(imagehash.phash(picture))
+
+
+def image_palette(jpeg: bytes) -> bytes:
+    """125 bytes: how much of the picture has each of 5 x 5 x 5 colours, in 255ths; a pixel between two shades counts for both."""
+    with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as picture:
+        picture.draft("RGB", (64, 64))
+        small = picture.convert("RGB").resize((24, 24), Image.Resampling.BOX)
+    shade = np.asarray(small, np.float64).reshape(-1, 3) * (SHADES - 1) / 255
+    low = np.minimum(shade.astype(int), SHADES - 2)
+    amount = np.zeros(SHADES**3)
+    for corner in itertools.product((0, 1), repeat=3):
+        weight = np.where(corner, shade - low, 1 - shade + low).prod(axis=1)
+        amount += np.bincount((low + corner) @ (SHADES**2, SHADES, 1), weight, SHADES**3)
+    return np.round(255 * amount / len(shade)).astype(np.uint8).tobytes()
+
+
+def palette_distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Share of the pictures that has another colour, float [n] of uint8 [n, 125]."""
+    return 1 - np.minimum(one, other).sum(-1, dtype=np.int64) / 255
 
 
 def audio_fingerprint(audio: np.ndarray, rate: int) -> str:
@@ -40,6 +68,25 @@ def audio_fingerprint(audio: np.ndarray, rate: int) -> str:
     wave = np.pad(wave, (0, max(0, 4 * CHANGE_STEPS - len(wave))))
     bits = np.concatenate([_shape_bits(wave, rate), _change_bits(wave, rate)])
     return np.packbits(bits).tobytes().hex()
+
+
+def audio_sequence(audio: np.ndarray, rate: int, start: int) -> bytes:
+    """What the sound does over time: uint32 number of the first frame, then a byte per frame of 25 ms; of mono int16 `audio`.
+
+    Frame f lies at f x 25 ms of media time, of which `start` is the first sample: a medium that was encoded again has the same
+    frames wherever it is cut. The 8 bits are those of `audio_fingerprint`'s change, of the power in 0.4 s against that of the
+    0.4 s before, in 9 bands from 200 to 4000 Hz. A clip shorter than a second has none.
+    """
+    hop = round(FRAME_S * rate)
+    wave = audio[-start % hop :].astype(np.float32)
+    first = np.uint32(-(-start // hop)).tobytes()
+    if len(wave) < (2 * FRAME_SUM + 2) * hop:
+        return first
+    windows = np.lib.stride_tricks.sliding_window_view(wave, 2 * hop)[::hop]
+    sums = np.cumsum(_band_powers(windows, rate, FRAME_BANDS, FRAME_LOW_HZ), axis=0)
+    power = np.concatenate([sums[FRAME_SUM - 1 : FRAME_SUM], sums[FRAME_SUM:] - sums[:-FRAME_SUM]])
+    level = -np.diff(np.log(power + CHANGE_FLOOR * power.mean() + 1e-9), axis=1)
+    return first + np.packbits(level[FRAME_SUM:] - level[:-FRAME_SUM] > FRAME_NATS, axis=1).tobytes()
 
 
 def image_distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -75,10 +122,10 @@ def _change_bits(wave: np.ndarray, rate: int) -> np.ndarray:
     return (np.diff(-np.diff(level, axis=1), axis=0) > CHANGE_NATS).ravel()
 
 
-def _band_powers(windows: np.ndarray, rate: int, num_bands: int) -> np.ndarray:
+def _band_powers(windows: np.ndarray, rate: int, num_bands: int, low_hz: float = LOW_HZ) -> np.ndarray:
     """Mean power [num_windows, num_bands] of Hann windows [num_windows, n], in bands of equal ratio; 0 above rate / 2."""
     spectrum = np.abs(np.fft.rfft(windows * np.hanning(windows.shape[1]))) ** 2
-    edges_hz = np.geomspace(LOW_HZ, HIGH_HZ, num_bands + 1)
+    edges_hz = np.geomspace(low_hz, HIGH_HZ, num_bands + 1)
     edges = np.minimum(np.round(edges_hz * windows.shape[1] / rate).astype(int), spectrum.shape[1])
     total = np.concatenate([np.zeros((len(windows), 1)), np.cumsum(spectrum, axis=1)], axis=1)
     return np.maximum(total[:, edges[1:]] - total[:, edges[:-1]], 0) / windows.shape[1]

@@ -9,7 +9,10 @@ refused items are emptied in the same way and stay refused, for this reason. Wha
 `ingest gc --purge`. A run that is cut off is completed by the same command: the key, the ids, channel, license and split
 stay in the hole, so that it is found again.
 
-Not reached: the work list (it keeps the item, so that it is not scraped again), and the sums over latents that a derived
+A removed medium, channel or license is also banned: what of it is listed and not yet scraped, or found by a later run, ends
+as a row `taken_down` without title and url, or is not listed at all. The ban is a tombstone with a hash for a name.
+
+Not reached: the work list (it keeps an item that it had, with its address), and the sums over latents that a derived
 commit carries as `facts`. It does not make anybody forget: it says which checkpoints may have seen the samples.
 """
 
@@ -30,7 +33,7 @@ from cluster.scratch import scratch_folder
 from cluster.shards import CORE, Row, Shard, verify_member, write_shard
 from cluster.storage import Store, open_store
 from configs.load import UserError
-from ingest.sample import LICENSES, Reason
+from ingest.sample import LICENSES, Reason, ban, bans_of
 
 log = logging.getLogger(__name__)
 SELECTORS = ("key", "media", "channel", "license", "ids")
@@ -92,8 +95,9 @@ def remove(config: RemoveConfig, dry_run: bool = False) -> dict[str, Any]:
     """
     wanted = _wanted(config)
     here = find(Dataset.open(config.dataset), partial(_matches, config, wanted), config.reason)
-    unmatched = sorted(wanted - _names(here)) if config.ids else []
-    if not here.samples and not here.commits:
+    unmatched = sorted(wanted - _names(here) - _listed(here.dataset, wanted)) if config.ids else []
+    pending = _pending(here.dataset, config, wanted)
+    if not here.samples and not here.commits and not pending:
         raise UserError(f"{config.dataset}: nothing there has {_selection(config)}; ingest report shows what it holds")
     keys = set(here.samples)
     found = [here, *(find(_open_derived(uri), lambda row: row["key"] in keys, config.reason) for uri in config.derived)]
@@ -101,9 +105,9 @@ def remove(config: RemoveConfig, dry_run: bool = False) -> dict[str, Any]:
     units, failed = sum(len(part.commits) for part in found) if config.rewrite else 0, {}
     if not dry_run:
         for part in found:
-            bury(part.dataset, keys, config.reason)
+            bury(part.dataset, keys | (_bans(config, wanted) if part is here else set()), config.reason)
         failed = _rewrite_all(found, config) if config.rewrite else {}
-    summary = {"dataset": config.dataset, "samples": len(keys), "units": units - len(failed), "failed": failed}
+    summary = {"dataset": config.dataset, "samples": len(keys), "pending": pending, "units": units - len(failed), "failed": failed}
     return {**summary, "unmatched": unmatched, "checkpoints": checkpoints, "checkpoints_mean": CHECKPOINTS_MEAN}
 
 
@@ -161,6 +165,28 @@ def _matches(config: RemoveConfig, wanted: set[str], row: dict[str, Any]) -> boo
     if config.license:
         return bool(row.get("license") == config.license)
     return bool(wanted & {row["key"], row.get("media_id"), row["item_id"]})
+
+
+def _bans(config: RemoveConfig, wanted: set[str]) -> set[str]:
+    """A key is one sample, and bans nothing else of its medium."""
+    values = {"media": {config.media} | wanted, "channel": {config.channel}, "license": {config.license}}
+    return {ban(selector, value) for selector, given in values.items() for value in given - {""}}
+
+
+def _pending(dataset: Dataset, config: RemoveConfig, wanted: set[str]) -> int:
+    """How many listed items without a commit the bans keep out, as far as the list tells."""
+    bans, done = _bans(config, wanted), dataset.committed_units()
+    if not bans:
+        return 0
+    items = (item.payload for task in dataset.iter_units() if task.unit not in done for item in task.items)
+    named = (bans_of(*(str(item.get(name) or "") for name in ("source", "id", "channel", "license"))) for item in items)
+    return sum(bool(bans & words) for words in named)
+
+
+def _listed(dataset: Dataset, wanted: set[str]) -> set[str]:
+    """The words by which an item of the work list is called."""
+    items = (item for task in dataset.iter_units() for item in task.items)
+    return wanted & {word for item in items for word in (item.item_id, item.payload.get("id"))}
 
 
 def _names(found: Found) -> set[str]:

@@ -60,6 +60,7 @@ class Reason(StrEnum):
     DARK = "dark"
     BLURRED = "blurred"
     DAMAGED = "damaged"
+    TAKEN_DOWN = "taken_down"  # by a removal of its medium, channel or license, before it was fetched
     BOT_CHECK = "bot_check"
     RATE_LIMITED = "rate_limited"
     FORMAT = "format"  # none was offered to us: a matter of tokens and of yt-dlp's age, not of the video
@@ -164,6 +165,23 @@ def safe_id(text: str) -> str:
         return text
     readable = re.sub(r"[^A-Za-z0-9-]+", "-", text).strip("-")[:60]
     return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def split_group(source: str, media_id: str, channel: str, by: str) -> str:
+    """What falls into one split together: a medium; by="channel": all that is of its channel; of iNaturalist, always its observer."""
+    whole_channel = channel and (by == "channel" or source == "inaturalist")
+    return f"{source}@{channel}" if whole_channel else f"{source}:{media_id}"
+
+
+def ban(selector: str, value: str) -> str:
+    """The tombstone of what a removal keeps out for good: `media:`, `channel:` or `license:` and a hash, so that it tells no name."""
+    return f"{selector}:{hashlib.sha256(value.encode()).hexdigest()[:32]}"
+
+
+def bans_of(source: str, media_id: str, channel: str, license: str) -> set[str]:
+    """Every ban that would keep such a medium out. Keys of samples have no colon: no ban is taken for one."""
+    words = [("media", media_id), ("media", f"{source}:{media_id}"), ("channel", channel), ("license", license)]
+    return {ban(selector, value) for selector, value in words if value}
 
 
 def sample_key(source: str, ids: tuple[str, ...], start_s: float) -> str:

@@ -23,11 +23,12 @@ from configs.load import UserError, operational, semantic_dict
 from ingest.clip import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits
 from ingest.fetch import FetchConfig, Fetcher
 from ingest.filter import FilterConfig, judge_clip
-from ingest.sample import LICENSES, RETRYABLE, Item, Media, Reason, Refused
-from ingest.shard import CLIP_COLUMNS, clip_row, refused_row
+from ingest.sample import LICENSES, RETRYABLE, Item, Media, Reason, Refused, bans_of, split_group
+from ingest.shard import CLIP_COLUMNS, banned_row, clip_row, refused_row
 from ingest.sources import SourceConfig, enumerate_items
 
 log = logging.getLogger(__name__)
+HEAD_ITEMS = 1000  # of the source, in which a list that stands for something else shows
 UNIT_DEADLINE = 1.5  # times what its items may take to fetch and to decode: for a worker that hangs elsewhere
 
 
@@ -42,10 +43,13 @@ class LicenseConfig:
 
 @dataclass
 class SplitConfig:
-    """Shares of held-out media. The split goes by media (all clips of a video fall together), by a hash of its id."""
+    """Shares of what is held out. All clips of a video, all pairs of an iNaturalist observer fall together; with by=channel all
+    media of a channel. The hash of their id decides.
+    """
 
     validation: float = 0.0
     test: float = 0.0
+    by: str = "media"
 
 
 @dataclass
@@ -79,11 +83,15 @@ def scrape(config: ScrapeConfig, progress: bool = True) -> RunSummary:
     if first is None:
         raise UserError(f"source.path={config.source.path}: nothing found there for source.kind={config.source.kind}")
     dataset = Dataset.create_or_open(config.output, "clips", semantic(config), parents=[])
-    listed = ((f"{item.source}:{item.id}", asdict(item)) for item in itertools.chain([first], items))
+    bans = frozenset(key for key in dataset.tombstones() if ":" in key)
+    wanted = (item for item in itertools.chain([first], items) if not bans & bans_of(item.source, item.id, item.channel, item.license))
+    head = list(itertools.islice(wanted, HEAD_ITEMS))
+    _tell_other_places(dataset, head)
+    listed = ((f"{item.source}:{item.id}", asdict(item)) for item in itertools.chain(head, wanted))
     log.info("%d items are new", dataset.append_items(listed, config.unit_size))
     return run_units(
         dataset,
-        partial(ScrapeStage, config),
+        partial(ScrapeStage, config, bans),
         config.workers,
         retryable_reasons=frozenset(str(reason) for reason in RETRYABLE),
         columns=CLIP_COLUMNS,
@@ -91,6 +99,24 @@ def scrape(config: ScrapeConfig, progress: bool = True) -> RunSummary:
         unit_deadline_s=UNIT_DEADLINE * config.unit_size * (config.network.timeout_s + config.limits.timeout_s),
         progress=progress,
     )
+
+
+def _tell_other_places(dataset: Dataset, items: list[Item]) -> None:
+    """One line where ids that the list has stand for something else now: they are not scraped again."""
+    now = {f"{item.source}:{item.id}": item for item in items}
+    listed = itertools.islice((work for task in dataset.iter_units() for work in task.items), 2 * HEAD_ITEMS)
+    moved = [
+        work
+        for work in listed
+        if work.item_id in now and (work.payload.get("url"), work.payload.get("sound_url")) != _places(now[work.item_id])
+    ]
+    if moved:
+        first = f"{moved[0].item_id} was {moved[0].payload.get('url')}, is {now[moved[0].item_id].url}"
+        log.warning("%d ids are listed already for another place (%s): these stay; for other media, use another output", len(moved), first)
+
+
+def _places(item: Item) -> tuple[str, str]:
+    return item.url, item.sound_url
 
 
 def semantic(config: ScrapeConfig) -> dict[str, Any]:
@@ -114,13 +140,15 @@ def check(config: ScrapeConfig) -> None:
         raise UserError(f"unit_size={config.unit_size}: give 1 or more")
     if min(config.split.validation, config.split.test) < 0 or config.split.validation + config.split.test > 1:
         raise UserError(f"split: validation={config.split.validation} and test={config.split.test} are not shares of one whole")
+    if config.split.by not in ("media", "channel"):
+        raise UserError(f"split.by={config.split.by}: give media or channel")
 
 
 class ScrapeStage:
-    """A unit of items -> a shard; holds the warm fetch process and decoder children of one worker."""
+    """A unit of items -> a shard; holds the warm fetch process and decoder children of one worker. `bans`: see ingest.sample."""
 
-    def __init__(self, config: ScrapeConfig):
-        self.config = config
+    def __init__(self, config: ScrapeConfig, bans: frozenset[str] = frozenset()):
+        self.config, self.bans = config, bans
         self.stack = contextlib.ExitStack()
         self.spool = self.stack.enter_context(scratch_folder("spool"))
         self.fetcher = self.stack.enter_context(Fetcher(config.network, self.spool, tuple(config.license.allow), config.source.youtube))
@@ -129,7 +157,7 @@ class ScrapeStage:
     def __call__(self, task: UnitTask, scratch: Path) -> UnitOutput:
         rows: list[Row] = []
         for work in task.items:
-            rows += scrape_item(Item(**work.payload), work.item_id, self.fetcher, self.clipper, self.config)
+            rows += scrape_item(Item(**work.payload), work.item_id, self.fetcher, self.clipper, self.config, self.bans)
         retryable = {row.item_id for row in rows if row.reason in RETRYABLE}
         return UnitOutput(write_shard(scratch, rows, CLIP_COLUMNS), retryable=len(retryable))
 
@@ -137,11 +165,17 @@ class ScrapeStage:
         self.stack.close()
 
 
-def scrape_item(item: Item, item_id: str, fetcher: Fetcher, clipper: Clipper, config: ScrapeConfig) -> list[Row]:
+def scrape_item(
+    item: Item, item_id: str, fetcher: Fetcher, clipper: Clipper, config: ScrapeConfig, bans: frozenset[str] = frozenset()
+) -> list[Row]:
     """Rows of one item: a row per clip, kept or refused; or one refused row where the item as a whole gave none."""
     media: Media | None = None
     try:
+        if bans & bans_of(item.source, item.id, item.channel, item.license):
+            return [banned_row(item, item_id)]
         media = fetcher.fetch(item, config.frame.short_side_px)
+        if bans & bans_of(item.source, item.id, media.channel, media.license):
+            return [banned_row(item, item_id)]
         if media.license not in config.license.allow:
             raise Refused(Reason.LICENSE, f"license {media.license or 'not stated'}")
         clips = clipper.cut(media)
@@ -149,17 +183,17 @@ def scrape_item(item: Item, item_id: str, fetcher: Fetcher, clipper: Clipper, co
             where = " around a keyframe (clip.mode=grid needs none)" if config.clip.mode == "keyframe" and not media.still else ""
             raise Refused(Reason.TOO_SHORT, f"no window of {config.clip.duration_s} s fits{where}")
     except Refused as refusal:
-        return [refused_row(item, item_id, refusal, media.license if media else "")]
+        return [refused_row(item, item_id, refusal, *((media.license, media.channel) if media else ()))]
     finally:
         if media and media.owned:
             _discard(media)
-    split = split_of(item_id, config.split)
+    split = split_of(split_group(item.source, item.id, media.channel or item.channel, config.split.by), config.split)
     return [clip_row(item, item_id, media, clip, split, *judge_clip(clip, config.filter)) for clip in clips]
 
 
-def split_of(item_id: str, config: SplitConfig) -> str:
-    """`train`, `validation` or `test`, by a hash of the media's id: the same on every machine and in every run."""
-    place = int.from_bytes(hashlib.sha256(item_id.encode()).digest()[:8], "big") / 2**64
+def split_of(group: str, config: SplitConfig) -> str:
+    """`train`, `validation` or `test`, by a hash of the `split_group`: the same on every machine and in every run."""
+    place = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
     if place < config.test:
         return "test"
     return "validation" if place < config.test + config.validation else "train"

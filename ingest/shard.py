@@ -14,7 +14,7 @@ import pyarrow as pa
 import soundfile
 
 from cluster.shards import Row
-from ingest.fingerprint import audio_fingerprint, image_hash
+from ingest.fingerprint import audio_fingerprint, audio_sequence, image_hash, image_palette
 from ingest.sample import Clip, Item, Media, Reason, Refused, sample_key
 
 CLIP_COLUMNS = pa.schema(
@@ -33,16 +33,24 @@ CLIP_COLUMNS = pa.schema(
         ("scores", pa.string()),
         ("image_hash", pa.string()),
         ("audio_fingerprint", pa.string()),
+        ("audio_sequence", pa.binary()),
+        ("image_palette", pa.binary()),
     ]
 )
 MAX_ID_CHARS = 60  # a tar member's name has 99 characters, for source, id, start and extension together
 TOOLS = ("av", "ffmpeg-python", "imageio-ffmpeg", "yt-dlp", "soundfile", "pillow", "numpy")
 
 
-def refused_row(item: Item, item_id: str, refusal: Refused, license: str = "") -> Row:
+def refused_row(item: Item, item_id: str, refusal: Refused, license: str = "", channel: str = "") -> Row:
     """The row of an item that gave no clip at all."""
     columns = {"source": item.source, "media_id": item.id, "url": item.url, "license": license or item.license, "title": item.title}
+    columns["channel"] = channel or item.channel
     return Row(item_id, None, "refused", str(refusal.reason), refusal.detail, columns)
+
+
+def banned_row(item: Item, item_id: str) -> Row:
+    """The row of an item that a removal keeps out: neither its title nor its address."""
+    return Row(item_id, None, "refused", str(Reason.TAKEN_DOWN), None, {"source": item.source, "media_id": item.id})
 
 
 def clip_row(item: Item, item_id: str, media: Media, clip: Clip, split: str, reason: Reason | None, scores: dict[str, float]) -> Row:
@@ -65,6 +73,8 @@ def clip_row(item: Item, item_id: str, media: Media, clip: Clip, split: str, rea
     if reason:
         return Row(item_id, key, "refused", str(reason), None, columns)
     columns |= {"image_hash": image_hash(clip.image), "audio_fingerprint": audio_fingerprint(clip.audio, clip.sample_rate_hz)}
+    columns["image_palette"] = image_palette(clip.image)
+    columns["audio_sequence"] = audio_sequence(clip.audio, clip.sample_rate_hz, round(clip.start_s * clip.sample_rate_hz))
     return Row(item_id, key, columns=columns, members=_members(clip, {**facts, "scores": scores, "meta": {**item.meta, **media.meta}}))
 
 

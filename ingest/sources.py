@@ -8,7 +8,9 @@ and iNaturalist have modules of their own, and no such statement: their media sa
 
 import csv
 import glob
+import itertools
 import json
+import math
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -25,7 +27,7 @@ from configs.load import UserError, operational
 from ingest.fetch import FetchConfig
 from ingest.inaturalist import InaturalistConfig, enumerate_inaturalist
 from ingest.sample import LICENSES, Item, storable
-from ingest.youtube import YoutubeConfig, enumerate_youtube
+from ingest.youtube import MARKS, YoutubeConfig, enumerate_youtube
 
 KINDS = ("folder", "urls", "webdataset", "youtube", "inaturalist")
 VIDEO_SUFFIXES = frozenset(
@@ -33,6 +35,7 @@ VIDEO_SUFFIXES = frozenset(
 )
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # of a pair, the first that is there
 SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
+MAX_FACTS = 50  # of a sample in somebody's tar
 COLUMNS = ("url", "id", "title", "license", "sound_url", "channel")
 
 
@@ -187,10 +190,27 @@ def _tar_items(path: Path, name: str, stated: str) -> Iterator[Item]:
         raise UserError(f"{path}: cannot be read as a tar ({error}); fetch it again or take it away") from error
     for key, members in samples.items():
         roles = _roles(members)
-        told = facts.get(key, {})
         if roles:
-            license = _license(str(told.get("license") or ""), stated)
-            yield Item("webdataset", f"{name}/{key}", str(path), license, title=storable(str(told.get("title") or "")), meta={"tar": roles})
+            license, channel, title, meta = _told(facts.get(key, {}))
+            yield Item("webdataset", f"{name}/{key}", str(path), _license(license, stated), "", channel, title, {**meta, "tar": roles})
+
+
+def _told(facts: dict[str, Any]) -> tuple[str, str, str, dict[str, Any]]:
+    """License, channel, title and other plain facts in a sample's JSON; also where video2dataset puts those of YouTube."""
+    nested = facts.get("yt_meta_dict")
+    info = (nested.get("info") if isinstance(nested, dict) else None) or {}
+    info = info if isinstance(info, dict) else {}
+    mark = str(info.get("license") or "")
+    license = str(facts.get("license") or (MARKS.get(mark, "unknown") if mark else ""))
+    channel = facts.get("channel") or info.get("channel_id") or ""
+    title = facts.get("title") or info.get("title") or facts.get("caption") or ""
+    plain = {storable(str(name))[:100]: value for name, value in facts.items() if name not in COLUMNS or name == "url"}
+    meta = {name: storable(value)[:1000] if isinstance(value, str) else value for name, value in plain.items() if _is_plain(value)}
+    return license, storable(str(channel)), storable(str(title)), dict(itertools.islice(meta.items(), MAX_FACTS))
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _roles(members: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -34,6 +34,10 @@ LIST_EXTRACTORS = ("^youtube$", "^youtube:tab$", "^youtube:playlist$", "^youtube
 HOSTS = ("youtube.com", "youtu.be", "youtubei.googleapis.com", "googlevideo.com")
 CC_MARK = "Creative Commons Attribution license (reuse allowed)"
 MARKS = {CC_MARK: "CC-BY-3.0", "Standard YouTube License": "all-rights-reserved"}
+NO_RUNTIME = (
+    "source.youtube.cookies_file: of a signed-in session YouTube's media are found with a JavaScript runtime only, and none is started"
+    " here: expect rows with the reason `format`; without cookies, what is public comes through"
+)  # yt-dlp 2026.10: every client that takes cookies needs a player's script, and the one without (visionos) takes none
 MAX_DEPTH = 2  # a channel lists its tabs, a tab its videos
 
 SAYINGS = (  # the first that is found in what YouTube or yt-dlp says, from the most specific to the vaguest
@@ -194,6 +198,8 @@ def enumerate_youtube(path: str, config: YoutubeConfig, network: FetchConfig, sp
     """The videos of every target, each once, in order. A list that fails is told in the log; `UserError` where all do."""
     wanted = targets(path)
     secrets_of(config)
+    if config.cookies_file:
+        log.warning(NO_RUNTIME)
     return _found(path, wanted, config, network, spool)
 
 

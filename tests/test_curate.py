@@ -1,9 +1,13 @@
 """Curation over the whole dataset: what is found, what stays, and that the order of shards plays no part."""
 
 import itertools
+import json
 import random
 import shutil
+import subprocess
+import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
+from benchmarks.curate import AGAIN, cut, make_films
 from cluster.dataset import Dataset
 from cluster.shards import Row, write_shard
 from configs.load import UserError
@@ -174,6 +179,50 @@ def test_whatever_is_buried_as_near_has_a_near_one_that_stays(tmp_path: Path) ->
     assert dataset.buried() == {"k1": "near_duplicate"}
 
 
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    """Clips of two videos, each encoded again in three ways, one's sound under other pictures, and other sounds over a still."""
+    return cut(make_films(tmp_path_factory.mktemp("films"), 2, 34.0), "grid", 8.0)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_videos_cut_elsewhere_are_found_and_one_sound_with_other_pictures_stays(tmp_path: Path, films: list[Row], seed: int) -> None:
+    """Cut off at 1.37 s, so that no clip lies where one of the original does."""
+    rows = [replace(row, item_id=row.key) for row in random.Random(seed).sample(films, len(films))]
+    dataset = write(tmp_path, [rows[:9], rows[9:30], rows[30:]])
+    curate(CurateConfig(str(tmp_path)))
+    again = {row.key for row in films if row.item_id.rpartition("-")[2] in AGAIN}
+    assert dataset.tombstones() == again
+
+
+def test_without_sequences_what_was_cut_elsewhere_is_not_found(tmp_path: Path, films: list[Row], monkeypatch) -> None:
+    """So that the test above is one of ingest.reuploads."""
+    monkeypatch.setattr("ingest.curate.find_reuploads", lambda *_: None)
+    dataset = write(tmp_path, [films])
+    curate(CurateConfig(str(tmp_path)))
+    assert not any("trimmed" in key for key in dataset.buried())
+
+
+def test_memory_grows_by_less_than_a_kilobyte_per_sample() -> None:
+    """Most of that are pages of mapped files, which the machine takes back where it needs them."""
+    found = [
+        json.loads(subprocess.run([sys.executable, "-m", "tests.curate_memory", units], capture_output=True, check=True).stdout)
+        for units in ("5", "25")
+    ]
+    assert [one["buried"]["near_duplicate"] for one in found] == [40, 240]
+    assert (found[1]["peak_mb"] - found[0]["peak_mb"]) * 1e6 / 20_000 < 1000
+
+
+def test_a_channel_keeps_so_many_hours(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [forged(f"k{n}", rng.random(64) < 0.5, rng.random(256) < 0.5, channel="a") for n in range(6)]
+    for row in rows:
+        row.columns["duration_s"] = 10.0
+    dataset = write(tmp_path, [rows])
+    curate(CurateConfig(str(tmp_path), max_hours_per_channel=40 / 3600))
+    assert dataset.buried() == {"k4": "channel_cap", "k5": "channel_cap"}
+
+
 def test_a_channel_keeps_its_lowest_keys_and_none_means_no_cap(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = [forged(f"k{n:02d}", rng.random(64) < 0.5, rng.random(256) < 0.5, channel="abc"[n % 3] if n < 9 else "") for n in range(14)]
@@ -191,12 +240,23 @@ def test_a_medium_is_in_one_split(tmp_path: Path) -> None:
     assert dataset.buried() == {"k1": "split_conflict"}
 
 
+def test_an_observer_is_in_one_split(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [forged(f"k{n}", rng.random(64) < 0.5, rng.random(256) < 0.5, channel="ann", split=s) for n, s in enumerate(("test", "train"))]
+    for source, buried in (("urls", {}), ("inaturalist", {"k1": "split_conflict"})):
+        for row in rows:
+            row.columns["source"] = source
+        dataset = write(tmp_path / source, [rows])
+        curate(CurateConfig(dataset.uri))
+        assert dataset.buried() == buried
+
+
 def test_a_dataset_without_fingerprints_is_refused_in_one_line(tmp_path: Path, corpus: list[Row]) -> None:
     old = pa.schema([column for column in CLIP_COLUMNS if column.name not in ("image_hash", "audio_fingerprint")])
     write(tmp_path / "old", [corpus[:2]], old)
     with pytest.raises(UserError, match="before fingerprints were recorded; scrape again"):
         curate(CurateConfig(str(tmp_path / "old")))
-    for wrong in ({"max_per_channel": -1}, {"image_distance": 7}, {"audio_distance": 0.5}):
+    for wrong in ({"max_per_channel": -1}, {"max_hours_per_channel": -1}, {"image_distance": 7}, {"audio_distance": 0.5}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             CurateConfig("x", **wrong)
 

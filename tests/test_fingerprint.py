@@ -14,7 +14,17 @@ from PIL import Image
 
 from ingest.curate import CurateConfig
 from ingest.ffmpeg import ffmpeg_exe
-from ingest.fingerprint import audio_distances, audio_fingerprint, image_distances, image_hash
+from ingest.fingerprint import (
+    FRAME_S,
+    audio_distances,
+    audio_fingerprint,
+    audio_sequence,
+    image_distances,
+    image_hash,
+    image_palette,
+    palette_distances,
+)
+from ingest.reuploads import COLOUR_SHARE, SOUND_SHARE
 from ingest.scenes import render_audio, render_image, sample_scene
 
 RATE = 16000
@@ -97,3 +107,45 @@ def test_a_picture_resized_and_compressed_again_is_near_and_another_is_far() -> 
             assert image_apart(jpeg(pixels, 512), jpeg(pixels, size_px, quality)) <= IMAGE_NEAR
     hashes = [jpeg(pixels, 256) for pixels in pictures]
     assert min(image_apart(one, other) for place, one in enumerate(hashes) for other in hashes[:place]) > IMAGE_NEAR
+
+
+@pytest.mark.parametrize("trimmed_s", [0.0, 1.37])
+def test_a_sound_cut_elsewhere_has_the_same_frames_by_media_time(trimmed_s: float) -> None:
+    """From 3 s on of one that was encoded again; of other sounds, at no shift are so many bits the same."""
+    whole = scene_sound(7, 12.0)
+    again = encoded(whole, "mp4", "-c:a", "aac", "-b:a", "48k", level=0.5)[round(trimmed_s * RATE) :]
+    clip, copy = sequence(whole, 0.0), sequence(again, 3.0125 - trimmed_s)
+    assert apart(clip, copy, round(trimmed_s / FRAME_S)) < SOUND_SHARE
+    other = sequence(scene_sound(57, 12.0), 0.0)
+    assert min(apart(clip, other, shift) for shift in range(-40, 40)) > SOUND_SHARE
+
+
+def sequence(wave: np.ndarray, start_s: float, seconds: float = 8.0) -> tuple[int, np.ndarray]:
+    start = round(start_s * RATE)
+    data = audio_sequence(wave[start : start + round(seconds * RATE)], RATE, start)
+    return int.from_bytes(data[:4], "little"), np.frombuffer(data, np.uint8, offset=4)
+
+
+def apart(one: tuple[int, np.ndarray], other: tuple[int, np.ndarray], shift: int) -> float:
+    """Share of the lit bits that differ, where `other` is `shift` frames ahead, give or take one."""
+    shares = []
+    for slip in (-1, 0, 1):
+        start, end = max(one[0], other[0] + shift + slip), min(one[0] + len(one[1]), other[0] + shift + slip + len(other[1]))
+        ones, others = one[1][start - one[0] : end - one[0]], other[1][start - other[0] - shift - slip : end - other[0] - shift - slip]
+        shares.append(np.bitwise_count(ones ^ others).sum() / np.bitwise_count(ones | others).sum())
+    return float(min(shares))
+
+
+def test_a_sound_too_short_for_frames_has_none() -> None:
+    assert len(audio_sequence(noise(1, 0.8), RATE, 0)) == 4 and len(audio_sequence(noise(1, 1.0), RATE, 0)) > 4
+
+
+def test_colours_are_near_seconds_later_and_far_in_another_scene() -> None:
+    views = [render_image(sample_scene(np.random.default_rng(seed), 3), 256) for seed in (1, 2)]
+    shots = [
+        jpeg(np.ascontiguousarray(views[0][:200, :200]), 96),
+        jpeg(np.ascontiguousarray(views[0][40:240, 30:230]), 64, 50),
+        jpeg(views[1], 96),
+    ]
+    first, panned, other = (np.frombuffer(image_palette(shot), np.uint8) for shot in shots)
+    assert palette_distances(first, panned) <= COLOUR_SHARE < palette_distances(first, other)

@@ -23,7 +23,7 @@ from ingest.clip import ClipConfig, FrameConfig
 from ingest.fetch import FetchConfig
 from ingest.inaturalist import InaturalistConfig, license_code, pairs_of, restrictions, stricter
 from ingest.sample import LICENSES, Item
-from ingest.scrape import LicenseConfig, ScrapeConfig, scrape
+from ingest.scrape import LicenseConfig, ScrapeConfig, SplitConfig, scrape
 from ingest.sources import SourceConfig, enumerate_items
 
 RATE_HZ = 16000
@@ -277,6 +277,18 @@ def test_a_scrape_gives_windows_of_the_sound_with_the_photo(api: Api, tmp_path: 
     kept = [row for row in rows.values() if row["status"] == "kept"]
     assert sorted(row["key"].rsplit("_", 1)[0] for row in kept) == ["inaturalist_10_100"] * 2
     assert {row["license"] for row in kept} == {"CC-BY-4.0"} and {row["channel"] for row in kept} == {"ann"}
+
+
+def test_all_pairs_of_an_observer_fall_into_one_split(api: Api, tmp_path: Path) -> None:
+    api.observations = [observation(id, base=f"http://{api.address}") for id in range(1, 7)]
+    for one in api.observations:
+        one["user"]["login"] = f"observer{one['id'] % 2}"
+    source = SourceConfig(api.url, "inaturalist", inaturalist=InaturalistConfig(requests_per_min=60000))
+    network = FetchConfig(allow_private=[api.address], requests_per_s=0)
+    settings: dict[str, Any] = {"clip": ClipConfig(1.6), "frame": FrameConfig(64), "network": network, "workers": 0}
+    scrape(ScrapeConfig(output=str(tmp_path / "clips"), source=source, split=SplitConfig(validation=0.5), **settings), progress=False)
+    splits = {(row["channel"], row["split"]) for row in Dataset.open(str(tmp_path / "clips")).iter_rows()}
+    assert splits == {("observer0", "validation"), ("observer1", "train")}
 
 
 @pytest.mark.parametrize(

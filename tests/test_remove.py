@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,14 @@ from cluster.shards import Row, write_shard
 from cluster.storage import FolderStore, RemoteStore
 from cluster.units import run_units
 from configs.load import UserError
+from ingest.fetch import FetchConfig
 from ingest.gc import GcConfig, gc
 from ingest.remove import RemoveConfig, remove
 from ingest.report import ReportConfig, write_report
 from ingest.sample import Item, Reason, Refused
+from ingest.scrape import ScrapeConfig, scrape, semantic
 from ingest.shard import CLIP_COLUMNS, refused_row
+from ingest.sources import SourceConfig, enumerate_items
 from ingest.verify import verify
 from tests.test_curate import clip, picture, row, write
 from tests.test_fingerprint import noise
@@ -94,6 +98,11 @@ def places(dataset: Dataset) -> dict[tuple[str, int], tuple[str, str]]:
     return {(record["unit"], record["ordinal"]): (record["key"], record["item_id"]) for record in dataset.iter_rows()}
 
 
+def keys_buried(dataset: Dataset) -> set[str]:
+    """The tombstones of samples, without the bans."""
+    return {key for key in dataset.tombstones() if ":" not in key}
+
+
 def objects(root: Path) -> dict[str, bytes]:
     """Every file of a folder, hidden ones too; tombstones by what they say."""
     files = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
@@ -111,7 +120,7 @@ def test_removed_samples_are_holes_at_once_and_for_a_run_that_goes_on(tmp_path: 
     pinned = clips.snapshot()
     before = Catalogue.of(clips, pinned, "train", MEMBERS)
     remove(RemoveConfig(str(tmp_path / "clips"), channel="bad", derived=[str(tmp_path / "latents")], rewrite=False))
-    assert clips.tombstones() == GONE == latents.tombstones() and clips.snapshot().id == pinned.id
+    assert keys_buried(clips) == GONE == latents.tombstones() and clips.snapshot().id == pinned.id
     assert all(before.read([place])[place] is not None for place in range(len(before))), "a catalogue from before knows nothing"
     page = Path(write_report(ReportConfig(str(tmp_path / "clips"), gallery=99))).read_text()
     assert "SECRET1" not in page and "SECRET5" not in page and "SECRET2" in page
@@ -183,7 +192,7 @@ def test_a_list_of_ids_and_what_was_not_found(tmp_path: Path, rows: list[Row]) -
     words = tmp_path / "ids.txt"
     words.write_text("urls_m0_0\nm2\n\nurls:m4\nnobody\n")
     assert remove(config_of(tmp_path, ids=str(words)))["unmatched"] == ["nobody"]
-    assert clips.tombstones() == {"urls_m0_0", "urls_m2_0", "urls_m4_0"}
+    assert keys_buried(clips) == {"urls_m0_0", "urls_m2_0", "urls_m4_0"}
 
 
 def test_a_refused_item_loses_its_title_and_is_not_tried_again(tmp_path: Path, rows: list[Row]) -> None:
@@ -192,14 +201,17 @@ def test_a_refused_item_loses_its_title_and_is_not_tried_again(tmp_path: Path, r
     (record,) = (record for record in clips.iter_rows() if record["item_id"] == "urls:m9")
     assert (record["status"], record["reason"], record["title"], record["url"], record["detail"]) == ("refused", "take-down", *[None] * 3)
     run_units(clips, lambda: None, 0, retryable_reasons=frozenset({"timeout"}), progress=False)
-    assert len(clips.units()) == 3 and clips.tombstones() == frozenset()
+    assert len(clips.units()) == 3 and keys_buried(clips) == frozenset()
 
 
 def test_a_removal_for_another_reason_takes_what_curation_had_buried(tmp_path: Path, rows: list[Row]) -> None:
     clips, _ = make(tmp_path, rows)
     clips.bury({"urls_m1_0": "near_duplicate"})
     remove(config_of(tmp_path))
-    assert clips.buried() == dict.fromkeys(GONE, "take-down") and ("urls_m1_0", "flac") not in members_of(clips)
+    assert {key: reason for key, reason in clips.buried().items() if ":" not in key} == dict.fromkeys(GONE, "take-down") and (
+        "urls_m1_0",
+        "flac",
+    ) not in members_of(clips)
 
 
 def test_a_member_damaged_before_becomes_a_hole_and_does_not_stop_a_removal(tmp_path: Path, rows: list[Row]) -> None:
@@ -222,7 +234,31 @@ def test_a_unit_that_cannot_be_written_again_is_told_and_stays_buried(tmp_path: 
     assert tar
     (tmp_path / "clips" / tar.name).unlink()
     summary = remove(config_of(tmp_path))
-    assert list(summary["failed"]) == [f"{clips.uri}#u0000000"] and summary["units"] == 3 and clips.tombstones() == GONE
+    assert list(summary["failed"]) == [f"{clips.uri}#u0000000"] and summary["units"] == 3 and keys_buried(clips) == GONE
+
+
+@pytest.mark.parametrize("selection", [{"channel": "bad"}, {"media": "b"}, {"media": "urls:b"}, {"license": "CC0-1.0"}, {"ids": "ids.txt"}])
+def test_what_is_listed_but_not_scraped_is_kept_out_and_so_is_what_comes_later(
+    tmp_path: Path, selection: dict[str, str], monkeypatch
+) -> None:
+    """Nothing answers at these addresses: items that are asked for end as `network`."""
+    monkeypatch.chdir(tmp_path)
+    Path("ids.txt").write_text("b\n")
+    head, good = "url,id,channel,license,title\n", "http://127.0.0.1:9/a,a,good,own,fine\n"
+    bad = "http://127.0.0.1:9/b,b,bad,CC0-1.0,SECRET\n"
+    source = SourceConfig("urls.csv", "urls")
+    config = ScrapeConfig(output="clips", source=source, workers=0, unit_size=1, network=FetchConfig(["127.0.0.1:9"], retries=0))
+    Path("urls.csv").write_text(head + good + bad)
+    dataset = Dataset.create_or_open("clips", "clips", semantic(config), [])
+    dataset.append_items(((f"{item.source}:{item.id}", asdict(item)) for item in enumerate_items(source)), 1)
+    assert remove(RemoveConfig("clips", **selection))["pending"] == 1
+    Path("urls.csv").write_text(head + bad.replace("/b,", "/c,").replace(",b,", ",b2,"))
+    scrape(config, progress=False)
+    rows = {row["item_id"]: row for row in dataset.iter_rows()}
+    assert rows["urls:b"]["reason"] == "taken_down" and "SECRET" not in json.dumps(list(rows.values()), default=str)
+    listed = {item.item_id for task in dataset.units() for item in task.items}
+    assert ("urls:b2" in listed) == ("media" in selection or "ids" in selection), "another item of the channel is not even listed"
+    assert not any("bad" in key or "CC0" in key for key in dataset.tombstones())
 
 
 def make_run(root: Path, dataset: Dataset, split: str = "train") -> str:
@@ -371,7 +407,7 @@ def test_mistakes_are_refused_before_anything_is_done(tmp_path: Path, rows: list
     ]:
         with pytest.raises(UserError, match=said):
             remove(RemoveConfig(place, **settings))
-    assert clips.tombstones() == frozenset() and not any(name.endswith(".1.json") for name in clips.store.list("commits"))
+    assert keys_buried(clips) == frozenset() and not any(name.endswith(".1.json") for name in clips.store.list("commits"))
 
 
 def test_the_commands_tell_and_a_dry_run_does_nothing(tmp_path: Path, rows: list[Row]) -> None:

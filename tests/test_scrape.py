@@ -24,7 +24,7 @@ from configs.load import UserError
 from ingest.card import plain
 from ingest.clip import ClipConfig, FrameConfig
 from ingest.report import ReportConfig, write_report
-from ingest.sample import Clip, Item, Media, safe_id
+from ingest.sample import Clip, Item, Media, safe_id, split_group
 from ingest.scrape import LicenseConfig, ScrapeConfig, ScrapeStage, SplitConfig, scrape, split_of
 from ingest.shard import clip_row
 from ingest.sources import SourceConfig, enumerate_items
@@ -82,6 +82,16 @@ def test_running_again_does_nothing_and_new_files_only_append(world: Path, done:
     shutil.copy(media / "mp40000.mp4", media / "zzz.mp4")
     more = scrape(config(media, output, workers=0, unit_size=7), progress=False)
     assert (more.units_done, more.counts) == (1, {"kept": SCENES})
+
+
+def test_another_folder_with_the_same_names_is_told_in_one_line(world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        shutil.copy(world / "mp40000.mp4", tmp_path / name / "a.mp4")
+    for folder, lines in (("one", 0), ("one", 0), ("two", 1)):
+        caplog.clear()
+        scrape(config(tmp_path / folder, tmp_path / "clips"), progress=False)
+        assert sum("listed already for another place (folder:a.mp4 was" in line for line in caplog.messages) == lines
 
 
 def test_two_runs_give_the_same_bytes(world: Path, done: tuple[Path, RunSummary], tmp_path: Path) -> None:
@@ -241,7 +251,14 @@ def test_nothing_that_was_fetched_stays_in_the_spool(world: Path, tmp_path: Path
     assert not stage.spool.exists()
 
 
-def test_the_split_goes_by_media_and_keeps_its_shares() -> None:
+def test_the_split_goes_by_media_observer_or_channel() -> None:
+    assert split_group("urls", "1", "ann", "media") != split_group("urls", "2", "ann", "media")
+    assert split_group("inaturalist", "1_2", "ann", "media") == split_group("inaturalist", "3_4", "ann", "media")
+    assert split_group("youtube", "1", "UCa", "channel") == split_group("youtube", "2", "UCa", "channel")
+    assert split_group("urls", "1", "", "channel") != split_group("urls", "2", "", "channel")
+
+
+def test_the_split_keeps_its_shares() -> None:
     splits = Counter(split_of(f"folder:{number}", SplitConfig(validation=0.2, test=0.1)) for number in range(4000))
     assert splits["validation"] / 4000 == pytest.approx(0.2, abs=0.03) and splits["test"] / 4000 == pytest.approx(0.1, abs=0.03)
 
@@ -267,6 +284,7 @@ def test_long_ids_fit_a_tar_and_stay_apart(tmp_path: Path) -> None:
         ({"clip": ClipConfig(0)}, "clip.duration_s=0"),
         ({"unit_size": 0}, "unit_size=0"),
         ({"split": SplitConfig(0.9, 0.2)}, "split"),
+        ({"split": SplitConfig(by="clip")}, "split.by=clip"),
         ({"workers": -1}, "workers=-1"),
     ],
 )

@@ -104,6 +104,31 @@ def test_members_of_tars_come_out_by_offset(tmp_path: Path) -> None:
     assert len(listed(f"{tmp_path}/in/*.tar", "webdataset")) == 2
 
 
+def test_the_tars_of_video2dataset_keep_what_they_tell(tmp_path: Path) -> None:
+    """00000.tar with key.mp4, key.txt and key.json, and 00000.parquet and 00000_stats.json beside it."""
+    youtube = {"info": {"license": "Creative Commons Attribution license (reuse allowed)", "channel_id": "UCx", "title": "A brook"}}
+    told = {"key": "000000000", "url": "https://a.example/1", "caption": "water", "status": "success", "error_message": None, "tar": "x"}
+    other = {"caption": "a walk", "yt_meta_dict": {"info": {"license": "something"}}, "nan": float("nan"), "clips": [[0, 1]]}
+    write_tar(
+        tmp_path / "00000.tar",
+        {
+            **{
+                "000000000.mp4": b"video",
+                "000000000.txt": b"water",
+                "000000000.json": json.dumps({**told, "yt_meta_dict": youtube}).encode(),
+            },
+            **{"000000001.mp4": b"video", "000000001.json": json.dumps(other).encode()},
+            **{"000000002.json": b'{"status": "failed_to_download"}', "000000003.wav": b"sound", "000000003.jpg": b"picture"},
+        },
+    )
+    touch(tmp_path, "00000.parquet", "00000_stats.json")
+    first, second, pair = listed(tmp_path, "webdataset")
+    assert (first.id, first.license, first.channel, first.title) == ("00000/000000000", "CC-BY-3.0", "UCx", "A brook")
+    assert first.meta["url"] == "https://a.example/1" and first.meta["caption"] == "water" and "picture" in first.meta["tar"]
+    assert (second.license, second.title, set(second.meta)) == ("unknown", "a walk", {"caption", "tar"})
+    assert pair.license == "own" and set(pair.meta["tar"]) == {"picture", "sound"}
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "license", "told"),
     [

@@ -9,6 +9,7 @@ from typing import Any
 
 import av
 import pytest
+from yt_dlp.extractor.youtube._base import INNERTUBE_CLIENTS
 from yt_dlp.utils import DownloadError, ExtractorError, GeoRestrictedError
 
 from cluster.dataset import Dataset
@@ -26,6 +27,7 @@ from ingest.youtube import (
     VIDEO_EXTRACTORS,
     YoutubeConfig,
     egress,
+    enumerate_youtube,
     license_of,
     parse_extractor_args,
     reason_of,
@@ -442,3 +444,13 @@ def test_video_ids_are_read_from_every_form() -> None:
     for url in ("https://youtu.be/video000000", f"{WATCH}video000000&t=3", "https://m.youtube.com/shorts/video000000"):
         assert video_id(url) == "video000000"
     assert video_id("https://www.youtube.com/@someone") == ""
+
+
+def test_cookies_without_a_javascript_runtime_are_told_in_one_line(youtube: YoutubeConfig, caplog: pytest.LogCaptureFixture) -> None:
+    """And it is still so in the yt-dlp that is installed: no client takes cookies and needs no script."""
+    clients = [client for name, client in INNERTUBE_CLIENTS.items() if not name.startswith("_")]
+    assert not any(client["SUPPORTS_COOKIES"] and not client["REQUIRE_JS_PLAYER"] for client in clients)
+    for config, lines in ((youtube, 1), (YoutubeConfig(), 0)):
+        caplog.clear()
+        enumerate_youtube("ytsearch5:rain", config, FetchConfig(), Path("unused"))
+        assert sum("JavaScript runtime" in line for line in caplog.messages) == lines
