@@ -10,10 +10,12 @@ of ingest.curate.
 
 import io
 import itertools
+from functools import lru_cache
 
 import imagehash
 import numpy as np
 from PIL import Image
+from scipy.fft import next_fast_len, rfft
 
 IMAGE_BYTES, AUDIO_BYTES = 8, 32
 LOW_HZ, HIGH_HZ = 100.0, 4000.0  # encoders leave this range alone down to 24 kbit/s
@@ -64,7 +66,7 @@ def audio_fingerprint(audio: np.ndarray, rate: int) -> str:
     its neighbour, in 8 pairs of bands (Haitsma and Kalker, A Highly Robust Audio Fingerprinting System, ISMIR 2002). The
     first tells steady sounds apart, the second two noises of one spectrum.
     """
-    wave = audio.astype(np.float64)
+    wave = audio.astype(np.float32)
     wave = np.pad(wave, (0, max(0, 4 * CHANGE_STEPS - len(wave))))
     bits = np.concatenate([_shape_bits(wave, rate), _change_bits(wave, rate)])
     return np.packbits(bits).tobytes().hex()
@@ -124,8 +126,15 @@ def _change_bits(wave: np.ndarray, rate: int) -> np.ndarray:
 
 def _band_powers(windows: np.ndarray, rate: int, num_bands: int, low_hz: float = LOW_HZ) -> np.ndarray:
     """Mean power [num_windows, num_bands] of Hann windows [num_windows, n], in bands of equal ratio; 0 above rate / 2."""
-    spectrum = np.abs(np.fft.rfft(windows * np.hanning(windows.shape[1]))) ** 2
+    length = next_fast_len(windows.shape[1], real=True)
     edges_hz = np.geomspace(low_hz, HIGH_HZ, num_bands + 1)
-    edges = np.minimum(np.round(edges_hz * windows.shape[1] / rate).astype(int), spectrum.shape[1])
-    total = np.concatenate([np.zeros((len(windows), 1)), np.cumsum(spectrum, axis=1)], axis=1)
+    edges = np.minimum(np.round(edges_hz * length / rate).astype(int), length // 2 + 1)
+    spectrum = rfft(windows * _hann(windows.shape[1]), length)[:, : edges[-1]]
+    total = np.zeros((len(windows), edges[-1] + 1))
+    np.cumsum(spectrum.real**2 + spectrum.imag**2, axis=1, out=total[:, 1:])
     return np.maximum(total[:, edges[1:]] - total[:, edges[:-1]], 0) / windows.shape[1]
+
+
+@lru_cache(maxsize=16)
+def _hann(length: int) -> np.ndarray:
+    return np.hanning(length).astype(np.float32)

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import logging
 import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -84,7 +85,7 @@ def scrape(config: ScrapeConfig, progress: bool = True) -> RunSummary:
         raise UserError(f"source.path={config.source.path}: nothing found there for source.kind={config.source.kind}")
     dataset = Dataset.create_or_open(config.output, "clips", semantic(config), parents=[])
     bans = frozenset(key for key in dataset.tombstones() if ":" in key)
-    wanted = (item for item in itertools.chain([first], items) if not bans & bans_of(item.source, item.id, item.channel, item.license))
+    wanted = _allowed(itertools.chain([first], items), bans)
     head = list(itertools.islice(wanted, HEAD_ITEMS))
     _tell_other_places(dataset, head)
     listed = ((f"{item.source}:{item.id}", asdict(item)) for item in itertools.chain(head, wanted))
@@ -99,6 +100,18 @@ def scrape(config: ScrapeConfig, progress: bool = True) -> RunSummary:
         unit_deadline_s=UNIT_DEADLINE * config.unit_size * (config.network.timeout_s + config.limits.timeout_s),
         progress=progress,
     )
+
+
+def _allowed(items: Iterable[Item], bans: frozenset[str]) -> Iterator[Item]:
+    """The items that no removal keeps out, and one line that says how many it did."""
+    kept_out = 0
+    for item in items:
+        if bans & bans_of(item.source, item.id, item.channel, item.license):
+            kept_out += 1
+        else:
+            yield item
+    if kept_out:
+        log.warning("%d items were removed from this dataset (ingest remove) and are not listed again", kept_out)
 
 
 def _tell_other_places(dataset: Dataset, items: list[Item]) -> None:

@@ -239,7 +239,7 @@ def test_a_unit_that_cannot_be_written_again_is_told_and_stays_buried(tmp_path: 
 
 @pytest.mark.parametrize("selection", [{"channel": "bad"}, {"media": "b"}, {"media": "urls:b"}, {"license": "CC0-1.0"}, {"ids": "ids.txt"}])
 def test_what_is_listed_but_not_scraped_is_kept_out_and_so_is_what_comes_later(
-    tmp_path: Path, selection: dict[str, str], monkeypatch
+    tmp_path: Path, selection: dict[str, str], monkeypatch, caplog
 ) -> None:
     """Nothing answers at these addresses: items that are asked for end as `network`."""
     monkeypatch.chdir(tmp_path)
@@ -256,6 +256,7 @@ def test_what_is_listed_but_not_scraped_is_kept_out_and_so_is_what_comes_later(
     scrape(config, progress=False)
     rows = {row["item_id"]: row for row in dataset.iter_rows()}
     assert rows["urls:b"]["reason"] == "taken_down" and "SECRET" not in json.dumps(list(rows.values()), default=str)
+    assert ("1 items were removed from this dataset" in caplog.text) == ("channel" in selection or "license" in selection)
     listed = {item.item_id for task in dataset.units() for item in task.items}
     assert ("urls:b2" in listed) == ("media" in selection or "ids" in selection), "another item of the channel is not even listed"
     assert not any("bad" in key or "CC0" in key for key in dataset.tombstones())
