@@ -3,6 +3,7 @@
 #   make lint    ruff, formatting, types
 #   make test    the whole suite, offline
 #   make demo    the whole chain, small and real, ending in out/demo/report.html
+#   make chaos   ten minutes of random kills of a scrape and of a training run (MINUTES=60 for longer, SEED=… for one again)
 #   make bench   measurements beside named baselines, into benchmarks/results/
 #   make upgrade install the newest versions that pyproject.toml allows and write constraints.txt anew
 
@@ -25,7 +26,7 @@ export PYTHONWARNINGS ?= ignore::FutureWarning:torch.distributed.c10d_logger
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 export PIP_ROOT_USER_ACTION ?= ignore
 
-.PHONY: setup lint test demo bench upgrade
+.PHONY: setup lint test demo chaos bench upgrade
 
 setup: $(STAMP)
 
@@ -58,9 +59,14 @@ test: setup $(MOTO_STAMP)
 demo: setup
 	$(PY) -m cluster demo
 
+chaos: setup
+	$(PY) -m tests.chaos minutes=$(or $(MINUTES),10) $(if $(SEED),seed=$(SEED))
+
 bench: setup
 	$(PY) -m benchmarks.clip minutes=5 | tee benchmarks/results/clip.json
 	$(PY) -m benchmarks.units | tee benchmarks/results/units.json
+	$(PY) -m benchmarks.curate | tee benchmarks/results/curate.json
+	$(PY) -m benchmarks.goodput | tee benchmarks/results/goodput.json
 
 upgrade: | $(PY)
 	$(PY) -m pip install --upgrade --editable '.[ingest,training,dev]'

@@ -35,8 +35,8 @@ def make_videos(folder: Path, videos: int, minutes: float) -> list[Path]:
     paths = []
     for number in range(videos):
         path = folder / f"video{number}.mp4"
-        # colours and corners named: its seed decides neither, and a flat picture would be refused, not written
-        look = f"nb_colors=2:c0=0x2040{16 + 50 * (number % 4):02x}:c1=0xf0b040:x0=0:y0=0:x1=640:y1=360"
+        # colours and corners named: its seed does not decide them, and a flat picture would be refused, not written
+        look = f"nb_colors=2:c0=0x2040{16 + 50 * (number % 4):02x}:c1=0xf0b040:x0=0:y0=0:x1=640:y1=360:seed={number}"
         picture = ffmpeg.input(f"gradients=s=640x360:r=25:d={minutes * 60}:{look}:speed=0.05", f="lavfi").filter("noise", alls=12, allf="t")
         sound = ffmpeg.input(f"anoisesrc=d={minutes * 60}:c=pink:r=44100:a=0.3:seed={number}", f="lavfi")
         options = {
