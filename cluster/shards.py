@@ -77,7 +77,7 @@ def count_rows(rows: list[Row]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def verify_member(data: bytes, crc32: int) -> bool:
+def verify_member(data: bytes | memoryview, crc32: int) -> bool:
     """Whether a member's bytes are those the index recorded."""
     return zlib.crc32(data) == crc32
 

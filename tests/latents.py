@@ -1,6 +1,5 @@
 """A small dataset of latents for the training tests: random numbers in the real format, written by the real commit protocol."""
 
-import io
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,16 +9,11 @@ import pyarrow as pa
 from cluster.dataset import Dataset
 from cluster.shards import Row, write_shard
 from training.mel import MelConfig
+from training.npy import to_npy
 
 COLUMNS = pa.schema([("split", pa.string())])
 LATENT_SHAPE = (8, 4, 16)
 IMAGE_DIM = 12
-
-
-def npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
 
 
 def make_latents(root: Path, units: int = 4, per_unit: int = 13, seed: int = 0) -> Dataset:
@@ -35,7 +29,7 @@ def make_latents(root: Path, units: int = 4, per_unit: int = 13, seed: int = 0) 
         latents[:, 1] = 0.1
         for number in range(per_unit + 1):
             split = "train" if number else "validation"
-            members = {"latent.npy": npy(latents[number]), "image.npy": npy(images[number])}
+            members = {"latent.npy": to_npy(latents[number]), "image.npy": to_npy(images[number])}
             rows.append(Row(task.items[0].item_id, f"k_{unit:03d}_{number:04d}", columns={"split": split}, members=members))
         mean = latents[1:, 0].astype(float)
         facts |= {"latent_count": per_unit * mean[0, 0].size, "image_count": per_unit}

@@ -22,11 +22,11 @@ from ingest.clip import ClipConfig, FrameConfig
 from ingest.scrape import ScrapeConfig, SplitConfig, scrape
 from ingest.sources import SourceConfig
 from ingest.synth import SynthConfig, synth
+from training.catalogue import Catalogue
 from training.codec import decode_latent
 from training.evaluate import EvaluateConfig, evaluate
 from training.export import ExportConfig, export, open_pipeline
 from training.generate import GenerateConfig, generate
-from training.loader import Catalogue
 from training.models import fetch_models
 from training.precompute import PrecomputeConfig, precompute
 from training.randomness import SampleKey

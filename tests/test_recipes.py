@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from ingest.scenes import attributes, render_audio, sample_scene
-from tests.latents import IMAGE_DIM, LATENT_SHAPE, npy
+from tests.latents import IMAGE_DIM, LATENT_SHAPE
 from training.judge import correct, judge
 from training.mel import MelConfig, log_mel_to_wav, wav_to_log_mel
+from training.npy import to_npy
 from training.randomness import SampleKey
 from training.recipes import autoencoder, diffusion
 
@@ -45,8 +46,8 @@ def test_the_autoencoder_has_audioldms_size_and_ratio() -> None:
 def sample(seed: int) -> dict[str, bytes]:
     rng = np.random.default_rng(seed)
     return {
-        "latent.npy": npy(rng.standard_normal((2, *LATENT_SHAPE)).astype(np.float16)),
-        "image.npy": npy(rng.standard_normal(IMAGE_DIM).astype(np.float16)),
+        "latent.npy": to_npy(rng.standard_normal((2, *LATENT_SHAPE)).astype(np.float16)),
+        "image.npy": to_npy(rng.standard_normal(IMAGE_DIM).astype(np.float16)),
     }
 
 

@@ -32,7 +32,8 @@ from tests.test_curate import clip, picture, row, write
 from tests.test_fingerprint import noise
 from tests.test_s3 import MOTO
 from tests.test_s3 import bucket as bucket
-from training.loader import Catalogue, Loader, Order
+from training.catalogue import Catalogue
+from training.loader import Loader, Order
 
 MEMBERS = ("flac", "jpg")
 LATENT_COLUMNS = pa.schema([("split", pa.string()), ("media_id", pa.string()), ("start_s", pa.float64()), ("license", pa.string())])

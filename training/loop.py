@@ -27,12 +27,13 @@ from cluster.scratch import scratch_folder, sweep
 from cluster.storage import Store, open_store
 from configs.load import UserError
 from training.book import Book
+from training.catalogue import Catalogue
 from training.checkpoints import Checkpoint, DamagedError, Saver, committed_steps, quarantine, read_marker
 from training.ema import Ema
 from training.engine import count_flops, prepare_process, start_engine
 from training.fragments import KINDS, Fragment, held, mine, publish, shapes_of
 from training.interrupt import ASKED, watch_store
-from training.loader import Catalogue, Loader, Order
+from training.loader import Loader, Order
 from training.parts import AVERAGE, NotFiniteError, Parts, snapshot
 from training.settings import TrainConfig, learning_rate
 from training.validate import Validation
@@ -101,7 +102,7 @@ def work(plan: Plan) -> None:
     torch.manual_seed(config.seed)
     dataset, pinned, recipe = Dataset.open(config.data), Snapshot.from_json(plan.snapshot), config.module
     catalogue = Catalogue.of(dataset, pinned, config.split, recipe.MEMBERS)
-    order = Order(len(catalogue), config.lanes, config.seed)
+    order = Order(len(catalogue), config.lanes, config.seed, config.block_size, config.window_size)
     with ExitStack() as stack:
         run = _set_up(plan, stack)
         validation = Validation.of(dataset, pinned, config, plan.facts, run.rank, run.world)

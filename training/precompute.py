@@ -7,7 +7,6 @@ whatever becomes of the runs. A sample whose bytes are damaged stays as a refuse
 another snapshot of the parent: that is refused with the difference shown.
 """
 
-import io
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from configs.load import UserError, operational
 from training.codec import ImageConfig, embed_image, encode_wav
 from training.mel import MelConfig
 from training.models import fetch_models, find_model, folder_sha256, load_autoencoder, load_image_encoder, read_processor
+from training.npy import read_npy, to_npy
 from training.recipes.clips import decode_image, decode_wav, mel_of_clips
 
 LATENT_COLUMNS = pa.schema([("split", pa.string()), ("media_id", pa.string()), ("start_s", pa.float64()), ("license", pa.string())])
@@ -133,7 +133,7 @@ class PrecomputeStage:
                 row.detail = "the encoders gave numbers that float16 cannot hold"
                 continue
             row.status, row.reason = "kept", None
-            row.members = {"latent.npy": _npy(latent), "image.npy": _npy(image)}
+            row.members = {"latent.npy": to_npy(latent), "image.npy": to_npy(image)}
 
 
 def read_clip(tar: bytes, members: list[dict[str, Any]], image: ImageConfig) -> tuple[torch.Tensor, torch.Tensor]:
@@ -157,7 +157,7 @@ def moments_of(rows: list[Row]) -> dict[str, Any]:
     train = [row for row in rows if row.status == "kept" and row.columns["split"] not in HELD_OUT]
     facts: dict[str, Any] = {"latent_count": 0, "image_count": 0}
     for row in train:
-        moments, image = (np.load(io.BytesIO(row.members[f"{name}.npy"])).astype(np.float64) for name in ("latent", "image"))
+        moments, image = (read_npy(row.members[f"{name}.npy"]).astype(np.float64) for name in ("latent", "image"))
         facts["latent_shape"] = list(moments.shape[1:])
         mean, variance = moments[0], moments[1] ** 2
         values = {"latent": (mean.sum((1, 2)), (mean**2 + variance).sum((1, 2)), mean[0].size), "image": (image, image**2, 1)}
@@ -170,9 +170,3 @@ def moments_of(rows: list[Row]) -> dict[str, Any]:
 
 def _fit(wav: torch.Tensor, num_samples: int) -> torch.Tensor:
     return torch.nn.functional.pad(wav[:num_samples], (0, max(0, num_samples - len(wav))))
-
-
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from configs.load import UserError, operational, semantic_dict
-from training.loader import check_geometry
+from training.loader import BLOCK_SIZE, WINDOW_SIZE, check_geometry
 from training.recipes.autoencoder import Config as AutoencoderConfig
 from training.recipes.contrastive import Config as ContrastiveConfig
 from training.recipes.diffusion import Config as DiffusionConfig
@@ -26,6 +26,7 @@ SCHEDULES = ("constant", "cosine")
 class TrainConfig:
     """`global_batch`: samples per step over all workers and accumulation; a multiple of `lanes`, which `workers` must divide.
 
+    `block_size` neighbours are read at once and `window_size` samples of a lane shuffled together (training.loader.Order).
     `schedule` cosine falls to zero at `steps`. `ema` 0 keeps the plain weights. `zero_stage` 0 to 3. `split`: which
     samples to learn from. `validate_every` steps (0: never) the loss of the first `validation_items` of `validation_split`
     is measured. `workers`, `zero_stage`, `offload` (optimiser on the host, ZeRO 1 to 3), `activation_checkpointing` and
@@ -42,6 +43,8 @@ class TrainConfig:
     lanes: int = 48
     accumulate: int = 1
     seed: int = 0
+    block_size: int = BLOCK_SIZE
+    window_size: int = WINDOW_SIZE
     split: str = "train"
     lr: float = 1e-4
     warmup_steps: int = 100
@@ -73,7 +76,8 @@ class TrainConfig:
         for name, known in (("recipe", RECIPES), ("precision", PRECISIONS), ("schedule", SCHEDULES), ("zero_stage", range(4))):
             if getattr(self, name) not in known:
                 raise UserError(f"{name}={getattr(self, name)}: give one of {', '.join(map(str, known))}")
-        for name in ("steps", "accumulate", "lr", "checkpoint_every", "keep_checkpoints", "threads", "prefetch", "validation_items"):
+        positive = ("steps", "accumulate", "block_size", "window_size", "lr", "checkpoint_every", "keep_checkpoints", "threads", "prefetch")
+        for name in (*positive, "validation_items"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name}={getattr(self, name)}: give a positive number")
         for name in ("workers", "warmup_steps", "max_failures", "gradient_clip", "weight_decay", "validate_every"):

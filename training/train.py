@@ -28,10 +28,10 @@ from cluster.scratch import scratch_folder
 from cluster.storage import Store, open_store
 from cluster.units import ensure_ray
 from configs.load import StoppedError, UserError, describe_difference, semantic_hash
+from training.catalogue import Catalogue
 from training.engine import ensure_process_group, wants_gpu
 from training.interrupt import ASKED, listen
 from training.journal import last_line, read_lines
-from training.loader import Catalogue
 from training.loop import Plan, work
 from training.settings import TrainConfig, identity
 

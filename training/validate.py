@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from cluster.dataset import Dataset, Snapshot
-from training.loader import Catalogue
+from training.catalogue import Catalogue
 from training.randomness import VALIDATION, SampleKey
 from training.settings import TrainConfig
 

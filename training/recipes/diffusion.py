@@ -7,7 +7,6 @@ All randomness is drawn from the samples' keys in `make_batch`, never from a ran
 text embedding does (FiLM beside the time embedding); a learnt null embedding stands in for a tenth of the samples.
 """
 
-import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from cluster.dataset import Snapshot
 from configs.load import UserError
+from training.npy import read_npy
 from training.randomness import VALIDATION, SampleKey, keyed_rng
 
 MEMBERS: tuple[str, ...] = ("latent.npy", "image.npy")
@@ -157,8 +157,8 @@ def whiten(image: np.ndarray, facts: dict[str, Any]) -> np.ndarray:
     return (image - np.array(facts["image_mean"], np.float32)) / np.array(facts["image_std"], np.float32)
 
 
-def _load(data: bytes) -> np.ndarray:
-    return np.load(io.BytesIO(data), allow_pickle=False).astype(np.float32)
+def _load(data: bytes | memoryview) -> np.ndarray:
+    return read_npy(data).astype(np.float32)
 
 
 def save(state: dict[str, Tensor], config: Config, facts: dict[str, Any], folder: Path) -> None:
