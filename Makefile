@@ -2,6 +2,8 @@
 #   make setup   create .venv and install what constraints.txt pins (again only when the dependencies change)
 #   make lint    ruff, formatting, types
 #   make test    the whole suite, offline
+#   make test-s3 the tests of storage with every fault at every request, against a real S3 server that it starts
+#                (apt-get install radosgw ceph-mon ceph-osd ceph-common), or against the one that STILLSOUND_TEST_S3 names
 #   make demo    the whole chain, small and real, ending in out/demo/report.html
 #   make chaos   ten minutes of random kills of a scrape and of a training run (MINUTES=60 for longer, SEED=… for one again)
 #   make bench   measurements beside named baselines, into benchmarks/results/
@@ -26,7 +28,7 @@ export PYTHONWARNINGS ?= ignore::FutureWarning:torch.distributed.c10d_logger
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 export PIP_ROOT_USER_ACTION ?= ignore
 
-.PHONY: setup lint test demo chaos bench upgrade
+.PHONY: setup lint test test-s3 demo chaos bench upgrade
 
 setup: $(STAMP)
 
@@ -55,6 +57,9 @@ $(MOTO_STAMP): | $(PY)
 
 test: setup $(MOTO_STAMP)
 	$(PY) -m pytest -q tests
+
+test-s3: setup
+	STILLSOUND_TEST_S3=$(or $(STILLSOUND_TEST_S3),radosgw) $(PY) -m pytest -q tests/test_s3.py tests/test_faults.py tests/test_remove.py -k "s3 or faults"
 
 demo: setup
 	$(PY) -m cluster demo

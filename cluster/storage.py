@@ -24,6 +24,8 @@ from configs.load import StoppedError, UserError
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 SINGLE_PUT_BYTES = 1 << 30
+LARGE_BYTES, PART_BYTES, PARTS_AT_ONCE = 128 << 20, 64 << 20, 4
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S, MAX_WAIT_S = 10, 60, 20
 TRANSIENT_ERRNO = frozenset({errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.EAGAIN, errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE})
 
 
@@ -95,7 +97,14 @@ def _open_folder(uri: str, writable: bool) -> "FolderStore":
             store.root.mkdir(parents=True, exist_ok=True)
             probe = store.root / f".probe-{uuid.uuid4().hex}"
             probe.write_bytes(b"")
-            probe.unlink()
+            try:
+                os.link(probe, probe.with_name(f"{probe.name}-link"))
+                probe.with_name(f"{probe.name}-link").unlink()
+            except OSError as error:
+                hint = "what makes a name appear whole, once and for one writer; choose a disk that has them, or s3://bucket/prefix"
+                raise UserError(f"{uri}: its file system has no hard links ({error.strerror}), {hint}") from error
+            finally:
+                probe.unlink()
         except OSError as error:
             raise UserError(f"{uri}: not writable ({error.strerror}); choose another output") from error
     return store
@@ -185,7 +194,8 @@ class RemoteStore:
         protocol = uri.split("://", 1)[0]
         options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
         if protocol == "s3":
-            options["config_kwargs"] = {"retries": {"max_attempts": 1, "mode": "standard"}, "connect_timeout": 10, "read_timeout": 60}
+            waits = {"connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": READ_TIMEOUT_S}
+            options["config_kwargs"] = {"retries": {"max_attempts": 1, "mode": "standard"}, **waits}
             for noisy in ("botocore", "aiobotocore"):
                 logging.getLogger(noisy).setLevel(logging.WARNING)
         self.fs, self.root = fsspec.core.url_to_fs(uri, **options)
@@ -220,14 +230,32 @@ class RemoteStore:
     def put(self, name: str, data: bytes) -> None:
         try:
             _retrying(lambda: self.fs.pipe_file(self._path(name), data, mode="create", chunksize=SINGLE_PUT_BYTES))
-        except (FileExistsError, OSError) as error:
+        except OSError as error:
             if not _is_conflict(error):
                 raise
             if self.size(name) != len(data) or self.read(name) != data:
                 raise FileExistsError(f"{self.uri}/{name} exists with other bytes") from error
 
     def put_file(self, name: str, path: Path) -> None:
-        self.put(name, Path(path).read_bytes())
+        """In parts where it is large: never more than PARTS_AT_ONCE of them in memory."""
+        if path.stat().st_size < LARGE_BYTES or "s3" not in self.fs.protocol:
+            return self.put(name, path.read_bytes())
+        limits = {"mode": "create", "chunksize": PART_BYTES, "max_concurrency": PARTS_AT_ONCE}
+        try:
+            if self.exists(name):  # not every server heeds the condition where it completes an upload in parts
+                raise FileExistsError(name)
+            _retrying(lambda: self.fs.put_file(str(path), self._path(name), **limits))
+        except OSError as error:
+            if not _is_conflict(error):
+                raise
+            if not self._holds(name, path):
+                raise FileExistsError(f"{self.uri}/{name} exists with other bytes") from error
+
+    def _holds(self, name: str, path: Path) -> bool:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            pieces = ((file.read(PART_BYTES), start) for start in range(0, size, PART_BYTES))
+            return self.size(name) == size and all(self.read_range(name, at, at + len(piece)) == piece for piece, at in pieces)
 
     def replace(self, name: str, data: bytes) -> None:
         _retrying(lambda: self.fs.pipe_file(self._path(name), data))
@@ -308,7 +336,7 @@ def _retrying(call: Callable[[], T]) -> T:
     """`call` with up to 8 tries and full jitter; what is not transient is raised at once. `StorageDownError` after the last."""
     tries = Retrying(
         stop=stop_after_attempt(8),
-        wait=wait_random_exponential(multiplier=0.2, max=20),
+        wait=wait_random_exponential(multiplier=0.2, max=MAX_WAIT_S),
         retry=retry_if_exception(_is_transient),
         before_sleep=before_sleep_log(log, logging.WARNING),
     )

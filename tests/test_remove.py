@@ -28,9 +28,9 @@ from ingest.scrape import ScrapeConfig, scrape, semantic
 from ingest.shard import CLIP_COLUMNS, refused_row
 from ingest.sources import SourceConfig, enumerate_items
 from ingest.verify import verify
+from tests.servers import has_s3_server
 from tests.test_curate import clip, picture, row, write
 from tests.test_fingerprint import noise
-from tests.test_s3 import MOTO
 from tests.test_s3 import bucket as bucket
 from training.catalogue import Catalogue
 from training.loader import Loader, Order
@@ -432,14 +432,14 @@ def test_the_commands_tell_and_a_dry_run_does_nothing(tmp_path: Path, rows: list
     assert list(verify(place)) == []
 
 
-@pytest.mark.skipif(not MOTO.exists(), reason="no .venv-moto here: make test builds it")
+@pytest.mark.skipif(not has_s3_server(), reason="no .venv-moto here: make test builds it")
 def test_take_down_and_gc_on_s3(bucket: str, tmp_path: Path, rows: list[Row]) -> None:
     clips = Dataset.create_or_open(f"{bucket}/taken", "clips", {}, [])
     clips.append_items(((row.item_id, {}) for row in rows[:4]), 4)
     clips.commit("u0000000", 0, write_shard(tmp_path, rows[:4], CLIP_COLUMNS), {})
     remote = clips.store
     assert isinstance(remote, RemoteStore) and abs(remote.modified("dataset.json") - time.time()) < 60
-    remote.fs.call_s3("create_multipart_upload", Bucket="bucket", Key="taken/shards/u0000000-killed.tar")
+    remote.fs.call_s3("create_multipart_upload", Bucket=bucket.removeprefix("s3://"), Key="taken/shards/u0000000-killed.tar")
     before = members_of(clips)
     remove(RemoveConfig(clips.uri, channel="bad"))
     assert len(gc(GcConfig(clips.uri, purge=True))["deleted"]) == 4 and remote.unfinished() == {}

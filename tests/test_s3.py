@@ -1,15 +1,13 @@
-"""The storage promises on a real S3 protocol: moto, in an environment of its own (make test builds it), on loopback."""
+"""The storage promises on a real S3 protocol: moto (make test) or a real server (make test-s3), on loopback."""
 
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from cluster.dataset import Dataset
@@ -19,33 +17,19 @@ from cluster.units import run_units
 from configs.load import UserError
 from ingest.synth import SynthConfig, synth
 from ingest.verify import verify
+from tests.servers import ROOT, environment, has_s3_server, new_bucket, s3_server
 from tests.test_dataset import COLUMNS, committed, make, numbers_stage
 
-ROOT = Path(__file__).parent.parent
-MOTO = ROOT / ".venv-moto/bin/python"
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "us-east-1"}
-
-pytestmark = pytest.mark.skipif(not MOTO.exists(), reason="no .venv-moto here: make test builds it")
+pytestmark = pytest.mark.skipif(not has_s3_server(), reason="no .venv-moto here: make test builds it")
 
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """The URI of an empty bucket of a server that lives as long as these tests; the environment points at it."""
-    command = [str(MOTO), "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
-    with (
-        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        assert server.stderr
-        told = (re.search(r"http://127\.0\.0\.1:\d+", line) for line in server.stderr)
-        url = next((found[0] for found in told if found), None)
-        assert url, "the server did not start"
-        threading.Thread(target=server.stderr.read, daemon=True).start()  # its log must not fill the pipe
-        for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": url}.items():
+    with s3_server() as url, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(url).items():
             patch.setenv(name, value)
-        fsspec.filesystem("s3", skip_instance_cache=True).call_s3("create_bucket", Bucket="bucket")
-        yield "s3://bucket"
-        server.kill()
+        yield new_bucket()
 
 
 def test_put_never_overwrites(bucket: str) -> None:
