@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import environment, new_bucket, s3_server
+
 os.environ.update(
     {
         "DS_ACCELERATOR": "cpu",  # DeepSpeed compiles nothing at start-up
@@ -31,3 +33,19 @@ def ray_local() -> Iterator[None]:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_url() -> Iterator[str]:
+    """An S3 server for this session; ends with it."""
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def bucket(s3_url: str) -> Iterator[str]:
+    """The URI of an empty bucket; the environment points at its server."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(s3_url).items():
+            patch.setenv(name, value)
+        yield new_bucket()

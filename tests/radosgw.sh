@@ -1,10 +1,11 @@
 #!/bin/bash
 # A real S3 server on loopback from Debian packages: one ceph monitor, one in-memory OSD, one RADOS gateway; no systemd.
 #   apt-get install -y --no-install-recommends radosgw ceph-mon ceph-osd ceph-common
-#   radosgw.sh FOLDER S3_PORT [MON_PORT below 6800]     prints READY; keys test / testtest
+#   radosgw.sh FOLDER S3_PORT     prints READY; keys test / testtest
 # FOLDER is empty. Stop: kill the pids in FOLDER/{rgw,osd,mon}.pid in that order. It stops by itself once its caller is gone.
 set -e
-D=${1:?an empty folder}; S3=${2:?a port}; MON=${3:-6799}
+D=${1:?an empty folder}; S3=${2:?a port}
+for MON in $(shuf -i 6500-6799); do (exec 3<>"/dev/tcp/127.0.0.1/$MON") 2>/dev/null || break; done
 command -v radosgw ceph-mon ceph-osd ceph-authtool >/dev/null || { echo "error: apt-get install -y --no-install-recommends radosgw ceph-mon ceph-osd ceph-common" >&2; exit 2; }
 mkdir -p "$D"/{mon,osd,rgw,run,log}; cd "$D"; D=$PWD
 (while kill -0 $PPID 2>/dev/null; do sleep 1; done; for name in rgw osd mon; do kill -9 "$(cat $name.pid)"; done) >/dev/null 2>&1 &

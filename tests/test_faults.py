@@ -19,7 +19,7 @@ from cluster.storage import RemoteStore, StorageDownError, open_store
 from cluster.units import run_units
 from configs.load import StoppedError, UserError
 from ingest.verify import verify
-from tests.servers import FAULTS, SLOW_S, FaultyProxy, environment, has_s3_server, new_bucket, s3_server
+from tests.servers import FAULTS, SLOW_S, FaultyProxy, environment, has_s3_server, new_bucket
 from tests.test_dataset import COLUMNS, committed, make, numbers_stage
 
 needs_server = pytest.mark.skipif(not has_s3_server(), reason="no .venv-moto here: make test builds it")
@@ -30,8 +30,8 @@ THOROUGH = bool(os.environ.get("STILLSOUND_TEST_S3"))
 
 
 @pytest.fixture(scope="module")
-def proxy() -> Iterator[FaultyProxy]:
-    with s3_server() as url, FaultyProxy(url) as proxy, pytest.MonkeyPatch.context() as patch:
+def proxy(s3_url: str) -> Iterator[FaultyProxy]:
+    with FaultyProxy(s3_url) as proxy, pytest.MonkeyPatch.context() as patch:
         for name, value in environment(proxy.url).items():
             patch.setenv(name, value)
         patch.setattr(storage, "READ_TIMEOUT_S", 2)

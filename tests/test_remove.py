@@ -31,7 +31,6 @@ from ingest.verify import verify
 from tests.servers import has_s3_server
 from tests.test_curate import clip, picture, row, write
 from tests.test_fingerprint import noise
-from tests.test_s3 import bucket as bucket
 from training.catalogue import Catalogue
 from training.loader import Loader, Order
 

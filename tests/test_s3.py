@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,19 +16,10 @@ from cluster.units import run_units
 from configs.load import UserError
 from ingest.synth import SynthConfig, synth
 from ingest.verify import verify
-from tests.servers import ROOT, environment, has_s3_server, new_bucket, s3_server
+from tests.servers import ROOT, has_s3_server
 from tests.test_dataset import COLUMNS, committed, make, numbers_stage
 
 pytestmark = pytest.mark.skipif(not has_s3_server(), reason="no .venv-moto here: make test builds it")
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """The URI of an empty bucket of a server that lives as long as these tests; the environment points at it."""
-    with s3_server() as url, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(url).items():
-            patch.setenv(name, value)
-        yield new_bucket()
 
 
 def test_put_never_overwrites(bucket: str) -> None:
