@@ -67,10 +67,11 @@ demo: setup
 chaos: setup
 	$(PY) -m tests.chaos minutes=$(or $(MINUTES),10) $(if $(SEED),seed=$(SEED))
 
-bench: setup
+bench: setup $(MOTO_STAMP)
 	$(PY) -m benchmarks.clip minutes=5 | tee benchmarks/results/clip.json
 	$(PY) -m benchmarks.units | tee benchmarks/results/units.json
 	$(PY) -m benchmarks.curate | tee benchmarks/results/curate.json
+	$(PY) -m benchmarks.loader | tee benchmarks/results/loader.json
 	$(PY) -m benchmarks.goodput | tee benchmarks/results/goodput.json
 
 upgrade: | $(PY)
