@@ -67,7 +67,7 @@ def open_store(uri: str, writable: bool = False) -> Store:
     unanswered: tuple[type[Exception], ...] = (OSError, *_client_errors(scheme))
     try:
         store = RemoteStore(uri)
-        store.list_first()
+        _retrying(store.list_first, _is_busy)  # where nobody listens at all, that is said at once
     except (ValueError, ImportError) as error:
         raise UserError(f"{uri}: no storage for scheme {scheme!r} ({error}); use a folder or s3://bucket/prefix") from error
     except PermissionError as error:
@@ -326,18 +326,22 @@ def _is_conflict(error: BaseException) -> bool:
 def _is_transient(error: BaseException) -> bool:
     if isinstance(error, (FileNotFoundError, FileExistsError, PermissionError, UserError)) or _status(error) == 412:
         return False
-    if isinstance(error, (TimeoutError, ConnectionError)) or _status(error) in (409, 429) or _status(error) >= 500:
+    if isinstance(error, (TimeoutError, ConnectionError)) or _status(error) == 409 or _is_busy(error):
         return True
     known = type(error).__module__.split(".")[0] in ("aiohttp", "botocore", "aiobotocore")
     return (isinstance(error, OSError) and error.errno in TRANSIENT_ERRNO) or (known and "Credentials" not in type(error).__name__)
 
 
-def _retrying(call: Callable[[], T]) -> T:
+def _is_busy(error: BaseException) -> bool:
+    return _status(error) == 429 or _status(error) >= 500
+
+
+def _retrying(call: Callable[[], T], when: Callable[[BaseException], bool] = _is_transient) -> T:
     """`call` with up to 8 tries and full jitter; what is not transient is raised at once. `StorageDownError` after the last."""
     tries = Retrying(
         stop=stop_after_attempt(8),
         wait=wait_random_exponential(multiplier=0.2, max=MAX_WAIT_S),
-        retry=retry_if_exception(_is_transient),
+        retry=retry_if_exception(when),
         before_sleep=before_sleep_log(log, logging.WARNING),
     )
     try:

@@ -5,9 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from cluster.dataset import Dataset
 from configs.load import UserError
@@ -23,14 +25,16 @@ from ingest.scrape import ScrapeConfig, SplitConfig, scrape
 from ingest.sources import SourceConfig
 from ingest.synth import SynthConfig, synth
 from training.catalogue import Catalogue
-from training.codec import decode_latent
+from training.codec import ImageConfig, decode_latent, embed_image, embed_image_and_patches, encode_wav
 from training.evaluate import EvaluateConfig, evaluate
 from training.export import ExportConfig, export, open_pipeline
 from training.generate import GenerateConfig, generate
-from training.models import fetch_models
-from training.precompute import PrecomputeConfig, precompute
+from training.models import fetch_models, find_model, load_autoencoder, load_image_encoder, read_processor
+from training.npy import read_npy
+from training.precompute import PrecomputeConfig, precompute, read_clip
 from training.randomness import SampleKey
 from training.recipes import autoencoder, contrastive, diffusion
+from training.recipes.clips import mel_of_clips
 from training.settings import TrainConfig
 from training.train import train
 
@@ -112,6 +116,88 @@ def test_a_damaged_or_buried_clip_becomes_a_refused_row_and_held_out_ones_stay_o
     assert counted == sum(row["split"] == "train" for row in kept) < len(kept)
 
 
+def test_a_precomputed_latent_is_the_online_one_at_any_batch_size(chain: Chain, tmp_path: Path) -> None:
+    """To 1e-5 before the cast, and within one float16 step after it."""
+    autoencoder = load_autoencoder(find_model(chain.autoencoder, "autoencoder"))
+    tower_folder = find_model(chain.contrastive, "image_encoder", "image_encoder")
+    tower, image = load_image_encoder(tower_folder), ImageConfig.from_processor(read_processor(tower_folder))
+    clips, latents = Dataset.open(chain.clips), Dataset.open(chain.latents)
+    mel = mel_of_clips(clips.meta)
+    stored = {row["key"]: members_of(latents, row) for row in latents.iter_rows() if row["status"] == "kept"}
+    rows = [row for row in clips.iter_rows() if row["status"] == "kept"]
+    decoded = {row["key"]: read_clip(clips.store.read(tar_of(clips, row)), row["members"], image) for row in rows}
+    wavs, pixels = (torch.stack([pair[part] for pair in decoded.values()]) for part in (0, 1))
+    one_by_one, several = [], []
+    with torch.no_grad():
+        for size, found in ((1, one_by_one), (7, several)):
+            for start in range(0, len(wavs), size):
+                moments = torch.stack(encode_wav(autoencoder, wavs[start : start + size], mel), 1)
+                found += zip(moments, embed_image(tower, pixels[start : start + size]), strict=True)
+    for key, alone, together in zip(decoded, one_by_one, several, strict=True):
+        for name, one, other in zip(("latent.npy", "image.npy"), alone, together, strict=True):
+            assert (one - other).abs().max() <= 1e-5 * one.abs().max()
+            step = np.maximum(np.spacing(one.half().abs().numpy()).astype(np.float32), 1e-5 * float(one.abs().max()))
+            assert (np.abs(stored[key][name].astype(np.float32) - one.half().float().numpy()) <= step).all()
+
+
+def tar_of(dataset: Dataset, row: dict[str, Any]) -> str:
+    tar = dataset.commits()[row["unit"]].tar
+    assert tar
+    return tar.name
+
+
+def members_of(dataset: Dataset, row: dict[str, Any]) -> dict[str, np.ndarray]:
+    tar = dataset.store.read(tar_of(dataset, row))
+    return {part["ext"]: read_npy(tar[part["offset"] : part["offset"] + part["size"]]) for part in row["members"] if "npy" in part["ext"]}
+
+
+def test_patch_tokens_and_bf16_by_option(chain: Chain, tmp_path: Path) -> None:
+    models = {"autoencoder": chain.autoencoder, "image_encoder": chain.contrastive}
+    config = PrecomputeConfig(data=chain.clips, output=f"{tmp_path}/latents", workers=0, patch_tokens=True, precision="bf16", **models)
+    precompute(config, progress=False)
+    exact, rough = Dataset.open(chain.latents), Dataset.open(config.output)
+    rows = {row["key"]: row for row in exact.iter_rows() if row["status"] == "kept"}
+    for row in rough.iter_rows():
+        if row["status"] == "kept":
+            found, expected = members_of(rough, row), members_of(exact, rows[row["key"]])
+            assert found["tokens.npy"].shape == (4 * 4, 16)  # a picture of 32 px, halved thrice
+            error = np.abs(found["latent.npy"][0].astype(np.float32) - expected["latent.npy"][0]).max()
+            assert 0 < error < 0.05 * np.abs(expected["latent.npy"][0].astype(np.float32)).max()
+    with pytest.raises(UserError, match="patch_tokens"):
+        precompute(replace(config, patch_tokens=False), progress=False)
+    with pytest.raises(UserError, match="precision=fp64: give one of fp32, bf16"):
+        precompute(replace(config, precision="fp64"), progress=False)
+
+
+def test_patch_tokens_of_a_clip_tower_leave_out_the_class_token() -> None:
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "projection_dim": 8}
+    tower = CLIPVisionModelWithProjection(CLIPVisionConfig(image_size=32, patch_size=8, **shape)).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        embedding, tokens = embed_image_and_patches(tower, pixels)
+        whole = tower(pixels).last_hidden_state
+    assert embedding.shape == (2, 8) and torch.equal(tokens, whole[:, 1:]) and tokens.shape == (2, 16, 16)
+
+
+def test_models_of_the_hub_are_taken_from_its_cache(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    revision = "0123456789" * 4
+    kept = tmp_path / "models--somebody--sounds"
+    shutil.copytree(f"{chain.autoencoder}/model", kept / "snapshots" / revision / "vae")
+    (kept / "refs").mkdir()
+    (kept / "refs/main").write_text(revision)
+    for name in ("hub:somebody/sounds/vae", f"hub:somebody/sounds/vae@{revision}"):
+        load_autoencoder(find_model(name, "autoencoder"))
+    for name, said in {
+        "hub:somebody/sounds": "holds no weights",
+        "hub:somebody/else": "cannot be had from the hub.*HF_HUB_OFFLINE",
+        "hub:nobody": "cannot be had from the hub",
+        "somebody/sounds": "is hub:somebody/sounds",
+    }.items():
+        with pytest.raises(UserError, match=said):
+            find_model(name, "autoencoder")
+
+
 def test_latents_whose_kept_model_changed_are_refused(chain: Chain, tmp_path: Path) -> None:
     shutil.copytree(chain.latents, tmp_path / "latents")
     settings = tmp_path / "latents/models/image_encoder/preprocessor_config.json"
@@ -147,6 +233,7 @@ def test_the_exported_folder_loads_in_stock_diffusers_and_sounds_the_same(chain:
     program = f"""
 import numpy as np, sys
 from PIL import Image
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from diffusers import DiffusionPipeline
 pipe = DiffusionPipeline.from_pretrained({str(tmp_path / "export")!r}, trust_remote_code=True)
 assert not any(name.split(".")[0] in ("training", "configs", "cluster", "ingest") for name in sys.modules)

@@ -6,6 +6,7 @@ every other request with `make test`.
 
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -111,6 +112,20 @@ def test_storage_that_stays_away_stops_the_run_and_the_next_one_ends_it(
         run(f"{bucket}/away-{first}")
     proxy.start()
     assert committed(run(f"{bucket}/away-{first}")) == undisturbed[0]
+
+
+@needs_server
+def test_a_busy_store_is_asked_again_at_the_door_and_one_that_is_not_there_is_told_at_once(
+    proxy: FaultyProxy, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy.start(at(1, "burst"))
+    assert open_store(f"{bucket}/busy").list() == []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+    started = time.monotonic()
+    with pytest.raises(UserError, match="does not answer.*AWS_ENDPOINT_URL"):
+        open_store(f"{bucket}/gone")
+    assert time.monotonic() - started < 5
 
 
 @needs_server

@@ -43,9 +43,18 @@ def image_to_tensor(picture: Image.Image, config: ImageConfig) -> Tensor:
 
 def embed_image(tower: nn.Module, pixels: Tensor) -> Tensor:
     """[b, 3, s, s] -> [b, d]: the projected embedding of a CLIP tower, else the pooled output."""
+    return embed_image_and_patches(tower, pixels)[0]
+
+
+def embed_image_and_patches(tower: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """[b, 3, s, s] -> the embedding [b, d] and the last layer's tokens [b, patches, width], row by row, no class or register tokens."""
     output = tower(pixels)
-    projected = getattr(output, "image_embeds", None)
-    return (projected if projected is not None else output.pooler_output).flatten(1)
+    projected, hidden = getattr(output, "image_embeds", None), output.last_hidden_state
+    if hidden.ndim == 4:  # [b, c, h, w] of a convolutional tower
+        tokens = hidden.flatten(2).transpose(1, 2)
+    else:
+        tokens = hidden[:, -((pixels.shape[-1] // tower.config.patch_size) ** 2) :]
+    return (projected if projected is not None else output.pooler_output).flatten(1), tokens
 
 
 def encode_wav(autoencoder: Any, wav: Tensor, mel: MelConfig) -> tuple[Tensor, Tensor]:

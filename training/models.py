@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
+from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import AutoModel, CLIPVisionModelWithProjection
 from transformers.utils.logging import disable_progress_bar as quiet_transformers
@@ -25,11 +26,14 @@ from configs.load import UserError
 
 quiet_diffusers()
 quiet_transformers()
+HUB = "hub:"
 RUN, FINISHED = "run.json", "FINISHED.json"
 
 
 def local_copy(path: str) -> Path:
     """`path`, or for a URI a copy: of a run its model, else all that lies there. Nothing there: a folder that does not exist."""
+    if path.startswith(HUB):
+        return hub_copy(path)
     if "://" not in path:
         return Path(path)
     store, folder = open_store(path), Path(tempfile.mkdtemp(prefix="stillsound-model-"))
@@ -40,6 +44,26 @@ def local_copy(path: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         store.get_file(name, target)
     return folder / "copy"
+
+
+def hub_copy(path: str) -> Path:
+    """`hub:owner/name[/folder][@revision]`: the folder in the Hugging Face cache, downloaded where it is not there yet.
+
+    Only settings and weights: safetensors, or where there are none the files of PyTorch, which are read as plain tensors.
+    """
+    named, _, revision = path.removeprefix(HUB).partition("@")
+    owner, _, rest = named.partition("/")
+    name, _, folder = rest.partition("/")
+    try:
+        for weights in ("*.safetensors", "*.bin"):
+            patterns = [f"{folder}/{pattern}".removeprefix("/") for pattern in ("*.json", weights)]
+            found = Path(snapshot_download(f"{owner}/{name}", revision=revision or None, allow_patterns=patterns), folder)
+            if any(found.glob(weights)):
+                return found
+    except (OSError, ValueError) as error:
+        hint = "check the name and the connection; HF_TOKEN for gated models, HF_HUB_OFFLINE=1 uses only what was downloaded before"
+        raise UserError(f"{path}: cannot be had from the hub ({str(error).splitlines()[0][:200]}); {hint}") from error
+    raise UserError(f"{path}: holds no weights there (*.safetensors or *.bin); name its folder as hub:owner/name/folder")
 
 
 def is_finished(folder: Path) -> bool:
@@ -57,6 +81,8 @@ def find_model(path: str, setting: str, inside: str = "") -> Path:
     for place in [*places, root]:
         if (place / "config.json").is_file() and is_finished(root):
             return place
+    if not root.exists() and path.count("/") == 1 and not path.startswith((".", "/")):
+        raise UserError(f"{setting}={path}: no such folder; a model of the Hugging Face hub is hub:{path}")
     state = "holds no finished model (is its training finished?)" if root.exists() else "does not exist"
     raise UserError(f"{setting}={path}: {state}; give a finished run or a save_pretrained folder")
 

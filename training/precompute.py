@@ -7,6 +7,9 @@ whatever becomes of the runs. A sample whose bytes are damaged stays as a refuse
 another snapshot of the parent: that is refused with the difference shown.
 """
 
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +26,7 @@ from cluster.scratch import scratch_folder
 from cluster.shards import Row, verify_member, write_shard
 from cluster.units import RunSummary, UnitOutput, UnitTask, run_units
 from configs.load import UserError, operational
-from training.codec import ImageConfig, embed_image, encode_wav
+from training.codec import ImageConfig, embed_image_and_patches, encode_wav
 from training.mel import MelConfig
 from training.models import fetch_models, find_model, folder_sha256, load_autoencoder, load_image_encoder, read_processor
 from training.npy import read_npy, to_npy
@@ -32,19 +35,27 @@ from training.recipes.clips import decode_image, decode_wav, mel_of_clips
 LATENT_COLUMNS = pa.schema([("split", pa.string()), ("media_id", pa.string()), ("start_s", pa.float64()), ("license", pa.string())])
 HELD_OUT = ("validation", "test")
 DAMAGED, REMOVED = "damaged", "removed"
+PRECISIONS = ("fp32", "bf16")
+DECODERS, BATCHES_AHEAD = 2, 2
+Decoded = tuple[Row, torch.Tensor, torch.Tensor]  # a clip's row, waveform [num_samples] and pixels [3, s, s]
 
 
 @dataclass
 class PrecomputeConfig:
-    """`autoencoder`, `image_encoder`: runs or save_pretrained folders; what counts for resuming is the hash of their files.
+    """`autoencoder`, `image_encoder`: runs, save_pretrained folders or `hub:owner/name[/folder][@revision]`; what counts for
+    resuming is the hash of their files.
 
-    `gpus_per_worker`: what each worker asks of Ray, 0.5 for two on one GPU; 0 computes on CPUs.
+    `patch_tokens` stores `tokens.npy` besides, float16 [patches, width]. `precision` bf16 computes under autocast: twice as fast
+    on GPUs, and off by about a hundredth of a latent's deviation (benchmarks/results/precompute.json). `gpus_per_worker`: what
+    each worker asks of Ray, 0.5 for two on one GPU, so that one reads and writes while the other encodes; 0 computes on CPUs.
     """
 
     data: str = operational()
     output: str = operational()
     autoencoder: str = operational()
     image_encoder: str = operational()
+    patch_tokens: bool = False
+    precision: str = "fp32"
     workers: int = operational(2)
     gpus_per_worker: float = operational(0.0)
     batch_size: int = operational(16)
@@ -55,6 +66,8 @@ def precompute(config: PrecomputeConfig, progress: bool = True) -> RunSummary:
     """Encodes what is not yet encoded. `UserError` for missing models or data, or an output made with other settings."""
     if config.batch_size < 1:
         raise UserError(f"batch_size={config.batch_size}: give 1 or more")
+    if config.precision not in PRECISIONS:
+        raise UserError(f"precision={config.precision}: give one of {', '.join(PRECISIONS)}")
     parent = Dataset.open(config.data, "clips")
     models = {
         "autoencoder": find_model(config.autoencoder, "autoencoder"),
@@ -65,7 +78,8 @@ def precompute(config: PrecomputeConfig, progress: bool = True) -> RunSummary:
         raise UserError(f"data={config.data}: has no commits yet; run python -m ingest scrape first")
     load_autoencoder(models["autoencoder"])
     processor = read_processor(models["image_encoder"])
-    semantic = {"mel": asdict(mel), "processor": processor, "sha256": {name: folder_sha256(path) for name, path in models.items()}}
+    semantic: dict[str, Any] = {"patch_tokens": config.patch_tokens, "precision": config.precision}
+    semantic |= {"mel": asdict(mel), "processor": processor, "sha256": {name: folder_sha256(path) for name, path in models.items()}}
     output = Dataset.create_or_open(config.output, "latents", semantic, [{"uri": parent.uri, "snapshot": snapshot.id}])
     _keep_models(output, models)
     items = [(f"{commit.unit}.{commit.generation}", {"commit": commit.to_json()}) for commit in snapshot.commits]
@@ -87,6 +101,8 @@ class PrecomputeStage:
     def __init__(self, parent_uri: str, output_uri: str, mel: MelConfig, config: PrecomputeConfig):
         torch.set_num_threads(config.threads)
         self.parent, self.mel, self.batch_size = Dataset.open(parent_uri, "clips"), mel, config.batch_size
+        self.patch_tokens, self.half = config.patch_tokens, config.precision == "bf16"
+        self.decoders = ThreadPoolExecutor(DECODERS, "decoder")
         self.device = "cuda" if config.gpus_per_worker and torch.cuda.is_available() else "cpu"
         with scratch_folder("models") as folder:
             fetch_models(Dataset.open(output_uri, "latents"), folder)
@@ -101,10 +117,13 @@ class PrecomputeStage:
             rows += self.encode_commit(commit)
         return UnitOutput(write_shard(scratch, rows, LATENT_COLUMNS), moments_of(rows))
 
+    def close(self) -> None:
+        self.decoders.shutdown(cancel_futures=True)
+
     def encode_commit(self, commit: Commit) -> list[Row]:
         """A row per clip of the parent, in its order: latents, or refused as damaged or buried."""
         buried = self.parent.tombstones()
-        tar = self.parent.store.read(commit.tar.name) if commit.tar else b""
+        tar = memoryview(self.parent.store.read(commit.tar.name) if commit.tar else b"")
         rows, waiting = [], []
         for record in self.parent.read_index(commit).to_pylist():
             columns = {name: record[name] for name in LATENT_COLUMNS.names}
@@ -112,35 +131,56 @@ class PrecomputeStage:
             rows.append(row)
             if record["status"] != "kept" or record["key"] in buried:
                 row.reason, row.detail = record["reason"] or REMOVED, "refused in the parent"
-                continue
-            try:
-                waiting.append((row, *read_clip(tar, record["members"], self.image_config)))
-            except (OSError, soundfile.LibsndfileError) as error:
-                row.detail = f"{type(error).__name__}: {error}"[:300]
-        for start in range(0, len(waiting), self.batch_size):
-            self._encode(waiting[start : start + self.batch_size])
+            else:
+                waiting.append((row, record["members"]))
+        for batch in self._decoded(tar, waiting):
+            if batch:
+                self._encode(batch)
         return rows
 
+    def _decoded(self, tar: memoryview, waiting: list[tuple[Row, list[dict[str, Any]]]]) -> Iterator[list[Decoded]]:
+        """Batch after batch, the next ones decoded while one is encoded; a damaged clip is told in its row and left out."""
+
+        def decode(row: Row, members: list[dict[str, Any]]) -> Decoded | None:
+            try:
+                wav, pixels = read_clip(tar, members, self.image_config)
+            except (OSError, soundfile.LibsndfileError) as error:
+                row.detail = f"{type(error).__name__}: {error}"[:300]
+                return None
+            return row, _fit(wav, self.mel.num_samples), pixels
+
+        coming: deque[list[Future[Decoded | None]]] = deque()
+        for start in range(0, len(waiting), self.batch_size):
+            coming.append([self.decoders.submit(decode, *clip) for clip in waiting[start : start + self.batch_size]])
+            if len(coming) > BATCHES_AHEAD:
+                yield [found for future in coming.popleft() if (found := future.result())]
+        for batch in coming:
+            yield [found for future in batch if (found := future.result())]
+
     @torch.no_grad()
-    def _encode(self, batch: list[tuple[Row, torch.Tensor, torch.Tensor]]) -> None:
+    def _encode(self, batch: list[Decoded]) -> None:
         """Turns waiting rows into kept ones."""
-        wavs = [_fit(wav, self.mel.num_samples) for _, wav, _ in batch]
-        mean, std = encode_wav(self.autoencoder, torch.stack(wavs).to(self.device), self.mel)
-        images = embed_image(self.image_encoder, torch.stack([pixels for _, _, pixels in batch]).to(self.device))
-        moments = torch.stack([mean, std], 1).half().cpu().numpy()
-        for (row, _, _), latent, image in zip(batch, moments, images.half().cpu().numpy(), strict=True):
-            if not (np.isfinite(latent).all() and np.isfinite(image).all()):
+        _, wavs, pixels = zip(*batch, strict=True)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
+            mean, std = encode_wav(self.autoencoder, torch.stack(wavs).to(self.device), self.mel)
+            images, tokens = embed_image_and_patches(self.image_encoder, torch.stack(pixels).to(self.device))
+        arrays = {"latent.npy": torch.stack([mean, std], 1), "image.npy": images}
+        if self.patch_tokens:
+            arrays["tokens.npy"] = tokens
+        members = {name: array.half().cpu().numpy() for name, array in arrays.items()}
+        for number, (row, _, _) in enumerate(batch):
+            if not all(np.isfinite(array[number]).all() for array in members.values()):
                 row.detail = "the encoders gave numbers that float16 cannot hold"
                 continue
             row.status, row.reason = "kept", None
-            row.members = {"latent.npy": to_npy(latent), "image.npy": to_npy(image)}
+            row.members = {name: to_npy(array[number]) for name, array in members.items()}
 
 
-def read_clip(tar: bytes, members: list[dict[str, Any]], image: ImageConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def read_clip(tar: bytes | memoryview, members: list[dict[str, Any]], image: ImageConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """A clip's waveform [n] and pixels [3, s, s]. `OSError` where a member is not the one the index recorded."""
     parts = {}
     for member in members:
-        data = tar[member["offset"] : member["offset"] + member["size"]]
+        data = bytes(tar[member["offset"] : member["offset"] + member["size"]])
         if member["ext"] in ("flac", "jpg") and not verify_member(data, member["crc32"]):
             raise OSError(f"{member['ext']} has other bytes than the index recorded")
         parts[member["ext"]] = data
