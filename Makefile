@@ -72,6 +72,7 @@ bench: setup $(MOTO_STAMP)
 	$(PY) -m benchmarks.units | tee benchmarks/results/units.json
 	$(PY) -m benchmarks.curate | tee benchmarks/results/curate.json
 	$(PY) -m benchmarks.loader | tee benchmarks/results/loader.json
+	$(PY) -m benchmarks.precompute | tee benchmarks/results/precompute.json
 	$(PY) -m benchmarks.goodput | tee benchmarks/results/goodput.json
 
 upgrade: | $(PY)

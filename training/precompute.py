@@ -8,7 +8,7 @@ another snapshot of the parent: that is refused with the difference shown.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -64,6 +64,12 @@ class PrecomputeConfig:
 
 def precompute(config: PrecomputeConfig, progress: bool = True) -> RunSummary:
     """Encodes what is not yet encoded. `UserError` for missing models or data, or an output made with other settings."""
+    output, factory = prepare(config)
+    return run_units(output, factory, config.workers, columns=LATENT_COLUMNS, num_gpus=config.gpus_per_worker, progress=progress)
+
+
+def prepare(config: PrecomputeConfig) -> tuple[Dataset, Callable[[], "PrecomputeStage"]]:
+    """The dataset of latents with its models and work list, and what makes a worker's stage."""
     if config.batch_size < 1:
         raise UserError(f"batch_size={config.batch_size}: give 1 or more")
     if config.precision not in PRECISIONS:
@@ -84,8 +90,7 @@ def precompute(config: PrecomputeConfig, progress: bool = True) -> RunSummary:
     _keep_models(output, models)
     items = [(f"{commit.unit}.{commit.generation}", {"commit": commit.to_json()}) for commit in snapshot.commits]
     output.append_items(items, unit_size=1)
-    factory = partial(PrecomputeStage, parent.uri, output.uri, mel, config)
-    return run_units(output, factory, config.workers, columns=LATENT_COLUMNS, num_gpus=config.gpus_per_worker, progress=progress)
+    return output, partial(PrecomputeStage, parent.uri, output.uri, mel, config)
 
 
 def _keep_models(output: Dataset, models: dict[str, Path]) -> None:
