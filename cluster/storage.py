@@ -63,7 +63,10 @@ def open_store(uri: str, writable: bool = False) -> Store:
     uri = uri.rstrip("/") or "/"
     if "://" not in uri or uri.startswith("file://"):
         return _open_folder(uri, writable)
-    scheme = uri.split("://", 1)[0]
+    scheme, place = uri.split("://", 1)
+    if "@" in place.split("/", 1)[0]:
+        hint = "a URI is written down in datasets and logs; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+        raise UserError(f"{scheme}://…@…: keys do not belong into a URI, {hint}")
     unanswered: tuple[type[Exception], ...] = (OSError, *_client_errors(scheme))
     try:
         store = RemoteStore(uri)

@@ -8,6 +8,7 @@ dependencies: the `python` first on the PATH where Ray was started must be the o
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -38,6 +39,10 @@ def submission(words: Sequence[str], address: str, wait: bool = True) -> list[st
     if not address.startswith(("http://", "https://")):
         raise UserError(f"address {address!r} is not a Ray job server: give --address http://HOST:8265 or set RAY_ADDRESS to one")
     for word in words[4:]:
+        if re.search(r"://[^/\s]*@", word):
+            raise UserError(
+                f"{word.split('=', 1)[0]}: everybody who sees the cluster's jobs would read its password; put it into a file there"
+            )
         if word.endswith((".yaml", ".yml")) and "=" not in word:
             _require_shipped(word)
     environment = json.dumps({"excludes": list(EXCLUDES)})

@@ -31,6 +31,14 @@ LICENSES = (
 """The license vocabulary: SPDX-like codes, `own` (the operator's statement) and `unknown` (always refused)."""
 
 
+ACCESS_PARAMETER = re.compile(
+    r"([?&;#](?:[^=&;#?\s]*(?:token|signature|secret|password|api_?key)"
+    r"|(?:[^=&;#?\s]*[-_.])?(?:sig|key|pwd|auth|credential|session|sid|policy|hmac|jwt))=)([^&;#\s\"'<>]+)",
+    re.IGNORECASE,
+)
+"""A parameter of a URL that gives access to what it names, and its value."""
+
+
 class Reason(StrEnum):
     """Why an item or a clip was refused. Members of `RETRYABLE` may succeed later; all others are final."""
 
@@ -91,7 +99,7 @@ class Refused(Exception):
     def __init__(self, reason: Reason, detail: str = ""):
         super().__init__(f"{reason}: {detail}" if detail else str(reason))
         self.reason = reason
-        self.detail = storable(detail)[:500]
+        self.detail = without_tokens(storable(detail))[:500]
 
     def __reduce__(self) -> tuple[type, tuple[Reason, str]]:
         return Refused, (self.reason, self.detail)
@@ -182,6 +190,18 @@ def bans_of(source: str, media_id: str, channel: str, license: str) -> set[str]:
     """Every ban that would keep such a medium out. Keys of samples have no colon: no ban is taken for one."""
     words = [("media", media_id), ("media", f"{source}:{media_id}"), ("channel", channel), ("license", license)]
     return {ban(selector, value) for selector, value in words if value}
+
+
+def without_tokens(text: str, apart: bool = False) -> str:
+    """`text`, a URL or one that quotes some, with the values of parameters that give access masked: tokens, signatures, keys.
+
+    `apart`: texts that differ in such a value still differ, as ids must.
+    """
+
+    def mask(found: re.Match[str]) -> str:
+        return found[1] + "***" + (hashlib.sha256(found[2].encode()).hexdigest()[:8] if apart else "")
+
+    return ACCESS_PARAMETER.sub(mask, text)
 
 
 def sample_key(source: str, ids: tuple[str, ...], start_s: float) -> str:

@@ -24,7 +24,7 @@ from configs.load import UserError, operational, semantic_dict
 from ingest.clip import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits
 from ingest.fetch import FetchConfig, Fetcher
 from ingest.filter import FilterConfig, judge_clip
-from ingest.sample import LICENSES, RETRYABLE, Item, Media, Reason, Refused, bans_of, split_group
+from ingest.sample import LICENSES, RETRYABLE, Item, Media, Reason, Refused, bans_of, split_group, without_tokens
 from ingest.shard import CLIP_COLUMNS, banned_row, clip_row, refused_row
 from ingest.sources import SourceConfig, enumerate_items
 
@@ -125,7 +125,8 @@ def _tell_other_places(dataset: Dataset, items: list[Item]) -> None:
     ]
     if moved:
         first = f"{moved[0].item_id} was {moved[0].payload.get('url')}, is {now[moved[0].item_id].url}"
-        log.warning("%d ids are listed already for another place (%s): these stay; for other media, use another output", len(moved), first)
+        told = "%d ids are listed already for another place (%s): these stay; for other media, use another output"
+        log.warning(told, len(moved), without_tokens(first))
 
 
 def _places(item: Item) -> tuple[str, str]:

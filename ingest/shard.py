@@ -15,7 +15,7 @@ import soundfile
 
 from cluster.shards import Row
 from ingest.fingerprint import audio_fingerprint, audio_sequence, image_hash, image_palette
-from ingest.sample import Clip, Item, Media, Reason, Refused, sample_key
+from ingest.sample import Clip, Item, Media, Reason, Refused, sample_key, without_tokens
 
 CLIP_COLUMNS = pa.schema(
     [
@@ -43,8 +43,8 @@ TOOLS = ("av", "ffmpeg-python", "imageio-ffmpeg", "yt-dlp", "soundfile", "pillow
 
 def refused_row(item: Item, item_id: str, refusal: Refused, license: str = "", channel: str = "") -> Row:
     """The row of an item that gave no clip at all."""
-    columns = {"source": item.source, "media_id": item.id, "url": item.url, "license": license or item.license, "title": item.title}
-    columns["channel"] = channel or item.channel
+    columns = {"source": item.source, "media_id": item.id, "url": without_tokens(item.url), "title": item.title}
+    columns |= {"license": license or item.license, "channel": channel or item.channel}
     return Row(item_id, None, "refused", str(refusal.reason), refusal.detail, columns)
 
 
@@ -58,7 +58,7 @@ def clip_row(item: Item, item_id: str, media: Media, clip: Clip, split: str, rea
     facts: dict[str, Any] = {
         "source": item.source,
         "media_id": item.id,
-        "url": media.page_url or item.url,
+        "url": without_tokens(media.page_url or item.url),
         "license": media.license,
         "channel": media.channel or item.channel,
         "title": media.title or item.title,

@@ -26,7 +26,7 @@ from cluster.storage import open_store
 from configs.load import UserError, operational
 from ingest.fetch import FetchConfig
 from ingest.inaturalist import InaturalistConfig, enumerate_inaturalist
-from ingest.sample import LICENSES, Item, storable
+from ingest.sample import LICENSES, Item, storable, without_tokens
 from ingest.youtube import MARKS, YoutubeConfig, enumerate_youtube
 
 KINDS = ("folder", "urls", "webdataset", "youtube", "inaturalist")
@@ -133,7 +133,11 @@ def _from_list(config: SourceConfig) -> Iterator[Item]:
         told = {name: str(row.get(name) or "").strip() for name in COLUMNS}
         meta = {str(name): _plain(value) for name, value in row.items() if name and name not in COLUMNS and value not in (None, "")}
         license = _license(told["license"], config.license)
-        items.append(Item("urls", told["id"] or url, url, license, told["sound_url"], told["channel"], told["title"], meta))
+        items.append(
+            Item(
+                "urls", told["id"] or without_tokens(url, apart=True), url, license, told["sound_url"], told["channel"], told["title"], meta
+            )
+        )
     return iter(items)
 
 
