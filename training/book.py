@@ -22,6 +22,7 @@ from tensorboardX import SummaryWriter
 from cluster.storage import Store
 from training.engine import peak_flops
 from training.journal import Journal
+from training.preview import Drawn
 from training.settings import TrainConfig, learning_rate
 
 
@@ -64,6 +65,13 @@ class Book:
     def note_validation(self, step: int, found: dict[str, float]) -> None:
         self.validation.append({"step": step, **found})
         self._show("validation", step, found)
+
+    def show_drawn(self, step: int, drawn: list[Drawn]) -> None:
+        """Spectrograms, low bands at the bottom, each from its own quietest to its loudest; and players."""
+        for one in drawn:
+            low, high = float(one.log_mel.min()), float(one.log_mel.max())
+            self.board.add_image(f"preview/{one.name}", (one.log_mel.T[None, ::-1] - low) / max(high - low, 1e-6), step)
+            self.board.add_audio(f"preview/{one.name}", one.wav, step, one.sample_rate_hz)
 
     def event(self, name: str, step: int, **more: Any) -> None:
         self.events.append({"event": name, "step": step, **more, "time": time.time()})

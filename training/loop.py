@@ -35,6 +35,7 @@ from training.fragments import KINDS, Fragment, held, mine, publish, shapes_of
 from training.interrupt import ASKED, watch_store
 from training.loader import Loader, Order
 from training.parts import AVERAGE, NotFiniteError, Parts, snapshot
+from training.preview import Preview
 from training.settings import TrainConfig, learning_rate
 from training.validate import Validation
 
@@ -106,6 +107,7 @@ def work(plan: Plan) -> None:
     with ExitStack() as stack:
         run = _set_up(plan, stack)
         validation = Validation.of(dataset, pinned, config, plan.facts, run.rank, run.world)
+        preview = Preview.of(dataset, pinned, config, plan.facts)
         place, rollbacks, pids = resume(run), 0, gather(os.getpid(), run.world)
         book = stack.enter_context(Book(run.store, config, place.step)) if run.rank == 0 else None
         if book:
@@ -130,10 +132,7 @@ def work(plan: Plan) -> None:
                     place = Place(step, place.skipped)
                     if book:
                         book.note(step, loss, norm, time.monotonic() - started, batch.wait_s, flops)
-                    if validation and (step % config.validate_every == 0 or step == config.steps):
-                        found = validation.measure(run.engine)
-                        if book:
-                            book.note_validation(step, found)
+                    look(run, validation, preview, book, step)
                     if step % config.checkpoint_every == 0 or step == config.steps or asked:
                         try:
                             save(run, place, book)
@@ -198,6 +197,19 @@ def train_step(run: Run, tensors: dict[str, torch.Tensor], step: int) -> tuple[f
     dist.all_reduce(told)
     norm = engine.get_global_grad_norm()
     return float(told[0]) / run.world, float(norm if norm is not None else 0.0), bool(told[1])
+
+
+def look(run: Run, validation: Validation | None, preview: Preview | None, book: Book | None, step: int) -> None:
+    """Validation and previews, where this step or the last one is their turn. All ranks take part."""
+    config = run.config
+    if validation and (step % config.validate_every == 0 or step == config.steps):
+        found = validation.measure(run.engine)
+        if book:
+            book.note_validation(step, found)
+    if preview and (step % config.preview_every == 0 or step == config.steps):
+        drawn = preview.draw(run.engine)
+        if book:
+            book.show_drawn(step, drawn)
 
 
 def save(run: Run, place: Place, book: Book | None) -> None:

@@ -29,9 +29,10 @@ class TrainConfig:
     `block_size` neighbours are read at once and `window_size` samples of a lane shuffled together (training.loader.Order).
     `schedule` cosine falls to zero at `steps`. `ema` 0 keeps the plain weights. `zero_stage` 0 to 3. `split`: which
     samples to learn from. `validate_every` steps (0: never) the loss of the first `validation_items` of `validation_split`
-    is measured. `workers`, `zero_stage`, `offload` (optimiser on the host, ZeRO 1 to 3), `activation_checkpointing` and
-    `compile` may change from one start to the next. `wandb`: a project of Weights & Biases, beside the TensorBoard.
-    `max_failures`: how often the run starts again by itself after a worker or node died.
+    is measured, and `preview_every` steps `preview_items` of them are drawn as pictures and sounds. `workers`, `zero_stage`,
+    `offload` (optimiser on the host, ZeRO 1 to 3), `activation_checkpointing` and `compile` may change from one start to the
+    next. `wandb`: a project of Weights & Biases, beside the TensorBoard. `max_failures`: how often the run starts again by
+    itself after a worker or node died.
     """
 
     data: str = operational()
@@ -61,6 +62,8 @@ class TrainConfig:
     validate_every: int = operational(0)
     validation_split: str = operational("validation")
     validation_items: int = operational(256)
+    preview_every: int = operational(0)
+    preview_items: int = operational(4)
     activation_checkpointing: bool = operational(False)
     compile: bool = operational(False)
     offload: bool = operational(False)
@@ -77,10 +80,10 @@ class TrainConfig:
             if getattr(self, name) not in known:
                 raise UserError(f"{name}={getattr(self, name)}: give one of {', '.join(map(str, known))}")
         positive = ("steps", "accumulate", "block_size", "window_size", "lr", "checkpoint_every", "keep_checkpoints", "threads", "prefetch")
-        for name in (*positive, "validation_items"):
+        for name in (*positive, "validation_items", "preview_items"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name}={getattr(self, name)}: give a positive number")
-        for name in ("workers", "warmup_steps", "max_failures", "gradient_clip", "weight_decay", "validate_every"):
+        for name in ("workers", "warmup_steps", "max_failures", "gradient_clip", "weight_decay", "validate_every", "preview_every"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)}: give 0 or more")
         if not 0 <= self.ema < 1:

@@ -33,6 +33,7 @@ from training.engine import ensure_process_group, wants_gpu
 from training.interrupt import ASKED, listen
 from training.journal import last_line, read_lines
 from training.loop import Plan, work
+from training.preview import Preview
 from training.settings import TrainConfig, identity
 
 log = logging.getLogger(__name__)
@@ -80,8 +81,10 @@ def prepare(config: TrainConfig) -> Plan:
         store = open_store(config.output, writable=True)
         kept = {"config": identity(config), "snapshot": snapshot.to_json(), "facts": facts}
         store.put("run.json", json.dumps(kept, indent=1).encode())
+    pinned = Snapshot.from_json(kept["snapshot"])
     if config.validate_every:
-        Catalogue.of(dataset, Snapshot.from_json(kept["snapshot"]), config.validation_split, config.module.MEMBERS)
+        Catalogue.of(dataset, pinned, config.validation_split, config.module.MEMBERS)
+    Preview.of(dataset, pinned, config, kept["facts"])
     if config.wandb and not importlib.util.find_spec("wandb"):
         raise UserError(f"wandb={config.wandb}: the package is not installed here; pip install wandb, or leave it out")
     return Plan(config, kept["snapshot"], kept["facts"], f"{time.time_ns():x}")

@@ -114,6 +114,13 @@ def make_batch(samples: list[dict[str, bytes] | None], keys: list[SampleKey], co
     return {"log_mel": log_mel, "noise": noise, "weight": weights(samples)}
 
 
+def draw(model: nn.Module, tensors: dict[str, Tensor], facts: dict[str, Any]) -> dict[str, Tensor]:
+    """Log mels [b, crop, mels] through the codec and back, and what went in."""
+    codec: Any = model.codec
+    latent = codec.encode(tensors["log_mel"].to(codec.dtype)).latent_dist.mean
+    return {"drawn": codec.decode(latent).sample[:, 0], "truth": tensors["log_mel"][:, 0]}
+
+
 def save(state: dict[str, Tensor], config: Config, facts: dict[str, Any], folder: Path) -> None:
     """Writes `folder` as diffusers does: `AutoencoderKL.from_pretrained(folder)` loads it."""
     model = Autoencoder(config, MelConfig(**facts["mel"]))

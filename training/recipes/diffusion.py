@@ -9,6 +9,7 @@ text embedding does (FiLM beside the time embedding); a learnt null embedding st
 
 import json
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from training.randomness import VALIDATION, SampleKey, keyed_rng
 
 MEMBERS: tuple[str, ...] = ("latent.npy", "image.npy")
 NUM_TIMESTEPS = 1000
+DRAW_STEPS = 10
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
@@ -150,6 +152,19 @@ def make_batch(samples: list[dict[str, bytes] | None], keys: list[SampleKey], co
         drop[place] = float(keyed_rng(key, "dropout").random() < config.condition_dropout)
     weight = torch.tensor([0.0 if sample is None else 1.0 for sample in samples])
     return {"latent": latent, "noise": noise, "time": time, "image": image, "drop": drop, "weight": weight}
+
+
+def draw(model: nn.Module, tensors: dict[str, Tensor], facts: dict[str, Any]) -> dict[str, Tensor]:
+    """Latents [b, c, t, f] for the batch's images, from its noise in DRAW_STEPS Euler steps without guidance, and the true ones."""
+    mean, std = (torch.tensor(facts[f"latent_{name}"], device=tensors["noise"].device)[:, None, None] for name in ("mean", "std"))
+    dtype = next(model.parameters()).dtype
+    latent, condition = tensors["noise"], tensors["image"].to(dtype)
+    times = torch.linspace(1, 0, DRAW_STEPS + 1).tolist()
+    for time, after in pairwise(times):
+        label = torch.full((len(latent),), time * NUM_TIMESTEPS, device=latent.device)
+        flow = model.unet(latent.to(dtype), label, encoder_hidden_states=None, class_labels=condition).sample  # type: ignore[operator]
+        latent = latent + (after - time) * flow.float()
+    return {"drawn": latent * std + mean, "truth": tensors["latent"] * std + mean}
 
 
 def whiten(image: np.ndarray, facts: dict[str, Any]) -> np.ndarray:
