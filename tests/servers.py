@@ -9,6 +9,7 @@ All end with the block. Set the environment of `environment(url)` for the client
 import http.client
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -29,6 +30,7 @@ MOTO = ROOT / ".venv-moto/bin/python"
 RADOSGW = ROOT / "tests/radosgw.sh"
 FAULTS = ("503", "500", "409", "reset", "lost", "slow")
 SLOW_S = 0.3
+START_ATTEMPTS = 3
 HOP_HEADERS = ("connection", "keep-alive", "transfer-encoding", "expect", "content-length")
 
 
@@ -78,16 +80,22 @@ def moto() -> Iterator[str]:
 @contextmanager
 def radosgw() -> Iterator[str]:
     """A real S3 server: ceph's gateway over an in-memory store. Ends by the pids that it wrote."""
-    with tempfile.TemporaryDirectory(prefix="stillsound-radosgw-") as folder, socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-        free.close()
-        try:
-            subprocess.run([str(RADOSGW), folder, str(port)], check=True, stdout=subprocess.DEVNULL)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            for name in ("rgw", "osd", "mon"):
-                with suppress(FileNotFoundError, ProcessLookupError):
-                    os.kill(int(Path(folder, f"{name}.pid").read_text()), 9)
+    with tempfile.TemporaryDirectory(prefix="stillsound-radosgw-") as name:
+        for attempt in range(START_ATTEMPTS):  # now and then its OSD does not come up
+            folder = Path(name, str(attempt))
+            folder.mkdir()
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                port = free.getsockname()[1]
+            try:
+                done = subprocess.run([str(RADOSGW), str(folder), str(port)], check=False, stdout=subprocess.DEVNULL)
+                if not done.returncode:
+                    yield f"http://127.0.0.1:{port}"
+                    return
+            finally:
+                for part in ("rgw", "osd", "mon"):
+                    with suppress(FileNotFoundError, ProcessLookupError):
+                        os.kill(int((folder / f"{part}.pid").read_text()), signal.SIGKILL)
+        raise RuntimeError(f"{RADOSGW} did not start a server in {START_ATTEMPTS} attempts")
 
 
 Fault = Callable[[int, str], str]

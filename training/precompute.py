@@ -46,7 +46,7 @@ class PrecomputeConfig:
     resuming is the hash of their files.
 
     `patch_tokens` stores `tokens.npy` besides, float16 [patches, width]. `precision` bf16 computes under autocast: twice as fast
-    on GPUs, and off by about a hundredth of a latent's deviation (benchmarks/results/precompute.json). `gpus_per_worker`: what
+    on GPUs, and off by about a fiftieth of a latent's deviation (benchmarks/results/precompute.json). `gpus_per_worker`: what
     each worker asks of Ray, 0.5 for two on one GPU, so that one reads and writes while the other encodes; 0 computes on CPUs.
     """
 
