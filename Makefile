@@ -73,6 +73,8 @@ bench: setup $(MOTO_STAMP)
 	$(PY) -m benchmarks.curate | tee benchmarks/results/curate.json
 	$(PY) -m benchmarks.loader | tee benchmarks/results/loader.json
 	$(PY) -m benchmarks.precompute | tee benchmarks/results/precompute.json
+	$(PY) -m benchmarks.listing | tee benchmarks/results/listing.json
+	$(PY) -m benchmarks.training | tee benchmarks/results/training.json
 	$(PY) -m benchmarks.goodput | tee benchmarks/results/goodput.json
 
 upgrade: | $(PY)

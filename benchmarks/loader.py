@@ -38,6 +38,7 @@ from training.catalogue import Catalogue
 from training.loader import Batch, Loader, Order
 from training.mel import MelConfig
 from training.npy import read_npy, to_npy
+from training.precompute import moments_of
 
 MEMBERS = ("latent.npy", "image.npy")
 LATENT_SHAPE, IMAGE_DIM = (2, 8, 256, 16), 512
@@ -60,7 +61,7 @@ def make(uri: str, samples: int) -> Dataset:
         item = task.items[0].item_id
         rows = [Row(item, f"{task.unit}_{n:04d}", columns={"split": "train"}, members=parts) for n, parts in enumerate(members)]
         with tempfile.TemporaryDirectory() as folder:
-            dataset.commit(task.unit, 0, write_shard(Path(folder), rows, columns), {})
+            dataset.commit(task.unit, 0, write_shard(Path(folder), rows, columns), moments_of(rows))
     return dataset
 
 

@@ -37,7 +37,7 @@ def noop_stage(task: UnitTask, scratch: Path) -> UnitOutput:
     return UnitOutput(write_shard(scratch, [Row(item.item_id, None, "refused", "silent") for item in task.items], COLUMNS))
 
 
-def make(uri: Path, units: int) -> Dataset:
+def make(uri: Path | str, units: int) -> Dataset:
     dataset = Dataset.create_or_open(str(uri), "numbers", {}, [])
     dataset.append_items(((f"item{n:09d}", {"n": n, "url": f"https://example.org/watch?v={n:011d}"}) for n in range(units)), 1)
     return dataset
