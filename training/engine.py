@@ -72,12 +72,15 @@ def start_engine(model: nn.Module, config: TrainConfig, world: int) -> Any:
         model.compile()
     deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
     engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=engine_settings(config, world))
+    if world == 1 and config.zero_stage == 0:
+        engine.enable_backward_allreduce = False  # it would copy all gradients to sum them with nobody's
     return engine
 
 
 def engine_settings(config: TrainConfig, world: int) -> dict[str, Any]:
     """DeepSpeed's own settings; the micro batch follows from the global one."""
-    adam = {"lr": config.lr, "betas": [config.beta1, config.beta2], "eps": 1e-8, "weight_decay": config.weight_decay, "torch_adam": True}
+    adam = {"lr": config.lr, "betas": [config.beta1, config.beta2], "eps": 1e-8, "weight_decay": config.weight_decay}
+    adam |= {"torch_adam": True, "fused": True}  # stock torch; one pass over the memory instead of ten
     zero: dict[str, Any] = {"stage": config.zero_stage}
     if config.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
