@@ -11,6 +11,9 @@ Knows nothing of DeepSpeed and of tensors: what the files mean is training.parts
 import hashlib
 import json
 import logging
+import os
+import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +29,7 @@ MARKER = "COMMITTED.json"
 QUARANTINED = "QUARANTINED.json"
 PART = "part.json"
 PARTS_WAIT_S = 1800.0
+SAVER_NICENESS = 19
 Write = Callable[[Path], dict[str, Any]]
 
 
@@ -46,12 +50,18 @@ def folder_of(step: int) -> str:
     return f"checkpoints/step-{step:08d}"
 
 
+def give_way() -> None:
+    """This thread takes the processor only where the training leaves it; Linux has priorities for threads."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), SAVER_NICENESS)
+
+
 class Saver:
     """One rank's uploads, one at a time. `write(folder)` makes the rank's files and says, as plain data, what is in them."""
 
     def __init__(self, store: Store, rank: int, world: int, keep: int):
         self.store, self.rank, self.world, self.keep = store, rank, world, keep
-        self.thread = ThreadPoolExecutor(1, "saver")
+        self.thread = ThreadPoolExecutor(1, "saver", initializer=give_way)
         self.flying: Future[None] | None = None
 
     def save(self, step: int, attempt: str, write: Write, facts: dict[str, Any], before_commit: Callable[[], None]) -> None:
