@@ -108,12 +108,11 @@ def work(plan: Plan) -> None:
         run = _set_up(plan, stack)
         validation = Validation.of(dataset, pinned, config, plan.facts, run.rank, run.world)
         preview = Preview.of(dataset, pinned, config, plan.facts)
-        place, rollbacks, pids = resume(run), 0, gather(os.getpid(), run.world)
+        place, rollbacks, flops, pids = resume(run), 0, 0.0, gather(os.getpid(), run.world)
         book = stack.enter_context(Book(run.store, config, place.step)) if run.rank == 0 else None
         if book:
             book.event("resumed" if place.step else "started", place.step, pids=pids)
             stack.enter_context(watch_store(run.store, plan.stop_name))
-        flops = 0.0
         while place.step < config.steps:
             position, failed = place.position(config), ""
             with Loader(catalogue, order, config.global_batch, run.rank, run.world, position, config.prefetch) as loader:
@@ -209,7 +208,7 @@ def look(run: Run, validation: Validation | None, preview: Preview | None, book:
     if preview and (step % config.preview_every == 0 or step == config.steps):
         drawn = preview.draw(run.engine)
         if book:
-            book.show_drawn(step, drawn)
+            book.show_drawn(step, preview.sounds(drawn))
 
 
 def save(run: Run, place: Place, book: Book | None) -> None:

@@ -1,7 +1,8 @@
 """Pictures and sounds of a run as it goes: what the live weights make of a few held-out samples, beside the truth, for TensorBoard.
 
     preview = Preview.of(dataset, snapshot, config, facts)      # None where preview_every=0
-    preview.draw(engine)                                        # all ranks; [Drawn("clip_3/drawn", log_mel, wav), …]
+    found = preview.draw(engine)                                # all ranks
+    preview.sounds(found)                                       # where it is shown: [Drawn("clip_3/drawn", log_mel, wav), …]
 
 A recipe that can be looked at has `draw(module, tensors, facts)`, which gives `drawn` and `truth` as latents [b, c, t, f] or log mels
 [b, t, m]. Latents are decoded by the autoencoder that lies beside them. Draws from fixed noise, so that pictures of two steps
@@ -68,18 +69,21 @@ class Preview:
         return Preview(config, facts, [str(catalogue.keys[item]) for item in items], tensors, codec, MelConfig(**facts["mel"]))
 
     @torch.no_grad()
-    def draw(self, engine: Any) -> list[Drawn]:
-        """By every rank alike, because at ZeRO 3 the weights are gathered in every forward pass."""
+    def draw(self, engine: Any) -> dict[str, Tensor]:
+        """What the recipe draws, by every rank alike, because at ZeRO 3 the weights are gathered in every forward pass."""
         engine.eval()
         tensors = {name: tensor.to(engine.device) for name, tensor in self.tensors.items()}
         found = self.config.module.draw(engine.module, tensors, self.facts)
         engine.train()
-        return [
-            Drawn(f"{name}/{kind}", log_mel.numpy(), wav.numpy(), self.mel.sample_rate_hz)
-            for kind, values in found.items()
-            for name, log_mel, wav in self._sounds(values.float().cpu())
-        ]
+        return {kind: values.float().cpu() for kind, values in found.items()}
 
-    def _sounds(self, values: Tensor) -> list[tuple[str, Tensor, Tensor]]:
-        log_mels = self.codec.decode(values).sample[:, 0] if self.codec and values.ndim == 4 else values  # type: ignore[operator]
-        return list(zip(self.names, log_mels, log_mel_to_wav(log_mels, self.mel).clamp(-1, 1), strict=True))
+    @torch.no_grad()
+    def sounds(self, found: dict[str, Tensor]) -> list[Drawn]:
+        """Decoded, on this process's CPU."""
+        drawn = []
+        for kind, values in found.items():
+            log_mels = self.codec.decode(values).sample[:, 0] if self.codec else values  # type: ignore[operator]
+            wavs = log_mel_to_wav(log_mels, self.mel).clamp(-1, 1)
+            for name, log_mel, wav in zip(self.names, log_mels, wavs, strict=True):
+                drawn.append(Drawn(f"{name}/{kind}", log_mel.numpy(), wav.numpy(), self.mel.sample_rate_hz))
+        return drawn
