@@ -35,9 +35,11 @@ from cluster.dataset import Dataset
 from cluster.shards import Row, write_shard
 from tests.servers import FaultyProxy, environment, moto, new_bucket
 from training.catalogue import Catalogue
-from training.loader import Batch, Loader, Order
+from training.loader import Batch, Loader
 from training.mel import MelConfig
+from training.mixture import Mixture
 from training.npy import read_npy, to_npy
+from training.order import Order
 from training.precompute import moments_of
 
 MEMBERS = ("latent.npy", "image.npy")
@@ -73,7 +75,7 @@ def ours(catalogue: Catalogue, passes: int) -> float:
     """Samples per CPU-second, of all threads together."""
     order = Order(len(catalogue), LANES, 0, BLOCK_SIZE, WINDOW_SIZE)
     count, started = 0, time.process_time()
-    with Loader(catalogue, order, BATCH, 0, 1) as loader:
+    with Loader(Mixture.of([catalogue], order), BATCH, 0, 1) as loader:
         for batch in loader:
             count += len(stacked(batch)[0])
             if count >= passes * len(catalogue):
@@ -94,7 +96,7 @@ def stock(tars: list[str], passes: int) -> float:
 def first_batch_s(catalogue: Catalogue, position: int) -> float:
     started = time.perf_counter()
     order = Order(len(catalogue), LANES, 0, BLOCK_SIZE, WINDOW_SIZE)
-    with Loader(catalogue, order, BATCH, 0, 1, position=position // BATCH * BATCH) as loader:
+    with Loader(Mixture.of([catalogue], order), BATCH, 0, 1, position=position // BATCH * BATCH) as loader:
         stacked(next(iter(loader)))
         return time.perf_counter() - started
 
@@ -135,7 +137,7 @@ def from_store(catalogue: Catalogue) -> dict[str, float]:
     used, size = 0, float(catalogue.sizes[0].sum())
     with counted(catalogue) as asked:
         started = time.perf_counter()
-        with Loader(catalogue, order, BATCH, 0, 1) as loader:
+        with Loader(Mixture.of([catalogue], order), BATCH, 0, 1) as loader:
             while used < len(catalogue):
                 used += sum(sample is not None for sample in loader.batch(used // BATCH).samples)
             seconds, ranges = time.perf_counter() - started, list(asked)  # those that are on their way count for nobody
@@ -151,7 +153,7 @@ def from_store(catalogue: Catalogue) -> dict[str, float]:
 def wait_share(catalogue: Catalogue, steps_per_s: float, steps: int) -> float:
     """Of the time of all steps but the first, which share the training waited; a step is a sleep."""
     order, waits = Order(len(catalogue), LANES, 0, BLOCK_SIZE, WINDOW_SIZE), []
-    with Loader(catalogue, order, BATCH, 0, 1) as loader:
+    with Loader(Mixture.of([catalogue], order), BATCH, 0, 1) as loader:
         for _, batch in zip(range(steps), loader, strict=False):
             waits.append(batch.wait_s)
             time.sleep(1 / steps_per_s)

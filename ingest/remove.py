@@ -275,8 +275,9 @@ def seen_by(uri: str, found: list[Found]) -> Iterator[dict[str, Any]]:
         run = _read_json(store, "run.json")
     except FileNotFoundError:
         raise UserError(f"runs={uri}: no run.json there; name the output folder of a training run") from None
-    snapshot, split = Snapshot.from_json(run["snapshot"]), run["config"].get("split")
-    samples = sum(_pinned(snapshot, split, part) for part in found if _same_dataset(snapshot, part.dataset))
+    snapshots, split = [Snapshot.from_json(snapshot) for snapshot in run["snapshots"]], run["config"].get("split")
+    pairs = [(snapshot, part) for snapshot in snapshots for part in found if _same_dataset(snapshot, part.dataset)]
+    samples = sum(_pinned(snapshot, split, part) for snapshot, part in pairs)
     names = store.list("checkpoints") if samples else []
     for name in (name for name in names if name.endswith("/COMMITTED.json")):
         step = int(name.split("/")[1].removeprefix("step-"))

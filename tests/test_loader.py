@@ -15,8 +15,10 @@ from configs.load import UserError
 from ingest.remove import rewrite_unit
 from tests.latents import make_latents
 from training.catalogue import Catalogue
-from training.loader import Loader, Order, check_geometry
+from training.loader import Loader
+from training.mixture import Mixture
 from training.npy import read_npy, to_npy
+from training.order import Order, check_geometry
 
 MEMBERS = ("latent.npy", "image.npy")
 
@@ -47,8 +49,8 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 def test_a_step_is_the_same_set_at_every_world_size(tmp_path: Path, world: int) -> None:
     catalogue = catalogue_of(make_latents(tmp_path / "data"))
     order = Order(len(catalogue), 4, 0)
-    whole = Loader(catalogue, order, 8, 0, 1)
-    ranks = [Loader(catalogue, order, 8, rank, world) for rank in range(world)]
+    whole = Loader(Mixture.of([catalogue], order), 8, 0, 1)
+    ranks = [Loader(Mixture.of([catalogue], order), 8, rank, world) for rank in range(world)]
     for step in range(20):
         expected = whole.batch(step)
         parts = [rank.batch(step) for rank in ranks]
@@ -60,7 +62,7 @@ def test_a_step_is_the_same_set_at_every_world_size(tmp_path: Path, world: int) 
 def test_a_loader_that_starts_in_the_middle_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     catalogue = catalogue_of(make_latents(tmp_path / "data"))
     order = Order(len(catalogue), 4, 0)
-    with Loader(catalogue, order, 8, 0, 2) as first, Loader(catalogue, order, 8, 0, 2, position=8 * 5) as later:
+    with Loader(Mixture.of([catalogue], order), 8, 0, 2) as first, Loader(Mixture.of([catalogue], order), 8, 0, 2, position=8 * 5) as later:
         whole = [batch for batch, _ in zip(first, range(15), strict=False)]
         rest = [batch for batch, _ in zip(later, range(10), strict=False)]
     assert [(b.step, b.keys, b.samples) for b in whole[5:]] == [(b.step, b.keys, b.samples) for b in rest]
@@ -72,7 +74,7 @@ def test_a_buried_sample_is_a_hole_and_moves_no_other(tmp_path: Path) -> None:
     dataset.bury({"k_001_0003": "asked"})
     after = catalogue_of(dataset)
     order = Order(len(before), 4, 0)
-    old, new = (Loader(c, order, 8, 0, 1) for c in (before, after))
+    old, new = (Loader(Mixture.of([c], order), 8, 0, 1) for c in (before, after))
     pairs = [pair for step in range(7) for pair in zip(old.batch(step).samples, new.batch(step).samples, strict=True)]
     changed = [pair for pair in pairs if pair[0] != pair[1]]
     assert len(changed) == 1 and changed[0][1] is None
@@ -89,11 +91,11 @@ def flip(root: Path, catalogue: Catalogue, sample: int) -> None:
 def test_a_damaged_sample_is_a_hole_told_once_and_moves_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     catalogue = catalogue_of(make_latents(tmp_path / "data"))
     order = Order(len(catalogue), 4, 0)
-    with Loader(catalogue, order, 8, 0, 1) as loader:
+    with Loader(Mixture.of([catalogue], order), 8, 0, 1) as loader:
         old = [sample for step in range(40) for sample in loader.batch(step).samples]
     expected = [None if sample is None else {name: bytes(part) for name, part in sample.items()} for sample in old]
     flip(tmp_path / "data", catalogue, 5)
-    with Loader(catalogue, order, 8, 0, 1) as loader:
+    with Loader(Mixture.of([catalogue], order), 8, 0, 1) as loader:
         new = [sample for step in range(40) for sample in loader.batch(step).samples]
     changed = [(was, now) for was, now in zip(expected, new, strict=True) if was != now]
     assert len(changed) == sum(order.sample(position) == 5 for position in range(320)) >= 5
@@ -119,7 +121,7 @@ def test_much_damage_stops_the_run_with_one_line(tmp_path: Path) -> None:
     for sample in range(12):
         flip(tmp_path / "data", catalogue, sample)
     with (
-        Loader(catalogue, Order(len(catalogue), 1, 0), 1, 0, 1) as loader,
+        Loader(Mixture.of([catalogue], Order(len(catalogue), 1, 0)), 1, 0, 1) as loader,
         pytest.raises(OSError, match="11 of 40 samples are damaged.*ingest verify"),
     ):
         for _ in zip(loader, range(80), strict=False):
@@ -152,7 +154,7 @@ def test_the_next_windows_are_on_their_way_before_they_are_asked_for(tmp_path: P
 
     monkeypatch.setattr(catalogue.store, "read_range", slow)
     waits = []
-    with Loader(catalogue, Order(len(catalogue), 4, 0), 4, 0, 1) as loader:
+    with Loader(Mixture.of([catalogue], Order(len(catalogue), 4, 0)), 4, 0, 1) as loader:
         for _, batch in zip(range(128), loader, strict=False):
             waits.append(batch.wait_s)
             time.sleep(0.04)
@@ -168,7 +170,7 @@ def test_whatever_fails_in_the_thread_is_raised_where_the_batch_is_asked_for(tmp
 
     catalogue = catalogue_of(make_latents(tmp_path / "data", units=1))
     catalogue.store.read_range = fail  # type: ignore[method-assign]
-    with Loader(catalogue, Order(len(catalogue), 1, 0), 1, 0, 1) as loader, pytest.raises(ReadTimeout):
+    with Loader(Mixture.of([catalogue], Order(len(catalogue), 1, 0)), 1, 0, 1) as loader, pytest.raises(ReadTimeout):
         next(iter(loader))
 
 
@@ -183,7 +185,7 @@ def test_bytes_read_are_at_most_a_tenth_more_than_bytes_used(tmp_path: Path) -> 
 
     catalogue.store.read_range = counted  # type: ignore[method-assign]
     epochs = 8  # what is fetched ahead for the next one plays no part in so many
-    with Loader(catalogue, Order(len(catalogue), 4, 0), 4, 0, 1) as loader:
+    with Loader(Mixture.of([catalogue], Order(len(catalogue), 4, 0)), 4, 0, 1) as loader:
         batches = (loader.batch(step) for step in range(epochs * len(catalogue) // 4))
         used = sum(sum(map(len, sample.values())) for batch in batches for sample in batch.samples if sample)
     headers = epochs * 2 * 1024 * len(catalogue)  # tar headers and padding: much of these small members, a fiftieth of real ones

@@ -32,7 +32,9 @@ from tests.servers import has_s3_server
 from tests.test_curate import clip, picture, row, write
 from tests.test_fingerprint import noise
 from training.catalogue import Catalogue
-from training.loader import Loader, Order
+from training.loader import Loader
+from training.mixture import Mixture
+from training.order import Order
 
 MEMBERS = ("flac", "jpg")
 LATENT_COLUMNS = pa.schema([("split", pa.string()), ("media_id", pa.string()), ("start_s", pa.float64()), ("license", pa.string())])
@@ -126,7 +128,7 @@ def test_removed_samples_are_holes_at_once_and_for_a_run_that_goes_on(tmp_path: 
     assert "SECRET1" not in page and "SECRET5" not in page and "SECRET2" in page
     remove(config_of(tmp_path))
     after, order = Catalogue.of(clips, pinned, "train", MEMBERS), Order(len(before), 4, 0)
-    loaders = [Loader(catalogue, order, 4, 0, 1) for catalogue in (before, after)]
+    loaders = [Loader(Mixture.of([catalogue], order), 4, 0, 1) for catalogue in (before, after)]
     pairs = [pair for step in range(2) for pair in zip(*(loader.batch(step).samples for loader in loaders), strict=True)]
     changed = [pair for pair in pairs if pair[0] != pair[1]]
     assert len(changed) == len(GONE) and all(now is None for _, now in changed)
@@ -264,7 +266,8 @@ def test_what_is_listed_but_not_scraped_is_kept_out_and_so_is_what_comes_later(
 
 def make_run(root: Path, dataset: Dataset, split: str = "train") -> str:
     run = FolderStore(str(root))
-    run.put("run.json", json.dumps({"config": {"split": split}, "snapshot": dataset.snapshot().to_json(), "facts": {}}).encode())
+    told = {"config": {"split": split}, "snapshots": [dataset.snapshot().to_json()], "facts": {}}
+    run.put("run.json", json.dumps(told).encode())
     for step in (0, 10, 20):
         run.put(f"checkpoints/step-{step:08d}/COMMITTED.json", json.dumps({"step": step, "facts": {}, "files": []}).encode())
     run.put("FINISHED.json", b'{"step": 20}')

@@ -33,7 +33,9 @@ from training.ema import Ema
 from training.engine import count_flops, prepare_process, start_engine
 from training.fragments import KINDS, Fragment, held, mine, publish, shapes_of
 from training.interrupt import ASKED, watch_store
-from training.loader import Loader, Order
+from training.loader import Loader
+from training.mixture import Mixture
+from training.order import Order
 from training.parts import AVERAGE, NotFiniteError, Parts, snapshot
 from training.preview import Preview
 from training.settings import TrainConfig, learning_rate
@@ -44,10 +46,10 @@ MAX_ROLLBACKS = 3
 
 @dataclass(frozen=True)
 class Plan:
-    """What the driver hands to every worker: settings, the pinned snapshot, the recipe's facts, a name for this start."""
+    """What the driver hands to every worker: settings, pinned snapshots (of `data` first), the recipe's facts, a name for this start."""
 
     config: TrainConfig
-    snapshot: dict[str, Any]
+    snapshots: list[dict[str, Any]]
     facts: dict[str, Any]
     attempt: str
 
@@ -101,9 +103,8 @@ def work(plan: Plan) -> None:
     check_shared(config.output)
     prepare_process(config.threads)
     torch.manual_seed(config.seed)
-    dataset, pinned, recipe = Dataset.open(config.data), Snapshot.from_json(plan.snapshot), config.module
-    catalogue = Catalogue.of(dataset, pinned, config.split, recipe.MEMBERS)
-    order = Order(len(catalogue), config.lanes, config.seed, config.block_size, config.window_size)
+    recipe, snapshots = config.module, [Snapshot.from_json(snapshot) for snapshot in plan.snapshots]
+    dataset, pinned, mixture = Dataset.open(config.data), snapshots[0], mixture_of(config, snapshots)
     with ExitStack() as stack:
         run = _set_up(plan, stack)
         validation = Validation.of(dataset, pinned, config, plan.facts, run.rank, run.world)
@@ -115,7 +116,7 @@ def work(plan: Plan) -> None:
             stack.enter_context(watch_store(run.store, plan.stop_name))
         while place.step < config.steps:
             position, failed = place.position(config), ""
-            with Loader(catalogue, order, config.global_batch, run.rank, run.world, position, config.prefetch) as loader:
+            with Loader(mixture, config.global_batch, run.rank, run.world, position, config.prefetch) as loader:
                 for batch in loader:
                     started = time.monotonic()
                     step = place.step + 1
@@ -154,6 +155,13 @@ def work(plan: Plan) -> None:
         if book:
             finish(run, place.step, cpu_s)
             book.event("finished", place.step, pids=pids)
+
+
+def mixture_of(config: TrainConfig, snapshots: list[Snapshot]) -> Mixture:
+    """The samples of `split` of all datasets, in the order of this run. `UserError` where one has none."""
+    pinned = zip(config.all_data, snapshots, strict=True)
+    catalogues = [Catalogue.of(Dataset.open(uri), snapshot, config.split, config.module.MEMBERS) for uri, snapshot in pinned]
+    return Mixture.of(catalogues, Order(0, config.lanes, config.seed, config.block_size, config.window_size), config.weights)
 
 
 def check_shared(output: str) -> None:
@@ -224,7 +232,11 @@ def save(run: Run, place: Place, book: Book | None) -> None:
     if problems or write is None:
         raise NotFiniteError(problems[0])
     facts = {"workers": run.world, "zero_stage": config.zero_stage, "precision": config.precision, "ema": config.ema}
-    facts |= {"position": place.position(config), "skipped": place.skipped, "snapshot": run.plan.snapshot["id"]}
+    facts |= {
+        "position": place.position(config),
+        "skipped": place.skipped,
+        "snapshots": [snapshot["id"] for snapshot in run.plan.snapshots],
+    }
     run.saver.save(place.step, f"{run.attempt}-{run.saves}", write, facts, book.sync if book else lambda: None)
 
 

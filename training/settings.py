@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from configs.load import UserError, operational, semantic_dict
-from training.loader import BLOCK_SIZE, WINDOW_SIZE, check_geometry
+from training.order import BLOCK_SIZE, WINDOW_SIZE, check_geometry
 from training.recipes.autoencoder import Config as AutoencoderConfig
 from training.recipes.contrastive import Config as ContrastiveConfig
 from training.recipes.diffusion import Config as DiffusionConfig
@@ -24,9 +24,12 @@ SCHEDULES = ("constant", "cosine")
 
 @dataclass
 class TrainConfig:
-    """`global_batch`: samples per step over all workers and accumulation; a multiple of `lanes`, which `workers` must divide.
+    """`more_data`: datasets to mix in, made with the same settings; `weights` says how often each is drawn from, `data` first (none:
+    as often as it has samples). Validation and previews are of `data`.
 
-    `block_size` neighbours are read at once and `window_size` samples of a lane shuffled together (training.loader.Order).
+    `global_batch`: samples per step over all workers and accumulation; a multiple of `lanes`, which `workers` must divide.
+
+    `block_size` neighbours are read at once and `window_size` samples of a lane shuffled together (training.order.Order).
     `schedule` cosine falls to zero at `steps`. `ema` 0 keeps the plain weights. `zero_stage` 0 to 3. `split`: which
     samples to learn from. `validate_every` steps (0: never) the loss of the first `validation_items` of `validation_split`
     is measured, and `preview_every` steps `preview_items` of them are drawn as pictures and sounds. `workers`, `zero_stage`,
@@ -37,6 +40,7 @@ class TrainConfig:
 
     data: str = operational()
     output: str = operational()
+    more_data: list[str] = operational([])
     recipe: str = "diffusion"
     workers: int = operational(1)
     steps: int = 1000
@@ -44,6 +48,7 @@ class TrainConfig:
     lanes: int = 48
     accumulate: int = 1
     seed: int = 0
+    weights: list[float] = field(default_factory=list)
     block_size: int = BLOCK_SIZE
     window_size: int = WINDOW_SIZE
     split: str = "train"
@@ -92,9 +97,18 @@ class TrainConfig:
             raise UserError("offload=true: needs zero_stage=1, 2 or 3")
         if self.precision == "bf16" and self.zero_stage == 0:
             raise UserError("zero_stage=0: averages no fp32 weights with precision=bf16; give zero_stage=1, which also needs less memory")
+        if self.weights and len(self.weights) != 1 + len(self.more_data):
+            raise UserError(f"weights={self.weights}: give {1 + len(self.more_data)}, one for data and one for each of more_data, or none")
+        if len({self.data, *self.more_data}) <= len(self.more_data):
+            raise UserError(f"more_data={self.more_data}: names a dataset twice; give it a greater weight instead")
         check_geometry(self.lanes, self.global_batch, max(1, self.workers))
         if self.global_batch % (max(1, self.workers) * self.accumulate):
             raise UserError(f"accumulate={self.accumulate}: workers x accumulate must divide global_batch={self.global_batch}")
+
+    @property
+    def all_data(self) -> list[str]:
+        """`data`, then `more_data`."""
+        return [self.data, *self.more_data]
 
     @property
     def section(self) -> Any:

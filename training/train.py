@@ -32,7 +32,7 @@ from training.catalogue import Catalogue
 from training.engine import ensure_process_group, wants_gpu
 from training.interrupt import ASKED, listen
 from training.journal import last_line, read_lines
-from training.loop import Plan, work
+from training.loop import Plan, mixture_of, work
 from training.preview import Preview
 from training.settings import TrainConfig, identity
 
@@ -67,27 +67,43 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 
 def prepare(config: TrainConfig) -> Plan:
-    """Checks everything, and writes or compares `<output>/run.json`: settings, snapshot and the recipe's facts."""
-    config = replace(config, data=_absolute(config.data), output=_absolute(config.output))
-    dataset = Dataset.open(config.data)
+    """Checks everything, and writes or compares `<output>/run.json`: settings, snapshots and the recipe's facts."""
+    more = [_absolute(uri) for uri in config.more_data]
+    config = replace(config, data=_absolute(config.data), more_data=more, output=_absolute(config.output))
+    datasets = [Dataset.open(uri) for uri in config.all_data]
     store = open_store(config.output)
     if store.exists("run.json"):
         kept = json.loads(store.read("run.json"))
         _check_same(kept, config)
     else:
-        snapshot = dataset.snapshot()
-        facts = config.module.facts(snapshot, dataset.meta, config.section)
-        Catalogue.of(dataset, snapshot, config.split, config.module.MEMBERS)
+        snapshots = [dataset.snapshot() for dataset in datasets]
+        facts = _facts(config, datasets, snapshots)
+        mixture_of(config, snapshots)
         store = open_store(config.output, writable=True)
-        kept = {"config": identity(config), "snapshot": snapshot.to_json(), "facts": facts}
+        kept = {"config": identity(config), "snapshots": [snapshot.to_json() for snapshot in snapshots], "facts": facts}
         store.put("run.json", json.dumps(kept, indent=1).encode())
-    pinned = Snapshot.from_json(kept["snapshot"])
+    pinned = Snapshot.from_json(kept["snapshots"][0])
     if config.validate_every:
-        Catalogue.of(dataset, pinned, config.validation_split, config.module.MEMBERS)
-    Preview.of(dataset, pinned, config, kept["facts"])
+        Catalogue.of(datasets[0], pinned, config.validation_split, config.module.MEMBERS)
+    Preview.of(datasets[0], pinned, config, kept["facts"])
     if config.wandb and not importlib.util.find_spec("wandb"):
         raise UserError(f"wandb={config.wandb}: the package is not installed here; pip install wandb, or leave it out")
-    return Plan(config, kept["snapshot"], kept["facts"], f"{time.time_ns():x}")
+    return Plan(config, kept["snapshots"], kept["facts"], f"{time.time_ns():x}")
+
+
+def _facts(config: TrainConfig, datasets: list[Dataset], snapshots: list[Snapshot]) -> dict[str, Any]:
+    """The recipe's facts of all datasets together. `UserError` unless they were made alike: latents by the same encoders, for one."""
+    recipe, first = config.module, datasets[0]
+    alike = [
+        dataset.meta["config"] if dataset.meta["kind"] == "latents" else recipe.facts(snapshot, dataset.meta, config.section)
+        for dataset, snapshot in zip(datasets, snapshots, strict=True)
+    ]
+    for dataset, theirs in zip(datasets, alike, strict=True):
+        if dataset.meta["kind"] != first.meta["kind"] or semantic_hash(theirs) != semantic_hash(alike[0]):
+            difference = describe_difference(alike[0], theirs) or f"{first.meta['kind']} and {dataset.meta['kind']}"
+            raise UserError(f"more_data={dataset.uri}: was not made as {first.uri} was: {difference}; mix only what was made alike")
+    commits = [commit for snapshot in snapshots for commit in snapshot.commits]
+    return recipe.facts(Snapshot.of(first.uri, commits), first.meta, config.section)
 
 
 def _check_same(kept: dict[str, Any], config: TrainConfig) -> None:
@@ -95,9 +111,15 @@ def _check_same(kept: dict[str, Any], config: TrainConfig) -> None:
     if semantic_hash(kept["config"]) != semantic_hash(ours):
         difference = describe_difference(kept["config"], ours)
         raise UserError(f"output={config.output}: this run was started with other settings: {difference}; use these, or another output")
-    pinned = Snapshot.from_json(kept["snapshot"]).uri
-    if pinned != config.data:
-        log.warning("this run learns from the snapshot of %s, now read at %s", pinned, config.data)
+    pinned = [str(snapshot["uri"]) for snapshot in kept["snapshots"]]
+    if len(pinned) != len(config.all_data) or (pinned != config.all_data and sorted(pinned) == sorted(config.all_data)):
+        first, more = pinned[0], ",".join(pinned[1:])
+        raise UserError(
+            f"more_data={config.more_data}: this run was started with data={first} 'more_data=[{more}]'; give these, in this order"
+        )
+    for before, now in zip(pinned, config.all_data, strict=True):
+        if before != now:
+            log.warning("this run learns from the snapshot of %s, now read at %s", before, now)
 
 
 def _events(store: Store) -> list[dict[str, Any]]:
