@@ -5,7 +5,7 @@
 #   make test-s3 the tests of storage with every fault at every request, against a real S3 server that it starts
 #                (apt-get install radosgw ceph-mon ceph-osd ceph-common), or against the one that STILLSOUND_TEST_S3 names
 #   make demo    the whole chain, small and real, ending in out/demo/report.html
-#   make chaos   ten minutes of random kills of a scrape and of a training run (MINUTES=60 for longer, SEED=… for one again)
+#   make chaos   ten kills of one training run, then ten minutes of random kills of scrapes and of training runs (MINUTES=60 for longer, SEED=… for one again)
 #   make bench   measurements beside named baselines, into benchmarks/results/
 #   make upgrade install the newest versions that pyproject.toml allows and write constraints.txt anew
 
@@ -65,6 +65,7 @@ demo: setup
 	$(PY) -m cluster demo
 
 chaos: setup
+	STILLSOUND_KILLS=10 $(PY) -m pytest -q tests/test_kills.py
 	$(PY) -m tests.chaos minutes=$(or $(MINUTES),10) $(if $(SEED),seed=$(SEED))
 
 bench: setup $(MOTO_STAMP)

@@ -240,7 +240,7 @@ def run_command(data: str, output: Path, workers: int, *more: str, stderr: int |
 def two_workers(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 40 steps by two Ray Train workers, one of them killed after the first checkpoint."""
     output = tmp_path_factory.mktemp("two") / "run"
-    process = run_command(data, output, 2, "steps=40", "checkpoint_every=10")
+    process = run_command(data, output, 2, "steps=40", "checkpoint_every=10", "validate_every=10", "validation_items=4")
     while process.poll() is None and not (
         list(output.glob("checkpoints/*/COMMITTED.json")) and len(read_lines(output / "metrics.jsonl")) > 12
     ):
@@ -260,9 +260,12 @@ def test_a_killed_worker_costs_no_step_and_no_bit(data: str, tmp_path: Path, two
     assert losses(two_workers) == losses(tmp_path / "unbroken")
 
 
-def test_one_worker_and_two_workers_give_the_same_losses(data: str, tmp_path: Path, two_workers: Path) -> None:
-    train(settings(data, tmp_path / "one", steps=40))
+def test_one_worker_and_two_workers_give_the_same_losses_and_validation(data: str, tmp_path: Path, two_workers: Path) -> None:
+    train(settings(data, tmp_path / "one", steps=40, validate_every=10, validation_items=4))
     assert losses(two_workers) == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    two, one = (read_lines(run / "validation.jsonl") for run in (two_workers, tmp_path / "one"))
+    assert [line["step"] for line in two] == [10, 20, 30, 40]
+    assert all(ours == pytest.approx(theirs, rel=1e-5) for ours, theirs in zip(two, one, strict=True))
 
 
 def test_a_run_goes_on_with_other_numbers_of_workers_and_gives_the_same_losses(data: str, tmp_path: Path, two_workers: Path) -> None:
