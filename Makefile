@@ -7,6 +7,7 @@
 #   make demo    the whole chain, small and real, ending in out/demo/report.html
 #   make chaos   ten kills of one training run, then ten minutes of random kills of scrapes and of training runs (MINUTES=60 for longer, SEED=… for one again)
 #   make bench   measurements beside named baselines, into benchmarks/results/
+#   make bench-gpu the same of the big models on a GPU; without one it says so and measures nothing
 #   make upgrade install the newest versions that pyproject.toml allows and write constraints.txt anew
 
 SHELL := /bin/bash
@@ -28,7 +29,7 @@ export PYTHONWARNINGS ?= ignore::FutureWarning:torch.distributed.c10d_logger
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 export PIP_ROOT_USER_ACTION ?= ignore
 
-.PHONY: setup lint test test-s3 demo chaos bench upgrade
+.PHONY: setup lint test test-s3 demo chaos bench bench-gpu upgrade
 
 setup: $(STAMP)
 
@@ -77,6 +78,9 @@ bench: setup $(MOTO_STAMP)
 	$(PY) -m benchmarks.listing | tee benchmarks/results/listing.json
 	$(PY) -m benchmarks.training | tee benchmarks/results/training.json
 	$(PY) -m benchmarks.goodput | tee benchmarks/results/goodput.json
+
+bench-gpu: setup
+	env -u DS_ACCELERATOR $(PY) -m benchmarks.gpu output=benchmarks/results/gpu.json
 
 upgrade: | $(PY)
 	$(PY) -m pip install --upgrade --editable '.[ingest,training,dev]'
