@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,13 @@ class FetchConfig:
     socket_timeout_s: float = operational(20.0)
     retries: int = operational(2)
     max_wait_s: float = operational(60.0)  # a longer Retry-After makes the item rate_limited
-    requests_per_s: float = operational(4.0)  # per host and worker; 0 = unpaced; hosts of allow_private are not paced
+    requests_per_s: float = operational(4.0)  # per host, of all workers together; 0 = unpaced, as are hosts of allow_private
     user_agent: str = operational("stillsound/0.1 (dataset builder; obeys noai, licenses and Retry-After)")
     recycle_items: int = operational(500)  # items after which the child is replaced
+
+    def share(self, workers: int) -> "FetchConfig":
+        """What one of so many workers may do: an equal part of the rate, so that a host never meets more than the whole."""
+        return replace(self, requests_per_s=self.requests_per_s / max(1, workers))
 
     def __post_init__(self) -> None:
         try:

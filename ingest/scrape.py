@@ -165,7 +165,8 @@ class ScrapeStage:
         self.config, self.bans = config, bans
         self.stack = contextlib.ExitStack()
         self.spool = self.stack.enter_context(scratch_folder("spool"))
-        self.fetcher = self.stack.enter_context(Fetcher(config.network, self.spool, tuple(config.license.allow), config.source.youtube))
+        network = config.network.share(config.workers)
+        self.fetcher = self.stack.enter_context(Fetcher(network, self.spool, tuple(config.license.allow), config.source.youtube))
         self.clipper = self.stack.enter_context(Clipper(config.clip, config.audio, config.frame, config.limits))
 
     def __call__(self, task: UnitTask, scratch: Path) -> UnitOutput:

@@ -11,6 +11,8 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,8 +23,11 @@ from configs.load import UserError
 from ingest.fetch import FetchConfig, Fetcher
 from ingest.formats import choose_formats
 from ingest.sample import Item, Media, Reason, Refused
+from ingest.scrape import ScrapeConfig, ScrapeStage
 from ingest.serve import SiteServer, running_site
+from ingest.sources import SourceConfig
 from ingest.synth import SynthConfig, synth
+from ingest.web import BURST, Limits, Web
 
 ALLOW = ("CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0")
 LICENSED = '<a rel="license" href="https://creativecommons.org/publicdomain/zero/1.0/">CC0</a>'
@@ -422,3 +427,26 @@ def test_the_smallest_sufficient_format_is_chosen(formats: list[str], chosen: li
 def test_formats_that_only_ffmpeg_could_download_are_never_chosen() -> None:
     with pytest.raises(Refused, match="native"):
         choose_formats([stream("a", 360, protocol="rtmp"), stream("b", 360, has_drm=True)], 256)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_all_workers_together_keep_the_rate_of_a_host(tmp_path: Path, workers: int) -> None:
+    config = ScrapeConfig(
+        str(tmp_path / "out"), SourceConfig("folder", str(tmp_path)), workers=workers, network=FetchConfig(requests_per_s=30.0)
+    )
+    with contextlib.closing(ScrapeStage(config)) as stage:
+        ours = stage.fetcher.config
+    known = {field.name for field in fields(Limits)} - {"allow_private"}
+    limits = Limits(**{name: getattr(ours, name) for name in known}, allow_private=())
+    webs = [Web(limits, ()) for _ in range(max(1, workers))]
+
+    def asks(web: Web) -> int:
+        count, end = 0, time.monotonic() + 2.0
+        while time.monotonic() < end:
+            web._pace("https://a.example/x")
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(3) as pool:
+        total = sum(pool.map(asks, webs))
+    assert 0.6 * 60 < total <= 60 + (BURST + 1) * len(webs)
