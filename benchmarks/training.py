@@ -6,7 +6,7 @@ All on the same threads and batch, in alternating rounds; the first step of each
 of a folder: checked, shuffled, resampled, clipped, averaged, logged, under DeepSpeed ZeRO 0. `plain`: forward, backward, clipping and
 AdamW on one batch that lies in memory, no average. `online_*`: waveforms -> mel -> AudioLDM's autoencoder, pictures -> CLIP of that
 shape, UNet-S, AdamW, and an average in a loop over the parameters, as audioldm_train does it. `stall_steps`: how long a save holds
-the training up, in steps.
+the training up, in steps; once more at ZeRO 2.
 """
 
 import json
@@ -98,7 +98,7 @@ def seconds(step: Step, steps: int) -> float:
     return statistics.median(found[1:])
 
 
-def ours(data: str, output: Path, batch: int, threads: int) -> tuple[float, float, float]:
+def ours(data: str, output: Path, batch: int, threads: int, zero_stage: int = 0) -> tuple[float, float, float]:
     """The median step before any save and what the first save costs, in seconds, and the share of waiting for data.
 
     A save costs its own time, and what the steps after it take longer than those before: it uploads beside them.
@@ -110,7 +110,7 @@ def ours(data: str, output: Path, batch: int, threads: int) -> tuple[float, floa
         save(*arguments)
         took.append(time.perf_counter() - started)
 
-    shape = {"workers": 0, "global_batch": batch, "lanes": batch, "zero_stage": 0, "threads": threads, "ema": 0.9999}
+    shape = {"workers": 0, "global_batch": batch, "lanes": batch, "zero_stage": zero_stage, "threads": threads, "ema": 0.9999}
     with patch.object(loop, "save", timed):
         train(TrainConfig(data=data, output=str(output), steps=2 * SAVE_AT, checkpoint_every=SAVE_AT, keep_checkpoints=1, **shape))  # type: ignore[arg-type]
     lines = [json.loads(line) for line in (output / "metrics.jsonl").open()][1:]
@@ -137,6 +137,7 @@ def measure(steps: int, rounds: int, batch: int, threads: int) -> dict[str, obje
             found["ours"].append(told[-1][0])
             for tower in TOWERS:
                 found[f"online_{tower}"].append(seconds(online(facts, tensors, tower), steps))
+        step_s, stall_s, _ = ours(dataset.uri, Path(name, "zero-2"), batch, threads, 2)
     middle = {name: statistics.median(values) for name, values in found.items()}
     return {
         "benchmark": "training",
@@ -147,6 +148,7 @@ def measure(steps: int, rounds: int, batch: int, threads: int) -> dict[str, obje
         "plain_over_ours": round(middle["plain"] / middle["ours"], 3),
         **{f"ours_over_online_{tower}": round(middle[f"online_{tower}"] / middle["ours"], 2) for tower in TOWERS},
         "stall_steps": round(max(stall / step for step, stall, _ in told), 2),
+        "stall_steps_at_zero_2": round(stall_s / step_s, 2),
         "data_wait_share": round(max(wait for _, _, wait in told), 5),
     }
 
