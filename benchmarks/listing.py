@@ -4,8 +4,8 @@
 
 The commits are as the protocol writes them, without a sync each, and the work list is real. `list_s`: the names of committed
 units. `resume_s`: `run_units` with nothing left to do, in a process of its own, whose greatest memory is told. `snapshot_s`: every
-commit read and checked. Baselines: `os.scandir` over the same names, and a bare botocore paginator (what moto itself takes: it sorts all
-names for each page). S3 is moto on loopback; the extrapolation to 10^6 is by requests, 1000 names each, of what we add to the paginator.
+commit read and checked. Baselines: `os.scandir` over the same names, and a bare botocore paginator (what moto itself takes, every
+page of it). S3 is moto on loopback; the extrapolation to 10^6 is by requests, 1000 names each, of what we add to the paginator.
 """
 
 import itertools

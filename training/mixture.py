@@ -4,7 +4,7 @@
     mixture.locate(31007)                 # (number of the dataset, position in the order of that dataset alone)
 
 In every lane, each thousand places are shared out by the weights, in a random order that repeats. So each dataset goes round
-by itself, every sample of it once before any twice, and where a position belongs is known without counting: at 10^9 as at 0,
+by itself, in each lane every sample once before any twice, and where a position belongs is known without counting: at 10^9 as at 0,
 and alike at every world size. With one dataset, its own order. Reads nothing.
 """
 
