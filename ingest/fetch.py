@@ -141,6 +141,8 @@ class Fetcher:
     def _from_archive(self, item: Item) -> Media:
         """Copies members out of a tar by offset and size; their names in the tar are never used as paths."""
         members: dict[str, dict[str, Any]] = item.meta["tar"]
+        if not members:
+            raise Refused(Reason.CORRUPT, f"{Path(item.url).name} {item.meta['damage']}")
         if item.license not in self.allow:
             raise Refused(Reason.LICENSE, f"license {item.license} is not allowed" if item.license else "no license stated")
         total = sum(member["size"] for member in members.values())

@@ -136,8 +136,9 @@ def _places(item: Item) -> tuple[str, str]:
 def semantic(config: ScrapeConfig) -> dict[str, Any]:
     """The settings that decide the bytes, those of the source's own kind among them, and the decoder."""
     settings = {**semantic_dict(config), "decoder": f"av {version('av')}"}
-    if config.source.kind in ("youtube", "inaturalist"):
-        settings["source"] |= {config.source.kind: semantic_dict(getattr(config.source, config.source.kind))}
+    own = getattr(config.source, config.source.kind, None)
+    if own is not None:
+        settings["source"] |= {config.source.kind: semantic_dict(own)}
     return settings
 
 

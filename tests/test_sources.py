@@ -1,8 +1,9 @@
 """What a source lists: stable ids, pairs, licenses, and one clear line for every source that cannot work."""
 
-import io
 import json
-import tarfile
+import logging
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.load import UserError
-from ingest.fetch import FetchConfig, Fetcher
+from ingest.fetch import FetchConfig
 from ingest.sample import Item
-from ingest.sources import SourceConfig, enumerate_items
+from ingest.sources import SOURCES, SourceConfig, enumerate_items
 
 
 def listed(path: Path | str, kind: str, license: str = "own") -> list[Item]:
@@ -42,16 +43,6 @@ def test_a_files_id_does_not_depend_on_which_others_are_there(tmp_path: Path) ->
     assert [item.id for item in listed(tmp_path, "folder")] == ["x.mp4", "x.webm", "x.jpg", "y.mkv"]
 
 
-def test_a_tar_with_names_that_are_no_text_is_listed_in_letters_that_can_be_stored(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.USTAR_FORMAT, encoding="utf-8", errors="surrogateescape") as tar:
-        for name, data in (("\udcff.mp4", b"x"), ("\udcff.json", b'{"title": "\\ud800"}')):
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    (item,) = listed(tmp_path / "a.tar", "webdataset")
-    assert (item.id, item.title) == ("a/\\udcff", "\\ud800")
-
-
 def test_a_text_list_skips_comments(tmp_path: Path) -> None:
     (tmp_path / "urls.txt").write_text("# mine\nhttps://a.example/1.mp4\n\n  https://a.example/2.mp4  \n")
     items = listed(tmp_path / "urls.txt", "urls")
@@ -78,55 +69,39 @@ def test_a_parquet_list_holds_anything_json_can(tmp_path: Path) -> None:
     json.dumps(item.meta, allow_nan=False)
 
 
-def write_tar(path: Path, members: dict[str, bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
+def test_what_a_folder_has_no_use_for_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "x.mp4", "old.rm", "a.txt", "b.txt", "alone.jpg", "y.jpg", "y.wav", "README")
+    with caplog.at_level(logging.INFO):
+        assert [item.id for item in listed(tmp_path, "folder")] == ["x.mp4", "y.jpg"]
+    assert "5 files are neither videos nor pairs of a picture and a sound: 2 .txt" in caplog.text and "1 .rm" in caplog.text
 
 
-def test_members_of_tars_come_out_by_offset(tmp_path: Path) -> None:
-    told = json.dumps({"license": "CC0-1.0", "title": "Brook"}).encode()
-    write_tar(
-        tmp_path / "in/00000.tar", {"a.mp4": b"video", "a.json": told, "b.jpg": b"\xff\xd8\xffpicture", "b.flac": b"sound", "c.txt": b""}
-    )
-    write_tar(tmp_path / "in/more/00000.tar", {"a.mp4": b"other", "../../evil.mp4": b"evil"})
-    items = listed(tmp_path / "in", "webdataset")
-    assert [item.id for item in items] == ["00000/a", "00000/b", "more/00000/a", "more/00000/../../evil"]
-    assert [(item.license, item.title) for item in items[:2]] == [("CC0-1.0", "Brook"), ("own", "")]
-    with Fetcher(FetchConfig(), tmp_path / "spool", allow=("own", "CC0-1.0")) as fetcher:
-        media = [fetcher.fetch(item, 64) for item in items]
-    assert [one.picture.read_bytes() for one in media] == [b"video", b"\xff\xd8\xffpicture", b"other", b"evil"]
-    assert media[1].still and media[1].sound.read_bytes() == b"sound"
-    assert all(one.picture.parent == tmp_path / "spool" for one in media)
-    assert len(listed(f"{tmp_path}/in/*.tar", "webdataset")) == 2
+def test_a_source_of_ones_own_is_a_function_under_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As CONTRIBUTING shows it."""
+
+    def from_counter(config: SourceConfig, network: FetchConfig, output: str) -> Iterator[Item]:
+        for number in range(int(config.path)):
+            yield Item("counter", str(number), f"https://a.example/{number}.mp4", config.license)
+
+    monkeypatch.setitem(SOURCES, "counter", from_counter)
+    assert [item.id for item in listed("3", "counter")] == ["0", "1", "2"]
+    with pytest.raises(UserError, match="inaturalist, counter"):
+        listed("3", "magic")
 
 
-def test_the_tars_of_video2dataset_keep_what_they_tell(tmp_path: Path) -> None:
-    """00000.tar with key.mp4, key.txt and key.json, and 00000.parquet and 00000_stats.json beside it."""
-    youtube = {"info": {"license": "Creative Commons Attribution license (reuse allowed)", "channel_id": "UCx", "title": "A brook"}}
-    told = {"key": "000000000", "url": "https://a.example/1", "caption": "water", "status": "success", "error_message": None, "tar": "x"}
-    other = {"caption": "a walk", "yt_meta_dict": {"info": {"license": "something"}}, "nan": float("nan"), "clips": [[0, 1]]}
-    write_tar(
-        tmp_path / "00000.tar",
-        {
-            **{
-                "000000000.mp4": b"video",
-                "000000000.txt": b"water",
-                "000000000.json": json.dumps({**told, "yt_meta_dict": youtube}).encode(),
-            },
-            **{"000000001.mp4": b"video", "000000001.json": json.dumps(other).encode()},
-            **{"000000002.json": b'{"status": "failed_to_download"}', "000000003.wav": b"sound", "000000003.jpg": b"picture"},
-        },
-    )
-    touch(tmp_path, "00000.parquet", "00000_stats.json")
-    first, second, pair = listed(tmp_path, "webdataset")
-    assert (first.id, first.license, first.channel, first.title) == ("00000/000000000", "CC-BY-3.0", "UCx", "A brook")
-    assert first.meta["url"] == "https://a.example/1" and first.meta["caption"] == "water" and "picture" in first.meta["tar"]
-    assert (second.license, second.title, set(second.meta)) == ("unknown", "a walk", {"caption", "tar"})
-    assert pair.license == "own" and set(pair.meta["tar"]) == {"picture", "sound"}
+@pytest.mark.parametrize("kind", ["txt", "csv", "parquet"])
+def test_a_long_list_is_read_as_it_goes(tmp_path: Path, kind: str) -> None:
+    urls = [f"https://a.example/{number}" for number in range(30_000)]
+    path = tmp_path / f"urls.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.table({"url": urls}), path)
+    else:
+        path.write_text("\n".join(["url", *urls] if kind == "csv" else urls))
+    tracemalloc.start()
+    assert sum(1 for _ in enumerate_items(SourceConfig(str(path), "urls", "own"))) == len(urls)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3e6  # a list of its items takes 15 MB
 
 
 @pytest.mark.parametrize(
@@ -143,11 +118,10 @@ def test_the_tars_of_video2dataset_keep_what_they_tell(tmp_path: Path) -> None:
         ("urls", "bad.parquet", "own", "cannot be read as parquet"),
         ("urls", "list.doc", "unknown", "source.license=unknown"),
         ("webdataset", "missing*.tar", "own", "no .tar files"),
-        ("webdataset", "bad.tar", "own", "cannot be read as a tar"),
     ],
 )
 def test_a_source_that_cannot_work_is_one_clear_line(tmp_path: Path, kind: str, name: str, license: str, told: str) -> None:
-    touch(tmp_path, "list.doc", "bad.parquet", "bad.tar")
+    touch(tmp_path, "list.doc", "bad.parquet")
     (tmp_path / "bad.csv").write_text("link\nhttps://a.example\n")
     (tmp_path / "empty.csv").write_text("url,id\nhttps://a.example,1\n,2\n")
     with pytest.raises(UserError, match=told):

@@ -1,0 +1,199 @@
+"""Other people's tars: what they hold comes out by offset, and one that means harm is one refused row among the others."""
+
+import io
+import json
+import os
+import pickle
+import random
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from configs.load import UserError
+from ingest.fetch import FetchConfig, Fetcher
+from ingest.sample import Reason, Refused
+from tests.test_sources import listed, touch
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def test_members_of_tars_come_out_by_offset(tmp_path: Path) -> None:
+    told = json.dumps({"license": "CC0-1.0", "title": "Brook"}).encode()
+    write_tar(
+        tmp_path / "in/00000.tar", {"a.mp4": b"video", "a.json": told, "b.jpg": b"\xff\xd8\xffpicture", "b.flac": b"sound", "c.txt": b""}
+    )
+    write_tar(tmp_path / "in/more/00000.tar", {"a.mp4": b"other", "../../evil.mp4": b"evil"})
+    items = listed(tmp_path / "in", "webdataset")
+    assert [item.id for item in items] == ["00000/a", "00000/b", "more/00000/a", "more/00000/../../evil"]
+    assert [(item.license, item.title) for item in items[:2]] == [("CC0-1.0", "Brook"), ("own", "")]
+    with Fetcher(FetchConfig(), tmp_path / "spool", allow=("own", "CC0-1.0")) as fetcher:
+        media = [fetcher.fetch(item, 64) for item in items]
+    assert [one.picture.read_bytes() for one in media] == [b"video", b"\xff\xd8\xffpicture", b"other", b"evil"]
+    assert media[1].still and media[1].sound.read_bytes() == b"sound"
+    assert all(one.picture.parent == tmp_path / "spool" for one in media)
+    assert len(listed(f"{tmp_path}/in/*.tar", "webdataset")) == 2
+
+
+def test_the_tars_of_video2dataset_keep_what_they_tell(tmp_path: Path) -> None:
+    """00000.tar with key.mp4, key.txt and key.json, and 00000.parquet and 00000_stats.json beside it."""
+    youtube = {"info": {"license": "Creative Commons Attribution license (reuse allowed)", "channel_id": "UCx", "title": "A brook"}}
+    told = {"key": "000000000", "url": "https://a.example/1", "caption": "water", "status": "success", "error_message": None, "tar": "x"}
+    other = {"caption": "a walk", "yt_meta_dict": {"info": {"license": "something"}}, "nan": float("nan"), "clips": [[0, 1]]}
+    write_tar(
+        tmp_path / "00000.tar",
+        {
+            **{
+                "000000000.mp4": b"video",
+                "000000000.txt": b"water",
+                "000000000.json": json.dumps({**told, "yt_meta_dict": youtube}).encode(),
+            },
+            **{"000000001.mp4": b"video", "000000001.json": json.dumps(other).encode()},
+            **{"000000002.json": b'{"status": "failed_to_download"}', "000000003.wav": b"sound", "000000003.jpg": b"picture"},
+        },
+    )
+    touch(tmp_path, "00000.parquet", "00000_stats.json")
+    first, second, pair = listed(tmp_path, "webdataset")
+    assert (first.id, first.license, first.channel, first.title) == ("00000/000000000", "CC-BY-3.0", "UCx", "A brook")
+    assert first.meta["url"] == "https://a.example/1" and first.meta["caption"] == "water" and "picture" in first.meta["tar"]
+    assert (second.license, second.title, set(second.meta)) == ("unknown", "a walk", {"caption", "tar"})
+    assert pair.license == "own" and set(pair.meta["tar"]) == {"picture", "sound"}
+
+
+def test_a_tar_with_names_that_are_no_text_is_listed_in_letters_that_can_be_stored(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.USTAR_FORMAT, encoding="utf-8", errors="surrogateescape") as tar:
+        for name, data in (("\udcff.mp4", b"x"), ("\udcff.json", b'{"title": "\\ud800"}')):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    (item,) = listed(tmp_path / "a.tar", "webdataset")
+    assert (item.id, item.title) == ("a/\\udcff", "\\ud800")
+
+
+def header(type: bytes, size: int, name: str = "x") -> bytes:
+    """A member's header, its checksum right."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = type, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 512)
+
+
+def pax(**facts: str) -> bytes:
+    text = b""
+    for name, value in facts.items():
+        body = f" {name}={value}\n".encode()
+        length = len(body) + len(str(len(body) + len(str(len(body)))))
+        text += f"{length}".encode() + body
+    return header(tarfile.XHDTYPE, len(text)) + padded(text)
+
+
+VIDEO = header(tarfile.REGTYPE, 5, "a.mp4") + padded(b"video")
+SPARSE = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+HOSTILE: dict[str, bytes] = {
+    "nothing": b"",
+    "noise": random.Random(0).randbytes(20_000),
+    "a header of 6 GB": header(tarfile.XHDTYPE, 6 << 30),
+    "a global header of 6 GB": header(tarfile.XGLTYPE, 6 << 30),
+    "a name of 6 GB": header(tarfile.GNUTYPE_LONGNAME, 6 << 30),
+    "a link's name of 6 GB": header(tarfile.GNUTYPE_LONGLINK, 6 << 30),
+    "a sparse map that is none": pax(**SPARSE) + header(tarfile.REGTYPE, 512) + b"\xff" * 512,
+    "a sparse map without end": pax(**SPARSE) + header(tarfile.REGTYPE, 1 << 20) + b"1" * (1 << 20),
+    "an old sparse member": header(tarfile.GNUTYPE_SPARSE, 5) + padded(b"video"),
+    "a size that is none": pax(size="ten") + header(tarfile.REGTYPE, 5, "b.mp4") + padded(b"video"),
+    "a size below zero": pax(size="-1024") + header(tarfile.REGTYPE, 5, "b.mp4") + padded(b"video"),
+    "a member larger than the file": VIDEO + header(tarfile.REGTYPE, 1 << 40, "b.mp4"),
+    "headers upon headers": header(tarfile.GNUTYPE_LONGNAME, 512) * 1 + b"".join(header(tarfile.GNUTYPE_LONGNAME, 0) for _ in range(5000)),
+    "a number without end": header(tarfile.XHDTYPE, 60_000) + padded(b"1" * 60_000),
+    "a flipped byte in a later header": VIDEO + b"\x01" + header(tarfile.REGTYPE, 5, "b.mp4")[1:] + padded(b"video") + bytes(1024),
+    "cut in a later header": VIDEO + header(tarfile.REGTYPE, 5, "b.mp4")[:300],
+    "cut between members": VIDEO,
+    "two tars in one file": (VIDEO + bytes(1024)) * 2,
+    "cut in a later member": VIDEO + header(tarfile.REGTYPE, 5000, "b.mp4") + bytes(700),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_tar_that_cannot_be_read_is_one_refused_row_and_the_others_go_on(tmp_path: Path, name: str) -> None:
+    write_tar(tmp_path / "in/a.tar", {"1.mp4": b"video"})
+    (tmp_path / "in/b.tar").write_bytes(HOSTILE[name])
+    write_tar(tmp_path / "in/c.tar", {"1.mp4": b"video"})
+    items = listed(tmp_path / "in", "webdataset")
+    assert [item.id for item in items] == ["a/1", "b", "c/1"]
+    with Fetcher(FetchConfig(), tmp_path / "spool", allow=("own",)) as fetcher:
+        assert fetcher.fetch(items[0], 64).picture.read_bytes() == b"video"
+        with pytest.raises(Refused, match="b.tar cannot be read as a tar") as refusal:
+            fetcher.fetch(items[1], 64)
+    assert refusal.value.reason == Reason.CORRUPT
+
+
+def test_a_tar_of_millions_of_members_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingest.tars.MAX_MEMBERS", 3)
+    write_tar(tmp_path / "a.tar", {f"{number}.mp4": b"" for number in range(4)})
+    (item,) = listed(tmp_path, "webdataset")
+    assert "more than 3 members" in item.meta["damage"]
+
+
+def test_links_devices_pickles_and_names_are_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is followed, opened, run or unpickled; of two members of one name the first counts."""
+    witness, secret = tmp_path / "witness", tmp_path / "secret.mp4"
+    secret.write_bytes(b"secret")
+
+    class Bomb:
+        def __reduce__(self) -> tuple[Callable[..., object], tuple[str, ...]]:
+            return os.mkdir, (str(witness),)
+
+    members: list[tuple[str, bytes, bytes | str]] = [
+        ("link.mp4", tarfile.SYMTYPE, str(secret)),
+        ("hard.mp4", tarfile.LNKTYPE, str(secret)),
+        ("device.mp4", tarfile.CHRTYPE, ""),
+        ("pipe.mp4", tarfile.FIFOTYPE, ""),
+        ("twice.mp4", tarfile.REGTYPE, b"first"),
+        ("twice.mp4", tarfile.REGTYPE, b"second"),
+        ("bomb.mp4", tarfile.REGTYPE, b"video"),
+        ("bomb.pickle", tarfile.REGTYPE, pickle.dumps(Bomb())),
+        ("bomb.pyd", tarfile.REGTYPE, pickle.dumps(Bomb())),
+        (f"pipe:mkdir {witness}.mp4", tarfile.REGTYPE, b"piped"),
+        ("/etc/passwd.mp4", tarfile.REGTYPE, b"absolute"),
+        ("../" * 20 + "up.mp4", tarfile.REGTYPE, b"up"),
+    ]
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, type, data in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = type, data if isinstance(data, str) else ""
+            info.size = len(data) if isinstance(data, bytes) else 0
+            tar.addfile(info, io.BytesIO(data) if isinstance(data, bytes) else None)
+    before = sorted(path for path in tmp_path.rglob("*"))
+    items = listed(f"{tmp_path}/*.tar", "webdataset")
+    with Fetcher(FetchConfig(), tmp_path / "spool", allow=("own",)) as fetcher:
+        fetched = [fetcher.fetch(item, 64).picture for item in items]
+        assert [path.read_bytes() for path in fetched] == [b"first", b"video", b"piped", b"absolute", b"up"]
+    assert all(path.parent == tmp_path / "spool" for path in fetched)
+    assert sorted(path for path in tmp_path.rglob("*") if "spool" not in path.parts) == before
+    with pytest.raises(UserError, match="no .tar files there"):
+        listed(f"pipe:mkdir {witness}.tar", "webdataset")
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 8191), st.binary(min_size=1, max_size=40)), max_size=6), st.integers(0, 8192))
+def test_whatever_is_written_over_a_tar(tmp_path: Path, changes: list[tuple[int, bytes]], length: int) -> None:
+    """Its samples as they were named, or a damage; never an error, and never less without a word."""
+    write_tar(tmp_path / "a.tar", {f"{number}.{end}": b"x" * 300 for number in range(3) for end in ("mp4", "json")})
+    data = bytearray((tmp_path / "a.tar").read_bytes())
+    for at, text in changes:
+        data[at : at + len(text)] = text
+    (tmp_path / "a.tar").write_bytes(data[:length] if length < 7000 else data)
+    items = listed(tmp_path, "webdataset")
+    assert [item.id for item in items] == ["a/0", "a/1", "a/2"] or (len(items) == 1 and items[0].meta["damage"])
