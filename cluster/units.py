@@ -12,15 +12,19 @@ committed at all, and left for the next run. A run ends early, with one line, wh
 """
 
 import contextlib
+import datetime
 import itertools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+from rich.console import RenderableType
+from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from cluster.dataset import Dataset, UnitTask
 from cluster.pool import CRASHED, LocalPool, Outcome, PoolConfig, RayPool, StageFactory, UnitOutput, cpu_seconds, ensure_ray
@@ -31,6 +35,8 @@ log = logging.getLogger(__name__)
 FOLLOW_UP_UNIT_SIZE = 4
 ATTEMPTS_PER_RUN = 2
 HOPELESS_UNITS = 20
+LOG_EVERY_S = 60.0
+RATE_OVER_S = 600.0  # a unit may take minutes; by rich's own 30 s there would be neither rate nor time left
 
 
 @dataclass
@@ -118,6 +124,7 @@ def _do(dataset_uri: str, pool: LocalPool | RayPool, todo: Iterator[UnitTask], t
                 raise StoppedError(f"{dataset_uri}: {outcome.error}; nothing is lost: run the same command again when it answers")
             summary.add(outcome)
             show.update(line, advance=1, said=_said(summary))
+            show.tell_log()
             if len(summary.failed) == HOPELESS_UNITS and not (summary.units_done or summary.deferred):
                 raise StoppedError(f"the first {HOPELESS_UNITS} units all failed, the last one with: {outcome.error}")
 
@@ -158,25 +165,63 @@ def _open_pool(config: PoolConfig, workers: int) -> Iterator[LocalPool | RayPool
 
 
 def _said(summary: RunSummary) -> str:
-    """What came of it so far: rows kept and refused, the commonest reasons, bytes."""
+    """What came of it so far: rows kept, and refused by reason, bytes, and the units that a later run tries again, with why."""
     kept = summary.counts.get("kept", 0)
-    refused = {name.removeprefix("refused:"): count for name, count in summary.counts.items() if name != "kept"}
-    common = sorted(refused.items(), key=lambda pair: -pair[1])[:3]
-    reasons = f" ({', '.join(f'{name} {count}' for name, count in common)})" if common else ""
-    parts = [f"kept {kept}", f"refused {sum(refused.values())}{reasons}", f"{summary.num_bytes / 1e6:.1f} MB"]
-    parts += [f"later {len(summary.deferred)}"] if summary.deferred else []
-    parts += [f"failed {len(summary.failed)}"] if summary.failed else []
+    parts = [f"kept {kept:,}", f"refused {sum(summary.counts.values()) - kept:,}{_reasons(summary.counts)}", decimal(summary.num_bytes)]
+    parts += [f"to try later: {_units(summary.deferred)}{_reasons(summary.deferred_counts)}"] if summary.deferred else []
+    parts += [f"failed: {_units(summary.failed)}"] if summary.failed else []
     return " · ".join(parts)
 
 
+def _reasons(counts: dict[str, int]) -> str:
+    """The three commonest reasons for which rows were not kept, in brackets."""
+    refused = {name.removeprefix("refused:"): count for name, count in counts.items() if name != "kept"}
+    common = [f"{name} {count:,}" for name, count in sorted(refused.items(), key=lambda pair: -pair[1])[:3]]
+    return f" ({', '.join(common)}{', …' if len(refused) > 3 else ''})" if common else ""
+
+
+def _units(units: Iterable[str]) -> str:
+    count = len(list(units))
+    return f"{count:,} unit{'s' if count > 1 else ''}"
+
+
+def rate_of(units_per_s: float | None) -> str:
+    """Units per second, minute or hour: the shortest that gives a number of one or more."""
+    for name, seconds in (("s", 1), ("min", 60), ("h", 3600)):
+        if units_per_s and (units_per_s * seconds >= 1 or name == "h"):
+            return f"{units_per_s * seconds:,.1f}/{name}"
+    return "-/s"
+
+
 class RateColumn(ProgressColumn):
-    """Units per second."""
+    """Units per second, minute or hour."""
 
-    def render(self, task: Task) -> Any:
-        return f"{task.speed or 0:.1f}/s"
+    def render(self, task: Task) -> Text:
+        return Text(rate_of(task.speed))
 
 
-def _progress(shown: bool) -> Progress:
+class RunProgress(Progress):
+    """A line of numbers and under it what came of them; the two fit a terminal of 80 characters. Where there is none, as in a
+    cluster job, the same as a line of the log, once a minute."""
+
+    told_at = 0.0  # when the log was told
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield from (Text(task.fields["said"]) for task in self.tasks)
+
+    def tell_log(self) -> None:
+        if self.disable or self.console.is_terminal or self.get_time() - self.told_at < LOG_EVERY_S:
+            return
+        self.told_at = self.get_time()
+        for task in self.tasks:
+            left = "-" if task.time_remaining is None else f"{datetime.timedelta(seconds=task.time_remaining)}"
+            done = f"{task.completed:,.0f} of {task.total or 0:,.0f} {task.description}"
+            log.info("%s · %s · %s left · %s", done, rate_of(task.speed), left, task.fields["said"])
+
+
+def _progress(shown: bool) -> RunProgress:
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), RateColumn(), TimeElapsedColumn())
-    said = TextColumn("{task.fields[said]}")
-    return Progress(*columns, TimeRemainingColumn(), said, disable=not shown, refresh_per_second=4)
+    show = RunProgress(*columns, TimeRemainingColumn(), disable=not shown, refresh_per_second=4, speed_estimate_period=RATE_OVER_S)
+    show.told_at = show.get_time()
+    return show
