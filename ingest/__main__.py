@@ -13,21 +13,31 @@ from rich.table import Table
 
 from cluster.record import run_verb
 from configs.load import load_config, run_app
+from ingest.sample import printable
 
 Do = Callable[[], dict[str, Any]]
 Show = Callable[[dict[str, Any]], None]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)  # what is printed may come from elsewhere
 ARGS = typer.Argument(None, metavar="[CONFIG] [name=value…]")
 JSON = typer.Option(False, "--json", help="the summary as one JSON object on stdout, everything else on stderr")
 PURGE = typer.Option(False, "--purge", help="delete at once: runs that pin an old snapshot cannot resume")
 DRY_RUN = typer.Option(False, "--dry-run", help="print the plan and do nothing")
 
 
+class Inert(logging.Formatter):
+    """Sites' own words are in the log; none of them moves the cursor."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 @app.callback()
 def main() -> None:
     """Scrape, check and look at datasets of audio-frame pairs."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True), show_path=False)])
+    handler = RichHandler(console=Console(stderr=True), show_path=False)
+    handler.setFormatter(Inert("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 @app.command()
@@ -110,9 +120,9 @@ def remove(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: 
             seen = f"{entry['run']} step {entry['step']} ({entry['checkpoint']})"
             console.print(f"may have seen {entry['samples']} of them: {seen}")
         for name in summary["unmatched"]:
-            console.print(f"[yellow]not found:[/yellow] {name}")
+            console.print(f"not found: {name}", style="yellow")
         for unit, error in sorted(summary["failed"].items()):
-            console.print(f"[red]{unit} failed:[/red] {error}; the tombstones hold; run the same command again")
+            console.print(printable(f"{unit} failed: {error}; the tombstones hold; run the same command again"), style="red")
         if summary["units"] and not dry_run:
             console.print("the bytes are in the old generations until: python -m ingest gc … --purge")
 
@@ -152,7 +162,7 @@ def verify(dataset: str, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
         print(json.dumps({"dataset": dataset, "problems": problems}))
     else:
         for problem in problems:
-            console.print(f"[red]damaged[/red] {problem}")
+            console.print(printable(f"damaged {problem}"), style="red")
         if not problems:
             console.print(f"{dataset}: every hash and count is right")
     if problems:
@@ -209,9 +219,9 @@ def show_units(summary: dict[str, Any]) -> None:
     if summary["deferred"]:
         why = ", ".join(f"{name.removeprefix('refused:')} {count}" for name, count in sorted(summary["deferred_counts"].items()))
         later = f"{len(summary['deferred'])} units left for later (mostly transient failures: {why}): run the same command again"
-        console.print(f"[yellow]{later}[/yellow]")
+        console.print(later, style="yellow")
     for unit, error in sorted(summary["failed"].items()):
-        console.print(f"[red]unit {unit} failed:[/red] {error}")
+        console.print(printable(f"unit {unit} failed: {error}"), style="red")
 
 
 if __name__ == "__main__":

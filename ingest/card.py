@@ -9,13 +9,13 @@ What is removed is in neither. Texts from the web are made inert: no markup, no 
 import csv
 import json
 import re
-import unicodedata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from cluster.dataset import Dataset
+from ingest.sample import printable
 from ingest.survey import Survey
 
 CHANGES = "cut into clips; sound resampled to mono, one frame kept per clip"
@@ -58,8 +58,7 @@ def write_attribution(dataset: Dataset, path: Path) -> int:
 
 def plain(text: Any, most: int = 300) -> str:
     """One line without control, direction or unpaired characters, and never a formula."""
-    kept = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in str(text or ""))
-    short = " ".join(kept.split())[:most]
+    short = " ".join(printable(str(text or "")).split())[:most]
     return f"'{short}" if re.match(r"[=+\-@]", short) else short
 
 

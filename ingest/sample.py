@@ -6,6 +6,7 @@ Every step takes and returns these plain records, so that each can be tested alo
 
 import hashlib
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -97,9 +98,10 @@ class Refused(Exception):
     """The world said no: raised by fetch, clip and license checks, turned into an index row at the item border."""
 
     def __init__(self, reason: Reason, detail: str = ""):
+        detail = without_tokens(printable(detail))[:500]
         super().__init__(f"{reason}: {detail}" if detail else str(reason))
         self.reason = reason
-        self.detail = without_tokens(storable(detail))[:500]
+        self.detail = detail
 
     def __reduce__(self) -> tuple[type, tuple[Reason, str]]:
         return Refused, (self.reason, self.detail)
@@ -165,6 +167,12 @@ class Clip:
 def storable(text: str) -> str:
     """`text` with lone surrogates spelt out (`\\ud800`): no UTF-8 file, and so no index, can hold them."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def printable(text: str) -> str:
+    """`text` that a terminal shows as it is: no escape sequences, no characters that turn its direction; lines and tabs stay."""
+    kept = (c if c in "\n\t" or unicodedata.category(c)[0] != "C" else " " for c in storable(text))
+    return "".join(kept)
 
 
 def safe_id(text: str) -> str:

@@ -15,10 +15,11 @@ from cluster.dataset import Dataset
 from cluster.storage import open_store
 from cluster.submit import submission
 from configs.load import UserError
+from ingest.__main__ import Inert, show_units
 from ingest.clip import ClipConfig, FrameConfig
 from ingest.fetch import FetchConfig
 from ingest.report import ReportConfig, write_report
-from ingest.sample import without_tokens
+from ingest.sample import Reason, Refused, printable, without_tokens
 from ingest.scrape import ScrapeConfig, scrape
 from ingest.sources import SourceConfig
 from ingest.synth import SynthConfig, synth
@@ -90,3 +91,21 @@ def test_a_job_is_not_submitted_with_a_password_in_its_words() -> None:
     with pytest.raises(UserError, match="network.proxy") as caught:
         submission(words, "http://head:8265")
     assert SECRET not in str(caught.value)
+
+
+HOSTILE_WORDS = "no [/tmp/x] here \x1b[2J\x9b31m\u202e[red]x[/red]\x07 end"
+
+
+def test_words_of_the_web_are_shown_as_they_are_and_move_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = {"units_done": 1, "units_before": 0, "counts": {}, "num_bytes": 0, "seconds": 0.0, "cpu_s": 0.0}
+    show_units({**summary, "deferred": ["u0"], "deferred_counts": {"refused:network": 1}, "failed": {"u1": HOSTILE_WORDS}})
+    shown = capsys.readouterr().out
+    assert "no [/tmp/x] here" in shown and "[red]x[/red]" in shown and printable(shown) == shown
+
+
+def test_words_of_the_web_are_inert_in_the_log_and_in_a_refusal() -> None:
+    record = logging.LogRecord("x", logging.WARNING, "", 0, "two\nlines of %s", (HOSTILE_WORDS,), None)
+    told = Inert("%(message)s").format(record)
+    assert told.startswith("two\nlines of no [/tmp/x] here") and "\x1b" not in told and "\u202e" not in told
+    refusal = Refused(Reason.EXTRACTOR, HOSTILE_WORDS)
+    assert printable(str(refusal)) == str(refusal) and printable(refusal.detail) == refusal.detail

@@ -13,7 +13,7 @@ from cluster.record import run_verb
 from configs.load import load_config, run_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)
 ARGS = typer.Argument(None, metavar="[CONFIG] [name=value…]")
 JSON = typer.Option(False, "--json", help="the summary as one JSON object on stdout, everything else on stderr")
 DRY_RUN = typer.Option(False, "--dry-run", help="print the plan and do nothing")
@@ -109,9 +109,10 @@ def inspect(run: str, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     if as_json:
         print(json.dumps({"checkpoints": lines}))
     for line in lines if not as_json else []:
-        state = f"[red]damaged: {line['problem']}[/red]" if line["problem"] else "sound"
+        state = f"damaged: {line['problem']}" if line["problem"] else "sound"
         facts = "  ".join(f"{name} {line['facts'][name]}" for name in ("position", "workers", "zero_stage", "ema") if name in line["facts"])
-        console.print(f"step {line['step']:8d}  {line['files']:4d} files  {line['bytes'] / 1e6:9.1f} MB  {facts}  {state}", soft_wrap=True)
+        told = f"step {line['step']:8d}  {line['files']:4d} files  {line['bytes'] / 1e6:9.1f} MB  {facts}  {state}"
+        console.print(told, soft_wrap=True, style="red" if line["problem"] else None)
     if not lines and not as_json:
         console.print(f"{run}: no checkpoint yet")
     if any(line["problem"] for line in lines):
@@ -129,7 +130,7 @@ def probe(as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     try:
         found = run()
     except RuntimeError as error:
-        console.print(f"[red]{error}[/red]")
+        console.print(str(error), style="red")
         raise typer.Exit(1) from None
     if as_json:
         print(json.dumps(found))
@@ -151,7 +152,7 @@ def _show_units(summary: dict[str, Any]) -> None:
     counts = ", ".join(f"{count} {name}" for name, count in sorted(summary["counts"].items()))
     console.print(f"{summary['units_done']} units done ({counts}), {summary['units_before']} were there before; {summary['seconds']:.0f} s")
     for unit, error in sorted(summary["failed"].items()):
-        console.print(f"[red]unit {unit} failed:[/red] {error}")
+        console.print(f"unit {unit} failed: {error}", style="red")
 
 
 def _show_scores(summary: dict[str, Any]) -> None:
