@@ -14,20 +14,21 @@ columns `photo_license` and `sound_license` its pairs are refused.
 import csv
 import datetime
 import hashlib
+import itertools
 import json
 import logging
 import re
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cluster.storage import Store
 from configs.load import UserError, operational
 from ingest.fetch import FetchConfig, Fetcher
-from ingest.sample import Item, Refused, storable
+from ingest.sample import Item, Reason, Refused, storable
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ LICENSES = {
 MAX_PER_PAGE = 200
 MAX_PER_MINUTE, MAX_PER_DAY = 60, 10_000  # what the site asks of its users
 PAGES = "listing"
+PASSING = (Reason.RATE_LIMITED, Reason.SERVER_ERROR, Reason.TIMEOUT, Reason.NETWORK)
 
 
 @dataclass
@@ -219,8 +221,8 @@ def _from_csv_row(path: Path, row: dict[str, str]) -> dict[str, Any] | None:
 
 def _from_api(url: str, config: InaturalistConfig, network: FetchConfig, spool: Path, store: Store | None) -> Iterator[dict[str, Any]]:
     """Observations by ascending id: first those of kept pages, then new ones, as far as the day's budget goes."""
-    with Fetcher(network, spool) as fetcher:
-        asker = _Asker(url, config, fetcher.read_text, store)
+    with Fetcher(replace(network, retries=0), spool) as fetcher:
+        asker = _Asker(url, config, fetcher.read_text, store, network.retries)
         count, above = 0, 0
         while not config.max_observations or count < config.max_observations:
             page = asker.page(above)
@@ -236,8 +238,8 @@ def _from_api(url: str, config: InaturalistConfig, network: FetchConfig, spool: 
 class _Asker:
     """Pages of the API, at the rate it allows. `spent` counts the requests of each day, kept in the output with full pages."""
 
-    def __init__(self, url: str, config: InaturalistConfig, read: Callable[[str], bytes], store: Store | None):
-        self.url, self.config, self.read, self.store = url, config, read, store
+    def __init__(self, url: str, config: InaturalistConfig, read: Callable[[str], bytes], store: Store | None, retries: int):
+        self.url, self.config, self.read, self.store, self.retries = url, config, read, store, retries
         query = f"{url} {config.per_page}"
         self.folder = f"{PAGES}/{hashlib.sha256(query.encode()).hexdigest()[:12]}"
         self.budget = f"{PAGES}/inaturalist-requests.json"
@@ -250,12 +252,11 @@ class _Asker:
         name = f"{self.folder}/{above:015d}.json"
         if self.store and name in self.kept:
             return list(json.loads(self.store.read(name)))
-        today = datetime.date.today().isoformat()
-        if self.spent.get(today, 0) >= self.config.requests_per_day:
-            log.warning("%d requests today are all that requests_per_day allows; run again tomorrow to go on", self.spent[today])
+        if not self._left_today():
+            log.warning("%d requests today are all that requests_per_day allows; run again tomorrow to go on", self.config.requests_per_day)
             return None
         try:
-            found = self._ask(above, today)
+            found = self._ask(above)
         except Refused as refusal:
             if not above:
                 raise UserError(f"source.path={self.url}: cannot be listed: {refusal}; try again later") from None
@@ -265,19 +266,33 @@ class _Asker:
             self.store.replace(name, json.dumps(found).encode())
         return found
 
-    def _ask(self, above: int, today: str) -> list[dict[str, Any]]:
-        wait_s = self._last_s + 60 / self.config.requests_per_min - time.monotonic()
-        if wait_s > 0:
-            time.sleep(wait_s)
+    def _left_today(self) -> int:
+        return self.config.requests_per_day - self.spent.get(datetime.date.today().isoformat(), 0)
+
+    def _ask(self, above: int) -> list[dict[str, Any]]:
+        """A page, asked for again where the API failed in passing; every request keeps the distance and counts."""
+        order = {"photos": "true", "sounds": "true", "order_by": "id", "order": "asc", "per_page": self.config.per_page, "id_above": above}
+        url = f"{self.url}{'&' if '?' in self.url else '?'}{urllib.parse.urlencode(order)}"
+        for attempt in itertools.count():
+            self._take_turn()
+            try:
+                return self._results(self.read(url), above)
+            except Refused as refusal:
+                if refusal.reason not in PASSING or attempt == self.retries or not self._left_today():
+                    raise
+                time.sleep(0.5 * 2**attempt)  # and as long as Retry-After says: see ingest.web
+            finally:
+                self._last_s = time.monotonic()  # the distance is kept from the end of one to the start of the next
+        raise AssertionError("the last attempt returns or raises")
+
+    def _take_turn(self) -> None:
+        time.sleep(max(0.0, self._last_s + 60 / self.config.requests_per_min - time.monotonic()))
+        today = datetime.date.today().isoformat()
         self.spent = {today: self.spent.get(today, 0) + 1}
         if self.store:
             self.store.replace(self.budget, json.dumps(self.spent).encode())
-        order = {"photos": "true", "sounds": "true", "order_by": "id", "order": "asc", "per_page": self.config.per_page, "id_above": above}
-        joint = "&" if "?" in self.url else "?"
-        try:
-            answer = self.read(f"{self.url}{joint}{urllib.parse.urlencode(order)}")
-        finally:
-            self._last_s = time.monotonic()  # the distance is kept from the end of one to the start of the next
+
+    def _results(self, answer: bytes, above: int) -> list[dict[str, Any]]:
         try:
             results = json.loads(answer)["results"]
             return [_kept(one) for one in results if int(one["id"]) > above]

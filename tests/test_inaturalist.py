@@ -231,6 +231,20 @@ def test_a_busy_api_is_waited_for_as_it_asks(api: Api) -> None:
     assert time.monotonic() - started >= 1.0 and len(api.asked) == 4
 
 
+def test_what_is_asked_again_keeps_the_distance_and_counts(api: Api, tmp_path: Path) -> None:
+    api.answers = [(503, {}), (200, {}), (429, {"Retry-After": "1"})]
+    assert len(listed(api.url, str(tmp_path), api.address, requests_per_min=120)) == 7
+    times = [when for when, _ in api.asked]
+    assert len(times) == 5 and all(after - before >= 0.49 for before, after in zip(times, times[1:]))
+    (spent,) = json.loads((tmp_path / "listing/inaturalist-requests.json").read_text()).values()
+    assert spent == 5
+    api.asked.clear()
+    api.answers = [(503, {}), (503, {}), (503, {})]
+    with pytest.raises(UserError, match="cannot be listed: server_error"):
+        listed(api.url, address=api.address, requests_per_day=2)
+    assert len(api.asked) == 2  # not a third: the day's budget is spent
+
+
 def test_an_api_that_is_busy_for_long_ends_the_list_and_the_next_run_goes_on(api: Api, tmp_path: Path) -> None:
     api.answers = [(200, {}), (429, {"Retry-After": "3600"})]
     assert len(listed(api.url, str(tmp_path), api.address)) == 3
