@@ -48,12 +48,14 @@ class FetchConfig:
     retries: int = operational(2)
     max_wait_s: float = operational(60.0)  # a longer Retry-After makes the item rate_limited
     requests_per_s: float = operational(4.0)  # per host, of all workers together; 0 = unpaced, as are hosts of allow_private
+    burst_requests: float = operational(8.0)  # that a quiet host answers at once, of all workers together (one each at least)
     user_agent: str = operational("stillsound/0.1 (dataset builder; obeys noai, licenses and Retry-After)")
     recycle_items: int = operational(500)  # items after which the child is replaced
 
     def share(self, workers: int) -> "FetchConfig":
-        """What one of so many workers may do: an equal part of the rate, so that a host never meets more than the whole."""
-        return replace(self, requests_per_s=self.requests_per_s / max(1, workers))
+        """What one of so many workers may do: an equal part of rate and burst, so that a host never meets more than the whole."""
+        workers = max(1, workers)
+        return replace(self, requests_per_s=self.requests_per_s / workers, burst_requests=max(1.0, self.burst_requests / workers))
 
     def __post_init__(self) -> None:
         try:
@@ -66,10 +68,12 @@ class FetchConfig:
         for name in ("retries", "max_wait_s", "requests_per_s"):
             if getattr(self, name) < 0:
                 raise UserError(f"network.{name}={getattr(self, name)}: give 0 or more")
+        if self.burst_requests < 1:
+            raise UserError(f"network.burst_requests={self.burst_requests}: give 1 or more")
 
 
 class Fetcher:
-    """Owns the child and the spool folder. Not for several threads at once."""
+    """Owns the child and the spool folder, and knows which hosts and ways rest. Not for several threads at once."""
 
     def __init__(self, config: FetchConfig, spool: Path, allow: tuple[str, ...] = (), youtube: Any = None):
         """`youtube`: the `YoutubeConfig`, where there is YouTube to fetch or to list."""
@@ -80,6 +84,7 @@ class Fetcher:
         self._child: subprocess.Popen[bytes] | None = None
         self._served = 0
         self._count = 0
+        self._rests: dict[str, float] = {}  # what the children told, until when (monotonic): a new one has to know
 
     def __enter__(self) -> "Fetcher":
         self.spool.mkdir(parents=True, exist_ok=True)
@@ -181,6 +186,7 @@ class Fetcher:
             self.close()
             raise Refused(Reason.WORKER_CRASHED, f"the fetch process ended: {error}{self._last_words()}") from None
         self._served += 1
+        self._rests |= {name: time.monotonic() + float(seconds) for name, seconds in reply["rests"].items()}
         if "refused" in reply:
             raise Refused(Reason(reply["refused"]), reply["detail"])
         return reply
@@ -204,7 +210,9 @@ class Fetcher:
             )
         limits = {key: value for key, value in asdict(self.config).items() if key != "recycle_items"}
         try:
-            _send(child, {"limits": limits, "allow": self.allow, "youtube": self.youtube})
+            now_s = time.monotonic()
+            rests = {name: until_s - now_s for name, until_s in self._rests.items() if until_s > now_s}
+            _send(child, {"limits": limits, "allow": self.allow, "youtube": self.youtube, "rests": rests})
             _receive(child, time.monotonic() + START_S)
         except (OSError, EOFError, ValueError) as error:
             child.kill()

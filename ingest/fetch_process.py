@@ -26,7 +26,7 @@ from ingest.formats import Format, choose_formats
 from ingest.guard import Abort, install_guard
 from ingest.page import PageFacts, read_page
 from ingest.sample import Item, Reason, Refused
-from ingest.web import Landing, Limits, Web, causes, classify_transport, status_reason
+from ingest.web import Landing, Limits, Rests, Web, causes, classify_transport, status_reason
 from ingest.youtube import (
     LIST_EXTRACTORS,
     VIDEO_EXTRACTORS,
@@ -221,15 +221,16 @@ class Desk:
     limits: Limits
     allow: tuple[str, ...]
     youtube: YoutubeConfig
+    rests: Rests = field(default_factory=Rests)
     webs: dict[str, Web] = field(default_factory=dict)
 
     def web(self, kind: str) -> Web:
         """The door for `urls`, `youtube` or `youtube:list`. `UserError` where a file of secrets cannot be used here."""
         if kind not in self.webs and kind == "urls":
-            self.webs[kind] = Web(self.limits, EXTRACTORS)
+            self.webs[kind] = Web(self.limits, EXTRACTORS, rests=self.rests)
         elif kind not in self.webs:
             listing = kind == "youtube:list"
-            self.webs[kind] = Web(self.limits, LIST_EXTRACTORS if listing else VIDEO_EXTRACTORS, egress(self.youtube, listing))
+            self.webs[kind] = Web(self.limits, LIST_EXTRACTORS if listing else VIDEO_EXTRACTORS, egress(self.youtube, listing), self.rests)
         return self.webs[kind]
 
 
@@ -274,12 +275,12 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, _alarm)
-    desk = Desk(limits, tuple(settings["allow"]), YoutubeConfig(**(settings["youtube"] or {})))
+    desk = Desk(limits, tuple(settings["allow"]), YoutubeConfig(**(settings["youtube"] or {})), Rests.of(settings["rests"]))
     desk.web("urls")  # warm before the guard: the first door imports what it needs
     install_guard(limits.allow_private)
     replies.write(json.dumps({"ready": True}) + "\n")
     for line in sys.stdin:
-        replies.write(json.dumps(answer(desk, json.loads(line))) + "\n")
+        replies.write(json.dumps({**answer(desk, json.loads(line)), "rests": desk.rests.take_news()}) + "\n")
 
 
 if __name__ == "__main__":

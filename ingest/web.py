@@ -3,11 +3,12 @@
 `Web(limits, extractors)` is a `YoutubeDL` whose `urlopen` is the only way out, for extractors, the native HLS and DASH
 downloaders and our own requests alike. It owns all retrying of requests (yt-dlp's downloaders only resume a body that was
 cut). No ftp/file/data URLs, bounded decompression; no proxies and no cookies kept from item to item but those of an
-`Egress` (YouTube's). `begin` starts an item.
-Addresses are not its business: `ingest.guard` sees every connect. Rates are per host and process.
+`Egress` (YouTube's). `begin` starts an item. Rates are per host and process; rests outlive it (`Rests`).
+Addresses are not its business: `ingest.guard` sees every connect.
 """
 
 import email.utils
+import hashlib
 import io
 import os
 import time
@@ -30,7 +31,7 @@ from ingest.guard import Abort, url_refusal
 from ingest.page import header_opt_out
 from ingest.sample import Reason
 
-BURST = 8  # requests a quiet host answers at once before the rate holds
+MAX_REST_S = 86_400.0  # of a host, whatever it asks for
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Limits:
     retries: int
     max_wait_s: float
     requests_per_s: float
+    burst_requests: float
     user_agent: str
     allow_private: tuple[str, ...]
 
@@ -60,6 +62,32 @@ class Egress:
     rest_s: float = 0.0  # how long a way is left alone that met a bot check or a rate limit
 
 
+@dataclass
+class Rests:
+    """What is to be left alone, and for how long: ways out by `_way_name`, and hosts by way and host. Outlives the process."""
+
+    until_s: dict[str, float] = field(default_factory=dict)  # monotonic
+    _news: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, left_s: dict[str, float]) -> "Rests":
+        """From names and the seconds to come."""
+        return cls({name: time.monotonic() + seconds for name, seconds in left_s.items()})
+
+    def add(self, name: str, seconds: float) -> None:
+        if seconds > 0:
+            self.until_s[name] = time.monotonic() + seconds
+            self._news[name] = seconds
+
+    def left_s(self, name: str) -> float:
+        return max(0.0, self.until_s.get(name, 0.0) - time.monotonic())
+
+    def take_news(self) -> dict[str, float]:
+        """What was added since the last call, for the parent: name -> seconds."""
+        news, self._news = self._news, {}
+        return news
+
+
 @dataclass(frozen=True)
 class Landing:
     """What stands at the item's URL. `body` is None where it is a media file, whose body has not been read."""
@@ -73,12 +101,12 @@ class Landing:
 class Web(YoutubeDL):
     """yt-dlp behind one door; see the module's text. Failures of the world raise `Abort`, or yt-dlp's own errors."""
 
-    def __init__(self, limits: Limits, extractors: tuple[str, ...], egress: Egress | None = None):
+    def __init__(self, limits: Limits, extractors: tuple[str, ...], egress: Egress | None = None, rests: Rests | None = None):
         self.limits = limits
         self.egress = egress or Egress()
+        self.rests = rests or Rests()
         self._proxy = ""
         self._turn = os.getpid()  # so that not all workers start with the same proxy
-        self._resting: dict[str, float] = {}
         self._buckets: dict[str, tuple[float, float]] = {}
         self._pages: dict[str, Landing] = {}
         self._bytes = 0
@@ -107,7 +135,7 @@ class Web(YoutubeDL):
     def _next_way(self) -> str:
         """The next proxy in turn that does not rest; "" is the direct way, where there are no proxies."""
         ways = self.egress.proxies or ("",)
-        left_s = {way: self._resting.get(way, 0.0) - time.monotonic() for way in ways}
+        left_s = {way: self.rests.left_s(_way_name(way)) if self.egress.rest_s else 0.0 for way in ways}
         free = [way for way in ways if left_s[way] <= 0]
         if not free:
             raise Abort(Reason.BOT_CHECK, f"every way out rests after a bot check or a rate limit, {min(left_s.values()):.0f} s more")
@@ -116,7 +144,10 @@ class Web(YoutubeDL):
 
     def rest(self) -> None:
         """Leaves the way of this item alone for `rest_s`: asking on would only prolong a block."""
-        self._resting[self._proxy] = time.monotonic() + self.egress.rest_s
+        self.rests.add(_way_name(self._proxy), self.egress.rest_s)
+
+    def _host_name(self, url: str) -> str:
+        return f"{_way_name(self._proxy)} {urllib.parse.urlsplit(url).netloc.lower()}"
 
     def far_side_refusal(self, url: str) -> str | None:
         """Why `url` may not be asked for through a proxy, or None: only named hosts, and the operator's own servers."""
@@ -178,6 +209,7 @@ class Web(YoutubeDL):
         """The first answer that is not a passing failure. 429 and 503 with a short Retry-After are waited for."""
         for attempt in range(self.limits.retries + 1):
             last = attempt == self.limits.retries
+            self._wait_while_it_rests(request.url)
             self._pace(request.url)
             try:
                 return super().urlopen(request)
@@ -192,6 +224,14 @@ class Web(YoutubeDL):
                 time.sleep(0.5 * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
 
+    def _wait_while_it_rests(self, url: str) -> None:
+        """A host that asked an earlier item for more time gets it: here where it is short, else by an item that comes back later."""
+        left_s = self.rests.left_s(self._host_name(url))
+        if self._waited_s + left_s > self.limits.max_wait_s:
+            raise Abort(Reason.RATE_LIMITED, f"the host asked to be left alone for {left_s:.0f} s more")
+        self._waited_s += left_s
+        time.sleep(left_s)
+
     def _wait_or_abort(self, error: HTTPError, last: bool, backoff_s: float) -> None:
         reason = Reason.RATE_LIMITED if error.status == 429 else Reason.SERVER_ERROR
         asked_s = retry_after_s(error.response.headers.get("Retry-After"), time.time())
@@ -199,6 +239,7 @@ class Web(YoutubeDL):
         unasked_429 = error.status == 429 and asked_s is None
         if last or unasked_429 or self._waited_s + wait_s > self.limits.max_wait_s:
             asked = f", Retry-After {asked_s:.0f} s" if asked_s is not None else ""
+            self.rests.add(self._host_name(error.response.url), min(asked_s or 0.0, MAX_REST_S))
             raise Abort(reason, f"HTTP {error.status}{asked}")
         self._waited_s += wait_s
         time.sleep(wait_s)
@@ -209,9 +250,9 @@ class Web(YoutubeDL):
         way, rate = f"{self._proxy} {host}", self.limits.requests_per_s
         if rate <= 0 or host in self.limits.allow_private:
             return
-        tokens, then = self._buckets.get(way, (float(BURST), time.monotonic()))
+        tokens, then = self._buckets.get(way, (self.limits.burst_requests, time.monotonic()))
         now = time.monotonic()
-        tokens = min(float(BURST), tokens + (now - then) * rate)
+        tokens = min(self.limits.burst_requests, tokens + (now - then) * rate)
         if tokens < 1:
             time.sleep((1 - tokens) / rate)
             tokens, now = 1.0, time.monotonic()
@@ -330,6 +371,11 @@ class BoundedHTTPHandler(HTTPHandler):
         plain = urllib.response.addinfourl(io.BytesIO(data), resp.headers, resp.url, resp.status)
         plain.msg = resp.reason  # type: ignore[attr-defined]
         return plain
+
+
+def _way_name(proxy: str) -> str:
+    """A proxy by a name that gives nothing away, as it leaves this process; "" is the direct way."""
+    return hashlib.sha256(proxy.encode()).hexdigest()[:16] if proxy else ""
 
 
 def status_reason(status: int) -> Reason:

@@ -11,8 +11,6 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -23,11 +21,8 @@ from configs.load import UserError
 from ingest.fetch import FetchConfig, Fetcher
 from ingest.formats import choose_formats
 from ingest.sample import Item, Media, Reason, Refused
-from ingest.scrape import ScrapeConfig, ScrapeStage
 from ingest.serve import SiteServer, running_site
-from ingest.sources import SourceConfig
 from ingest.synth import SynthConfig, synth
-from ingest.web import BURST, Limits, Web
 
 ALLOW = ("CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0")
 LICENSED = '<a rel="license" href="https://creativecommons.org/publicdomain/zero/1.0/">CC0</a>'
@@ -324,9 +319,40 @@ def test_no_media_is_asked_for_before_the_license_is_known(hostile: HostileSite,
 
 
 @pytest.mark.parametrize("header", ["X_Robots_Tag", "tdm_reservation"])
-def test_an_opt_out_in_the_headers_is_obeyed(hostile: HostileSite, fetch: Callable[..., Media], header: str) -> None:
-    hostile.answers["/a.mp4"] = body(b"film", "video/mp4", **{header: "noai" if header.startswith("X") else "1"})
+def test_an_opt_out_in_the_headers_of_a_medium_is_obeyed_before_its_body(
+    hostile: HostileSite, fetch: Callable[..., Media], header: str, tmp_path: Path
+) -> None:
+    sent: list[int] = []
+
+    def large(handler: BaseHTTPRequestHandler) -> None:
+        body(b"", "video/mp4", **{header: "noai" if header.startswith("X") else "1", "Content_Length": "100000000"})(handler)
+        for _ in range(100):
+            handler.wfile.write(bytes(1_000_000))
+            sent.append(1_000_000)
+
+    hostile.answers["/a.mp4"] = large
     assert refused(lambda: fetch("/a.mp4")) == Reason.OPT_OUT
+    assert hostile.asked == ["/a.mp4"] and sum(sent) < 50_000_000  # the kernel takes some on its own
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) == 0
+
+
+@pytest.mark.parametrize(
+    ("head", "headers"),
+    [
+        ('<meta name="robots" content="noindex, noai">', {}),
+        ('<meta name="robots" content="noimageai">', {}),
+        ('<meta name="tdm-reservation" content="1">', {}),
+        ("", {"X_Robots_Tag": "noai"}),
+        ("", {"tdm_reservation": "1"}),
+    ],
+)
+def test_an_opt_out_of_a_page_is_obeyed_before_any_medium_is_asked_for(
+    hostile: HostileSite, fetch: Callable[..., Media], head: str, headers: dict[str, str]
+) -> None:
+    page = f'<html><head>{head}<title>t</title></head><body>{LICENSED}<video src="/a.mp4"></video></body></html>'
+    hostile.answers = {"/page": body(page.encode(), **headers), "/a.mp4": body(b"film", "video/mp4")}
+    assert refused(lambda: fetch("/page")) == Reason.OPT_OUT
+    assert hostile.asked == ["/page"]
 
 
 BAD_SEGMENTS = (
@@ -427,26 +453,3 @@ def test_the_smallest_sufficient_format_is_chosen(formats: list[str], chosen: li
 def test_formats_that_only_ffmpeg_could_download_are_never_chosen() -> None:
     with pytest.raises(Refused, match="native"):
         choose_formats([stream("a", 360, protocol="rtmp"), stream("b", 360, has_drm=True)], 256)
-
-
-@pytest.mark.parametrize("workers", [0, 1, 3])
-def test_all_workers_together_keep_the_rate_of_a_host(tmp_path: Path, workers: int) -> None:
-    config = ScrapeConfig(
-        str(tmp_path / "out"), SourceConfig("folder", str(tmp_path)), workers=workers, network=FetchConfig(requests_per_s=30.0)
-    )
-    with contextlib.closing(ScrapeStage(config)) as stage:
-        ours = stage.fetcher.config
-    known = {field.name for field in fields(Limits)} - {"allow_private"}
-    limits = Limits(**{name: getattr(ours, name) for name in known}, allow_private=())
-    webs = [Web(limits, ()) for _ in range(max(1, workers))]
-
-    def asks(web: Web) -> int:
-        count, end = 0, time.monotonic() + 2.0
-        while time.monotonic() < end:
-            web._pace("https://a.example/x")
-            count += 1
-        return count
-
-    with ThreadPoolExecutor(3) as pool:
-        total = sum(pool.map(asks, webs))
-    assert 0.6 * 60 < total <= 60 + (BURST + 1) * len(webs)

@@ -1,0 +1,118 @@
+"""Politeness: rates and bursts of all workers together, and hosts and ways that are left alone, by whichever process asks next."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from configs.load import UserError
+from ingest.fetch import FetchConfig, Fetcher
+from ingest.sample import Reason
+from ingest.scrape import ScrapeConfig, ScrapeStage
+from ingest.sources import SourceConfig
+from ingest.web import Limits, Web
+from tests.test_fetch import ALLOW, Answer, HostileSite, body, refused
+from tests.test_fetch import hostile as hostile
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_all_workers_together_keep_the_rate_of_a_host(tmp_path: Path, workers: int) -> None:
+    network = FetchConfig(requests_per_s=30.0, burst_requests=9.0)
+    config = ScrapeConfig(str(tmp_path / "out"), SourceConfig("folder", str(tmp_path)), workers=workers, network=network)
+    with contextlib.closing(ScrapeStage(config)) as stage:
+        ours = stage.fetcher.config
+    known = {field.name for field in fields(Limits)} - {"allow_private"}
+    limits = Limits(**{name: getattr(ours, name) for name in known}, allow_private=())
+    webs = [Web(limits, ()) for _ in range(max(1, workers))]
+
+    def asks(web: Web) -> int:
+        count, end = 0, time.monotonic() + 2.0
+        while time.monotonic() < end:
+            web._pace("https://a.example/x")
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(3) as pool:
+        total = sum(pool.map(asks, webs))
+    assert 0.6 * 60 < total <= 60 + 9 + len(webs)  # the last of each may end after the two seconds
+
+
+def test_rate_and_burst_are_shared_out_and_one_request_stays_free() -> None:
+    for workers in (0, 1, 2, 8):
+        share = FetchConfig(requests_per_s=4.0, burst_requests=8.0).share(workers)
+        assert (share.requests_per_s, share.burst_requests) == (4.0 / max(1, workers), 8.0 / max(1, workers))
+    assert FetchConfig().share(1000).burst_requests == 1.0
+    with pytest.raises(UserError, match="burst_requests=0.5"):
+        FetchConfig(burst_requests=0.5)
+
+
+Opened = Callable[..., Fetcher]
+
+
+@pytest.fixture
+def fetcher(hostile: HostileSite, tmp_path: Path) -> Iterator[Opened]:
+    """fetcher(*other sites, **settings)"""
+    with contextlib.ExitStack() as stack:
+
+        def opened(*others: HostileSite, **settings: object) -> Fetcher:
+            allowed = [f"127.0.0.1:{site.server_address[1]}" for site in (hostile, *others)]
+            config = FetchConfig(allow_private=allowed, **settings)  # type: ignore[arg-type]
+            return stack.enter_context(Fetcher(config, tmp_path, ALLOW))
+
+        yield opened
+
+
+def nothing(ours: Fetcher) -> None:
+    """The child lives on."""
+
+
+def killed(ours: Fetcher) -> None:
+    assert ours._child
+    os.kill(ours._child.pid, signal.SIGKILL)
+    ours._child.wait()
+
+
+def recycled(ours: Fetcher) -> None:
+    ours._served = ours.config.recycle_items
+
+
+@pytest.mark.parametrize("event", [nothing, killed, recycled])
+def test_a_host_that_asked_for_a_long_rest_is_asked_nothing_more(
+    hostile: HostileSite, fetcher: Opened, event: Callable[[Fetcher], None]
+) -> None:
+    hostile.answers = {"/a.mp4": body(b"", status=429, Retry_After="3600"), "/b.mp4": body(b"film", "video/mp4")}
+    with HostileSite() as other:
+        threading.Thread(target=other.serve_forever, args=(0.05,), daemon=True).start()
+        other.answers["/b.mp4"] = hostile.answers["/b.mp4"]
+        ours = fetcher(other)
+        assert refused(lambda: ours.fetch(hostile.item("/a.mp4"), 64)) == Reason.RATE_LIMITED
+        event(ours)
+        for _ in range(2):
+            assert refused(lambda: ours.fetch(hostile.item("/b.mp4"), 64)) == Reason.RATE_LIMITED
+        assert hostile.asked == ["/a.mp4"]
+        assert ours.fetch(other.item("/b.mp4"), 64).picture.read_bytes() == b"film"
+        other.shutdown()
+
+
+@pytest.mark.parametrize("event", [nothing, killed])
+def test_a_host_that_asked_for_a_short_rest_is_asked_again_after_it(
+    hostile: HostileSite, fetcher: Opened, event: Callable[[Fetcher], None]
+) -> None:
+    asked_s: list[float] = []
+
+    def noted(answer: Answer) -> Answer:
+        return lambda handler: (asked_s.append(time.monotonic()), answer(handler))[1]
+
+    hostile.answers = {"/a.mp4": noted(body(b"", status=503, Retry_After="2")), "/b.mp4": noted(body(b"film", "video/mp4"))}
+    ours = fetcher(retries=0)
+    assert refused(lambda: ours.fetch(hostile.item("/a.mp4"), 64)) == Reason.SERVER_ERROR
+    event(ours)
+    assert ours.fetch(hostile.item("/b.mp4"), 64).picture.read_bytes() == b"film"
+    assert asked_s[1] - asked_s[0] >= 2.0
