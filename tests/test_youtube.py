@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -337,10 +338,14 @@ def test_no_other_host_is_asked_for_through_a_proxy(tube: Tube, fetch: Callable[
     assert {host.rpartition(":")[0].split(".", 1)[1] for host, _ in tube.tunnels} <= {"youtube.com", "googlevideo.com"}
 
 
-def test_after_a_bot_check_a_way_rests_and_the_next_is_taken(tube: Tube, youtube: YoutubeConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("recycle_items", [500, 1])
+def test_after_a_bot_check_a_way_rests_and_the_next_is_taken_by_a_new_process_too(
+    tube: Tube, youtube: YoutubeConfig, tmp_path: Path, recycle_items: int
+) -> None:
     (tmp_path / "proxies").write_text(f"http://one:{PASSWORD}@{tube.address}\nhttp://two:{PASSWORD}@{tube.address}\n")
     tube.add(Video("blocked0000", playability=says("LOGIN_REQUIRED", "Sign in to confirm you’re not a bot")), Video("marked00000"))
-    with Fetcher(network(tube), tmp_path / "spool", ("CC-BY-3.0",), dataclasses.replace(youtube, rest_s=60)) as fetcher:
+    ours = network(tube, recycle_items=recycle_items)
+    with Fetcher(ours, tmp_path / "spool", ("CC-BY-3.0",), dataclasses.replace(youtube, rest_s=60)) as fetcher:
         assert refused(lambda: fetcher.fetch(item("blocked0000"), 64)).reason == Reason.BOT_CHECK
         first, count = {way for _, way in tube.tunnels}, len(tube.tunnels)
         for _ in range(2):
@@ -349,6 +354,36 @@ def test_after_a_bot_check_a_way_rests_and_the_next_is_taken(tube: Tube, youtube
         assert refused(lambda: fetcher.fetch(item("blocked0000"), 64)).reason == Reason.BOT_CHECK
         asked = len(tube.tunnels)
         assert "rests" in refused(lambda: fetcher.fetch(item("marked00000"), 64)).detail and len(tube.tunnels) == asked
+        assert "rests" in refused(lambda: fetcher.list_videos("ytsearch3:rain")).detail and len(tube.tunnels) == asked
+        assert PASSWORD not in str(fetcher._rests)
+
+
+class Timed(list[Any]):
+    """What was asked, and when."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.when_s: list[float] = []
+
+    def append(self, asked: Any) -> None:
+        self.when_s.append(time.monotonic())
+        super().append(asked)
+
+
+def test_the_sleeps_are_slept_before_a_request_of_an_extraction_and_before_a_download(
+    tube: Tube, youtube: YoutubeConfig, tmp_path: Path
+) -> None:
+    slow = dataclasses.replace(youtube, sleep_requests_s=0.7, sleep_s=1.2, max_sleep_s=1.3)
+    tube.add(Video("marked00000"))
+    tube.asked = timed = Timed()
+    with Fetcher(network(tube), tmp_path / "spool", ("CC-BY-3.0",), slow) as fetcher:
+        fetcher.fetch(item("marked00000"), 64)
+        fetcher.fetch(item("marked00000"), 64)
+    paths = [path.split("?")[0].rsplit("/", 1)[1] for _, path, _ in timed]
+    assert paths == ["watch", "player", "picture", "sound"] * 2
+    gaps = [later - earlier for earlier, later in zip(timed.when_s, timed.when_s[1:], strict=False)]
+    least = {"watch": 0.7, "player": 0.7, "picture": 1.2, "sound": 1.2}
+    assert [gap >= least[path] for gap, path in zip(gaps, paths[1:], strict=True)] == [True] * 7
 
 
 def test_cookies_go_to_youtube_alone_and_their_file_is_never_written(
