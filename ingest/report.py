@@ -1,16 +1,19 @@
 """`ingest report DATASET`: one self-contained HTML page one can look at and listen to.
 
-It shows the way from what was found to what was kept, why the rest was refused, licenses, channels, loudness, the commands
-that would make it again, a gallery of frame, spectrogram and player, and, where a run
+It shows the way from what was found to what was kept, why the rest was refused, licenses, channels, durations, loudness, the
+commands that would make it again, a gallery of frame, spectrogram and player, and, where a run
 (`run=`) and its evaluation (`scores=`, a folder) are named, the loss curve and generated next to real sounds. These are
 read as files by their documented form; nothing of `training` is imported. The page samples: its size does not grow.
 """
 
 import base64
 import io
+import itertools
 import json
+import math
 import random
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +27,10 @@ from PIL import Image
 from cluster.dataset import Dataset
 from configs.load import UserError
 from ingest.card import plain, write_card
-from ingest.survey import Histogram, survey
+from ingest.survey import NUM_BINS, Histogram, Survey, survey
 
 MAX_SNAPSHOT = 1_000_000
+MAX_DRAWN = 200  # shards looked at for the gallery, where most hold nothing
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
@@ -67,7 +71,7 @@ def write_report(config: ReportConfig) -> str:
         title=config.title or config.dataset.rstrip("/").split("/")[-1],
         uri=config.dataset,
         found=found,
-        charts=[_bars(histogram) for histogram in found.histograms.values() if histogram.counts.any()],
+        charts=charts_of(found),
         made_by=commands_of(dataset),
         settings=yaml.safe_dump(dataset.meta["config"], sort_keys=True),
         snapshot=dataset.snapshot().id[:16] if found.kept < MAX_SNAPSHOT else "",
@@ -91,36 +95,99 @@ def commands_of(dataset: Dataset) -> list[str]:
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> list[str]:
+    """`a.b=c` of every leaf. What is null was typed as nothing (`a.b=`), and is read so again by settings of text and others alike."""
     words = []
     for name, value in settings.items():
         if isinstance(value, dict):
             words += _flat(value, f"{prefix}{name}.")
         else:
-            words.append(f"{prefix}{name}={json.dumps(value) if not isinstance(value, str) else value}")
+            text = value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+            words.append(f"{prefix}{name}={text}")
     return words
 
 
-def _bars(histogram: Histogram) -> dict[str, Any]:
-    """Bars of a histogram in a 320 x 90 drawing."""
-    width, top = 320 / len(histogram.counts), int(histogram.counts.max())
-    bars = [(round(n * width, 1), round(90 * (1 - count / top), 1), round(90 * count / top, 1)) for n, count in enumerate(histogram.counts)]
-    return {"label": histogram.label, "low": histogram.low, "high": histogram.high, "top": top, "bars": bars, "width": round(width - 1, 1)}
+def charts_of(found: Survey) -> list[dict[str, Any]]:
+    """Durations of items, then measures of the kept clips; those of which nothing is known are left out."""
+    charts = [_lengths(found.lengths_s)] if found.lengths_s.counts.any() else []
+    charts += [_clips_per_item(found)] if found.clips_per_item else []
+    return charts + [_measures(histogram) for histogram in found.histograms.values() if histogram.counts.any()]
+
+
+def _lengths(histogram: Histogram) -> dict[str, Any]:
+    round_ones = {1: "1 s", 10: "10 s", 60: "1 min", 600: "10 min", 3600: "1 h", 36000: "10 h"}
+    ticks = [(math.log(value / histogram.low, histogram.high / histogram.low), text) for value, text in round_ones.items()]
+    return _drawing(histogram.label, "items", _between(histogram, _duration), histogram.counts.tolist(), ticks)
+
+
+def _measures(histogram: Histogram) -> dict[str, Any]:
+    places = (0, 0.25, 0.5, 0.75, 1)
+    ticks = [(place, f"{histogram.low + place * (histogram.high - histogram.low):.3g}") for place in places]
+    return _drawing(histogram.label, "clips", _between(histogram, "{:.3g}".format), histogram.counts.tolist(), ticks)
+
+
+def _between(histogram: Histogram, shown: Callable[[float], str]) -> list[str]:
+    return [f"{shown(low)} to {shown(high)}" for low, high in zip(histogram.edges, histogram.edges[1:])]
+
+
+def _clips_per_item(found: Survey) -> dict[str, Any]:
+    """A bar for each number of clips up to that of 99 in 100 items, or for several numbers; the last bar holds the rest."""
+    numbers, total = sorted(found.clips_per_item), found.clips_per_item.total()
+    below = np.cumsum([found.clips_per_item[number] for number in numbers])
+    most = numbers[int(np.searchsorted(below, 0.99 * total))]
+    step = -(-most // NUM_BINS)
+    counts = [0] * -(-most // step)
+    for number, count in found.clips_per_item.items():
+        counts[min((number - 1) // step, len(counts) - 1)] += count
+    firsts = [1 + step * place for place in range(len(counts))]
+    names = [f"{first} clips" if step == 1 else f"{first} to {first + step - 1} clips" for first in firsts]
+    if numbers[-1] > most:
+        names[-1] = f"{firsts[-1]} to {numbers[-1]} clips"
+    label = f"clips kept of an item, {found.seconds / found.kept:.3g} s each"
+    middles = [((place + 0.5) / len(counts), str(firsts[place])) for place in sorted({0, len(counts) // 2, len(counts) - 1})]
+    return _drawing(label, "items", names, counts, middles)
+
+
+def _drawing(label: str, things: str, names: list[str], counts: list[int], ticks: list[tuple[float, str]]) -> dict[str, Any]:
+    """Bars, 320 wide and 90 high, with a name for each, and `ticks` of a place between 0 and 1 and a text."""
+    width, top = 320 / len(counts), max(counts)
+    bars = [
+        {"x": round(n * width, 1), "height": round(90 * count / top, 1), "name": f"{name}: {count:,} {things}"}
+        for n, (name, count) in enumerate(zip(names, counts, strict=True))
+        if count
+    ]
+    anchors = {0.0: "start", 1.0: "end"}
+    marks = [{"x": round(320 * place, 1), "text": text, "anchor": anchors.get(place, "middle")} for place, text in ticks]
+    return {"label": label, "top": f"{top:,} {things}", "bars": bars, "ticks": marks, "width": round(width - 1, 1)}
+
+
+def _duration(seconds: float) -> str:
+    """Such as 8 s, 1.5 min, 2 h."""
+    for name, size_s in (("h", 3600), ("min", 60)):
+        if seconds >= size_s:
+            return f"{seconds / size_s:.2g} {name}"
+    return f"{seconds:.2g} s"
 
 
 def _gallery(dataset: Dataset, most: int) -> list[dict[str, Any]]:
-    """Up to `most` samples, an equal share of a few random shards, drawn the same way every time."""
+    """Up to `most` samples, drawn the same way every time: three of each of some shards, then three more of each, and so on."""
     rng, buried, names = random.Random(0), dataset.tombstones(), dataset.commit_names()
-    cards: list[dict[str, Any]] = []
-    for commit in map(dataset.read_commit, rng.sample(names, min(len(names), 2 * max(1, most // 3)))):
-        if not commit.tar:
-            continue
-        rows = [row for row in dataset.read_index(commit).to_pylist() if row["status"] == "kept" and row["key"] not in buried]
-        for row in rng.sample(rows, min(3, len(rows))):
-            parts = {m["ext"]: (m["offset"], m["offset"] + m["size"]) for m in row["members"]}
-            data = {ext: dataset.store.read_range(commit.tar.name, *parts[ext]) for ext in ("jpg", "flac")}
-            facts = {name: row[name] for name in ("key", "title", "license", "start_s", "url", "channel")}
-            cards.append({**facts, "image": _uri("image/jpeg", data["jpg"]), **_sound(io.BytesIO(data["flac"]))})
-    return cards[:most]
+    shards: list[list[tuple[str, dict[str, Any]]]] = []
+    for commit in map(dataset.read_commit, rng.sample(names, min(len(names), MAX_DRAWN))):
+        if sum(min(len(shard), 3) for shard in shards) >= most:
+            break
+        if commit.tar:
+            rows = [row for row in dataset.read_index(commit).to_pylist() if row["status"] == "kept" and row["key"] not in buried]
+            shards.append([(commit.tar.name, row) for row in rng.sample(rows, len(rows))])
+    rounds = range(0, max(map(len, shards), default=0), 3)
+    picks = (pick for first in rounds for shard in shards for pick in shard[first : first + 3])
+    return [_sample(dataset, *pick) for pick in itertools.islice(picks, most)]
+
+
+def _sample(dataset: Dataset, tar: str, row: dict[str, Any]) -> dict[str, Any]:
+    parts = {m["ext"]: (m["offset"], m["offset"] + m["size"]) for m in row["members"]}
+    data = {ext: dataset.store.read_range(tar, *parts[ext]) for ext in ("jpg", "flac")}
+    facts = {name: row[name] for name in ("key", "title", "license", "start_s", "url", "channel")}
+    return {**facts, "image": _uri("image/jpeg", data["jpg"]), **_sound(io.BytesIO(data["flac"]))}
 
 
 def _sound(file: Any) -> dict[str, str]:

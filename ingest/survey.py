@@ -16,34 +16,60 @@ import pyarrow as pa
 from cluster.dataset import Dataset
 from ingest.sample import RETRYABLE
 
-COLUMNS = ["item_id", "key", "status", "reason", "detail", "source", "url", "license", "channel", "split", "duration_s", "scores"]
+COLUMNS = [
+    "item_id",
+    "key",
+    "status",
+    "reason",
+    "detail",
+    "source",
+    "url",
+    "license",
+    "channel",
+    "split",
+    "start_s",
+    "duration_s",
+    "scores",
+]
 MAX_CHANNELS = 50_000
 SCORES = {
     "rms_dbfs": ("loudness, dBFS", -80.0, 0.0),
     "spectral_change": ("change of the spectrum", 0.0, 1.0),
-    "brightness": ("brightness of the frame", 0.0, 255.0),
+    "brightness": ("brightness of the frame", 0.0, 256.0),
     "contrast": ("contrast of the frame", 0.0, 128.0),
 }
+SHORTEST_S, LONGEST_S = 1.0, 36_000.0
 NUM_BINS = 32
 
 
 @dataclass
 class Histogram:
-    """`counts` of values in equal bins from `low` to `high`; what is outside falls into the bin at the end."""
+    """`counts` of values in bins from `low` to `high`, equal ones or, by `log`, of equal ratio; what is outside falls into the
+    bin at the end."""
 
     label: str
     low: float
     high: float
+    log: bool = False
     counts: np.ndarray = field(default_factory=lambda: np.zeros(NUM_BINS, int))
 
+    @property
+    def edges(self) -> np.ndarray:
+        """Where the bins begin, and where the last one ends: [NUM_BINS + 1]."""
+        return (np.geomspace if self.log else np.linspace)(self.low, self.high, NUM_BINS + 1)
+
     def add(self, values: list[float]) -> None:
-        places = np.clip((np.array(values) - self.low) / (self.high - self.low) * NUM_BINS, 0, NUM_BINS - 1).astype(int)
+        places = np.searchsorted(self.edges[1:-1], np.array(values), side="right")
         self.counts += np.bincount(places, minlength=NUM_BINS)
 
 
 @dataclass
 class Survey:
-    """`listed` items of the work list; `answered` of them have a row, `cut` gave at least one clip, `used` a kept one."""
+    """`listed` items of the work list; `answered` of them have a row, `cut` gave at least one clip, `used` a kept one.
+
+    `lengths_s`: of the items that gave a clip, where their last one ends. The index does not say how long a medium is; this is
+    the part of it that was cut.
+    """
 
     listed: int = 0
     answered: int = 0
@@ -60,6 +86,9 @@ class Survey:
     sources: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
     clips_per_item: Counter[int] = field(default_factory=Counter)
+    lengths_s: Histogram = field(
+        default_factory=lambda: Histogram("length of media, as far as clips were cut", SHORTEST_S, LONGEST_S, log=True)
+    )
     histograms: dict[str, Histogram] = field(default_factory=lambda: {name: Histogram(*bounds) for name, bounds in SCORES.items()})
 
     @property
@@ -86,17 +115,18 @@ def survey(dataset: Dataset) -> Survey:
 
 def _count_unit(found: Survey, table: pa.Table, buried: dict[str, str], follow_up: bool) -> None:
     kept_of: Counter[str] = Counter()
-    cut: set[str] = set()
+    ends_s: dict[str, float] = {}
     scores: dict[str, list[float]] = {name: [] for name in SCORES}
     rows: list[dict[str, Any]] = table.to_pylist()
     for row in rows:
         if row["key"]:
-            cut.add(row["item_id"])
+            ends_s[row["item_id"]] = max(ends_s.get(row["item_id"], 0.0), (row["start_s"] or 0.0) + (row["duration_s"] or 0.0))
             found.clips += 1
         reason = buried.get(row["key"]) if row["status"] in ("kept", "removed") else row["reason"]
         if reason:
             found.reasons[reason] += 1
-            found.examples.setdefault(reason, f"{row['url']}: {row['detail'] or ''}")
+            if row["url"] and row["key"] not in buried:  # what was taken down is not shown
+                found.examples.setdefault(reason, _example(row))
             continue
         if row["status"] != "kept":
             continue
@@ -109,10 +139,17 @@ def _count_unit(found: Survey, table: pa.Table, buried: dict[str, str], follow_u
                 scores[name].append(value)
     found.kept += kept_of.total()
     found.answered += 0 if follow_up else len({row["item_id"] for row in rows})
-    found.cut += len(cut)
+    found.cut += len(ends_s)
+    found.lengths_s.add([end_s for end_s in ends_s.values() if end_s])
     found.used += len(kept_of)
     found.clips_per_item.update(kept_of.values())
     for name, values in scores.items():
         found.histograms[name].add(values)
     if len(found.channels) > 2 * MAX_CHANNELS:
         found.channels = Counter(dict(found.channels.most_common(MAX_CHANNELS)))
+
+
+def _example(row: dict[str, Any]) -> str:
+    """Where a refused item or clip is, and what was said of it."""
+    where = f"{row['url']} at {row['start_s']:.1f} s" if row["start_s"] is not None else row["url"]
+    return f"{where}: {row['detail']}" if row["detail"] else where
