@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.filesize import decimal
 
 from cluster.dataset import Dataset
 from ingest.sample import printable
@@ -78,15 +79,16 @@ def card_text(dataset: Dataset, found: Survey, sources: int, attribution: str) -
         "size_categories": [next((label for most, label in SIZES if found.kept < most), "n>10M")],
         "dataset_info": {"splits": [{"name": split, "num_examples": count} for split, count in sorted(found.splits.items())]},
     }
-    hours = found.seconds / 3600
+    length = f"{found.seconds / 60:.1f} minutes" if found.seconds < 7200 else f"{found.seconds / 3600:,.1f} hours"
+    each = f", {found.seconds / found.kept:.4g} s each" if found.kept else ""
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False).strip(),
         "---",
         f"# {_markdown(name)}",
         "",
-        f"{found.kept:,} pairs of a picture and the sound of its place, {hours:.2f} hours,",
-        f"{found.num_bytes / 1e6:.1f} MB of WebDataset tars.",
+        f"{found.kept:,} pairs of a picture and the sound of its place{each}:",
+        f"{length} of sound in all, {decimal(found.num_bytes)} of WebDataset tars.",
         "Each sample has `flac` (mono, 16 bit), `jpg` (the frame on screen at the clip's middle) and `json` (where it is from).",
         "",
         "## Licenses",
@@ -94,7 +96,7 @@ def card_text(dataset: Dataset, found: Survey, sources: int, attribution: str) -
         "| license | samples | text |",
         "| --- | ---: | --- |",
         *(
-            f"| {_markdown(code)} | {count:,} | {LINKS.get(code, 'as stated by the operator')} |"
+            f"| {_markdown(code)} | {count:,} | {f'<{LINKS[code]}>' if code in LINKS else 'as stated by the operator'} |"
             for code, count in found.licenses.most_common()
         ),
         "",
@@ -102,18 +104,19 @@ def card_text(dataset: Dataset, found: Survey, sources: int, attribution: str) -
         "",
         "## How it was made",
         "",
-        f"{found.listed:,} items were listed, {found.cut:,} gave {found.clips:,} clips,",
-        f"{found.used:,} of them the {found.kept:,} that were kept.",
+        f"Of {found.listed:,} items that were listed, {found.answered:,} were tried and {found.cut:,} gave {found.clips:,} clips;",
+        f"{found.kept:,} clips of {found.used:,} items were kept.",
         "",
-        "| refused as | rows |",
-        "| --- | ---: |",
-        *(f"| {reason} | {count:,} |" for reason, count in found.reasons.most_common()),
+        *(["| refused as | rows |", "| --- | ---: |"] if found.reasons else []),
+        *(f"| {_markdown(reason)} | {count:,} |" for reason, count in found.reasons.most_common()),
         "",
-        "Semantic settings, which decide the bytes:",
+        "<details><summary>Settings that decide the bytes</summary>",
         "",
         "```json",
         json.dumps(config, indent=1, sort_keys=True).replace("```", "'''"),
         "```",
+        "",
+        "</details>",
         "",
         "## Limits",
         "",

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
 from cluster.dataset import Dataset
@@ -296,3 +297,18 @@ def test_an_empty_dataset_has_a_page(tmp_path: Path) -> None:
     dataset = Dataset.create_or_open(str(tmp_path / "clips"), "clips", {}, [])
     page = Path(write_report(ReportConfig(dataset.uri))).read_text()
     assert "Nothing was refused." in page and "<figure>" not in page and survey(dataset).listed == 0
+
+
+def test_the_card_tells_the_same_numbers(dataset: Dataset, page: str) -> None:
+    front, text = (Path(dataset.uri) / "README.md").read_text().removeprefix("---").split("---", 1)
+    rows, kept = parquet_rows(dataset), kept_rows(dataset)
+    table = {name: int(count) for name, count in re.findall(r"^\| (\S+) \| (\d+) \|", text, re.MULTILINE)}
+    reasons = Counter(row["buried"] or row["reason"] for row in rows if row["buried"] or row["reason"])
+    licenses = Counter(row["license"] for row in kept)
+    assert table == {name.replace("_", r"\_"): count for name, count in (reasons + licenses).items()}
+    assert all(f"<{LINKS[name]}>" in text for name in licenses)
+    assert f"{len(kept)} pairs of a picture and the sound of its place, 0.5 s each:" in text
+    assert "Of 28 items that were listed, 21 were tried and 17 gave 46 clips;\n32 clips of 13 items were kept." in text
+    splits = {split["name"]: split["num_examples"] for split in yaml.safe_load(front)["dataset_info"]["splits"]}
+    assert splits == Counter(row["split"] for row in kept)
+    assert f"ATTRIBUTION.csv names the {len({row['media_id'] for row in kept})} sources" in text
