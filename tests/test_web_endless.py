@@ -84,9 +84,9 @@ def flooding(start: bytes, block: bytes, sent: list[int]) -> Answer:
             "a text of more than 1000000",
         ),
         ("/page", HEAD + b"text/html\r\nContent-Encoding: gzip\r\n\r\n\x1f\x8b", bytes(100_000), Reason.CORRUPT, "content encoding"),
-        ("/a.mp4", HEAD + b"video/mp4\r\n", b"X-More: x\r\n" * 1000, Reason.NETWORK, ""),
-        ("/a.mp4", HEAD, b"x" * 100_000, Reason.NETWORK, ""),
-        ("/a.mp4", b"", b"x" * 100_000, Reason.NETWORK, ""),
+        ("/a.mp4", HEAD + b"video/mp4\r\n", b"X-More: x\r\n" * 1000, Reason.NETWORK, "(?i)header line|status line|100 headers"),
+        ("/a.mp4", HEAD, b"x" * 100_000, Reason.NETWORK, "(?i)header line|status line|100 headers"),
+        ("/a.mp4", b"", b"x" * 100_000, Reason.NETWORK, "(?i)header line|status line|100 headers"),
     ],
 )
 def test_an_answer_without_end_is_cut_off(
@@ -109,7 +109,7 @@ def test_segments_and_redirects_without_end_are_cut_off(hostile: HostileSite, tm
         def __missing__(self, path: str) -> Answer:
             if path.startswith("/hop"):
                 return body(b"", status=302, Location=f"/hop{len(path)}{path[-40:]}")
-            return body(bytes(500_000), "video/mp2t")
+            return lambda handler: handler.wfile.write(HEAD + b"video/mp2t\r\n\r\n" + bytes(500_000))
 
     segments = "".join(f"#EXTINF:1,\n{number}.ts\n" for number in range(2000))
     hostile.answers = Site({"/a.m3u8": body(f"#EXTM3U\n#EXT-X-TARGETDURATION:6\n{segments}#EXT-X-ENDLIST\n".encode(), PLAYLIST)})
