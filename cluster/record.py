@@ -49,7 +49,7 @@ def run_verb(
     summary = {"verb": verb, **summary, "seconds": round(time.monotonic() - started, 2), "cpu_s": round(cpu_s, 2)}
     if output:
         store, run_id = open_store(output), f"{time.strftime('%Y%m%dT%H%M%S')}-{verb}-{os.getpid()}"
-        store.put(f"runs/{run_id}/config.yaml", unresolved(args).encode())
+        store.put(f"runs/{run_id}/config.yaml", unresolved(type(config), args).encode())
         store.put(f"runs/{run_id}/summary.json", json.dumps(summary, indent=1).encode())
     if as_json:
         print(json.dumps(summary))

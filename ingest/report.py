@@ -27,6 +27,7 @@ from PIL import Image
 from cluster.dataset import Dataset
 from configs.load import UserError
 from ingest.card import plain, write_card
+from ingest.remove import SELECTORS
 from ingest.survey import NUM_BINS, Histogram, Survey, survey
 
 MAX_SNAPSHOT = 1_000_000
@@ -84,11 +85,16 @@ def write_report(config: ReportConfig) -> str:
 
 
 def commands_of(dataset: Dataset) -> list[str]:
-    """What was typed to make the dataset, oldest first, from the records of its runs: typed again, it makes it again."""
+    """What was typed to make the dataset, oldest first, from the records of its runs: typed again, it makes it again.
+
+    Whom a removal names is not told: the records know.
+    """
     commands = []
     for name in sorted(name for name in dataset.store.list("runs") if name.endswith("/config.yaml")):
         verb = name.split("/")[1].split("-")[1]
         words = yaml.safe_load(dataset.store.read(name)) or {}
+        if verb == "remove":
+            words |= {name: "…" for name in SELECTORS if name in words}
         first = [str(words.pop("dataset"))] if "dataset" in words else []
         commands.append(shlex.join(["python", "-m", "ingest", verb, *first, *_flat(words)]))
     return list(dict.fromkeys(commands))

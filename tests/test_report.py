@@ -264,7 +264,7 @@ def test_the_commands_make_the_same_settings_again(dataset: Dataset, tmp_path: P
             [f"{tmp_path}/mine.yaml", f"output={copy.uri}", "source.path=x; rm -rf $HOME", "license.allow=[own,CC0-1.0]", "workers=0"],
         ),
         ("curate", [f"dataset={copy.uri}", "max_per_channel=200"]),
-        ("scrape", [f"output={copy.uri}", 'license.allow=["é😀"]', "source.path=p", "clip.duration_s=2.5", "frame.quality=80"]),
+        ("scrape", [f"output={copy.uri}", 'license.allow=["é😀"]', "source.path=007", "clip.duration_s=2.5", "frame.quality=80"]),
     ]
     schemas: dict[str, type] = {"scrape": ScrapeConfig, "curate": CurateConfig}
     quiet: dict[str, Any] = {"output": copy.uri, "show": lambda summary: None, "as_json": False, "dry_run": False}
@@ -281,6 +281,9 @@ def test_the_commands_make_the_same_settings_again(dataset: Dataset, tmp_path: P
         assert load_config(schemas[verb], again) == load_config(schemas[verb], words)
     shown = Path(write_report(ReportConfig(copy.uri, output=str(tmp_path / "page.html")))).read_text()
     assert all(shlex.join(command) in Reader(shown).text for command in commands)
+    words = [f"dataset={copy.uri}", "channel=Ann", "reason=gone"]
+    run_verb("remove", words, load_config(RemoveConfig, words), dict, **quiet)
+    assert any("'channel=…' reason=gone" in command for command in commands_of(copy)) and "Ann" not in str(commands_of(copy))
     assert "No run left a record here." in Path(write_report(ReportConfig(dataset.uri, output=str(tmp_path / "b.html")))).read_text()
 
 
