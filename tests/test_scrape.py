@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import soundfile
 import webdataset
 import yaml
 from PIL import Image
@@ -23,15 +26,18 @@ from cluster.units import RunSummary
 from configs.load import UserError
 from ingest.card import plain
 from ingest.clip import ClipConfig, FrameConfig
+from ingest.fetch import FetchConfig
 from ingest.report import ReportConfig, write_report
 from ingest.sample import Clip, Item, Media, safe_id, split_group
 from ingest.scrape import LicenseConfig, ScrapeConfig, ScrapeStage, SplitConfig, scrape, split_of
+from ingest.serve import running_site
 from ingest.shard import clip_row
 from ingest.sources import SourceConfig, enumerate_items
 from ingest.synth import SynthConfig, synth
 from ingest.verify import verify
 
 SCENES = 3
+MP4S = ("mp40000", "mp40001")
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +113,29 @@ def test_stock_webdataset_reads_the_shards(done: tuple[Path, RunSummary]) -> Non
         facts = json.loads(sample["json"])
         assert sample["flac"].startswith(b"fLaC") and sample["jpg"].startswith(b"\xff\xd8")
         assert sample["__key__"] == f"folder_{safe_id(facts['media_id'])}_{round(facts['start_s'] * 1000)}"
+        sound = soundfile.info(io.BytesIO(sample["flac"]))
+        assert (sound.format, sound.subtype, sound.samplerate, sound.channels, sound.frames) == ("FLAC", "PCM_16", 16000, 1, 25600)
         assert facts["duration_s"] == 1.6 and facts["sample_rate_hz"] == 16000 and min(facts["width_px"], facts["height_px"]) == 64
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_columns_of_a_url_list_are_stored_with_every_sample(world: Path, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"urls.{suffix}"
+    with running_site(world.parent) as site:
+        rows = [{"url": f"{site.url}/media/{name}.mp4", "id": name, "camera": f"kite of {name}", "n": n} for n, name in enumerate(MP4S)]
+        if suffix == "csv":
+            path.write_text("\n".join(",".join(str(value) for value in line) for line in (rows[0], *(row.values() for row in rows))))
+        else:
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        network = FetchConfig(allow_private=[f"127.0.0.1:{site.port}"])
+        source = SourceConfig(str(path), "urls", "own")
+        summary = scrape(config(world, tmp_path / "clips", source=source, network=network), progress=False)
+    assert summary.counts == {"kept": 2 * SCENES}
+    stored = webdataset.WebDataset([str(one) for one in sorted((tmp_path / "clips/shards").glob("*.tar"))], shardshuffle=False)
+    metas = [(facts["media_id"], facts["meta"]) for facts in (json.loads(sample["json"]) for sample in stored)]
+    for n, name in enumerate(MP4S):
+        told = {"camera": f"kite of {name}", "n": str(n) if suffix == "csv" else n}
+        assert [told.items() <= meta.items() for id, meta in metas if id == name] == [True] * SCENES
 
 
 def test_other_settings_on_the_same_output_are_refused_with_both_values(world: Path, done: tuple[Path, RunSummary]) -> None:
