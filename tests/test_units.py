@@ -81,7 +81,7 @@ def test_workers_killed_at_random_cost_no_sample_and_little_work(tmp_path: Path,
     summary = run_units(dataset, lambda: Slow(log), 2, columns=COLUMNS, progress=False)
     done.set()
     thread.join()
-    assert killed and not summary.failed and shards(dataset) == undisturbed
+    assert len(killed) >= 2 and not summary.failed and shards(dataset) == undisturbed
     assert len(list(log.iterdir())) <= 30 + len(killed) * 5  # at most a call's units are done again for each death
 
 
