@@ -49,13 +49,15 @@ class FetchConfig:
     max_wait_s: float = operational(60.0)  # a longer Retry-After makes the item rate_limited
     requests_per_s: float = operational(4.0)  # per host, of all workers together; 0 = unpaced, as are hosts of allow_private
     burst_requests: float = operational(8.0)  # that a quiet host answers at once, of all workers together (one each at least)
+    bytes_per_s: float = operational(0.0)  # per host, of all workers together; 0 = as fast as they come
     user_agent: str = operational("stillsound/0.1 (dataset builder; obeys noai, licenses and Retry-After)")
     recycle_items: int = operational(500)  # items after which the child is replaced
 
     def share(self, workers: int) -> "FetchConfig":
-        """What one of so many workers may do: an equal part of rate and burst, so that a host never meets more than the whole."""
+        """What one of so many workers may do: an equal part of rates and burst, so that a host never meets more than the whole."""
         workers = max(1, workers)
-        return replace(self, requests_per_s=self.requests_per_s / workers, burst_requests=max(1.0, self.burst_requests / workers))
+        burst = max(1.0, self.burst_requests / workers)
+        return replace(self, requests_per_s=self.requests_per_s / workers, burst_requests=burst, bytes_per_s=self.bytes_per_s / workers)
 
     def __post_init__(self) -> None:
         try:
@@ -65,7 +67,7 @@ class FetchConfig:
         for name in ("max_bytes", "max_duration_s", "max_text_bytes", "timeout_s", "socket_timeout_s", "recycle_items"):
             if getattr(self, name) <= 0:
                 raise UserError(f"network.{name}={getattr(self, name)}: give a positive number")
-        for name in ("retries", "max_wait_s", "requests_per_s"):
+        for name in ("retries", "max_wait_s", "requests_per_s", "bytes_per_s"):
             if getattr(self, name) < 0:
                 raise UserError(f"network.{name}={getattr(self, name)}: give 0 or more")
         if self.burst_requests < 1:

@@ -36,7 +36,7 @@ MAX_REST_S = 86_400.0  # of a host, whatever it asks for
 
 @dataclass(frozen=True)
 class Limits:
-    """What one item may cost. `requests_per_s` (0: unpaced) holds per host; hosts of `allow_private` are not paced."""
+    """What one item may cost. `requests_per_s` and `bytes_per_s` (0: unpaced) hold per host; hosts of `allow_private` are not paced."""
 
     max_bytes: int
     max_text_bytes: int
@@ -47,6 +47,7 @@ class Limits:
     max_wait_s: float
     requests_per_s: float
     burst_requests: float
+    bytes_per_s: float
     user_agent: str
     allow_private: tuple[str, ...]
 
@@ -245,24 +246,25 @@ class Web(YoutubeDL):
         time.sleep(wait_s)
 
     def _pace(self, url: str) -> None:
-        """Waits until the host's token bucket holds a request. Hosts of `allow_private` are the operator's own."""
-        host = urllib.parse.urlsplit(url).netloc.lower()
-        way, rate = f"{self._proxy} {host}", self.limits.requests_per_s
-        if rate <= 0 or host in self.limits.allow_private:
-            return
-        tokens, then = self._buckets.get(way, (self.limits.burst_requests, time.monotonic()))
-        now = time.monotonic()
-        tokens = min(self.limits.burst_requests, tokens + (now - then) * rate)
-        if tokens < 1:
-            time.sleep((1 - tokens) / rate)
-            tokens, now = 1.0, time.monotonic()
-        self._buckets[way] = (tokens - 1, now)
+        """Waits until the host may be asked once more."""
+        self._take("requests", url, 1, self.limits.requests_per_s, self.limits.burst_requests)
 
-    def spend(self, num_bytes: int) -> None:
-        """Counts bytes that arrived; `Abort` (too_large) past the item's cap."""
+    def _take(self, what: str, url: str, amount: float, rate: float, most: float) -> None:
+        """Takes from the host's token bucket and waits while that is overdrawn. Hosts of `allow_private` are the operator's own."""
+        if rate <= 0 or urllib.parse.urlsplit(url).netloc.lower() in self.limits.allow_private:
+            return
+        name, now_s = f"{what} {self._host_name(url)}", time.monotonic()
+        tokens, then_s = self._buckets.get(name, (most, now_s))
+        tokens = min(most, tokens + (now_s - then_s) * rate) - amount
+        self._buckets[name] = (tokens, now_s)
+        time.sleep(max(0.0, -tokens / rate))
+
+    def spend(self, num_bytes: int, url: str) -> None:
+        """Counts bytes that arrived, and waits until its host may send more; `Abort` (too_large) past the item's cap."""
         self._bytes += num_bytes
         if self._bytes > self.limits.max_bytes:
             raise Abort(Reason.TOO_LARGE, f"more than {self.limits.max_bytes} bytes")
+        self._take("bytes", url, num_bytes, self.limits.bytes_per_s, self.limits.bytes_per_s)
 
     def cut_at(self, num_bytes: int, announced: int) -> None:
         """Notes that a body ended early; it may still be resumed."""
@@ -283,7 +285,7 @@ class Metered(Response):
             return self._read_text()
         data: bytes = self._inner.read(amt)
         self._num_read += len(data)
-        self._web.spend(len(data))
+        self._web.spend(len(data), self.url)
         if amt and not data and self._num_read < _content_length(self):
             self._web.cut_at(self._num_read, _content_length(self))
         return data

@@ -14,12 +14,15 @@ import pytest
 
 from configs.load import UserError
 from ingest.fetch import FetchConfig, Fetcher
-from ingest.sample import Reason
+from ingest.sample import Reason, Refused
 from ingest.scrape import ScrapeConfig, ScrapeStage
 from ingest.sources import SourceConfig
 from ingest.web import Limits, Web
-from tests.test_fetch import ALLOW, Answer, HostileSite, body, refused
+from tests.test_fetch import ALLOW, LICENSED, Answer, HostileSite, body, refused
 from tests.test_fetch import hostile as hostile
+from tests.test_web_addresses import PUBLIC, named
+from tests.test_web_addresses import private as private
+from tests.test_web_addresses import resolved as resolved
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -46,11 +49,29 @@ def test_all_workers_together_keep_the_rate_of_a_host(tmp_path: Path, workers: i
 
 def test_rate_and_burst_are_shared_out_and_one_request_stays_free() -> None:
     for workers in (0, 1, 2, 8):
-        share = FetchConfig(requests_per_s=4.0, burst_requests=8.0).share(workers)
-        assert (share.requests_per_s, share.burst_requests) == (4.0 / max(1, workers), 8.0 / max(1, workers))
+        share = FetchConfig(requests_per_s=4.0, burst_requests=8.0, bytes_per_s=1e6).share(workers)
+        parts = [4.0 / max(1, workers), 8.0 / max(1, workers), 1e6 / max(1, workers)]
+        assert [share.requests_per_s, share.burst_requests, share.bytes_per_s] == parts
     assert FetchConfig().share(1000).burst_requests == 1.0
     with pytest.raises(UserError, match="burst_requests=0.5"):
         FetchConfig(burst_requests=0.5)
+
+
+@pytest.mark.parametrize(("path", "num_bytes"), [("/a.mp4", 600_000), ("/page", 300_000)])
+def test_a_host_sends_no_more_bytes_than_it_may(
+    hostile: HostileSite, private: HostileSite, resolved: Callable[..., None], tmp_path: Path, path: str, num_bytes: int
+) -> None:
+    """A page and a medium, of a host that no exception names: a second's worth comes at once, and the rest at the rate."""
+    resolved([PUBLIC])
+    hostile.answers |= {"/small.mp4": body(b"film", "video/mp4"), "/a.mp4": body(bytes(600_000), "video/mp4")}
+    hostile.answers["/page"] = body(LICENSED.encode().ljust(300_000))
+    config = FetchConfig(allow_private=[f"127.0.0.1:{hostile.server_address[1]}"], bytes_per_s=150_000)
+    with Fetcher(config, tmp_path / "spool", ALLOW) as ours:
+        ours.fetch(hostile.item("/small.mp4"), 64)  # the child runs
+        started_s = time.monotonic()
+        with contextlib.suppress(Refused):
+            assert ours.fetch(named(private, path), 64).num_bytes == num_bytes
+        assert path in hostile.asked and time.monotonic() - started_s > (num_bytes - 150_000) / 150_000
 
 
 Opened = Callable[..., Fetcher]
