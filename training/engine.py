@@ -7,7 +7,9 @@ ZeRO 0 to 3, fp32 and bf16. Without Ray, `ensure_process_group` makes a group of
 """
 
 import contextlib
+import functools
 import os
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from configs.load import UserError
 from training.settings import TrainConfig
 
 
@@ -69,12 +72,40 @@ def start_engine(model: nn.Module, config: TrainConfig, world: int) -> Any:
             if hasattr(part, "enable_gradient_checkpointing"):
                 part.enable_gradient_checkpointing()  # type: ignore[operator]
     if config.compile:
+        _mend_compiler()
         model.compile()
     deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
     engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=engine_settings(config, world))
     if world == 1 and config.zero_stage == 0:
         engine.enable_backward_allreduce = False  # it would copy all gradients to sum them with nobody's
     return engine
+
+
+def check_compiler(config: TrainConfig) -> None:
+    """`UserError` for compile=true on CPUs where the C++ compiler that torch would call is not there; GPUs have Triton's."""
+    name = os.environ.get("CXX", "g++")
+    on_cpu = not wants_gpu() or (config.workers == 0 and not torch.cuda.is_available())
+    if config.compile and on_cpu and not shutil.which(name):
+        raise UserError(f"compile=true: the C++ compiler {name} is not found here; install it (Debian: apt install g++), or leave it out")
+
+
+@functools.cache
+def _mend_compiler() -> None:
+    """torch 2.13 for CPUs may fuse a read of a buffer with what is done before the last write to it (pytorch issue 185509).
+
+    What lies behind a nearest upsampling then learnt from zeros. Mended as in pull request 185873, which came after 2.13. The tag
+    keeps what was compiled without it from being taken out of torch's cache.
+    """
+    from torch._inductor.scheduler import SchedulerNode
+
+    recompute = SchedulerNode.recompute_size_and_body
+
+    def renaming(node: Any, *args: Any, **named: Any) -> None:
+        recompute(node, *args, **named)
+        node.set_read_writes(node.read_writes.rename(node.mutation_renames))
+
+    SchedulerNode.recompute_size_and_body = renaming  # type: ignore[method-assign]
+    torch.compiler.config.cache_key_tag += "pytorch-185873"
 
 
 def engine_settings(config: TrainConfig, world: int) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from cluster.storage import Store, open_store
 from cluster.units import ensure_ray
 from configs.load import StoppedError, UserError, describe_difference, semantic_hash
 from training.catalogue import Catalogue
-from training.engine import ensure_process_group, wants_gpu
+from training.engine import check_compiler, ensure_process_group, wants_gpu
 from training.interrupt import ASKED, listen
 from training.journal import last_line, read_lines
 from training.loop import Plan, mixture_of, work
@@ -70,6 +70,7 @@ def prepare(config: TrainConfig) -> Plan:
     """Checks everything, and writes or compares `<output>/run.json`: settings, snapshots and the recipe's facts."""
     more = [_absolute(uri) for uri in config.more_data]
     config = replace(config, data=_absolute(config.data), more_data=more, output=_absolute(config.output))
+    check_compiler(config)
     datasets = [Dataset.open(uri) for uri in config.all_data]
     store = open_store(config.output)
     if store.exists("run.json"):
