@@ -121,7 +121,7 @@ class Web(YoutubeDL):
     @cached_property
     def _request_director(self) -> Any:
         def handler(**settings: Any) -> GuardedRH:
-            return GuardedRH(self.far_side_refusal, **settings)
+            return GuardedRH(self.far_side_refusal, self._before_hop, **settings)
 
         return self.build_request_director([handler], [])
 
@@ -210,8 +210,6 @@ class Web(YoutubeDL):
         """The first answer that is not a passing failure. 429 and 503 with a short Retry-After are waited for."""
         for attempt in range(self.limits.retries + 1):
             last = attempt == self.limits.retries
-            self._wait_while_it_rests(request.url)
-            self._pace(request.url)
             try:
                 return super().urlopen(request)
             except HTTPError as error:
@@ -224,6 +222,11 @@ class Web(YoutubeDL):
                     raise Abort(*classify_transport(error)) from error
                 time.sleep(0.5 * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
+
+    def _before_hop(self, url: str) -> None:
+        """Before every request that leaves, those that a redirect sends on included."""
+        self._wait_while_it_rests(url)
+        self._pace(url)
 
     def _wait_while_it_rests(self, url: str) -> None:
         """A host that asked an earlier item for more time gets it: here where it is short, else by an item that comes back later."""
@@ -311,13 +314,15 @@ class GuardedRH(UrllibRH):
     _SUPPORTED_URL_SCHEMES = ("http", "https")
     _SUPPORTED_PROXY_SCHEMES = ("http",)
 
-    def __init__(self, far_side_refusal: Callable[[str], str | None], **settings: Any):
+    def __init__(self, far_side_refusal: Callable[[str], str | None], before_hop: Callable[[str], None], **settings: Any):
         super().__init__(**settings)
         self._far_side_refusal = far_side_refusal
+        self._before_hop = before_hop
 
     def _create_instance(self, proxies: Any, cookiejar: Any, legacy_ssl_support: Any = None) -> urllib.request.OpenerDirector:
         opener = urllib.request.OpenerDirector()
         for handler in (
+            Turnstile(self._before_hop),
             FarSide(proxies, self._far_side_refusal),
             BoundedHTTPHandler(context=self._make_sslcontext(legacy_ssl_support=legacy_ssl_support)),
             urllib.request.HTTPCookieProcessor(cookiejar),
@@ -329,6 +334,19 @@ class GuardedRH(UrllibRH):
             opener.add_handler(handler)
         opener.addheaders = []
         return opener
+
+
+class Turnstile(urllib.request.BaseHandler):
+    """Holds every hop back for as long as its host's rate and rest ask."""
+
+    def __init__(self, before_hop: Callable[[str], None]):
+        self._before_hop = before_hop
+
+    def http_request(self, req: Any) -> Any:
+        self._before_hop(req.full_url)
+        return req
+
+    https_request = http_request
 
 
 class FarSide(ProxyHandler):

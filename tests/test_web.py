@@ -57,6 +57,20 @@ def test_rate_and_burst_are_shared_out_and_one_request_stays_free() -> None:
         FetchConfig(burst_requests=0.5)
 
 
+def test_every_request_waits_for_the_rate_and_those_of_a_redirect_too(
+    hostile: HostileSite, private: HostileSite, resolved: Callable[..., None], tmp_path: Path
+) -> None:
+    resolved([PUBLIC])
+    hostile.answers = {"/small.mp4": body(b"film", "video/mp4"), "/a.mp4": body(b"", status=302, Location="/small.mp4")}
+    config = FetchConfig(allow_private=[f"127.0.0.1:{hostile.server_address[1]}"], requests_per_s=2.0, burst_requests=1.0)
+    with Fetcher(config, tmp_path / "spool", ALLOW) as ours:
+        ours.fetch(hostile.item("/small.mp4"), 64)  # the child runs; what is allowed by exception is not paced
+        hostile.asked.clear()
+        started_s = time.monotonic()
+        ours.fetch(named(private, "/a.mp4"), 64)
+        assert hostile.asked == ["/a.mp4", "/small.mp4", "/small.mp4"] and time.monotonic() - started_s >= 1.0
+
+
 @pytest.mark.parametrize(("path", "num_bytes"), [("/a.mp4", 600_000), ("/page", 300_000)])
 def test_a_host_sends_no_more_bytes_than_it_may(
     hostile: HostileSite, private: HostileSite, resolved: Callable[..., None], tmp_path: Path, path: str, num_bytes: int
@@ -120,6 +134,16 @@ def test_a_host_that_asked_for_a_long_rest_is_asked_nothing_more(
         assert hostile.asked == ["/a.mp4"]
         assert ours.fetch(other.item("/b.mp4"), 64).picture.read_bytes() == b"film"
         other.shutdown()
+
+
+def test_a_host_that_rests_is_not_asked_by_way_of_another_either(hostile: HostileSite, private: HostileSite, fetcher: Opened) -> None:
+    private.answers = {"/a.mp4": body(b"", status=503, Retry_After="3600")}  # allowed here, another host than the first
+    for path in ("/1.mp4", "/2.mp4"):
+        hostile.answers[path] = body(b"", status=302, Location=f"http://127.0.0.1:{private.server_address[1]}/a.mp4")
+    ours = fetcher(private)
+    for path in ("/1.mp4", "/2.mp4"):
+        assert refused(lambda path=path: ours.fetch(hostile.item(path), 64)) in (Reason.RATE_LIMITED, Reason.SERVER_ERROR)
+    assert (hostile.asked, private.asked) == (["/1.mp4", "/2.mp4"], ["/a.mp4"])
 
 
 @pytest.mark.parametrize("event", [nothing, killed])
