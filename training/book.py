@@ -8,10 +8,14 @@ metrics.jsonl      step, loss, samples, lr, grad_norm, step_s, data_wait_s, tflo
 validation.jsonl   step, loss, and the loss at each fixed time
 events.jsonl       started, resumed, saved, rolled_back, stopped, failed, finished
 tensorboard/       for `tensorboard --logdir`
+wandb-run.txt      the id of the run at W&B, and in wandb/ its files
 """
 
+import importlib.util
+import os
 import tempfile
 import time
+import uuid
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,10 +24,13 @@ import torch
 from tensorboardX import SummaryWriter
 
 from cluster.storage import Store
+from configs.load import UserError
 from training.engine import peak_flops
 from training.journal import Journal
 from training.preview import Drawn
-from training.settings import TrainConfig, learning_rate
+from training.settings import TrainConfig, identity, learning_rate
+
+WANDB_RUN = "wandb-run.txt"
 
 
 class Book:
@@ -40,16 +47,18 @@ class Book:
         kept = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="stillsound-board-")) if remote else f"{store.uri}/tensorboard"
         self.folder, self.uploaded = Path(kept), 0 if remote else -1
         self.board = SummaryWriter(str(self.folder), purge_step=step + 1, flush_secs=10)
-        self.wandb = _open_wandb(config) if config.wandb else None
+        self.wandb = _open_wandb(store, config, self.stack) if config.wandb else None
         device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         self.peak_flops = peak_flops(device, config) * max(1, config.workers)
 
     def __enter__(self) -> "Book":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.sync()
         self.board.close()
+        if self.wandb:
+            self.wandb.finish(exit_code=int(kind is not None))
         self.stack.close()
 
     def note(self, step: int, loss: float, norm: float, seconds: float, wait_s: float, flops: float) -> None:
@@ -96,12 +105,51 @@ class Book:
         for name, value in values.items():
             self.board.add_scalar(f"{group}/{name}", value, step)
         if self.wandb:
-            self.wandb.log({f"{group}/{name}": value for name, value in values.items()}, step=step)
+            self.wandb.log({"step": step, **{f"{group}/{name}": value for name, value in values.items()}})
 
 
-def _open_wandb(config: TrainConfig) -> Any:
-    """A run of Weights & Biases that goes on where it was; that its package is there was checked at the door."""
-    import wandb  # type: ignore[import-not-found]
+def check_wandb(config: TrainConfig) -> None:
+    """`UserError` where W&B is asked for and its package or a key that its server takes is not there; offline it needs no key."""
+    if not config.wandb:
+        return
+    if not importlib.util.find_spec("wandb"):
+        raise UserError(
+            f"wandb={config.wandb}: the package is not installed here; pip install wandb --constraint constraints.txt, or leave it out"
+        )
+    import wandb
 
-    name = config.output.rstrip("/").rsplit("/", 1)[-1]
-    return wandb.init(project=config.wandb, id=name, name=name, resume="allow")
+    if wandb.setup().settings.mode in ("offline", "dryrun", "disabled"):
+        return
+    try:
+        problem = "" if wandb.login(prompt=False) else "no API key was found"
+    except wandb.Error as error:
+        problem = str(error)
+    if problem:
+        raise UserError(f"wandb={config.wandb}: {problem}; set WANDB_API_KEY or call wandb login, or set WANDB_MODE=offline")
+
+
+def _open_wandb(store: Store, config: TrainConfig, stack: ExitStack) -> Any:
+    """The run of Weights & Biases that belongs to this output: drawn once, and gone on with by every later start.
+
+    It is told numbers and settings; not the console, the code, the machine or the command line, in which a credential may stand.
+    Its own files lie in the output, unless WANDB_DIR names a folder; beside an output in object storage only until the run ends.
+    """
+    import wandb
+
+    if not store.exists(WANDB_RUN):
+        store.put(WANDB_RUN, uuid.uuid4().hex[:12].encode())
+    remote = "://" in store.uri
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="stillsound-wandb-")) if remote else store.uri
+    quiet = {"x_disable_stats": True, "x_disable_machine_info": True, "x_save_requirements": False}
+    run = wandb.init(
+        project=config.wandb,
+        id=store.read(WANDB_RUN).decode(),
+        name=config.output.rstrip("/").rsplit("/", 1)[-1],
+        resume="allow",
+        reinit="finish_previous",
+        config=identity(config),
+        dir=os.environ.get("WANDB_DIR", folder),
+        settings=wandb.Settings(console="off", disable_code=True, disable_git=True, **quiet),
+    )
+    run.define_metric("*", step_metric="step")  # its own steps only grow; a rollback makes some again
+    return run

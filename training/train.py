@@ -8,7 +8,6 @@ workers; when one dies they start again by themselves from the newest checkpoint
 
 import contextlib
 import functools
-import importlib.util
 import json
 import logging
 import os
@@ -28,6 +27,7 @@ from cluster.scratch import scratch_folder
 from cluster.storage import Store, open_store
 from cluster.units import ensure_ray
 from configs.load import StoppedError, UserError, describe_difference, semantic_hash
+from training.book import check_wandb
 from training.catalogue import Catalogue
 from training.engine import check_compiler, ensure_process_group, wants_gpu
 from training.interrupt import ASKED, listen
@@ -71,6 +71,7 @@ def prepare(config: TrainConfig) -> Plan:
     more = [_absolute(uri) for uri in config.more_data]
     config = replace(config, data=_absolute(config.data), more_data=more, output=_absolute(config.output))
     check_compiler(config)
+    check_wandb(config)
     datasets = [Dataset.open(uri) for uri in config.all_data]
     store = open_store(config.output)
     if store.exists("run.json"):
@@ -87,8 +88,6 @@ def prepare(config: TrainConfig) -> Plan:
     if config.validate_every:
         Catalogue.of(datasets[0], pinned, config.validation_split, config.module.MEMBERS)
     Preview.of(datasets[0], pinned, config, kept["facts"])
-    if config.wandb and not importlib.util.find_spec("wandb"):
-        raise UserError(f"wandb={config.wandb}: the package is not installed here; pip install wandb, or leave it out")
     return Plan(config, kept["snapshots"], kept["facts"], f"{time.time_ns():x}")
 
 
