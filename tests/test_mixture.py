@@ -14,6 +14,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from cluster.dataset import Dataset
+from cluster.shards import Row
 from configs.load import UserError
 from ingest.remove import Found, seen_by
 from tests.latents import make_latents
@@ -22,8 +23,11 @@ from training.catalogue import Catalogue
 from training.journal import read_lines
 from training.loader import Loader
 from training.mixture import PERIOD, Mixture, shared_out
+from training.npy import read_npy, to_npy
 from training.order import Order
-from training.train import train
+from training.precompute import moments_of
+from training.recipes import diffusion
+from training.train import prepare, train
 
 MEMBERS = ("latent.npy", "image.npy")
 
@@ -107,6 +111,44 @@ def test_a_run_on_a_mixture_resumes_bit_for_bit_and_pins_both(pair: list[Dataset
     marker = json.loads((tmp_path / "whole/checkpoints/step-00000012/COMMITTED.json").read_text())
     assert marker["facts"]["snapshots"] == pinned
     assert read_lines(tmp_path / "whole/events.jsonl")[-1]["event"] == "finished"
+
+
+def members_of(dataset: Dataset, name: str) -> np.ndarray:
+    """float64 [n, …], of all training samples."""
+    catalogue = Catalogue.of(dataset, dataset.snapshot(), "train", (name,))
+    samples = catalogue.read(list(range(len(catalogue))))
+    return np.stack([read_npy(sample[name]).astype(np.float64) for sample in samples.values() if sample])
+
+
+def test_the_statistics_of_a_mixture_are_those_of_all_samples_together(tmp_path: Path) -> None:
+    pair = [make_latents(tmp_path / f"{seed}/data", units=units, per_unit=n, seed=seed) for seed, units, n in ((2, 3, 5), (3, 1, 2))]
+    found = prepare(mixed(pair, tmp_path / "run", weights=[0.1, 0.9])).facts
+    latents, images = (np.concatenate([members_of(dataset, name) for dataset in pair]) for name in MEMBERS)
+    assert len(latents) == len(images) == 17
+    assert found["latent_mean"] == pytest.approx(latents[:, 0].mean((0, 2, 3)), rel=1e-9)
+    assert found["latent_std"] == pytest.approx(latents[:, 0].std((0, 2, 3)), rel=1e-9)
+    assert found["image_mean"] == pytest.approx(images.mean(0), rel=1e-9)
+    assert found["image_std"] == pytest.approx(images.std(0), rel=1e-9)
+
+
+@given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=5), seed=st.integers(0, 10**6))
+@effort(deadline=None, max_examples=25)
+def test_moments_merge_to_those_of_all_samples_however_they_are_shared_out(sizes: list[int], seed: int) -> None:
+    dice = np.random.default_rng(seed)
+    units = [dice.normal(dice.normal(0, 3), dice.uniform(0.5, 2), (n, 2, 3, 2, 2)).astype(np.float32) for n in sizes]
+    found = [moments_of([row_of(latent) for latent in latents]) for latents in units]
+    drawn = np.concatenate(units).astype(np.float64)
+    mean = drawn[:, 0].mean((0, 2, 3))
+    spread = np.sqrt((drawn[:, 0] ** 2 + drawn[:, 1] ** 2).mean((0, 2, 3)) - mean**2)
+    assert np.allclose(diffusion.merge_moments(found, "latent"), [mean, spread], rtol=1e-6, atol=1e-6)
+    images = drawn[:, 0, 0].reshape(len(drawn), -1)
+    assert np.allclose(diffusion.merge_moments(found, "image"), [images.mean(0), np.sqrt(np.maximum(images.var(0), 1e-8))], atol=1e-5)
+
+
+def row_of(latent: np.ndarray) -> Row:
+    """A training sample; its embedding is a part of its latent."""
+    members = {"latent.npy": to_npy(latent), "image.npy": to_npy(latent[0, 0].reshape(-1))}
+    return Row("item", "key", columns={"split": "train"}, members=members)
 
 
 def test_a_take_down_in_a_dataset_mixed_in_names_the_checkpoints(pair: list[Dataset], tmp_path: Path) -> None:
