@@ -5,7 +5,7 @@
 #   make test-s3 the tests of storage with every fault at every request, against a real S3 server that it starts
 #                (apt-get install radosgw ceph-mon ceph-osd ceph-common), or against the one that STILLSOUND_TEST_S3 names
 #   make demo    the whole chain, small and real, ending in out/demo/report.html
-#   make chaos   ten kills of one training run, then ten minutes of random kills of scrapes and of training runs (MINUTES=60 for longer, SEED=… for one again)
+#   make chaos   ten kills of one training run, one compiled, then ten minutes of random kills of scrapes and of training runs (MINUTES=60 for longer, SEED=… for one again)
 #   make bench   measurements beside named baselines, into benchmarks/results/
 #   make bench-gpu the same of the big models on a GPU; without one it says so and measures nothing
 #   make upgrade install the newest versions that pyproject.toml allows and write constraints.txt anew
@@ -67,6 +67,7 @@ demo: setup
 
 chaos: setup
 	STILLSOUND_KILLS=10 $(PY) -m pytest -q tests/test_kills.py
+	STILLSOUND_SLOW=1 $(PY) -m pytest -q tests/test_train_compile.py
 	$(PY) -m tests.chaos minutes=$(or $(MINUTES),10) $(if $(SEED),seed=$(SEED))
 
 bench: setup $(MOTO_STAMP)

@@ -5,6 +5,7 @@ torch 2.13 got wrong, a nearest upsampling between residual blocks, inside the s
 """
 
 import json
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,7 @@ def test_a_compiled_run_learns_what_an_eager_one_does_and_each_goes_on_from_the_
     network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setattr(logging.getLogger("torch.__trace"), "propagate", False)  # pytest would keep a book of all that is compiled
     data = make_latents(tmp_path / "latents").uri
     config = replace(settings(data, tmp_path / "eager", steps=6, checkpoint_every=2), diffusion=sizes_of_tiny())
     if network == "small":
