@@ -140,7 +140,7 @@ def _open_wandb(store: Store, config: TrainConfig, stack: ExitStack) -> Any:
         store.put(WANDB_RUN, uuid.uuid4().hex[:12].encode())
     remote = "://" in store.uri
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="stillsound-wandb-")) if remote else store.uri
-    quiet = {"x_disable_stats": True, "x_disable_machine_info": True, "x_save_requirements": False}
+    quiet: dict[str, Any] = {"x_disable_stats": True, "x_disable_machine_info": True, "x_save_requirements": False}
     run = wandb.init(
         project=config.wandb,
         id=store.read(WANDB_RUN).decode(),

@@ -104,7 +104,7 @@ def _mend_compiler() -> None:
         recompute(node, *args, **named)
         node.set_read_writes(node.read_writes.rename(node.mutation_renames))
 
-    SchedulerNode.recompute_size_and_body = renaming  # type: ignore[method-assign]
+    SchedulerNode.recompute_size_and_body = renaming  # type: ignore[method-assign, assignment]
     torch.compiler.config.cache_key_tag += "pytorch-185873"
 
 
