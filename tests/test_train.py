@@ -310,8 +310,9 @@ def test_a_worker_whose_machine_goes_away_saves_and_the_run_goes_on_by_itself(da
     assert losses(output) == losses(two_workers)
 
 
+@pytest.mark.parametrize("zero_stage", [0, 1])
 def test_a_gradient_that_is_no_number_costs_the_samples_since_the_last_checkpoint(
-    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zero_stage: int
 ) -> None:
     make_batch = diffusion.make_batch
 
@@ -321,9 +322,9 @@ def test_a_gradient_that_is_no_number_costs_the_samples_since_the_last_checkpoin
         return batch
 
     monkeypatch.setattr(diffusion, "make_batch", poisoned)
-    train(settings(data, tmp_path / "whole"))
-    train(settings(data, tmp_path / "run", steps=11))
-    train(settings(data, tmp_path / "run"))
+    train(settings(data, tmp_path / "whole", zero_stage=zero_stage))
+    train(settings(data, tmp_path / "run", steps=11, zero_stage=zero_stage))
+    train(settings(data, tmp_path / "run", zero_stage=zero_stage))
     for name in ("whole", "run"):
         (back,) = [event for event in read_lines(tmp_path / name / "events.jsonl") if event["event"] == "rolled_back"]
         assert back["step"] == 8 and back["skipped_samples"] == 2 * 8 and "step 10 is nan" in back["reason"]
@@ -343,6 +344,16 @@ def test_validation_gives_the_same_numbers_whatever_runs_beside_it(data: str, tm
     for one, other in zip(lines["one"], lines["other"], strict=True):
         assert one == pytest.approx(other, rel=1e-5)
     assert losses(tmp_path / "one") == losses(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("clip", [0.1, 0.0])
+def test_the_norm_of_the_gradient_is_told_alike_at_every_zero_stage(data: str, tmp_path: Path, clip: float) -> None:
+    norms = []
+    for stage in range(4):
+        train(settings(data, tmp_path / str(stage), steps=3, zero_stage=stage, gradient_clip=clip))
+        norms.append([line["grad_norm"] for line in read_lines(tmp_path / str(stage) / "metrics.jsonl")])
+    assert min(norms[0]) > 0.1
+    assert all(found == pytest.approx(norms[0], rel=1e-5) for found in norms)
 
 
 def test_what_a_run_measures_is_in_its_metrics_and_for_tensorboard(data: str, tmp_path: Path) -> None:

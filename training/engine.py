@@ -8,6 +8,7 @@ ZeRO 0 to 3, fp32 and bf16. Without Ray, `ensure_process_group` makes a group of
 
 import contextlib
 import functools
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -76,9 +77,15 @@ def start_engine(model: nn.Module, config: TrainConfig, world: int) -> Any:
         model.compile()
     deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
     engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=engine_settings(config, world))
-    if world == 1 and config.zero_stage == 0:
-        engine.enable_backward_allreduce = False  # it would copy all gradients to sum them with nobody's
+    if config.zero_stage == 0:
+        engine.enable_backward_allreduce = world > 1  # alone it would copy all gradients to sum them with nobody's
+        engine.clip_fp32_gradients = functools.partial(_clip, engine)
     return engine
+
+
+def _clip(engine: Any) -> None:
+    """As DeepSpeed does it at ZeRO 0, but the norm is kept: it is in the metrics, and tells of gradients that are no numbers."""
+    engine._global_grad_norm = nn.utils.clip_grad_norm_(engine.module.parameters(), engine.gradient_clipping())
 
 
 def check_compiler(config: TrainConfig) -> None:
@@ -119,7 +126,7 @@ def engine_settings(config: TrainConfig, world: int) -> dict[str, Any]:
         "train_batch_size": config.global_batch,
         "train_micro_batch_size_per_gpu": config.global_batch // world // config.accumulate,
         "gradient_accumulation_steps": config.accumulate,
-        "gradient_clipping": config.gradient_clip,
+        "gradient_clipping": config.gradient_clip or (math.inf if config.zero_stage == 0 else 0.0),  # infinite: a norm, unclipped
         "optimizer": {"type": "AdamW", "params": adam},
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,  # its own CPU optimiser would have to be compiled
