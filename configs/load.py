@@ -72,7 +72,7 @@ def load_config(schema: type[T], args: Sequence[str]) -> T:
 def unresolved(schema: type, args: Sequence[str]) -> str:
     """The settings as YAML as they were asked, file and overrides together: defaults left out, `${…}` not looked up."""
     trees = [OmegaConf.load(arg) for arg in args if "=" not in arg and os.path.exists(arg)]
-    whole = OmegaConf.merge(*trees, *(_read_override(schema, arg) for arg in args if "=" in arg))
+    whole = OmegaConf.merge({}, *trees, *(_read_override(schema, arg) for arg in args if "=" in arg))
     return hide_passwords(OmegaConf.to_yaml(whole, resolve=False))
 
 

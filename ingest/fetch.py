@@ -188,7 +188,9 @@ class Fetcher:
             self.close()
             raise Refused(Reason.WORKER_CRASHED, f"the fetch process ended: {error}{self._last_words()}") from None
         self._served += 1
-        self._rests |= {name: time.monotonic() + float(seconds) for name, seconds in reply["rests"].items()}
+        now_s = time.monotonic()
+        told = {name: now_s + float(seconds) for name, seconds in reply["rests"].items()}
+        self._rests = {name: until_s for name, until_s in {**self._rests, **told}.items() if until_s > now_s}
         if "refused" in reply:
             raise Refused(Reason(reply["refused"]), reply["detail"])
         return reply

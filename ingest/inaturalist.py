@@ -47,7 +47,7 @@ LICENSES = {
 MAX_PER_PAGE = 200
 MAX_PER_MINUTE, MAX_PER_DAY = 60, 10_000  # what the site asks of its users
 PAGES = "listing"
-PASSING = (Reason.RATE_LIMITED, Reason.SERVER_ERROR, Reason.TIMEOUT, Reason.NETWORK)
+PASSING = (Reason.SERVER_ERROR, Reason.TIMEOUT, Reason.NETWORK)
 
 
 @dataclass
@@ -278,9 +278,10 @@ class _Asker:
             try:
                 return self._results(self.read(url), above)
             except Refused as refusal:
-                if refusal.reason not in PASSING or attempt == self.retries or not self._left_today():
+                passing = refusal.reason in PASSING or "Retry-After" in refusal.detail  # ingest.web waits that long before the next
+                if not passing or attempt == self.retries or not self._left_today():
                     raise
-                time.sleep(0.5 * 2**attempt)  # and as long as Retry-After says: see ingest.web
+                time.sleep(0.5 * 2**attempt)
             finally:
                 self._last_s = time.monotonic()  # the distance is kept from the end of one to the start of the next
         raise AssertionError("the last attempt returns or raises")

@@ -155,6 +155,11 @@ def check(config: ScrapeConfig) -> None:
         raise UserError(f"unit_size={config.unit_size}: give 1 or more")
     if min(config.split.validation, config.split.test) < 0 or config.split.validation + config.split.test > 1:
         raise UserError(f"split: validation={config.split.validation} and test={config.split.test} are not shares of one whole")
+    network, brings = config.network, config.network.share(config.workers).bytes_per_s * config.network.timeout_s
+    if 0 < brings < network.max_bytes:
+        told = f"a worker's share brings {brings / 1e6:.0f} MB in network.timeout_s={network.timeout_s:.0f}"
+        fix = f"raise that, or lower workers={config.workers} or network.max_bytes={network.max_bytes}"
+        raise UserError(f"network.bytes_per_s={network.bytes_per_s:.0f}: {told}, and larger items would never come; {fix}")
     if config.split.by not in ("media", "channel"):
         raise UserError(f"split.by={config.split.by}: give media or channel")
 

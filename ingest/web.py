@@ -13,21 +13,18 @@ import io
 import os
 import time
 import urllib.parse
-import urllib.request
-import urllib.response
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from yt_dlp import YoutubeDL
 from yt_dlp.networking import Request, Response
-from yt_dlp.networking._urllib import HTTPHandler, ProxyHandler, RedirectHandler, UrllibRH
 from yt_dlp.networking.exceptions import HTTPError, IncompleteRead, TransportError
 from yt_dlp.utils import DownloadError
 
 from ingest.guard import Abort, url_refusal
+from ingest.hops import GuardedRH
 from ingest.page import header_opt_out
 from ingest.sample import Reason
 
@@ -114,6 +111,7 @@ class Web(YoutubeDL):
         self._waited_s = 0.0
         self._downloading = False
         self._cut = ""
+        self._held_back = False  # refused by a rest of ours, not by the site
         super().__init__({**_parameters(limits, extractors), **self.egress.options})
         if self.egress.cookies_file:
             self.cookiejar.load(self.egress.cookies_file)
@@ -127,7 +125,7 @@ class Web(YoutubeDL):
 
     def begin(self) -> None:
         """Forgets the item before: its bytes, waits, pages and cookies (a session of the operator's stays). `Abort`: all ways rest."""
-        self._bytes, self._waited_s, self._cut = 0, 0.0, ""
+        self._bytes, self._waited_s, self._cut, self._held_back = 0, 0.0, "", False
         self._pages.clear()
         if not self.egress.cookies_file:
             self.cookiejar.clear()
@@ -139,16 +137,18 @@ class Web(YoutubeDL):
         left_s = {way: self.rests.left_s(_way_name(way)) if self.egress.rest_s else 0.0 for way in ways}
         free = [way for way in ways if left_s[way] <= 0]
         if not free:
+            self._held_back = True
             raise Abort(Reason.BOT_CHECK, f"every way out rests after a bot check or a rate limit, {min(left_s.values()):.0f} s more")
         self._turn += 1
         return free[self._turn % len(free)]
 
     def rest(self) -> None:
-        """Leaves the way of this item alone for `rest_s`: asking on would only prolong a block."""
-        self.rests.add(_way_name(self._proxy), self.egress.rest_s)
+        """Leaves the way of this item alone for `rest_s`: asking on would only prolong a block. A rest never prolongs itself."""
+        if not self._held_back:
+            self.rests.add(_way_name(self._proxy), self.egress.rest_s)
 
     def _host_name(self, url: str) -> str:
-        return f"{_way_name(self._proxy)} {urllib.parse.urlsplit(url).netloc.lower()}"
+        return f"{_way_name(self._proxy)} {_host_and_port(url)}"
 
     def far_side_refusal(self, url: str) -> str | None:
         """Why `url` may not be asked for through a proxy, or None: only named hosts, and the operator's own servers."""
@@ -232,6 +232,7 @@ class Web(YoutubeDL):
         """A host that asked an earlier item for more time gets it: here where it is short, else by an item that comes back later."""
         left_s = self.rests.left_s(self._host_name(url))
         if self._waited_s + left_s > self.limits.max_wait_s:
+            self._held_back = True
             raise Abort(Reason.RATE_LIMITED, f"the host asked to be left alone for {left_s:.0f} s more")
         self._waited_s += left_s
         time.sleep(left_s)
@@ -308,89 +309,14 @@ class Metered(Response):
         return data
 
 
-class GuardedRH(UrllibRH):
-    """urllib's handler without ftp, data and file URLs, with bounded decompression; a proxy is asked for named hosts only."""
-
-    _SUPPORTED_URL_SCHEMES = ("http", "https")
-    _SUPPORTED_PROXY_SCHEMES = ("http",)
-
-    def __init__(self, far_side_refusal: Callable[[str], str | None], before_hop: Callable[[str], None], **settings: Any):
-        super().__init__(**settings)
-        self._far_side_refusal = far_side_refusal
-        self._before_hop = before_hop
-
-    def _create_instance(self, proxies: Any, cookiejar: Any, legacy_ssl_support: Any = None) -> urllib.request.OpenerDirector:
-        opener = urllib.request.OpenerDirector()
-        for handler in (
-            Turnstile(self._before_hop),
-            FarSide(proxies, self._far_side_refusal),
-            BoundedHTTPHandler(context=self._make_sslcontext(legacy_ssl_support=legacy_ssl_support)),
-            urllib.request.HTTPCookieProcessor(cookiejar),
-            urllib.request.UnknownHandler(),
-            urllib.request.HTTPDefaultErrorHandler(),
-            urllib.request.HTTPErrorProcessor(),
-            RedirectHandler(),
-        ):
-            opener.add_handler(handler)
-        opener.addheaders = []
-        return opener
-
-
-class Turnstile(urllib.request.BaseHandler):
-    """Holds every hop back for as long as its host's rate and rest ask."""
-
-    def __init__(self, before_hop: Callable[[str], None]):
-        self._before_hop = before_hop
-
-    def http_request(self, req: Any) -> Any:
-        self._before_hop(req.full_url)
-        return req
-
-    https_request = http_request
-
-
-class FarSide(ProxyHandler):
-    """Sends a request, redirected ones too, through the proxy, if its host may be asked for there."""
-
-    def __init__(self, proxies: Any, refusal: Callable[[str], str | None]):
-        super().__init__(proxies)
-        self._refusal = refusal
-
-    def proxy_open(self, req: Any) -> Any:
-        why = self._refusal(req.full_url) if any(self.proxies.values()) else None
-        if why:
-            raise Abort(Reason.ADDRESS, why)
-        return super().proxy_open(req)
-
-
-class BoundedHTTPHandler(HTTPHandler):
-    """Undoes gzip and deflate up to a bound, before yt-dlp would do it without one (a gzip bomb of 1 MB holds 1 GB)."""
-
-    bound_bytes = 16 << 20
-
-    def http_response(self, req: Any, resp: Any) -> Any:
-        encoding = (resp.headers.get("Content-Encoding") or "identity").strip().lower()
-        if encoding in ("gzip", "x-gzip", "deflate"):
-            resp = self._decoded(resp)
-        elif encoding != "identity":
-            raise Abort(Reason.UNSUPPORTED, f"content encoding {encoding[:40]!r}")
-        return super().http_response(req, resp)
-
-    https_response = http_response
-
-    def _decoded(self, resp: Any) -> Any:
-        packed = resp.read(self.bound_bytes + 1)
-        try:
-            data = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(packed, self.bound_bytes + 1)
-        except zlib.error as error:
-            raise Abort(Reason.CORRUPT, f"bad content encoding: {error}") from None
-        if max(len(packed), len(data)) > self.bound_bytes:
-            raise Abort(Reason.TOO_LARGE, f"compressed answer of more than {self.bound_bytes} bytes")
-        for name in ("Content-Encoding", "Content-Length"):
-            del resp.headers[name]
-        plain = urllib.response.addinfourl(io.BytesIO(data), resp.headers, resp.url, resp.status)
-        plain.msg = resp.reason  # type: ignore[attr-defined]
-        return plain
+def _host_and_port(url: str) -> str:
+    """One name for a host, however it is written."""
+    parts = urllib.parse.urlsplit(url)
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:  # no number: nothing will be connected to
+        return parts.netloc
+    return f"{(parts.hostname or '').rstrip('.')}:{port}"
 
 
 def _way_name(proxy: str) -> str:

@@ -245,6 +245,11 @@ def test_what_is_asked_again_keeps_the_distance_and_counts(api: Api, tmp_path: P
     assert len(api.asked) == 2  # not a third: the day's budget is spent
 
 
+def test_an_api_that_says_no_without_a_time_is_left_alone(api: Api) -> None:
+    api.answers = [(200, {}), (429, {})]
+    assert len(listed(api.url, address=api.address)) == 3 and len(api.asked) == 2
+
+
 def test_an_api_that_is_busy_for_long_ends_the_list_and_the_next_run_goes_on(api: Api, tmp_path: Path) -> None:
     api.answers = [(200, {}), (429, {"Retry-After": "3600"})]
     assert len(listed(api.url, str(tmp_path), api.address)) == 3

@@ -313,6 +313,7 @@ def test_long_ids_fit_a_tar_and_stay_apart(tmp_path: Path) -> None:
         ({"unit_size": 0}, "unit_size=0"),
         ({"split": SplitConfig(0.9, 0.2)}, "split"),
         ({"split": SplitConfig(by="clip")}, "split.by=clip"),
+        ({"network": FetchConfig(bytes_per_s=1e6)}, "a worker's share brings 300 MB"),
         ({"workers": -1}, "workers=-1"),
     ],
 )

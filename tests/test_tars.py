@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def test_members_of_tars_come_out_by_offset(tmp_path: Path) -> None:
     write_tar(tmp_path / "in/more/00000.tar", {"a.mp4": b"other", "../../evil.mp4": b"evil"})
     items = listed(tmp_path / "in", "webdataset")
     assert [item.id for item in items] == ["00000/a", "00000/b", "more/00000/a", "more/00000/../../evil"]
+    assert [item.id for item in listed(f"{tmp_path}/i*/more/*.tar", "webdataset")] == ["in/more/00000/a", "in/more/00000/../../evil"]
+    assert [item.id for item in listed(tmp_path / "in/more/00000.tar", "webdataset")] == ["00000/a", "00000/../../evil"]
     assert [(item.license, item.title) for item in items[:2]] == [("CC0-1.0", "Brook"), ("own", "")]
     with Fetcher(FetchConfig(), tmp_path / "spool", allow=("own", "CC0-1.0")) as fetcher:
         media = [fetcher.fetch(item, 64) for item in items]
@@ -68,6 +71,18 @@ def test_the_tars_of_video2dataset_keep_what_they_tell(tmp_path: Path) -> None:
     assert first.meta["url"] == "https://a.example/1" and first.meta["caption"] == "water" and "picture" in first.meta["tar"]
     assert (second.license, second.title, set(second.meta)) == ("unknown", "a walk", {"caption", "tar"})
     assert pair.license == "own" and set(pair.meta["tar"]) == {"picture", "sound"}
+
+
+def test_what_a_sample_tells_is_cut_to_size_when_it_is_read(tmp_path: Path) -> None:
+    """Megabytes of JSON come in every tar of video2dataset: none of it stays in memory but what is used."""
+    told = json.dumps({"title": "t" * 100_000, "channel": "c" * 100_000, "license": "CC0-1.0", "rest": [[]] * 100_000}).encode()
+    write_tar(tmp_path / "a.tar", {f"{number}.{end}": told for number in range(20) for end in ("mp4", "json")})
+    tracemalloc.start()
+    items = listed(tmp_path, "webdataset")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert {(len(item.title), len(item.channel), item.license) for item in items} == {(1000, 1000, "CC0-1.0")}
+    assert peak < 20e6  # one of them takes 7 MB
 
 
 def test_a_tar_with_names_that_are_no_text_is_listed_in_letters_that_can_be_stored(tmp_path: Path) -> None:
@@ -115,7 +130,10 @@ HOSTILE: dict[str, bytes] = {
     "a size that is none": pax(size="ten") + header(tarfile.REGTYPE, 5, "b.mp4") + padded(b"video"),
     "a size below zero": pax(size="-1024") + header(tarfile.REGTYPE, 5, "b.mp4") + padded(b"video"),
     "a member larger than the file": VIDEO + header(tarfile.REGTYPE, 1 << 40, "b.mp4"),
-    "headers upon headers": header(tarfile.GNUTYPE_LONGNAME, 512) * 1 + b"".join(header(tarfile.GNUTYPE_LONGNAME, 0) for _ in range(5000)),
+    "headers upon headers": header(tarfile.GNUTYPE_LONGNAME, 0) * 5000,
+    "keys upon keys": header(tarfile.XHDTYPE, 60_000) + padded(b"2 " * 29_999 + b"a=") + VIDEO,
+    "a value without end": pax(a="1" * 60_000) + VIDEO,
+    "a name of a thousand folders": header(tarfile.GNUTYPE_LONGNAME, 6000) + padded(b"folder" * 1000) + VIDEO,
     "a number without end": header(tarfile.XHDTYPE, 60_000) + padded(b"1" * 60_000),
     "a flipped byte in a later header": VIDEO + b"\x01" + header(tarfile.REGTYPE, 5, "b.mp4")[1:] + padded(b"video") + bytes(1024),
     "cut in a later header": VIDEO + header(tarfile.REGTYPE, 5, "b.mp4")[:300],
@@ -128,7 +146,8 @@ HOSTILE: dict[str, bytes] = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_tar_that_cannot_be_read_is_one_refused_row_and_the_others_go_on(tmp_path: Path, name: str) -> None:
     write_tar(tmp_path / "in/a.tar", {"1.mp4": b"video"})
-    (tmp_path / "in/b.tar").write_bytes(HOSTILE[name])
+    ended = not name.startswith(("nothing", "cut"))
+    (tmp_path / "in/b.tar").write_bytes(HOSTILE[name] + bytes(1024 if ended else 0))
     write_tar(tmp_path / "in/c.tar", {"1.mp4": b"video"})
     items = listed(tmp_path / "in", "webdataset")
     assert [item.id for item in items] == ["a/1", "b", "c/1"]
@@ -137,6 +156,16 @@ def test_a_tar_that_cannot_be_read_is_one_refused_row_and_the_others_go_on(tmp_p
         with pytest.raises(Refused, match="b.tar cannot be read as a tar") as refusal:
             fetcher.fetch(items[1], 64)
     assert refusal.value.reason == Reason.CORRUPT
+
+
+@pytest.mark.parametrize("type", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_a_giant_header_is_not_read(tmp_path: Path, type: bytes) -> None:
+    (tmp_path / "a.tar").write_bytes(header(type, 200 << 20))
+    os.truncate(tmp_path / "a.tar", 201 << 20)
+    tracemalloc.start()
+    (item,) = listed(tmp_path, "webdataset")
+    assert "a header of 209715200 bytes" in item.meta["damage"] and tracemalloc.get_traced_memory()[1] < 5e6
+    tracemalloc.stop()
 
 
 def test_a_tar_of_millions_of_members_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

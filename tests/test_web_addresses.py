@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from ingest.fetch import CHECKOUT, FetchConfig, Fetcher
-from ingest.guard import Abort, check_connect
 from ingest.sample import Item, Media, Reason
 from tests.test_fetch import ALLOW, LICENSED, HostileSite, body, refused
 from tests.test_fetch import fetch as fetch
@@ -243,13 +242,3 @@ def test_a_name_that_resolves_to_something_private_is_refused_at_the_connect(
     with Fetcher(FetchConfig(allow_private=[f"127.0.0.1:{port(hostile)}"], retries=1), tmp_path / "spool", ALLOW) as ours:
         assert refused(lambda: ours.fetch(named(private, "/a.mp4"), 64)) == Reason.ADDRESS
     assert private.asked == [] and hostile.asked == asked
-
-
-def test_a_check_of_a_changing_name_holds_for_the_address_alone() -> None:
-    """The policy has no memory: what was allowed a moment ago says nothing of the next address of the same name."""
-    for address in (PUBLIC, PRIVATE, PUBLIC, "10.0.0.1", OTHER_PUBLIC, "169.254.169.254"):
-        if address in (PUBLIC, OTHER_PUBLIC):
-            check_connect((address, 80), frozenset())
-        else:
-            with pytest.raises(Abort):
-                check_connect((address, 80), frozenset())

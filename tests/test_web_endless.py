@@ -104,6 +104,15 @@ def test_an_answer_without_end_is_cut_off(
     assert sum(sent) < 60_000_000  # the kernel takes some on its own
 
 
+def test_the_body_of_a_redirect_is_not_read(hostile: HostileSite, tmp_path: Path) -> None:
+    sent: list[int] = []
+    flood = flooding(b"HTTP/1.0 302 Found\r\nLocation: /good.mp4\r\n\r\n", bytes(100_000), sent)
+    hostile.answers = {"/a.mp4": flood, "/good.mp4": body(b"film", "video/mp4")}
+    with Fetcher(FetchConfig(allow_private=[f"127.0.0.1:{hostile.server_address[1]}"], timeout_s=5.0), tmp_path, ALLOW) as ours:
+        assert ours.fetch(hostile.item("/a.mp4"), 64).picture.read_bytes() == b"film"
+    assert sum(sent) < 60_000_000
+
+
 def test_segments_and_redirects_without_end_are_cut_off(hostile: HostileSite, tmp_path: Path) -> None:
     class Site(dict[str, Answer]):
         def __missing__(self, path: str) -> Answer:
