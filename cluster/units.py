@@ -204,7 +204,9 @@ class RunProgress(Progress):
     """A line of numbers and under it what came of them; the two fit a terminal of 80 characters. Where there is none, as in a
     cluster job, the same as a line of the log, once a minute."""
 
-    told_at = 0.0  # when the log was told
+    def __init__(self, *columns: ProgressColumn, **settings: Any):
+        super().__init__(*columns, **settings)
+        self.told_at = self.get_time()
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
@@ -222,6 +224,4 @@ class RunProgress(Progress):
 
 def _progress(shown: bool) -> RunProgress:
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), RateColumn(), TimeElapsedColumn())
-    show = RunProgress(*columns, TimeRemainingColumn(), disable=not shown, refresh_per_second=4, speed_estimate_period=RATE_OVER_S)
-    show.told_at = show.get_time()
-    return show
+    return RunProgress(*columns, TimeRemainingColumn(), disable=not shown, refresh_per_second=4, speed_estimate_period=RATE_OVER_S)

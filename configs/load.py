@@ -27,6 +27,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from configs.terminal import printable
+
 T = TypeVar("T")
 
 # typer carries its own copy of click and exports only some of its exceptions
@@ -136,7 +138,7 @@ def _refuse(message: str) -> typing.NoReturn:
 
 
 def _one_line(message: object) -> str:
-    return " ".join(str(message).split())
+    return " ".join(printable(str(message)).split())
 
 
 def _read_yaml(path: str) -> dict[str, Any]:

@@ -2,18 +2,16 @@
 
 import dataclasses
 import json
-import logging
 from collections.abc import Callable
 from typing import Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 
 from cluster.record import run_verb
 from configs.load import load_config, run_app
-from ingest.sample import printable
+from configs.terminal import log_to_stderr, printable
 
 Do = Callable[[], dict[str, Any]]
 Show = Callable[[dict[str, Any]], None]
@@ -25,19 +23,10 @@ PURGE = typer.Option(False, "--purge", help="delete at once: runs that pin an ol
 DRY_RUN = typer.Option(False, "--dry-run", help="print the plan and do nothing")
 
 
-class Inert(logging.Formatter):
-    """Sites' own words are in the log; none of them moves the cursor."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
-
-
 @app.callback()
 def main() -> None:
     """Scrape, check and look at datasets of audio-frame pairs."""
-    handler = RichHandler(console=Console(stderr=True), show_path=False)
-    handler.setFormatter(Inert("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    log_to_stderr()
 
 
 @app.command()

@@ -16,7 +16,7 @@ import yaml
 from rich.filesize import decimal
 
 from cluster.dataset import Dataset
-from ingest.sample import printable
+from configs.terminal import printable
 from ingest.survey import Survey
 
 CHANGES = "cut into clips; sound resampled to mono, one frame kept per clip"

@@ -6,13 +6,14 @@ Every step takes and returns these plain records, so that each can be tested alo
 
 import hashlib
 import re
-import unicodedata
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from configs.terminal import printable
 
 LICENSES = (
     "CC0-1.0",
@@ -167,12 +168,6 @@ class Clip:
 def storable(text: str) -> str:
     """`text` with lone surrogates spelt out (`\\ud800`): no UTF-8 file, and so no index, can hold them."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def printable(text: str) -> str:
-    """`text` that a terminal shows as it is: no escape sequences, no characters that turn its direction; lines and tabs stay."""
-    kept = (c if c in "\n\t" or unicodedata.category(c)[0] != "C" else " " for c in storable(text))
-    return "".join(kept)
 
 
 def safe_id(text: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.dataset import Dataset
-from ingest.sample import RETRYABLE
+from ingest.sample import RETRYABLE, bans_of
 
 COLUMNS = [
     "item_id",
@@ -23,6 +23,7 @@ COLUMNS = [
     "reason",
     "detail",
     "source",
+    "media_id",
     "url",
     "license",
     "channel",
@@ -125,8 +126,8 @@ def _count_unit(found: Survey, table: pa.Table, buried: dict[str, str], follow_u
         reason = buried.get(row["key"]) if row["status"] in ("kept", "removed") else row["reason"]
         if reason:
             found.reasons[reason] += 1
-            if row["url"] and row["key"] not in buried:  # what was taken down is not shown
-                found.examples.setdefault(reason, _example(row))
+            if row["url"] and reason not in found.examples and not _is_taken_down(row, buried):
+                found.examples[reason] = _example(row)
             continue
         if row["status"] != "kept":
             continue
@@ -147,6 +148,11 @@ def _count_unit(found: Survey, table: pa.Table, buried: dict[str, str], follow_u
         found.histograms[name].add(values)
     if len(found.channels) > 2 * MAX_CHANNELS:
         found.channels = Counter(dict(found.channels.most_common(MAX_CHANNELS)))
+
+
+def _is_taken_down(row: dict[str, Any], buried: dict[str, str]) -> bool:
+    """By its own tombstone, or by that of its medium, channel or license: such rows are not shown."""
+    return row["key"] in buried or bool(buried.keys() & bans_of(row["source"], row["media_id"], row["channel"], row["license"]))
 
 
 def _example(row: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("configs", "cluster", "ingest", "training")  # imports point left only
 BRIDGES = {
     "configs.load",
+    "configs.terminal",
     "cluster.storage",
     "cluster.dataset",
     "cluster.shards",

@@ -242,6 +242,14 @@ def test_nothing_of_what_was_taken_down_is_shown(dataset: Dataset, page: str) ->
     )
 
 
+def test_what_is_taken_down_without_a_rewrite_is_not_shown_either(tmp_path: Path) -> None:
+    dataset = Dataset.create_or_open(str(tmp_path / "clips"), "clips", {}, [])
+    commit(dataset, [refused(name, Reason.REMOVED, "HTTP 404") for name in ("hidden", "other")], tmp_path)
+    assert "of hidden" in (told := repr(survey(dataset).examples)) or "/hidden" in told
+    remove(RemoveConfig(dataset.uri, media="hidden", rewrite=False))
+    assert "hidden" not in repr(survey(dataset).examples) and "/other" in repr(survey(dataset).examples)
+
+
 def test_the_attribution_list_has_a_line_for_each_kept_medium(dataset: Dataset, page: str) -> None:
     lines = list(csv.DictReader((Path(dataset.uri) / "ATTRIBUTION.csv").open(encoding="utf-8")))
     media = {row["media_id"]: row for row in kept_rows(dataset)}

@@ -6,20 +6,23 @@ test_sources, test_page.
 
 import logging
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.dataset import Dataset
 from cluster.storage import open_store
 from cluster.submit import submission
-from configs.load import UserError
-from ingest.__main__ import Inert, show_units
+from configs.load import StoppedError, UserError, run_app
+from configs.terminal import Inert, printable
+from ingest.__main__ import show_units
 from ingest.clip import ClipConfig, FrameConfig
 from ingest.fetch import FetchConfig
 from ingest.report import ReportConfig, write_report
-from ingest.sample import Reason, Refused, printable, without_tokens
+from ingest.sample import Reason, Refused, without_tokens
 from ingest.scrape import ScrapeConfig, scrape
 from ingest.sources import SourceConfig
 from ingest.synth import SynthConfig, synth
@@ -109,3 +112,17 @@ def test_words_of_the_web_are_inert_in_the_log_and_in_a_refusal() -> None:
     assert told.startswith("two\nlines of no [/tmp/x] here") and "\x1b" not in told and "\u202e" not in told
     refusal = Refused(Reason.EXTRACTOR, HOSTILE_WORDS)
     assert printable(str(refusal)) == str(refusal) and printable(refusal.detail) == refusal.detail
+
+
+@pytest.mark.parametrize("kind", [UserError, StoppedError])
+def test_words_of_the_web_are_inert_in_the_last_line(kind: type[Exception], capsys: pytest.CaptureFixture[str]) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def fail() -> None:
+        raise kind(HOSTILE_WORDS)
+
+    with patch("sys.argv", ["fail"]), pytest.raises(SystemExit):
+        run_app(app)
+    line = capsys.readouterr().err.removesuffix("\n")
+    assert line.startswith("error: no [/tmp/x] here") and "\n" not in line and printable(line) == line

@@ -1,16 +1,15 @@
 """`python -m training VERB …`: from clean shards to a model and its sounds. Each verb loads its settings, then calls one function."""
 
 import json
-import logging
 from typing import Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 
 from cluster.record import run_verb
 from configs.load import load_config, run_app
+from configs.terminal import log_to_stderr, printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False, soft_wrap=True, markup=False)
@@ -22,7 +21,7 @@ DRY_RUN = typer.Option(False, "--dry-run", help="print the plan and do nothing")
 @app.callback()
 def main() -> None:
     """Train models on shards, and make sounds with them."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True), show_path=False)])
+    log_to_stderr()
 
 
 @app.command()
@@ -152,7 +151,7 @@ def _show_units(summary: dict[str, Any]) -> None:
     counts = ", ".join(f"{count} {name}" for name, count in sorted(summary["counts"].items()))
     console.print(f"{summary['units_done']} units done ({counts}), {summary['units_before']} were there before; {summary['seconds']:.0f} s")
     for unit, error in sorted(summary["failed"].items()):
-        console.print(f"unit {unit} failed: {error}", style="red")
+        console.print(printable(f"unit {unit} failed: {error}"), style="red")
 
 
 def _show_scores(summary: dict[str, Any]) -> None:

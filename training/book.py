@@ -119,6 +119,8 @@ def check_wandb(config: TrainConfig) -> None:
     import wandb
 
     if wandb.setup().settings.mode in ("offline", "dryrun", "disabled"):
+        if "://" in config.output and "WANDB_DIR" not in os.environ:
+            raise UserError(f"wandb={config.wandb}: offline files of a run in object storage need a folder; set WANDB_DIR")
         return
     try:
         problem = "" if wandb.login(prompt=False) else "no API key was found"

@@ -103,6 +103,8 @@ def _mend_compiler() -> None:
     What lies behind a nearest upsampling then learnt from zeros. Mended as in pull request 185873, which came after 2.13. The tag
     keeps what was compiled without it from being taken out of torch's cache.
     """
+    if not torch.__version__.startswith("2.13."):
+        return
     from torch._inductor.scheduler import SchedulerNode
 
     recompute = SchedulerNode.recompute_size_and_body
