@@ -67,7 +67,7 @@ demo: setup
 
 chaos: setup
 	STILLSOUND_KILLS=10 $(PY) -m pytest -q tests/test_kills.py
-	STILLSOUND_SLOW=1 $(PY) -m pytest -q tests/test_train_compile.py
+	STILLSOUND_SLOW=1 $(PY) -m pytest -q tests/test_train.py tests/test_train_compile.py
 	$(PY) -m tests.chaos minutes=$(or $(MINUTES),10) $(if $(SEED),seed=$(SEED))
 
 bench: setup $(MOTO_STAMP)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from cluster.storage import Store, open_store
 from configs.load import UserError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SLOW
 from tests.latents import make_latents
 from training.checkpoints import commit
 from training.ema import Ema
@@ -278,7 +278,7 @@ def test_a_run_goes_on_with_other_numbers_of_workers_and_gives_the_same_losses(d
     assert [event["step"] for event in events if event["event"] == "resumed"][-2:] == [40, 50]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=SLOW)])
 def test_a_run_that_is_told_to_stop_saves_first_and_goes_on_bit_for_bit(data: str, tmp_path: Path, two_workers: Path, workers: int) -> None:
     output = tmp_path / "run"
     process = run_command(data, output, workers, "steps=4000", "checkpoint_every=1000", stderr=subprocess.PIPE)
@@ -297,6 +297,7 @@ def test_a_run_that_is_told_to_stop_saves_first_and_goes_on_bit_for_bit(data: st
     assert losses(output) == pytest.approx(losses(tmp_path / "unbroken"), rel=exact, abs=0)
 
 
+@SLOW
 def test_a_worker_whose_machine_goes_away_saves_and_the_run_goes_on_by_itself(data: str, tmp_path: Path, two_workers: Path) -> None:
     output = tmp_path / "run"
     process = run_command(data, output, 2, "steps=40", "checkpoint_every=1000")
@@ -378,7 +379,7 @@ def test_options_that_save_memory_are_on_and_change_no_loss(
     assert [bool(on[option](engine)) for engine in engines] == [False, True]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=SLOW)])
 def test_a_loss_that_is_no_number_stops_the_run_with_one_line(data: str, tmp_path: Path, workers: int) -> None:
     words = ["steps=40", "checkpoint_every=30", "lr=1e9", "gradient_clip=0", "schedule=constant"]
     process = run_command(data, tmp_path / "run", workers, *words, stderr=subprocess.PIPE)

@@ -6,7 +6,6 @@ torch 2.13 got wrong, a nearest upsampling between residual blocks, inside the s
 
 import json
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,13 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 from configs.load import UserError, load_config
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SLOW
 from tests.latents import make_latents
 from tests.test_train import settings
 from training.journal import read_lines
 from training.recipes import diffusion
 from training.settings import TrainConfig
 from training.train import train
-
-SLOW = pytest.mark.skipif(os.environ.get("STILLSOUND_SLOW") != "1", reason="compiling the tiny preset takes a minute: make chaos")
 
 
 class Small(ModelMixin, ConfigMixin):  # type: ignore[misc]
