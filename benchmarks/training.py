@@ -5,9 +5,9 @@
 All on the same threads and batch, in alternating rounds; the first step of each round is left out. `ours`: the real verb on latents
 of a folder: checked, shuffled, resampled, clipped, averaged, logged, under DeepSpeed ZeRO 0. `plain`: forward, backward, clipping and
 AdamW on one batch that lies in memory, no average. `online_*`: waveforms -> mel -> AudioLDM's autoencoder, pictures -> CLIP of that
-shape, UNet-S, AdamW, and an average in a loop over the parameters, as audioldm_train does it: no clipping, its formula, its batch of 2.
-In favour of that loop, its AdamW is fused and nothing is read or decoded. `stall_steps`: how long a save holds the training up, in
-steps; once more at ZeRO 2.
+shape, UNet-S, AdamW, and an average in a loop over the parameters, as audioldm_train does it: torch's AdamW as it comes, no
+clipping, its formula of the average, its batch of 2. In favour of that loop, nothing is read or decoded. `stall_steps`: how long
+a save holds the training up, in steps; once more at ZeRO 2.
 """
 
 import json
@@ -71,7 +71,7 @@ def online(facts: dict[str, Any], batch: dict[str, Tensor], tower: str) -> Step:
     image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(projection_dim=IMAGE_DIM, **TOWERS[tower])).eval().requires_grad_(False)
     size = len(batch["weight"])
     wav, pixels = torch.randn(size, mel.num_samples) * 0.1, torch.randn(size, 3, 224, 224)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     average = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
     def step() -> None:
