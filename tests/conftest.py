@@ -21,7 +21,7 @@ os.environ.update(
 )
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # explicit: a local Ray would write a token to the home folder; make test sets a token
 os.environ.pop("RAY_ADDRESS", None)
-SLOW = pytest.mark.skipif(os.environ.get("STILLSOUND_SLOW") != "1", reason="starts workers for half a minute: make chaos")
+SLOW = pytest.mark.skipif(os.environ.get("STILLSOUND_SLOW") != "1", reason="takes half a minute or more: make chaos")
 ROOT = Path(__file__).parent.parent
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import textwrap
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from configs.load import UserError
 from ingest.fetch import FetchConfig
 from ingest.sample import Item
 from ingest.sources import SOURCES, SourceConfig, enumerate_items
+from tests.conftest import ROOT
 
 
 def listed(path: Path | str, kind: str, license: str = "own") -> list[Item]:
@@ -76,15 +78,12 @@ def test_what_a_folder_has_no_use_for_is_counted(tmp_path: Path, caplog: pytest.
     assert "5 files are neither videos nor pairs of a picture and a sound: 2 .txt" in caplog.text and "1 .rm" in caplog.text
 
 
-def test_a_source_of_ones_own_is_a_function_under_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As CONTRIBUTING shows it."""
-
-    def from_counter(config: SourceConfig, network: FetchConfig, output: str) -> Iterator[Item]:
-        for number in range(int(config.path)):
-            yield Item("counter", str(number), f"https://a.example/{number}.mp4", config.license)
-
-    monkeypatch.setitem(SOURCES, "counter", from_counter)
-    assert [item.id for item in listed("3", "counter")] == ["0", "1", "2"]
+def test_a_source_of_ones_own_is_what_contributing_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = (ROOT / "CONTRIBUTING.md").read_text().split("```python")[1].split("```")[0]
+    names = {"SourceConfig": SourceConfig, "FetchConfig": FetchConfig, "Iterator": Iterator, "Item": Item}
+    exec(textwrap.dedent(shown).replace("{...,", "{"), names)
+    monkeypatch.setitem(SOURCES, "counter", names["SOURCES"]["counter"])  # type: ignore[index]
+    assert [(item.id, item.license) for item in listed("3", "counter")] == [("0", "own"), ("1", "own"), ("2", "own")]
     with pytest.raises(UserError, match="inaturalist, counter"):
         listed("3", "magic")
 
