@@ -10,10 +10,13 @@ work (cluster.units does) and does not know what a sample is.
 """
 
 import datetime
+import functools
 import hashlib
 import io
 import itertools
 import json
+import logging
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -27,13 +30,29 @@ import pyarrow.parquet as pq
 from cluster.seals import open_json, open_table, seal_json, seal_table
 from cluster.shards import Shard
 from cluster.storage import Store, file_sha256, open_store
-from configs.load import UserError, describe_difference, semantic_hash
+from configs.load import StoppedError, UserError, describe_difference, semantic_hash
 
+log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 LIST_ITEMS = 50_000
 LIST_ROWS = 2_000
 WORKLIST = pa.schema([("unit", pa.string()), ("item_id", pa.string()), ("attempt", pa.int32()), ("payload", pa.string())])
 TOMBSTONE = pa.schema([("key", pa.string()), ("reason", pa.string()), ("date", pa.string())])
+NUMBER = "(?:0|[1-9][0-9]*)"
+OWN_NAMES = {
+    "worklist": r"[0-9]{6,}\.parquet",
+    "commits": rf"[\w-]+\.{NUMBER}\.json",
+    "tombstones": r"[0-9]{6,}\.parquet",
+    "again": r"[\w-]+",
+    "shards": r"[\w-]+-[0-9a-f]{16}\.tar",
+    "index": r"[\w-]+-[0-9a-f]{16}\.parquet",
+}
+"""What a dataset writes into each of its folders; any other file there is somebody else's (Thumbs.db, an editor's backup)."""
+RESTORE = "restore it from a copy of the dataset"
+
+
+class DamagedDatasetError(OSError, StoppedError):
+    """An object of a dataset is missing or has other bytes than were written. One line, which names the object."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +239,7 @@ class Dataset:
 
     def asking_again(self) -> list[str]:
         """The units with such a note."""
-        return [name.removeprefix("again/") for name in self.store.list("again")]
+        return [name.removeprefix("again/") for name in self.list_own("again")]
 
     def asked_again(self, unit: str) -> None:
         """Takes the note away: the next attempt is listed."""
@@ -238,10 +257,10 @@ class Dataset:
 
     def committed_units(self) -> set[str]:
         """Names of units with any commit, by a fresh listing."""
-        return {name.removeprefix("commits/").split(".")[0] for name in self.store.list("commits") if name.endswith(".json")}
+        return {name.removeprefix("commits/").split(".")[0] for name in self.list_own("commits")}
 
     def commits(self) -> dict[str, Commit]:
-        """The commit of the highest generation of each unit. `OSError` for one that cannot be read."""
+        """The commit of the highest generation of each unit. `DamagedDatasetError` for one that cannot be read."""
         with ThreadPoolExecutor(8) as pool:
             return {commit.unit: commit for commit in pool.map(self.read_commit, self.commit_names())}
 
@@ -254,19 +273,20 @@ class Dataset:
     def commit_names(self) -> list[str]:
         """The object of the highest generation of each unit, in order of the units."""
         newest: dict[str, tuple[int, str]] = {}
-        for name in self.store.list("commits"):
+        for name in self.list_own("commits"):
             unit, generation, _ = name.removeprefix("commits/").split(".")
             newest[unit] = max(newest.get(unit, (-1, "")), (int(generation), name))
         return [name for _, (_, name) in sorted(newest.items())]
 
     def read_commit(self, name: str) -> Commit:
-        """The commit in the object `name`. `OSError` where its bytes are not those of a commit of that unit."""
+        """The commit in the object `name`. `DamagedDatasetError` where its bytes are not those of a commit of that unit."""
         try:
             commit = Commit.from_json(open_json(self.store.read(name)))
         except (ValueError, KeyError, TypeError) as error:
-            raise OSError(f"{self.uri}/{name}: damaged: not a commit ({error})") from None
+            raise DamagedDatasetError(f"{self.uri}/{name}: damaged: not a commit ({error}); {RESTORE}") from None
         if name != f"commits/{commit.unit}.{commit.generation}.json":
-            raise OSError(f"{self.uri}/{name}: damaged: says it is unit {commit.unit}, generation {commit.generation}")
+            says = f"says it is unit {commit.unit}, generation {commit.generation}"
+            raise DamagedDatasetError(f"{self.uri}/{name}: damaged: {says}; {RESTORE}")
         return commit
 
     def snapshot(self) -> Snapshot:
@@ -274,10 +294,13 @@ class Dataset:
         return Snapshot.of(self.uri, self.commits().values())
 
     def read_index(self, commit: Commit) -> pa.Table:
-        """A unit's index. `OSError` where its bytes are not those committed."""
-        data = self.store.read(commit.index.name)
+        """A unit's index. `DamagedDatasetError` where it is missing, or its bytes are not those committed."""
+        try:
+            data = self.store.read(commit.index.name)
+        except FileNotFoundError:
+            raise DamagedDatasetError(f"{self.uri}/{commit.index.name}: missing; {RESTORE}") from None
         if len(data) != commit.index.size or hashlib.sha256(data).hexdigest() != commit.index.sha256:
-            raise OSError(f"{self.uri}/{commit.index.name}: damaged: its size or sha256 is not the committed one; run ingest verify")
+            raise DamagedDatasetError(f"{self.uri}/{commit.index.name}: damaged: its size or sha256 is not the committed one; {RESTORE}")
         return _read_table(data)
 
     def iter_rows(self, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -310,7 +333,7 @@ class Dataset:
         today = datetime.date.today().isoformat()
         rows = [{"key": key, "reason": reason, "date": today} for key, reason in sorted(keys.items())]
         data = seal_table(pa.Table.from_pylist(rows, schema=TOMBSTONE))
-        number = len(self.store.list("tombstones"))
+        number = len(self.list_own("tombstones"))
         while True:
             try:
                 return self.store.put(f"tombstones/{number:06d}.parquet", data)
@@ -323,19 +346,28 @@ class Dataset:
 
     def buried(self) -> dict[str, str]:
         """Key -> reason of every tombstone; the newest reason where there are several."""
-        names = self.store.list("tombstones")
+        names = self.list_own("tombstones")
         tables = (self._open_list(name).read() for name in names)
         return {key: reason for table in tables for key, reason in zip(table["key"].to_pylist(), table["reason"].to_pylist(), strict=True)}
 
     def _worklist_files(self) -> list[str]:
-        return self.store.list("worklist")
+        return self.list_own("worklist")
+
+    def list_own(self, folder: str) -> list[str]:
+        """The names of the dataset's own objects in `folder`. Files of others are ignored, and logged once per process."""
+        own, strangers = list[str](), list[str]()
+        for name in self.store.list(folder):
+            is_own = re.fullmatch(OWN_NAMES[folder], name.removeprefix(f"{folder}/"))
+            (own if is_own else strangers).append(name)
+        _warn_of_strangers(self.uri, tuple(strangers))
+        return own
 
     def _open_list(self, name: str) -> pq.ParquetFile:
-        """A file of the work list or of tombstones. `OSError` where it has other bytes than were written."""
+        """A file of the work list or of tombstones. `DamagedDatasetError` where it has other bytes than were written."""
         try:
             return open_table(self.store.read(name))
         except ValueError as error:
-            raise OSError(f"{self.uri}/{name}: damaged: {error}") from None
+            raise DamagedDatasetError(f"{self.uri}/{name}: damaged: {error}; {RESTORE}") from None
 
     def _iter_worklist(self, first: int, columns: list[str] | None) -> Iterator[dict[str, Any]]:
         start = f"u{first:07d}"
@@ -344,6 +376,14 @@ class Dataset:
             for group in range(file.num_row_groups):
                 if file.metadata.row_group(group).column(0).statistics.max >= start:
                     yield from (row for row in file.read_row_group(group, columns).to_pylist() if row["unit"] >= start)
+
+
+@functools.cache
+def _warn_of_strangers(uri: str, names: tuple[str, ...]) -> None:
+    """One warning per process for the same names."""
+    if names:
+        shown = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
+        log.warning("%s: %d files are not of this dataset and are ignored: %s", uri, len(names), shown)
 
 
 def _batched(names: list[str], size: int) -> Iterator[list[str]]:

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from configs.load import StoppedError, UserError
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 SINGLE_PUT_BYTES = 1 << 30
+UNFINISHED = r"\.[0-9a-f]{32}\.partial|\.probe-[0-9a-f]{32}(-link)?"  # as `FolderStore` names what it has not published yet
 LARGE_BYTES, PART_BYTES, PARTS_AT_ONCE = 128 << 20, 64 << 20, 4
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S, MAX_WAIT_S = 10, 60, 20
 TRANSIENT_ERRNO = frozenset({errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.EAGAIN, errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE})
@@ -161,8 +163,8 @@ class FolderStore:
 
     def unfinished(self) -> dict[str, float]:
         """What killed uploads left, which no listing shows: a name for `discard` -> when it was begun, as `modified`."""
-        found = [*self.root.rglob(".*.partial"), *self.root.rglob(".probe-*")]
-        return {str(path.relative_to(self.root)): path.stat().st_mtime for path in found}
+        hidden = (path for path in self.root.rglob(".*") if re.fullmatch(UNFINISHED, path.name))
+        return {str(path.relative_to(self.root)): path.stat().st_mtime for path in hidden}
 
     def discard(self, name: str) -> None:
         """Deletes what `unfinished` named; a writer that is still at it fails, and may write again."""

@@ -62,7 +62,7 @@ def find_garbage(dataset: Dataset, config: GcConfig, now_s: float) -> Iterator[G
 
     `UserError` where one of those commits is damaged: nobody can say what it names.
     """
-    names = [*dataset.store.list("shards"), *dataset.store.list("index")]  # before the commits: one made since is seen
+    names = [*dataset.list_own("shards"), *dataset.list_own("index")]  # before the commits: one made since is seen
     try:
         newest = dataset.commits()
     except OSError as error:
@@ -85,7 +85,7 @@ def find_garbage(dataset: Dataset, config: GcConfig, now_s: float) -> Iterator[G
 def _superseded(dataset: Dataset) -> Iterator[tuple[str, str]]:
     """(a commit's name, that of the next generation of its unit)."""
     generations: dict[str, list[int]] = {}
-    for name in dataset.store.list("commits"):
+    for name in dataset.list_own("commits"):
         unit, generation, _ = name.removeprefix("commits/").split(".")
         generations.setdefault(unit, []).append(int(generation))
     for unit, found in sorted(generations.items()):

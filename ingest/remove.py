@@ -19,6 +19,7 @@ commit carries as `facts`. It does not make anybody forget: it says which checkp
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -278,11 +279,10 @@ def seen_by(uri: str, found: list[Found]) -> Iterator[dict[str, Any]]:
     snapshots, split = [Snapshot.from_json(snapshot) for snapshot in run["snapshots"]], run["config"].get("split")
     pairs = [(snapshot, part) for snapshot in snapshots for part in found if _same_dataset(snapshot, part.dataset)]
     samples = sum(_pinned(snapshot, split, part) for snapshot, part in pairs)
-    names = store.list("checkpoints") if samples else []
-    for name in (name for name in names if name.endswith("/COMMITTED.json")):
-        step = int(name.split("/")[1].removeprefix("step-"))
-        if step > 0:
-            yield {"run": uri, "step": step, "checkpoint": name.rpartition("/")[0], "samples": samples}
+    for name in store.list("checkpoints") if samples else []:
+        found_step = re.fullmatch(r"checkpoints/step-(\d+)/COMMITTED\.json", name)
+        if found_step and int(found_step[1]) > 0:
+            yield {"run": uri, "step": int(found_step[1]), "checkpoint": name.rpartition("/")[0], "samples": samples}
     if samples and store.exists("FINISHED.json"):
         yield {"run": uri, "step": int(_read_json(store, "FINISHED.json")["step"]), "checkpoint": "model", "samples": samples}
 
@@ -301,12 +301,11 @@ def _pinned(snapshot: Snapshot, split: str | None, found: Found) -> int:
         ours = {key for key, (unit, own) in found.samples.items() if unit == commit.unit and split in (None, "", own)}
         if not ours:
             continue
-        try:
-            table = found.dataset.read_index(commit).select(["key", "status"]).to_pylist()
-        except FileNotFoundError:
+        if not found.dataset.store.exists(commit.index.name):
             count += len(ours)
-        else:
-            count += sum(row["status"] == "kept" and row["key"] in ours for row in table)
+            continue
+        table = found.dataset.read_index(commit).select(["key", "status"]).to_pylist()
+        count += sum(row["status"] == "kept" and row["key"] in ours for row in table)
     return count
 
 

@@ -10,8 +10,10 @@ import base64
 import io
 import itertools
 import json
+import logging
 import math
 import random
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,11 +27,13 @@ import yaml
 from PIL import Image
 
 from cluster.dataset import Dataset
+from cluster.shards import verify_member
 from configs.load import UserError
 from ingest.card import plain, write_card
 from ingest.remove import SELECTORS
 from ingest.survey import NUM_BINS, Histogram, Survey, survey
 
+log = logging.getLogger(__name__)
 MAX_SNAPSHOT = 1_000_000
 MAX_DRAWN = 200  # shards looked at for the gallery, where most hold nothing
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -90,14 +94,27 @@ def commands_of(dataset: Dataset) -> list[str]:
     Whom a removal names is not told: the records know.
     """
     commands = []
-    for name in sorted(name for name in dataset.store.list("runs") if name.endswith("/config.yaml")):
-        verb = name.split("/")[1].split("-")[1]
-        words = yaml.safe_load(dataset.store.read(name)) or {}
+    for name in dataset.store.list("runs"):
+        record = re.fullmatch(r"runs/\d{8}T\d{6}-(\w+)-\d+/config\.yaml", name)
+        words = _settings_of(dataset, name) if record else None
+        if record is None or words is None:
+            continue
+        verb = record[1]
         if verb == "remove":
             words |= {name: "…" for name in SELECTORS if name in words}
         first = [str(words.pop("dataset"))] if "dataset" in words else []
         commands.append(shlex.join(["python", "-m", "ingest", verb, *first, *_flat(words)]))
     return list(dict.fromkeys(commands))
+
+
+def _settings_of(dataset: Dataset, name: str) -> dict[str, Any] | None:
+    """The settings in the record of a run; None, with a warning, where the record is damaged."""
+    try:
+        settings = yaml.safe_load(dataset.store.read(name)) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        log.warning("%s/%s: damaged and left out of the report: %s", dataset.uri, name, " ".join(str(error).split())[:200])
+        return None
+    return settings if isinstance(settings, dict) else None
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> list[str]:
@@ -186,12 +203,22 @@ def _gallery(dataset: Dataset, most: int) -> list[dict[str, Any]]:
             shards.append([(commit.tar.name, row) for row in rng.sample(rows, len(rows))])
     rounds = range(0, max(map(len, shards), default=0), 3)
     picks = (pick for first in rounds for shard in shards for pick in shard[first : first + 3])
-    return [_sample(dataset, *pick) for pick in itertools.islice(picks, most)]
+    samples = (_sample(dataset, *pick) for pick in picks)
+    return list(itertools.islice((sample for sample in samples if sample), most))
 
 
-def _sample(dataset: Dataset, tar: str, row: dict[str, Any]) -> dict[str, Any]:
-    parts = {m["ext"]: (m["offset"], m["offset"] + m["size"]) for m in row["members"]}
-    data = {ext: dataset.store.read_range(tar, *parts[ext]) for ext in ("jpg", "flac")}
+def _sample(dataset: Dataset, tar: str, row: dict[str, Any]) -> dict[str, Any] | None:
+    """What the page shows of a sample; None, with a warning, where its bytes are missing or damaged."""
+    data = {}
+    for member in row["members"]:
+        start = member["offset"]
+        try:
+            data[member["ext"]] = dataset.store.read_range(tar, start, start + member["size"])
+        except FileNotFoundError:
+            data[member["ext"]] = b""
+        if not verify_member(data[member["ext"]], member["crc32"]):
+            log.warning("%s/%s: %s is damaged and left out of the report; run ingest verify", dataset.uri, tar, row["key"])
+            return None
     facts = {name: row[name] for name in ("key", "title", "license", "start_s", "url", "channel")}
     return {**facts, "image": _uri("image/jpeg", data["jpg"]), **_sound(io.BytesIO(data["flac"]))}
 

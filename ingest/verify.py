@@ -26,7 +26,7 @@ def verify(uri: str) -> Iterator[str]:
     listed = listed if dataset.meta["kind"] == "clips" else {}  # rows of latents are of the clips' items, not of the list's
     seen: dict[str, str] = {}
     newest = set(dataset.commit_names())
-    for name in dataset.store.list("commits"):
+    for name in dataset.list_own("commits"):
         try:
             commit = dataset.read_commit(name)
         except OSError as error:

@@ -358,19 +358,22 @@ def test_dying_at_every_change_and_running_again_ends_the_same(tmp_path: Path, r
 def test_garbage_waits_for_its_time_and_what_is_named_is_never_garbage(tmp_path: Path, rows: list[Row]) -> None:
     clips, _ = make(tmp_path, rows)
     named = set(objects(tmp_path / "clips"))
-    clips.store.put("shards/u0000000-dead.tar", b"of a killed worker")
-    clips.store.put("index/u0000009-dead.parquet", b"of a unit about to be committed")
-    (tmp_path / "clips/shards/.abc.partial").write_bytes(b"half")
+    clips.store.put("shards/u0000000-deaddeaddeaddead.tar", b"of a killed worker")
+    clips.store.put("index/u0000009-deaddeaddeaddead.parquet", b"of a unit about to be committed")
+    (tmp_path / "clips/shards/.0123456789abcdef0123456789abcdef.partial").write_bytes(b"half")
     assert gc(GcConfig(clips.uri))["deleted"] == [] and len(gc(GcConfig(clips.uri))["waiting"]) == 3
     would = gc(GcConfig(clips.uri, purge=True), dry_run=True)
-    assert sorted(would["deleted"]) == ["shards/.abc.partial", "shards/u0000000-dead.tar"] and would["num_bytes"] == 18
+    assert (
+        sorted(would["deleted"]) == ["shards/.0123456789abcdef0123456789abcdef.partial", "shards/u0000000-deaddeaddeaddead.tar"]
+        and would["num_bytes"] == 18
+    )
     assert len(objects(tmp_path / "clips")) == len(named) + 3
     gc(GcConfig(clips.uri, purge=True))
-    assert set(objects(tmp_path / "clips")) == named | {"index/u0000009-dead.parquet"}
+    assert set(objects(tmp_path / "clips")) == named | {"index/u0000009-deaddeaddeaddead.parquet"}
     old = time.time() - 100
     for name in objects(tmp_path / "clips"):
         os.utime(tmp_path / "clips" / name, (old, old))
-    assert gc(GcConfig(clips.uri, grace_s=50))["deleted"] == ["index/u0000009-dead.parquet"]
+    assert gc(GcConfig(clips.uri, grace_s=50))["deleted"] == ["index/u0000009-deaddeaddeaddead.parquet"]
     assert set(objects(tmp_path / "clips")) == named
 
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -127,8 +128,8 @@ def commit(store: Store, step: int, facts: dict[str, Any], files: list[dict[str,
 
 def committed_steps(store: Store) -> list[int]:
     """Steps that have a marker, oldest first."""
-    names = [name for name in store.list("checkpoints") if name.endswith(f"/{MARKER}")]
-    return sorted(int(name.split("/")[1].removeprefix("step-")) for name in names)
+    names = (re.fullmatch(rf"checkpoints/step-(\d+)/{MARKER}", name) for name in store.list("checkpoints"))
+    return sorted(int(found[1]) for found in names if found)
 
 
 def read_marker(store: Store, step: int) -> Checkpoint:
@@ -186,7 +187,8 @@ def retain(store: Store, keep: int) -> None:
     steps = committed_steps(store)
     lying: dict[str, list[str]] = {}
     for name in store.list("checkpoints"):
-        lying.setdefault("/".join(name.split("/")[:2]), []).append(name)
+        if re.match(r"checkpoints/step-\d+/", name):  # what else is there is not ours to delete
+            lying.setdefault("/".join(name.split("/")[:2]), []).append(name)
     if not steps or not is_whole(store, steps[-1]):
         log.warning("the newest checkpoint is not whole: older ones stay")
         return
