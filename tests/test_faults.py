@@ -116,16 +116,17 @@ def test_storage_that_stays_away_stops_the_run_and_the_next_one_ends_it(
 
 @needs_server
 def test_a_busy_store_is_asked_again_at_the_door_and_one_that_is_not_there_is_told_at_once(
-    proxy: FaultyProxy, bucket: str, monkeypatch: pytest.MonkeyPatch
+    proxy: FaultyProxy, bucket: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     proxy.start(at(1, "burst"))
     assert open_store(f"{bucket}/busy").list() == []
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
-    started = time.monotonic()
+    assert "Retrying" in caplog.text
+    caplog.clear()
     with pytest.raises(UserError, match="does not answer.*AWS_ENDPOINT_URL"):
         open_store(f"{bucket}/gone")
-    assert time.monotonic() - started < 5
+    assert "Retrying" not in caplog.text
 
 
 @needs_server
@@ -134,7 +135,7 @@ def test_a_stalled_answer_is_asked_for_again(proxy: FaultyProxy, bucket: str) ->
     store.put("a", b"one")
     proxy.start(lambda number, _: "stall" if number == 1 else "")
     started = time.monotonic()
-    assert store.read("a") == b"one" and 2 <= time.monotonic() - started < 10
+    assert store.read("a") == b"one" and 2 <= time.monotonic() - started < 60
 
 
 @needs_server

@@ -62,27 +62,37 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return shards(dataset)
 
 
-def test_workers_killed_at_random_cost_no_sample_and_little_work(tmp_path: Path, ray_local: None, undisturbed: dict[str, str]) -> None:
+def kept_items(dataset: Dataset) -> list[str]:
+    return sorted(row["item_id"] for row in dataset.iter_rows(["item_id", "status"]) if row["status"] == "kept")
+
+
+def test_killed_workers_cost_no_sample_and_little_work(tmp_path: Path, ray_local: None, undisturbed: dict[str, str]) -> None:
+    """A unit may meet three kills: it is refused then, and its items are tried one by one, or by the next run."""
     log, done, killed = tmp_path / "log", threading.Event(), []
     log.mkdir()
 
-    def kill_now_and_then() -> None:
-        while not done.wait(0.5) and len(killed) < 6:
-            newest = sorted(log.iterdir(), key=lambda path: path.name.rsplit("-", 1)[1])[-1:]
-            for path in newest:
-                pid = int(path.name.split("-")[1])
-                if pid not in killed and psutil.pid_exists(pid):
-                    os.kill(pid, signal.SIGKILL)
-                    killed.append(pid)
+    def kill_after_every_fourth_unit() -> None:
+        while not done.wait(0.02) and len(killed) < 6:
+            begun = sorted(log.iterdir(), key=lambda path: path.name.rsplit("-", 1)[1])
+            pid = int(begun[-1].name.split("-")[1]) if begun else 0
+            if len(begun) >= 4 * (len(killed) + 1) and pid not in killed and psutil.pid_exists(pid):
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
 
-    thread = threading.Thread(target=kill_now_and_then)
+    thread = threading.Thread(target=kill_after_every_fourth_unit)
     thread.start()
     dataset = make(tmp_path / "data", 60)
     summary = run_units(dataset, lambda: Slow(log), 2, columns=COLUMNS, progress=False)
     done.set()
     thread.join()
-    assert len(killed) >= 2 and not summary.failed and shards(dataset) == undisturbed
-    assert len(list(log.iterdir())) <= 30 + len(killed) * 5  # at most a call's units are done again for each death
+    begun = len(list(log.iterdir()))
+    run_units(dataset, lambda: Slow(log), 0, columns=COLUMNS, progress=False)
+    assert killed and not summary.failed
+    assert kept_items(dataset) == [f"item{n:04d}" for n in range(60)]
+    refused = {row["unit"] for row in dataset.iter_rows(["status"]) if row["status"] == "refused"}
+    whole = {unit: sha256 for unit, sha256 in shards(dataset).items() if unit in undisturbed and unit not in refused}
+    assert whole == {unit: sha256 for unit, sha256 in undisturbed.items() if unit not in refused}
+    assert begun <= 30 + len(killed) * 5  # at most a call's units are done again for each death
 
 
 def test_a_worker_that_hangs_is_killed_and_its_item_refused(tmp_path: Path, ray_local: None) -> None:
