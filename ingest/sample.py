@@ -132,6 +132,7 @@ class Media:
     """What fetch leaves on the local disk. `picture` and `sound` may be one file; `still` says the picture is a photo.
 
     `license` is what fetch learnt (or the item's own); `owned` files lie in the spool and are deleted after clipping.
+    Clips are cut from [`start_s`, `end_s`) only: seconds from the medium's beginning; an `end_s` of 0 is its end.
     """
 
     picture: Path
@@ -144,6 +145,8 @@ class Media:
     num_bytes: int = 0
     owned: bool = True
     meta: dict[str, Any] = field(default_factory=dict)
+    start_s: float = 0.0
+    end_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from ingest.shard import CLIP_COLUMNS, banned_row, clip_row, refused_row
 from ingest.sources import SourceConfig, enumerate_items
 
 log = logging.getLogger(__name__)
+CLIPPING = 2  # raised whenever the same media and settings give other clips than before
 HEAD_ITEMS = 1000  # of the source, in which a list that stands for something else shows
 UNIT_DEADLINE = 1.5  # times what its items may take to fetch and to decode: for a worker that hangs elsewhere
 
@@ -135,7 +136,7 @@ def _places(item: Item) -> tuple[str, str]:
 
 def semantic(config: ScrapeConfig) -> dict[str, Any]:
     """The settings that decide the bytes, those of the source's own kind among them, and the decoder."""
-    settings = {**semantic_dict(config), "decoder": f"av {version('av')}"}
+    settings = {**semantic_dict(config), "decoder": f"av {version('av')}", "clipping": CLIPPING}
     own = getattr(config.source, config.source.kind, None)
     if own is not None:
         settings["source"] |= {config.source.kind: semantic_dict(own)}
