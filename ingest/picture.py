@@ -9,14 +9,14 @@ Runs in the decoder child only. It scales down to the configured short side and 
 import io
 import os
 import stat
-import struct
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, VideoReformatter
-from PIL import Image, ImageCms, ImageFile, ImageOps
+from PIL import Image, ImageFile
 
+from ingest.pixels import PictureError, open_picture
 from ingest.sample import Reason, Refused
 from ingest.windows import Settings
 
@@ -25,7 +25,6 @@ HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 WIDE = (ColorPrimaries.BT2020, ColorPrimaries.SMPTE431, ColorPrimaries.SMPTE432)
 UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
 MAX_SIDE_PX = 65500  # of a JPEG
-SRGB = ImageCms.createProfile("sRGB")
 
 
 @dataclass(frozen=True)
@@ -79,40 +78,14 @@ def upright(pixels: np.ndarray, matrix: np.ndarray | None) -> tuple[np.ndarray, 
 
 def still_picture(path: str, settings: Settings) -> Picture:
     """A photo as a frame, upright. Raises `Refused`: too_small, too_large, unsupported, corrupt."""
-    regular_file(path)
     Image.MAX_IMAGE_PIXELS = settings.max_pixels
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        with Image.open(path, formats=STILL_FORMATS) as opened:
-            check_size(*opened.size, settings)
-            return finish(_srgb(ImageOps.exif_transpose(opened)), 0.0, settings)
-    except Image.DecompressionBombError as error:
-        raise Refused(Reason.TOO_LARGE, str(error)) from None
-    except Image.UnidentifiedImageError:
-        raise Refused(Reason.UNSUPPORTED, f"not a picture of {', '.join(STILL_FORMATS)}") from None
-    except MemoryError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        raise Refused(Reason.CORRUPT, str(error)) from None
-
-
-def _srgb(picture: Image.Image) -> Image.Image:
-    """An RGB picture in sRGB; what is transparent is white, as on a page."""
-    if picture.mode.startswith("I"):  # 16 bits of grey; PIL would cut them off at 255
-        picture = Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    profile = picture.info.get("icc_profile")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    elif picture.mode not in ("RGB", "CMYK", "L"):
-        picture = picture.convert("RGB")
-    if profile:
-        try:
-            converted = ImageCms.profileToProfile(picture, ImageCms.ImageCmsProfile(io.BytesIO(profile)), SRGB, outputMode="RGB")
-            picture = converted or picture
-        except (ImageCms.PyCMSError, OSError, ValueError):
-            pass  # a profile of another kind of picture, or broken: browsers take it as sRGB too
-    return picture.convert("RGB")
+        photo = open_picture(path, settings.max_pixels, STILL_FORMATS)
+    except PictureError as error:
+        raise Refused(Reason(error.kind), str(error)) from None
+    check_size(*photo.size, settings)
+    return finish(photo, 0.0, settings)
 
 
 def finish(picture: Image.Image, time_s: float, settings: Settings, aspect: float = 1.0) -> Picture:

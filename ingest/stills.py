@@ -1,9 +1,9 @@
 """`ingest stills`: photos -> silent static videos and a list of them, for video-to-audio models such as MMAudio.
 
     python -m ingest stills images=photos output=out/stills duration_s=8
-    out/stills/videos/<id>.mp4      H.264, no sound, every frame the photo
+    out/stills/videos/<id>.mp4      H.264 (BT.709, limited range), no sound, every frame the photo
     out/stills/list.tsv             id, path, caption; a row per video (MMAudio reads the folder, or such a list)
-    out/stills/refused.tsv          id, path, reason; the photos that cannot be read
+    out/stills/refused.tsv          id, path, reason; the photos that cannot be used
 
 Captions come from a .csv with columns `path` (as below the folder) and `caption`, or are empty. Videos that are there are kept.
 It makes no sound and loads no model.
@@ -19,18 +19,25 @@ from pathlib import Path
 from typing import Any
 
 import ffmpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from configs.load import UserError, operational
 from ingest.ffmpeg import ffmpeg_exe
+from ingest.photos import find_photos, root_of
+from ingest.pixels import PictureError, open_picture
 from ingest.sample import safe_id
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+MAX_SIDE_PX = 16384  # of H.264
+EXACT = "lanczos+accurate_rnd+full_chroma_int+full_chroma_inp"  # of swscale, whose default is off by several levels
+CRF = 14
 
 
 @dataclass
 class StillsConfig:
-    """`images`: a folder of photos, or one photo. Videos have `short_side_px` on the shorter side, both sides even."""
+    """`images`: a folder of photos with all below it, a glob, or one photo.
+
+    Videos have `short_side_px` on the shorter side, both sides even.
+    """
 
     images: str
     output: str
@@ -54,7 +61,7 @@ def make_stills(config: StillsConfig) -> dict[str, Any]:
 
     `UserError` for a place without photos, captions that cannot be read, an output that cannot be written.
     """
-    photos = find_photos(config.images)
+    photos = {safe_id(name): path for name, path in find_photos(config.images).items()}
     captions = read_captions(config.captions)
     output = Path(config.output)
     try:
@@ -74,18 +81,6 @@ def make_stills(config: StillsConfig) -> dict[str, Any]:
     return {"videos": len(made), "refused": len(refused)}
 
 
-def find_photos(images: str) -> dict[str, Path]:
-    """Photos by id, in order. Ids are the path below the folder without suffix, in safe letters; a shared stem keeps its suffix."""
-    root = Path(images)
-    found = [root] if root.is_file() else sorted(root.rglob("*")) if root.is_dir() else []
-    photos = [path for path in found if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")]
-    if not photos:
-        raise UserError(f"images={images}: no picture there ({', '.join(sorted(SUFFIXES))})")
-    stems = [Path(_below(images, path)).with_suffix("").as_posix() for path in photos]
-    names = [_below(images, path) if stems.count(stem) > 1 else stem for path, stem in zip(photos, stems, strict=True)]
-    return {safe_id(name): path for name, path in zip(names, photos, strict=True)}
-
-
 def read_captions(path: str) -> dict[str, str]:
     """Captions by the photo's path below its folder. `UserError` where the file has another form."""
     if not path:
@@ -102,7 +97,7 @@ def read_captions(path: str) -> dict[str, str]:
 
 def video_path(config: StillsConfig, id: str) -> Path:
     """Where the video of a photo lies; other settings have other names, so that a video that is there is the right one."""
-    shape = f"{config.duration_s:g}s-{config.fps}fps-{config.short_side_px}px"
+    shape = f"{config.duration_s:g}s-{config.fps}fps-{config.short_side_px}px-bt709"
     return Path(config.output) / "videos" / shape / f"{id}.mp4"
 
 
@@ -111,24 +106,31 @@ def _render(config: StillsConfig, photo: Path, video: Path) -> str:
     if video.exists():
         return ""
     try:
-        with Image.open(photo) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        return f"cannot be read: {type(error).__name__}"
-    frame = _scaled(upright, config.short_side_px)
+        frame = _scaled(open_picture(photo), config.short_side_px)
+    except PictureError as error:
+        return f"cannot be used: {error}"
+    if max(frame.size) > MAX_SIDE_PX:
+        return f"too long: {frame.width} x {frame.height} pixels as a video, {MAX_SIDE_PX} a side allowed"
     video.parent.mkdir(exist_ok=True)
     beside = video.with_name(f"partial-{video.name}")
-    picture = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{frame.width}x{frame.height}", r=config.fps)
-    still = picture.filter("loop", loop=-1, size=1, start=0)
-    options = {"vcodec": "libx264", "preset": "veryfast", "tune": "stillimage", "crf": 18, "pix_fmt": "yuv420p", "threads": 1}
-    options |= {"vframes": round(config.duration_s * config.fps), "movflags": "+faststart", "loglevel": "error"}
-    options |= {"map_metadata": -1, "fflags": "+bitexact", "flags:v": "+bitexact"}
-    words = ffmpeg.compile(ffmpeg.output(still, str(beside), **options), cmd=ffmpeg_exe(), overwrite_output=True)
-    result = subprocess.run(words, input=frame.tobytes(), capture_output=True)
+    result = subprocess.run(_encoding(config, frame, beside), input=frame.tobytes(), capture_output=True)
     if result.returncode:
         raise RuntimeError(f"ffmpeg failed on {photo}: {result.stderr.decode(errors='replace')[-500:]}")
     beside.rename(video)
     return ""
+
+
+def _encoding(config: StillsConfig, frame: Image.Image, target: Path) -> list[str]:
+    """The ffmpeg command that reads the frame's RGB bytes. Converted by BT.709 at every size, and marked so: players guess
+    the matrix of an unmarked video by its height."""
+    picture = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{frame.width}x{frame.height}", r=config.fps)
+    still = picture.filter("scale", in_range="pc", out_range="tv", out_color_matrix="bt709", flags=EXACT).filter("format", "yuv420p")
+    still = still.filter("loop", loop=-1, size=1, start=0)
+    options = {"vcodec": "libx264", "preset": "veryfast", "tune": "stillimage", "crf": CRF, "pix_fmt": "yuv420p", "threads": 1}
+    options |= {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
+    options |= {"vframes": round(config.duration_s * config.fps), "movflags": "+faststart", "loglevel": "error"}
+    options |= {"map_metadata": -1, "fflags": "+bitexact", "flags:v": "+bitexact"}
+    return list(ffmpeg.compile(ffmpeg.output(still, str(target), **options), cmd=ffmpeg_exe(), overwrite_output=True))
 
 
 def _scaled(picture: Image.Image, short_side_px: int) -> Image.Image:
@@ -139,7 +141,7 @@ def _scaled(picture: Image.Image, short_side_px: int) -> Image.Image:
 
 
 def _below(images: str, photo: Path) -> str:
-    return photo.name if Path(images).is_file() else photo.relative_to(images).as_posix()
+    return photo.relative_to(root_of(images)).as_posix()
 
 
 def _write_list(path: Path, header: tuple[str, ...], rows: list[tuple[str, str, str]]) -> None:

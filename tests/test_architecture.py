@@ -22,6 +22,8 @@ BRIDGES = {
     "cluster.scratch",
     "cluster.units",
     "cluster.record",
+    "ingest.photos",  # which files are photos, for stills and generate
+    "ingest.pixels",  # one way for pictures: ingest, training and the exported pipeline
     "ingest.sample",
     "ingest.scenes",
 }

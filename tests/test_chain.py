@@ -267,6 +267,27 @@ def test_generate_gives_the_same_wav_for_the_same_seed_whatever_its_neighbours(c
     assert not np.array_equal(wav, soundfile.read(tmp_path / "other" / f"{pictures[1].stem}.wav")[0])
 
 
+def test_a_picture_sounds_as_it_is_shown_and_each_of_a_tree_has_its_own_wav(chain: Chain, tmp_path: Path) -> None:
+    scene = Image.fromarray(np.kron(np.arange(0, 240, 5).reshape(6, 8), np.ones((8, 8))).astype(np.uint8)).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for folder in ("a", "b"):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+    scene.save(tmp_path / "photos/a/x.png")
+    scene.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "photos/b/x.png", exif=exif)
+    scene.convert("RGBA").save(tmp_path / "photos/b/x.tif")
+    (tmp_path / "photos/bad.JPG").write_bytes(b"no picture")
+    settings = GenerateConfig(model=chain.diffusion, images=f"{tmp_path}/photos", output=f"{tmp_path}/out", steps=2, threads=1)
+    with pytest.raises(UserError, match=r"1 of 4 cannot be used: .*bad.JPG \(not a picture of .*skip_unreadable=true"):
+        generate(settings)
+    assert not (tmp_path / "out").exists()
+    found = generate(replace(settings, skip_unreadable=True))
+    names = [str(Path(path).relative_to(tmp_path / "out")) for path in found["wavs"]]
+    assert names == ["a/x.wav", "b/x.png.wav", "b/x.tif.wav"] and list(found["skipped"]) == [f"{tmp_path}/photos/bad.JPG"]
+    sounds = [soundfile.read(path)[0] for path in found["wavs"]]
+    assert np.array_equal(sounds[0], sounds[1]) and np.array_equal(sounds[0], sounds[2])
+
+
 def test_the_exported_folder_loads_in_stock_diffusers_and_sounds_the_same(chain: Chain, tmp_path: Path) -> None:
     picture = frames_of(chain, tmp_path / "frames")[0]
     export(ExportConfig(model=chain.diffusion, output=str(tmp_path / "export")))

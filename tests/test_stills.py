@@ -75,7 +75,7 @@ def test_the_list_has_ids_paths_and_captions_and_refusals_their_reason(photos: P
     assert {row["id"]: row["caption"] for row in listed}["a"] == "a red and a blue field"
     assert all((tmp_path / "out" / row["path"]).is_file() for row in listed)
     (refused,) = rows(tmp_path / "out/refused.tsv")
-    assert (refused["path"], refused["reason"]) == ("broken.jpg", "cannot be read: UnidentifiedImageError")
+    assert refused["path"] == "broken.jpg" and refused["reason"].startswith("cannot be used: not a picture of JPEG, PNG")
 
 
 def test_running_again_keeps_what_is_there_and_other_settings_do_not(photos: Path, tmp_path: Path) -> None:
@@ -93,10 +93,50 @@ def test_one_photo_will_do(photos: Path, tmp_path: Path) -> None:
     assert made(photos / "a.jpg", tmp_path / "out") == {"videos": 1, "refused": 0}
 
 
+COLOURS = [(200, 40, 40), (40, 200, 40), (40, 40, 200), (255, 255, 0), (12, 100, 120), (255, 255, 255), (0, 0, 0), (128, 128, 128)]
+
+
+@pytest.mark.parametrize("lines", [64, 480, 720, 1080])
+def test_a_colour_survives_the_round_trip_at_any_height_and_the_video_says_its_matrix_and_range(lines: int, tmp_path: Path) -> None:
+    bands = np.repeat(np.array(COLOURS, np.uint8), 64, axis=0)[None].repeat(64, axis=0)
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(bands).resize((lines * 2, lines), Image.Resampling.NEAREST).save(tmp_path / "photos/a.png")
+    made(tmp_path / "photos", tmp_path / "out", short_side_px=lines, duration_s=0.1)
+    with av.open(str(next((tmp_path / "out").rglob("*.mp4")))) as video:
+        frame = next(video.decode(video=0))
+    assert (frame.colorspace, frame.color_range) == (1, 1)  # BT.709, limited
+    shown = frame.to_ndarray(format="rgb24").astype(int)
+    middles = shown[lines // 2, lines // 8 :: lines // 4]
+    assert np.abs(middles - np.array(COLOURS)).max() <= 2
+
+
+def test_pictures_are_prepared_as_for_a_scrape(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(np.linspace(0, 65535, 128)[None].repeat(64, 0).astype(np.uint16)).save(tmp_path / "photos/grey.png")
+    clear = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    clear.paste((200, 30, 30, 255), (16, 16, 48, 48))
+    clear.save(tmp_path / "photos/clear.png")
+    made(tmp_path / "photos", tmp_path / "out")
+    frames = {}
+    for row in rows(tmp_path / "out/list.tsv"):
+        with av.open(str(tmp_path / "out" / row["path"])) as video:
+            frames[row["id"]] = next(video.decode(video=0)).to_ndarray(format="rgb24").astype(int)
+    assert frames["clear"][4, 4].min() > 250 and np.abs(frames["clear"][32, 32] - (200, 30, 30)).max() < 5
+    assert [frames["grey"][32, at].mean() for at in (8, 64, 120)] == pytest.approx([16, 128, 241], abs=4)
+
+
+def test_a_photo_too_long_for_a_video_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (4000, 10)).save(tmp_path / "photos/strip.png")
+    assert made(tmp_path / "photos", tmp_path / "out") == {"videos": 0, "refused": 1}
+    (refused,) = rows(tmp_path / "out/refused.tsv")
+    assert refused["reason"] == "too long: 25600 x 64 pixels as a video, 16384 a side allowed"
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"images": "/nowhere"}, "images=/nowhere: no picture"),
+        ({"images": "/nowhere"}, "images=/nowhere: does not exist"),
         ({"duration_s": 0.0}, "not even one frame"),
         ({"short_side_px": 63}, "short_side_px=63"),
         ({"captions": "/nowhere.csv"}, "captions=/nowhere.csv"),

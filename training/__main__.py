@@ -67,7 +67,8 @@ def generate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_R
     config = load_config(GenerateConfig, args or [])
 
     def show(summary: dict[str, Any]) -> None:
-        console.print(f"{len(summary['wavs'])} wav files in {config.output}")
+        left_out = f", {len(summary['skipped'])} pictures left out" if summary["skipped"] else ""
+        console.print(f"{len(summary['wavs'])} wav files in {config.output}{left_out}")
 
     run_verb("generate", args or [], config, lambda: run(config), output=config.output, show=show, as_json=as_json, dry_run=dry_run)
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ingest.pixels import to_srgb
 from training.mel import MelConfig, log_mel_to_wav, wav_to_log_mel
 
 
@@ -32,11 +33,12 @@ class ImageConfig:
 
 
 def image_to_tensor(picture: Image.Image, config: ImageConfig) -> Tensor:
-    """The centred square of a picture, float32 [3, size, size]."""
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    """The centred square of any picture as it is shown (ingest.pixels), float32 [3, size, size]."""
+    shown = to_srgb(picture)
+    side = min(shown.size)
+    left, top = (shown.width - side) // 2, (shown.height - side) // 2
     size = (config.size_px, config.size_px)
-    square = picture.convert("RGB").resize(size, Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    square = shown.resize(size, Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
     pixels = torch.from_numpy(np.asarray(square, dtype=np.float32) / 255).permute(2, 0, 1)
     return (pixels - torch.tensor(config.mean)[:, None, None]) / torch.tensor(config.std)[:, None, None]
 

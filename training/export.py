@@ -3,7 +3,7 @@
     export(ExportConfig(model="out/demo/runs/diffusion", output="out/demo/export"))
     DiffusionPipeline.from_pretrained("out/demo/export", trust_remote_code=True)
 
-The folder holds all weights and its own pipeline.py, made of three files of this folder in a row. Nothing is uploaded.
+The folder holds all weights and its own pipeline.py, made of four files in a row (`SHIPPED`). Nothing is uploaded.
 """
 
 import json
@@ -20,7 +20,9 @@ from configs.load import UserError
 from training.models import fetch_models, is_finished, load_autoencoder, load_image_encoder, local_copy, read_processor
 from training.pipeline import StillsoundPipeline
 
-SHIPPED = ("mel.py", "codec.py", "pipeline.py")
+ROOT = Path(__file__).parent.parent
+SHIPPED = ("ingest/pixels.py", "training/mel.py", "training/codec.py", "training/pipeline.py")
+OURS = ("from training.", "from ingest.")
 
 
 @dataclass
@@ -98,7 +100,7 @@ def make_folder(path: str) -> Path:
 
 
 def shipped_source() -> str:
-    """The text of the exported pipeline.py: our three files in a row, without their imports of each other."""
-    texts = [(Path(__file__).parent / name).read_text() for name in SHIPPED]
-    lines = [line for text in texts for line in text.splitlines() if not line.startswith("from training.")]
+    """The text of the exported pipeline.py: the files of `SHIPPED` in a row, without their imports of each other."""
+    texts = [(ROOT / name).read_text() for name in SHIPPED]
+    lines = [line for text in texts for line in text.splitlines() if not line.startswith(OURS)]
     return "\n".join(lines) + "\n"

@@ -3,7 +3,7 @@
 generate(GenerateConfig(model="out/demo/export", images="photos/", output="sounds", seed=0))
 """
 
-import glob
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +11,22 @@ from typing import Any
 
 import soundfile
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from configs.load import UserError, operational
+from ingest.photos import find_photos
+from ingest.pixels import PictureError, open_picture
 from training.export import make_folder, open_pipeline
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+log = logging.getLogger(__name__)
+NUM_NAMED = 5  # bad pictures that an error names
 
 
 @dataclass
 class GenerateConfig:
-    """`images`: a file, a folder or a glob. `guidance` 1 = none; `steps` of the sampler; `threads` 0: all cores."""
+    """`images`: a file, a folder with all below it, or a glob. `guidance` 1 = none; `steps` of the sampler; `threads` 0: all cores.
+
+    `skip_unreadable`: pictures that cannot be used are named and left out; otherwise one such picture is an error before any work.
+    """
 
     model: str
     images: str
@@ -29,26 +34,53 @@ class GenerateConfig:
     seed: int = 0
     guidance: float = 2.0
     steps: int = 25
+    skip_unreadable: bool = False
     threads: int = operational(0)
 
 
 def generate(config: GenerateConfig) -> dict[str, Any]:
-    """Writes `<output>/<picture's name>.wav`; returns `{"wavs": [paths]}`. `UserError` before any work.
+    """Writes `<output>/<picture's path below images>.wav`; returns `{"wavs": [paths], "skipped": {path: why}}`.
 
-    Every picture has its own noise, from the seed alone: the sound of a picture does not depend on its neighbours.
+    Two pictures that would share a wav keep their suffix in its name (`x.jpg.wav`, `x.png.wav`). Every picture has its own
+    noise, from the seed alone: its sound does not depend on its neighbours. `UserError` before any work.
     """
     check_sampling(config.guidance, config.steps)
-    paths = find_images(config.images)
-    for path in paths:
-        _open(path)
+    photos = find_photos(config.images)
+    skipped = unreadable(photos)
+    if skipped and (not config.skip_unreadable or len(skipped) == len(photos)):
+        raise UserError(_describe(skipped, len(photos), config.skip_unreadable))
+    for named, why in skipped.items():
+        log.warning("%s is left out: %s", named, why)
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     pipeline, folder = open_pipeline(config.model), make_folder(config.output)
     wavs = []
-    for path, name in zip(paths, _names(paths), strict=True):
-        wav = pipeline(_open(path), seed=config.seed, guidance=config.guidance, steps=config.steps)[0]
-        wavs.append(str(folder / f"{name}.wav"))
-        soundfile.write(wavs[-1], wav, pipeline.sample_rate_hz, subtype="PCM_16")
-    return {"wavs": wavs}
+    for name, path in photos.items():
+        if str(path) in skipped:
+            continue
+        wav = pipeline(open_picture(path), seed=config.seed, guidance=config.guidance, steps=config.steps)[0]
+        target = folder / f"{name}.wav"
+        make_folder(str(target.parent))
+        soundfile.write(target, wav, pipeline.sample_rate_hz, subtype="PCM_16")
+        wavs.append(str(target))
+    return {"wavs": wavs, "skipped": skipped}
+
+
+def unreadable(photos: dict[str, Path]) -> dict[str, str]:
+    """Path -> why, of the pictures that cannot be used. Each is decoded whole, because a file may be cut at its end."""
+    found = {}
+    for path in photos.values():
+        try:
+            open_picture(path)
+        except PictureError as error:
+            found[str(path)] = str(error)
+    return found
+
+
+def _describe(skipped: dict[str, str], count: int, skipping: bool) -> str:
+    named = "; ".join(f"{path} ({why})" for path, why in list(skipped.items())[:NUM_NAMED])
+    more = f" and {len(skipped) - NUM_NAMED} more" if len(skipped) > NUM_NAMED else ""
+    fix = "give another" if skipping or len(skipped) == count else "mend or remove them, or give skip_unreadable=true"
+    return f"images: {len(skipped)} of {count} cannot be used: {named}{more}; {fix}"
 
 
 def check_sampling(guidance: float, steps: int) -> None:
@@ -57,28 +89,3 @@ def check_sampling(guidance: float, steps: int) -> None:
         raise UserError(f"steps={steps}: give 1 or more")
     if guidance < 0:
         raise UserError(f"guidance={guidance}: give 0 or more (1 = none)")
-
-
-def find_images(images: str) -> list[Path]:
-    """Sorted picture files of a file, a folder or a glob. `UserError` where there are none."""
-    path = Path(images)
-    found = [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else sorted(map(Path, glob.glob(images, recursive=True)))
-    pictures = found if path.is_file() else [file for file in found if file.suffix.lower() in SUFFIXES]
-    if not pictures:
-        state = f"no picture ({', '.join(SUFFIXES)}) there" if found or path.exists() else "does not exist"
-        raise UserError(f"images={images}: {state}; give a picture, a folder or a glob")
-    return pictures
-
-
-def _names(paths: list[Path]) -> list[str]:
-    """The stem, or the whole name where two pictures share a stem."""
-    stems = [path.stem for path in paths]
-    return [stem if stems.count(stem) == 1 else path.name for stem, path in zip(stems, paths, strict=True)]
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"images: {path} is not a readable picture ({error})") from error

@@ -3,7 +3,7 @@
     pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)      # stock diffusers, an exported folder
     wav = pipe(images, seed=0, guidance=2.0, steps=25)                            # float32 [b, n] at pipe.sample_rate_hz
 
-`training.export` ships this text, with training.mel and training.codec before it, as pipeline.py beside model_index.json: so
+`training.export` ships this text, with ingest.pixels, training.mel and training.codec before it, as pipeline.py beside model_index.json: so
 it imports nothing else of ours. It trains nothing and reads no datasets.
 """
 

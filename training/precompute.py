@@ -19,13 +19,13 @@ import numpy as np
 import pyarrow as pa
 import soundfile
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from cluster.dataset import Commit, Dataset
 from cluster.scratch import scratch_folder
 from cluster.shards import Row, verify_member, write_shard
 from cluster.units import RunSummary, UnitOutput, UnitTask, run_units
 from configs.load import UserError, operational
+from ingest.pixels import PictureError
 from training.codec import ImageConfig, embed_image_and_patches, encode_wav
 from training.mel import MelConfig
 from training.models import fetch_models, find_model, folder_sha256, load_autoencoder, load_image_encoder, read_processor
@@ -193,7 +193,7 @@ def read_clip(tar: bytes | memoryview, members: list[dict[str, Any]], image: Ima
         raise OSError("flac or jpg is missing")
     try:
         return torch.from_numpy(decode_wav(parts["flac"])), decode_image(parts["jpg"], image)
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except PictureError as error:
         raise OSError(str(error)) from error
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from PIL import Image
 from torch import Tensor
 
 from configs.load import UserError
+from ingest.pixels import open_picture
 from training.codec import ImageConfig, image_to_tensor
 from training.mel import MelConfig, wav_to_log_mel
 
@@ -46,9 +46,8 @@ def decode_log_mel(flac: bytes, mel: MelConfig) -> Tensor:
 
 
 def decode_image(jpeg: bytes, config: ImageConfig) -> Tensor:
-    """JPEG bytes -> float32 [3, size, size], normalised."""
-    with Image.open(io.BytesIO(jpeg)) as picture:
-        return image_to_tensor(picture, config)
+    """A picture's bytes -> float32 [3, size, size], normalised. Raises `PictureError`."""
+    return image_to_tensor(open_picture(jpeg), config)
 
 
 def weights(samples: list[Any]) -> Tensor:
