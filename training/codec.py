@@ -15,6 +15,13 @@ from torch import Tensor, nn
 from ingest.pixels import to_srgb
 from training.mel import MelConfig, log_mel_to_wav, wav_to_log_mel
 
+LOWEST_LOG_MEL, HIGHEST_LOG_MEL = -40.0, 10.0
+"""Of a decoder that works: a recording has ln(1e-5) = -11.5 to 3.5, full scale in one band; decoders overshoot by a little."""
+
+
+class BadMelError(ArithmeticError):
+    """Decoded log mels that are NaN or infinite, or far louder or quieter than any recording."""
+
 
 @dataclass(frozen=True)
 class ImageConfig:
@@ -66,5 +73,17 @@ def encode_wav(autoencoder: Any, wav: Tensor, mel: MelConfig) -> tuple[Tensor, T
 
 
 def decode_latent(autoencoder: Any, latent: Tensor, mel: MelConfig) -> Tensor:
-    """[b, c, t, f] -> waveforms [b, n], by Griffin-Lim."""
-    return log_mel_to_wav(autoencoder.decode(latent).sample[:, 0], mel)
+    """[b, c, t, f] -> waveforms [b, n], by Griffin-Lim. `BadMelError` where the decoded mels cannot be those of a sound."""
+    log_mel = autoencoder.decode(latent).sample[:, 0]
+    check_log_mel(log_mel)
+    return log_mel_to_wav(log_mel, mel)
+
+
+def check_log_mel(log_mel: Tensor) -> None:
+    """`BadMelError` for NaN, infinities, and levels far beyond `LOWEST_LOG_MEL` to `HIGHEST_LOG_MEL`."""
+    low, high = (float(value) for value in log_mel.aminmax())
+    if not (LOWEST_LOG_MEL <= low and high <= HIGHEST_LOG_MEL):  # also where one of them is NaN
+        raise BadMelError(
+            f"log mels from {low:.4g} to {high:.4g} were decoded, where recordings have -11.5 to 3.5: the model diverged, "
+            "its files are damaged, or it overflows in this precision"
+        )

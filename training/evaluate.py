@@ -13,7 +13,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,7 +27,7 @@ from cluster.dataset import Dataset
 from cluster.shards import verify_member
 from configs.load import UserError, operational
 from training.export import make_folder, open_pipeline
-from training.generate import check_sampling
+from training.generate import check_sampling, choose_guidance, stopped_by_bad_mels
 from training.judge import correct, judge
 from training.pipeline import StillsoundPipeline
 from training.recipes.clips import decode_wav
@@ -39,7 +39,8 @@ NUM_EXAMPLES = 12
 
 @dataclass
 class EvaluateConfig:
-    """`truth`: a folder of <media id>.json; `split`: which clips; `num_clips` at most, spread over the media; `threads` 0: all cores."""
+    """`truth`: a folder of <media id>.json; `split`: which clips; `num_clips` at most, spread over the media;
+    `guidance` by default 2, or 1 for a model without a null embedding; `threads` 0: all cores."""
 
     model: str
     data: str
@@ -48,7 +49,7 @@ class EvaluateConfig:
     split: str = "validation"
     num_clips: int = 320
     seed: int = 0
-    guidance: float = 2.0
+    guidance: float | None = None
     steps: int = 25
     batch: int = operational(32)
     threads: int = operational(0)
@@ -73,10 +74,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     dataset = Dataset.open(config.data, "clips")
     pipeline = open_pipeline(config.model)
+    config = replace(config, guidance=choose_guidance(pipeline, config.guidance))
     clips = find_clips(dataset, config, pipeline.mel.num_samples)
     if len(clips) < 2:
         raise UserError(f"data={config.data}: {len(clips)} clips of split={config.split} have a truth in {config.truth}; need 2 or more")
-    generated, real = synthesize(pipeline, clips, config), reconstruct(pipeline, clips, config.batch)
+    with stopped_by_bad_mels(config.model, "a clip through the codec alone"):
+        real = reconstruct(pipeline, clips, config.batch)
+    with stopped_by_bad_mels(config.model, "a generated clip"):
+        generated = synthesize(pipeline, clips, config)
     rate_hz, truths = pipeline.sample_rate_hz, [clip.truth for clip in clips]
     scores = score(
         [judge(wav, rate_hz) for wav in generated], [judge(wav, rate_hz) for wav in real], truths, derangement(len(clips), config.seed)

@@ -3,8 +3,11 @@
 generate(GenerateConfig(model="out/demo/export", images="photos/", output="sounds", seed=0))
 """
 
+import contextlib
 import logging
+import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,12 @@ from typing import Any
 import soundfile
 import torch
 
-from configs.load import UserError, operational
+from configs.load import StoppedError, UserError, operational
 from ingest.photos import find_photos
 from ingest.pixels import PictureError, open_picture
+from training.codec import BadMelError
 from training.export import make_folder, open_pipeline
+from training.pipeline import StillsoundPipeline
 
 log = logging.getLogger(__name__)
 NUM_NAMED = 5  # bad pictures that an error names
@@ -23,7 +28,8 @@ NUM_NAMED = 5  # bad pictures that an error names
 
 @dataclass
 class GenerateConfig:
-    """`images`: a file, a folder with all below it, or a glob. `guidance` 1 = none; `steps` of the sampler; `threads` 0: all cores.
+    """`images`: a file, a folder with all below it, or a glob. `guidance` 1 = none, by default 2, or 1 for a model
+    without a null embedding; `steps` of the sampler; `threads` 0: all cores.
 
     `skip_unreadable`: pictures that cannot be used are named and left out; otherwise one such picture is an error before any work.
     """
@@ -32,7 +38,7 @@ class GenerateConfig:
     images: str
     output: str
     seed: int = 0
-    guidance: float = 2.0
+    guidance: float | None = None
     steps: int = 25
     skip_unreadable: bool = False
     threads: int = operational(0)
@@ -42,7 +48,8 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
     """Writes `<output>/<picture's path below images>.wav`; returns `{"wavs": [paths], "skipped": {path: why}}`.
 
     Two pictures that would share a wav keep their suffix in its name (`x.jpg.wav`, `x.png.wav`). Every picture has its own
-    noise, from the seed alone: its sound does not depend on its neighbours. `UserError` before any work.
+    noise, from the seed alone: its sound does not depend on its neighbours. `UserError` before any work,
+    `StoppedError` where the model gives no sound.
     """
     check_sampling(config.guidance, config.steps)
     photos = find_photos(config.images)
@@ -52,12 +59,14 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
     for named, why in skipped.items():
         log.warning("%s is left out: %s", named, why)
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
-    pipeline, folder = open_pipeline(config.model), make_folder(config.output)
+    pipeline = open_pipeline(config.model)
+    guidance, folder = choose_guidance(pipeline, config.guidance), make_folder(config.output)
     wavs = []
     for name, path in photos.items():
         if str(path) in skipped:
             continue
-        wav = pipeline(open_picture(path), seed=config.seed, guidance=config.guidance, steps=config.steps)[0]
+        with stopped_by_bad_mels(config.model, path.name):
+            wav = pipeline(open_picture(path), seed=config.seed, guidance=guidance, steps=config.steps)[0]
         target = folder / f"{name}.wav"
         make_folder(str(target.parent))
         soundfile.write(target, wav, pipeline.sample_rate_hz, subtype="PCM_16")
@@ -83,9 +92,29 @@ def _describe(skipped: dict[str, str], count: int, skipping: bool) -> str:
     return f"images: {len(skipped)} of {count} cannot be used: {named}{more}; {fix}"
 
 
-def check_sampling(guidance: float, steps: int) -> None:
+def choose_guidance(pipeline: StillsoundPipeline, asked: float | None) -> float:
+    """What to sample with; a default other than the usual one is logged. `UserError` where the model cannot be guided."""
+    try:
+        guidance = pipeline.guidance_for(asked)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if asked is None and guidance == 1:
+        log.warning("this model was trained with condition_dropout=0 and has no null embedding: sampling without guidance")
+    return guidance
+
+
+@contextlib.contextmanager
+def stopped_by_bad_mels(model: str, where: str) -> Iterator[None]:
+    """`StoppedError`, naming the model and `where`, instead of `BadMelError`."""
+    try:
+        yield
+    except BadMelError as error:
+        raise StoppedError(f"model={model}: {where}: {error}") from error
+
+
+def check_sampling(guidance: float | None, steps: int) -> None:
     """`UserError` for settings no sampler can work with."""
     if steps < 1:
         raise UserError(f"steps={steps}: give 1 or more")
-    if guidance < 0:
+    if guidance is not None and not 0 <= guidance < math.inf:
         raise UserError(f"guidance={guidance}: give 0 or more (1 = none)")

@@ -7,6 +7,7 @@
 it imports nothing else of ours. It trains nothing and reads no datasets.
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,8 @@ from training.mel import MelConfig
 
 
 class StillsoundPipeline(DiffusionPipeline):
-    """`conditioning`: latent_mean/std, image_mean/std, null_embedding, latent_shape, mel, and the image tower's `processor`."""
+    """`conditioning`: latent_mean/std, image_mean/std, null_embedding, condition_dropout, latent_shape, mel, and the image
+    tower's `processor`."""
 
     def __init__(self, unet: Any, autoencoder: Any, image_encoder: Any, scheduler: Any, conditioning: dict[str, Any] | None = None):
         super().__init__()
@@ -41,23 +43,46 @@ class StillsoundPipeline(DiffusionPipeline):
         images: Image.Image | Sequence[Image.Image],
         generator: torch.Generator | None = None,
         seed: int = 0,
-        guidance: float = 2.0,
+        guidance: float | None = None,
         steps: int = 25,
     ) -> np.ndarray:
-        """Waveforms float32 [b, n] in -1..1, one per picture; `generator` (CPU) goes before `seed`. guidance 1 = none.
+        """Waveforms float32 [b, n] in -1..1, one per picture; `generator` (CPU) goes before `seed`.
 
-        Classifier-free guidance (Ho and Salimans 2022, eq. 6) with the learnt null embedding.
+        Classifier-free guidance (Ho and Salimans 2022, eq. 6) with the learnt null embedding. guidance 1 = none; None: 2, or 1
+        where no null embedding was trained, which any other value needs (`ValueError`). `BadMelError` where no sound comes out.
         """
+        guidance = self.guidance_for(guidance)
         condition = self.embed(images)
         generator = generator or torch.Generator().manual_seed(seed)
         shape = (len(condition), *self.config.conditioning["latent_shape"])
         latent = torch.randn(shape, generator=generator).to(condition)
-        self.scheduler.set_timesteps(steps, device=latent.device)
+        self._set_times(steps, latent.device)
         for timestep in self.progress_bar(self.scheduler.timesteps):
             flow = self._flow(latent, timestep, condition, guidance)
             latent = self.scheduler.step(flow, timestep, latent).prev_sample
         mean, std = (self._moment(f"latent_{name}")[:, None, None].to(latent) for name in ("mean", "std"))
         return self._waves(latent * std + mean)
+
+    @property
+    def has_null(self) -> bool:
+        """Whether a null embedding was trained. Older models do not say so: there, one never trained is still all zeros."""
+        conditioning = self.config.conditioning
+        return conditioning.get("condition_dropout", any(conditioning["null_embedding"])) > 0
+
+    def guidance_for(self, guidance: float | None) -> float:
+        """The guidance to use. `ValueError` where it needs a null embedding that was never trained."""
+        if guidance is None:
+            return 2.0 if self.has_null else 1.0
+        if guidance != 1 and not self.has_null:
+            raise ValueError(f"guidance={guidance}: this model was trained with condition_dropout=0, without a null embedding; give 1")
+        return guidance
+
+    def _set_times(self, steps: int, device: torch.device) -> None:
+        """Evaluates at 1, 1 - 1/steps, …, 1/steps; the default of diffusers spends the last evaluation at 0.001."""
+        if "sigmas" in inspect.signature(self.scheduler.set_timesteps).parameters:
+            self.scheduler.set_timesteps(sigmas=[1 - step / steps for step in range(steps)], device=device)
+        else:  # a solver put in by the user whose grid is its own
+            self.scheduler.set_timesteps(steps, device=device)
 
     def _flow(self, latent: Tensor, timestep: Tensor, condition: Tensor, guidance: float) -> Tensor:
         def predict(labels: Tensor) -> Tensor:

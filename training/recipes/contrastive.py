@@ -78,7 +78,7 @@ class Contrastive(nn.Module):
     def __init__(self, config: Config, mel: MelConfig):
         super().__init__()
         clip = config.image.kind == "clip"
-        self.image: Any = _clip(config) if clip else _resnet(config.image)
+        self.image: Any = build_image_tower(config)
         self.audio = AudioTower(config.audio, mel.num_mels)
         self.image_head = nn.Identity() if clip else nn.Linear(config.image.widths[-1], config.embedding_dim)
         self.audio_head = nn.Linear(2 * config.audio.width, config.embedding_dim)
@@ -124,6 +124,11 @@ class Residual(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return hidden + self.steps(hidden)
+
+
+def build_image_tower(config: Config) -> nn.Module:
+    """A CLIP vision model or a BiT ResNet, of random weights."""
+    return _clip(config) if config.image.kind == "clip" else _resnet(config.image)
 
 
 def _clip(config: Config) -> nn.Module:

@@ -26,6 +26,8 @@ from training.randomness import VALIDATION, SampleKey, keyed_rng
 MEMBERS: tuple[str, ...] = ("latent.npy", "image.npy")
 NUM_TIMESTEPS = 1000
 DRAW_STEPS = 10
+LEAST_SPREAD = 1e-4  # of embeddings and latents; less is rounding
+FLOAT16_STEP = 2.0**-11  # relative: the precision in which both are stored
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
@@ -53,12 +55,7 @@ def facts(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> d
         raise UserError(
             f"data={snapshot.uri}: is a dataset of {dataset_meta['kind']}, need latents; run python -m training precompute first"
         )
-    if config.condition != "image":
-        raise UserError(f"diffusion.condition={config.condition}: give image")
-    if len(config.head_counts) != len(config.channels):
-        raise UserError(
-            f"diffusion.head_counts has {len(config.head_counts)} entries, diffusion.channels {len(config.channels)}: give as many"
-        )
+    check_config(config)
     found = [commit.facts for commit in snapshot.commits if commit.facts.get("image_count")]
     if not found:
         raise UserError(f"data={snapshot.uri}: holds no training sample")
@@ -69,12 +66,30 @@ def facts(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> d
     return {**geometry, **moments}
 
 
+def check_config(config: Config) -> None:
+    """`UserError` for settings that no model can be made of or trained with."""
+    if config.condition != "image":
+        raise UserError(f"diffusion.condition={config.condition}: give image")
+    if len(config.head_counts) != len(config.channels):
+        raise UserError(
+            f"diffusion.head_counts has {len(config.head_counts)} entries, diffusion.channels {len(config.channels)}: give as many"
+        )
+    if not 0 <= config.condition_dropout < 1:
+        raise UserError(f"diffusion.condition_dropout={config.condition_dropout}: give 0 or more, below 1")
+
+
 def merge_moments(found: list[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel from the sums that each commit carries."""
+    """Mean and standard deviation per channel from the sums that each commit carries.
+
+    The deviation of what never varied is 1, as StandardScaler of scikit-learn has it: divided by a spread that is only rounding, a
+    new picture that wakes a dead unit up would be hundreds of deviations off.
+    """
     count = sum(facts[f"{name}_count"] for facts in found)
     total, squares = (np.sum([facts[f"{name}_{part}"] for facts in found], axis=0) for part in ("sum", "sumsq"))
     mean = total / count
-    return mean.tolist(), np.sqrt(np.maximum(squares / count - mean**2, 1e-8)).tolist()
+    variance = squares / count - mean**2
+    constant = variance <= np.maximum(LEAST_SPREAD, FLOAT16_STEP * np.abs(mean)) ** 2
+    return mean.tolist(), np.sqrt(np.where(constant, 1.0, variance)).tolist()
 
 
 def build_unet(config: Config, latent_channels: int, image_dim: int) -> UNet2DConditionModel:
@@ -182,5 +197,5 @@ def save(state: dict[str, Tensor], config: Config, facts: dict[str, Any], folder
     model.load_state_dict(state)
     model.unet.save_pretrained(folder / "unet")
     FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TIMESTEPS).save_pretrained(folder / "scheduler")
-    conditioning = {**facts, "null_embedding": model.null_embedding.tolist()}
+    conditioning = {**facts, "null_embedding": model.null_embedding.tolist(), "condition_dropout": config.condition_dropout}
     (folder / "conditioning.json").write_text(json.dumps(conditioning, indent=1))
