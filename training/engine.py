@@ -65,7 +65,7 @@ def ensure_process_group() -> None:
 
 
 def start_engine(model: nn.Module, config: TrainConfig, world: int) -> Any:
-    """The DeepSpeed engine around `model`, with AdamW as stock torch has it."""
+    """The DeepSpeed engine around `model`, with AdamW as stock torch has it, in the groups of `parameter_groups`."""
     import deepspeed
 
     if config.activation_checkpointing:
@@ -76,11 +76,24 @@ def start_engine(model: nn.Module, config: TrainConfig, world: int) -> Any:
         _mend_compiler()
         model.compile()
     deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
-    engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=engine_settings(config, world))
+    groups = parameter_groups(model, config.weight_decay)
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=engine_settings(config, world))
     if config.zero_stage == 0:
         engine.enable_backward_allreduce = world > 1  # alone it would copy all gradients to sum them with nobody's
         engine.clip_fp32_gradients = functools.partial(_clip, engine)
     return engine
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """For AdamW: matrices and kernels decay; vectors (norms, biases, null embeddings, the temperature) do not.
+
+    A vector has no scale that a later layer could undo, so that decay would only pull it to zero: a temperature to 1, a norm to
+    silence (Goyal et al. 2017, section 5.3; CLIP, Radford et al. 2021, section 2.5).
+    """
+    parameters = list(model.parameters())
+    matrices, vectors = [one for one in parameters if one.ndim > 1], [one for one in parameters if one.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
 
 
 def _clip(engine: Any) -> None:

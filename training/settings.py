@@ -19,6 +19,8 @@ from training.recipes.diffusion import Config as DiffusionConfig
 
 RECIPES = ("autoencoder", "contrastive", "diffusion")
 PRECISIONS = ("fp32", "bf16")
+NUMBERS = 2
+"""Counts changes of what the same settings compute. 2: no decay of vectors, negatives over all ranks, KL in AudioLDM's units."""
 SCHEDULES = ("constant", "cosine")
 
 
@@ -122,8 +124,8 @@ class TrainConfig:
 
 
 def identity(config: TrainConfig) -> dict[str, Any]:
-    """What decides a run's numbers: no other recipe's section; not `steps`, unless the schedule depends on it."""
-    found = semantic_dict(config)
+    """Settings that change the numbers of a run: the chosen recipe's section, and `steps` only if the schedule uses it."""
+    found = semantic_dict(config) | {"numbers": NUMBERS}
     others = [name for name in RECIPES if name != config.recipe]
     return {name: value for name, value in found.items() if name not in others and (name != "steps" or config.schedule != "constant")}
 

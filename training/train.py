@@ -76,7 +76,7 @@ def prepare(config: TrainConfig) -> Plan:
     store = open_store(config.output)
     if store.exists("run.json"):
         kept = json.loads(store.read("run.json"))
-        _check_same(kept, config)
+        _check_same(kept, config, finished_step(store) >= config.steps)
     else:
         snapshots = [dataset.snapshot() for dataset in datasets]
         facts = _facts(config, datasets, snapshots)
@@ -106,10 +106,15 @@ def _facts(config: TrainConfig, datasets: list[Dataset], snapshots: list[Snapsho
     return recipe.facts(Snapshot.of(first.uri, commits), first.meta, config.section)
 
 
-def _check_same(kept: dict[str, Any], config: TrainConfig) -> None:
+def _check_same(kept: dict[str, Any], config: TrainConfig, finished: bool) -> None:
     ours = identity(config)
-    if semantic_hash(kept["config"]) != semantic_hash(ours):
-        difference = describe_difference(kept["config"], ours)
+    stored = {**kept["config"], "numbers": ours["numbers"]}
+    if kept["config"].get("numbers") != ours["numbers"] and not finished:
+        raise UserError(
+            f"output={config.output}: begun by an older version, whose steps compute other numbers; finish it there or start another output"
+        )
+    if semantic_hash(stored) != semantic_hash(ours):
+        difference = describe_difference(stored, ours)
         raise UserError(f"output={config.output}: this run was started with other settings: {difference}; use these, or another output")
     pinned = [str(snapshot["uri"]) for snapshot in kept["snapshots"]]
     if len(pinned) != len(config.all_data) or (pinned != config.all_data and sorted(pinned) == sorted(config.all_data)):
