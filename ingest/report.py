@@ -250,7 +250,7 @@ def spectrogram_png(audio: np.ndarray, height_px: int = 96) -> bytes:
 
 def _run(folder: Path) -> dict[str, Any]:
     """Loss per step as an SVG polyline, with the events (kill, resume) at their steps."""
-    metrics = _read_lines(folder / "metrics.jsonl")
+    metrics = [line for line in _read_lines(folder / "metrics.jsonl") if line["loss"] is not None]
     if not metrics:
         raise UserError(f"run={folder}: no metrics.jsonl with a step in it; is this a run folder?")
     losses = np.array([line["loss"] for line in metrics])

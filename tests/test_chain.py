@@ -35,6 +35,7 @@ from training.generate import GenerateConfig, generate
 from training.models import fetch_models, find_model, load_autoencoder, load_image_encoder, read_processor
 from training.npy import read_npy
 from training.precompute import PrecomputeConfig, precompute, read_clip
+from training.preview import Preview
 from training.randomness import SampleKey
 from training.recipes import autoencoder, contrastive, diffusion
 from training.recipes.clips import mel_of_clips
@@ -237,6 +238,20 @@ def test_held_out_samples_are_seen_and_heard_while_training_which_changes_no_num
     assert not any("preview/" in value.tag for _, value in board_of(tmp_path / "unseen"))
     with pytest.raises(UserError, match="contrastive makes nothing to look at"):
         train(TrainConfig(output=f"{tmp_path}/none", preview_every=2, **{**shared, "recipe": "contrastive", "data": chain.clips}))
+
+
+def test_a_take_down_changes_nothing_about_the_other_previews(chain: Chain, tmp_path: Path) -> None:
+    finished = json.loads((Path(chain.root) / "autoencoder/run.json").read_text())
+    clips = Dataset.open(shutil.copytree(chain.clips, tmp_path / "clips").as_posix())
+    codec = autoencoder.Config(**finished["config"]["autoencoder"])
+    shared: dict[str, Any] = {"recipe": "autoencoder", "autoencoder": codec, "preview_every": 1, "preview_items": 3}
+    config = TrainConfig(data=clips.uri, output=f"{tmp_path}/run", **shared)
+    before = Preview.of(clips, clips.snapshot(), config, finished["facts"])
+    assert before and len(before.names) == 3
+    clips.bury({before.names[1]: "asked"})
+    after = Preview.of(clips, clips.snapshot(), config, finished["facts"])
+    assert after and after.names == [before.names[0], before.names[2]]
+    assert all(torch.equal(after.tensors[name], tensor[[0, 2]]) for name, tensor in before.tensors.items())
 
 
 def test_latents_whose_kept_model_changed_are_refused(chain: Chain, tmp_path: Path) -> None:

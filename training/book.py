@@ -1,12 +1,13 @@
 """What a run writes down, on rank 0: metrics, validation and events as JSON lines, and the same for TensorBoard (and W&B).
 
 with Book(store, config, step) as book:          # after a resume, what comes after `step` is forgotten
-    book.note(step, loss, norm, seconds, wait_s, flops)
+    book.note(step, loss, count, norm, seconds, wait_s, flops)
     book.event("finished", step)
 
-metrics.jsonl      step, loss, samples, lr, grad_norm, step_s, data_wait_s, tflops, mfu (where the device's peak is known)
+metrics.jsonl      step, loss (the mean over the samples of this step, null where it had none), holes (places of this step without
+                   a sample), samples (places so far), lr, grad_norm, step_s, data_wait_s, tflops, mfu (of a known device)
 validation.jsonl   step, loss, and the loss at each fixed time
-events.jsonl       started, resumed, saved, rolled_back, stopped, failed, finished
+events.jsonl       started, resumed, saved, rolled_back, damaged_validation, stopped, failed, finished
 tensorboard/       for `tensorboard --logdir`
 wandb-run.txt      the id of the run at W&B, and in wandb/ its files
 """
@@ -43,6 +44,7 @@ class Book:
         )
         self.metrics.cut(step)
         self.validation.cut(step)
+        self.damaged: list[str] = []
         remote = "://" in store.uri
         kept = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="stillsound-board-")) if remote else f"{store.uri}/tensorboard"
         self.folder, self.uploaded = Path(kept), 0 if remote else -1
@@ -61,19 +63,25 @@ class Book:
             self.wandb.finish(exit_code=int(kind is not None))
         self.stack.close()
 
-    def note(self, step: int, loss: float, norm: float, seconds: float, wait_s: float, flops: float) -> None:
-        """A line for an optimiser step; `seconds` of work after `wait_s` of waiting for data."""
+    def note(self, step: int, loss: float, count: int, norm: float, seconds: float, wait_s: float, flops: float) -> None:
+        """A line for an optimiser step of `count` samples; `seconds` of work after `wait_s` of waiting for data."""
         step_s, config = seconds + wait_s, self.config
-        line = {"step": step, "loss": loss, "samples": step * config.global_batch, "lr": learning_rate(config, step), "grad_norm": norm}
+        line: dict[str, Any] = {"step": step, "loss": loss if count else None, "holes": config.global_batch - count}
+        line |= {"samples": step * config.global_batch, "lr": learning_rate(config, step), "grad_norm": norm}
         line |= {"step_s": round(step_s, 4), "data_wait_s": round(wait_s, 4), "tflops": round(flops / step_s / 1e12, 4)}
         if self.peak_flops:
             line["mfu"] = round(flops / step_s / self.peak_flops, 4)
         self.metrics.append(line)
-        self._show("train", step, {name: value for name, value in line.items() if name not in ("step", "samples")})
+        hidden = ("step", "samples") if count else ("step", "samples", "loss")
+        self._show("train", step, {name: value for name, value in line.items() if name not in hidden})
 
-    def note_validation(self, step: int, found: dict[str, float]) -> None:
+    def note_validation(self, step: int, found: dict[str, float], damaged: list[str]) -> None:
+        """A line for a measurement; `damaged`: keys of its items that could not be read, named once in the journal of events."""
         self.validation.append({"step": step, **found})
         self._show("validation", step, found)
+        if damaged != self.damaged:
+            self.event("damaged_validation", step, keys=damaged)
+            self.damaged = damaged
 
     def show_drawn(self, step: int, drawn: list[Drawn]) -> None:
         """Spectrograms, low bands at the bottom, each from its own quietest to its loudest; and players."""

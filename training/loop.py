@@ -122,7 +122,7 @@ def work(plan: Plan) -> None:
                     step = place.step + 1
                     tensors = recipe.make_batch(batch.samples, batch.keys, config.section, plan.facts)
                     flops = flops or count_flops(run.engine, tensors, config)
-                    loss, norm, asked = train_step(run, tensors, step)
+                    loss, count, norm, asked = train_step(run, tensors, step)
                     if not math.isfinite(loss + norm):
                         failed = (
                             f"the {'gradient' if math.isfinite(loss) else 'loss'} of step {step} is {norm if math.isfinite(loss) else loss}"
@@ -131,7 +131,7 @@ def work(plan: Plan) -> None:
                     run.ema.update(step)
                     place = Place(step, place.skipped)
                     if book:
-                        book.note(step, loss, norm, time.monotonic() - started, batch.wait_s, flops)
+                        book.note(step, loss, count, norm, time.monotonic() - started, batch.wait_s, flops)
                     look(run, validation, preview, book, step)
                     if step % config.checkpoint_every == 0 or step == config.steps or asked:
                         try:
@@ -182,28 +182,32 @@ def _set_up(plan: Plan, stack: ExitStack) -> Run:
     return Run(plan, store, rank, world, engine, pieces, share, Ema(share, config.ema), saver, attempt)
 
 
-def train_step(run: Run, tensors: dict[str, torch.Tensor], step: int) -> tuple[float, float, bool]:
-    """One optimiser step over this rank's part of the batch: the loss over all ranks, the gradient's norm, and whether any
-    rank was asked to stop.
+def train_step(run: Run, tensors: dict[str, torch.Tensor], step: int) -> tuple[float, int, float, bool]:
+    """One optimiser step over this rank's part of the batch: the mean loss over the samples of all ranks and how many these
+    are, the gradient's norm, and whether any rank was asked to stop.
 
-    Holes weigh nothing and divide as if they were there, so that a step is the same sum at every world size.
+    Holes weigh nothing: what is minimised is the mean over the samples of the global batch, wherever in it the holes are and
+    whatever the number of ranks and micro batches. A batch of holes only has a loss of 0 and counts 0 samples.
     """
     config, engine = run.config, run.engine
     torch.manual_seed(config.seed + step)
     for group in engine.optimizer.param_groups:
         group["lr"] = learning_rate(config, step)
     size = len(tensors["weight"]) // config.accumulate
-    told = torch.zeros(2, device=engine.device)
+    before = torch.stack([tensors["weight"].sum(), torch.tensor(float(ASKED.is_set()))]).to(engine.device)
+    dist.all_reduce(before)
+    count, asked = before.tolist()
+    samples_a_part = max(count, 1) / (run.world * config.accumulate)  # the engine averages over ranks and parts
+    total = torch.zeros(1, device=engine.device)
     for part in range(config.accumulate):
         losses = engine({name: tensor[part * size : (part + 1) * size].to(engine.device) for name, tensor in tensors.items()})["loss"]
-        loss = losses.float().sum() / size
-        engine.backward(loss)
+        loss = losses.float().sum()
+        engine.backward(loss / samples_a_part)
         engine.step()
-        told[0] += loss.detach() / config.accumulate
-    told[1] = float(ASKED.is_set())
-    dist.all_reduce(told)
+        total += loss.detach()
+    dist.all_reduce(total)
     norm = engine.get_global_grad_norm()
-    return float(told[0]) / run.world, float(norm if norm is not None else 0.0), bool(told[1])
+    return float(total) / max(count, 1), round(count), float(norm if norm is not None else 0.0), bool(asked)
 
 
 def look(run: Run, validation: Validation | None, preview: Preview | None, book: Book | None, step: int) -> None:
@@ -212,7 +216,7 @@ def look(run: Run, validation: Validation | None, preview: Preview | None, book:
     if validation and (step % config.validate_every == 0 or step == config.steps):
         found = validation.measure(run.engine)
         if book:
-            book.note_validation(step, found)
+            book.note_validation(step, found, sorted(validation.damaged))
     if preview and (step % config.preview_every == 0 or step == config.steps):
         drawn = preview.draw(run.engine)
         if book:

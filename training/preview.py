@@ -6,7 +6,7 @@
 
 A recipe that can be looked at has `draw(module, tensors, facts)`, which gives `drawn` and `truth` as latents [b, c, t, f] or log mels
 [b, t, m]. Latents are decoded by the autoencoder that lies beside them. Draws from fixed noise, so that pictures of two steps
-can be compared. It measures nothing (training.validate does).
+can be compared, and shows no hole. It measures nothing (training.validate does).
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from cluster.dataset import Dataset, Snapshot
 from cluster.scratch import scratch_folder
 from configs.load import UserError
 from training.catalogue import Catalogue
+from training.choice import choose
 from training.mel import MelConfig, log_mel_to_wav
 from training.models import fetch_models, load_autoencoder
 from training.randomness import VALIDATION, SampleKey
@@ -56,17 +57,20 @@ class Preview:
         if not hasattr(recipe, "draw"):
             raise UserError(f"preview_every={config.preview_every}: recipe {config.recipe} makes nothing to look at; give 0")
         catalogue = Catalogue.of(dataset, snapshot, config.validation_split, recipe.MEMBERS)
-        whole = np.flatnonzero(~catalogue.holes)
-        items = whole[np.unique(np.linspace(0, len(whole) - 1, min(config.preview_items, len(whole))).round().astype(int))].tolist()
-        read = catalogue.read(items)
-        keys = [SampleKey(config.seed, VALIDATION, place) for place in range(len(items))]
-        tensors = recipe.make_batch([read[item] for item in items], keys, config.section, facts)
+        places = {item: place for place, item in enumerate(choose(catalogue.keys, catalogue.holes, config.preview_items))}
+        read = {item: sample for item, sample in catalogue.read(list(places)).items() if sample is not None}
+        if not read:
+            raise UserError(
+                f"preview_every={config.preview_every}: every sample to be shown is damaged; run python -m ingest verify {dataset.uri}"
+            )
+        keys = [SampleKey(config.seed, VALIDATION, places[item]) for item in read]
+        tensors = recipe.make_batch(list(read.values()), keys, config.section, facts)
         codec = None
         if dataset.meta["kind"] == "latents":
             with scratch_folder("preview") as folder:
                 fetch_models(dataset, folder)
                 codec = load_autoencoder(folder / "autoencoder")
-        return Preview(config, facts, [str(catalogue.keys[item]) for item in items], tensors, codec, MelConfig(**facts["mel"]))
+        return Preview(config, facts, [str(catalogue.keys[item]) for item in read], tensors, codec, MelConfig(**facts["mel"]))
 
     @torch.no_grad()
     def draw(self, engine: Any) -> dict[str, Tensor]:

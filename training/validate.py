@@ -3,12 +3,13 @@
     validation = Validation.of(dataset, snapshot, config, facts, rank, world)        # None where validate_every=0
     validation.measure(engine)            # all ranks; {"loss": …, "loss_at_0.1": …, …}
 
-Items are taken in batches that do not depend on the number of ranks, by the live weights. A recipe draws what it draws from
-the keys of these items (epoch VALIDATION), so every measurement sees the same.
+Which items is a function of their keys (training.choice). They are taken in batches that do not depend on the number of ranks,
+by the live weights. A recipe draws what it draws from their places (epoch VALIDATION), so every measurement sees the same.
+What was removed or is damaged keeps its place and weighs nothing.
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch.distributed as dist
 
 from cluster.dataset import Dataset, Snapshot
 from training.catalogue import Catalogue
+from training.choice import choose
 from training.randomness import VALIDATION, SampleKey
 from training.settings import TrainConfig
 
@@ -26,7 +28,10 @@ BATCH_SIZE = 16
 
 @dataclass
 class Validation:
-    """`batches`: item numbers; those of this rank are every `world`-th from `rank` on. `places`: item -> 0, 1, 2, …"""
+    """`batches`: item numbers; those of this rank are every `world`-th from `rank` on. `places`: item -> 0, 1, 2, …
+
+    `damaged`: keys of items found damaged by any rank so far.
+    """
 
     recipe: ModuleType
     section: Any
@@ -37,6 +42,7 @@ class Validation:
     places: dict[int, int]
     rank: int
     world: int
+    damaged: set[str] = field(default_factory=set)
 
     @staticmethod
     def of(dataset: Dataset, snapshot: Snapshot, config: TrainConfig, facts: dict[str, Any], rank: int, world: int) -> "Validation | None":
@@ -44,14 +50,13 @@ class Validation:
         if not config.validate_every:
             return None
         catalogue = Catalogue.of(dataset, snapshot, config.validation_split, config.module.MEMBERS)
-        whole = np.flatnonzero(~catalogue.holes)
-        chosen = whole[np.unique(np.linspace(0, len(whole) - 1, min(config.validation_items, len(whole))).round().astype(int))].tolist()
+        chosen = choose(catalogue.keys, catalogue.holes, config.validation_items)
         batches = [chosen[start : start + BATCH_SIZE] for start in range(0, len(chosen), BATCH_SIZE)]
         places = {item: place for place, item in enumerate(chosen)}
         return Validation(config.module, config.section, facts, config.seed, catalogue, batches, places, rank, world)
 
     def measure(self, engine: Any) -> dict[str, float]:
-        """Means over the items, on every rank: of all, and for each diffusion time apart."""
+        """Means over the items that are no holes, on every rank: of all, and for each diffusion time apart. Empty where all are."""
         found: list[tuple[int, float | None, float]] = []
         engine.eval()
         with torch.no_grad():
@@ -62,11 +67,18 @@ class Validation:
                 losses = engine({name: tensor.to(engine.device) for name, tensor in tensors.items()})["loss"].float().cpu()
                 if number < len(self.batches):
                     times = tensors["time"].tolist() if "time" in tensors else [None] * len(items)
-                    found += zip(items, times, losses.tolist(), strict=True)
+                    lines = zip(items, times, losses.tolist(), tensors["weight"].tolist(), strict=True)
+                    found += [(item, time, loss) for item, time, loss, weight in lines if weight]
         engine.train()
         gathered: list[Any] = [None] * self.world
-        dist.all_gather_object(gathered, found)
-        return _means(sorted((line for part in gathered for line in part), key=lambda line: line[0]))
+        dist.all_gather_object(gathered, (found, self._damaged_here()))
+        for _, keys in gathered:
+            self.damaged.update(keys)
+        return _means(sorted((line for part, _ in gathered for line in part), key=lambda line: line[0]))
+
+    def _damaged_here(self) -> list[str]:
+        """Keys of the items that this rank found damaged."""
+        return [str(self.catalogue.keys[item]) for item in self.catalogue.damaged]
 
     def _batch(self, items: list[int]) -> dict[str, torch.Tensor]:
         read = self.catalogue.read(items)
