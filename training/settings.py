@@ -30,6 +30,7 @@ class TrainConfig:
     as often as it has samples). Validation and previews are of `data`.
 
     `global_batch`: samples per step over all workers and accumulation; a multiple of `lanes`, which `workers` must divide.
+    `accumulate`: micro batches of a step; in contrastive training negatives are of one micro batch, so there it changes the loss.
 
     `block_size` neighbours are read at once and `window_size` samples of a lane shuffled together (training.order.Order).
     `schedule` cosine falls to zero at `steps`. `ema` 0 keeps the plain weights. `zero_stage` 0 to 3. `split`: which

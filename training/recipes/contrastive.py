@@ -4,9 +4,11 @@
 
 Both towers come from transformers and are saved apart, so that `image_encoder` loads by name or folder; what the other
 models are conditioned on is its pooled output before the projection. Loss: symmetric InfoNCE with a learnt temperature
-(Radford et al. 2021) over the samples of one micro batch; negatives are not gathered from other ranks.
+(Radford et al. 2021) over one micro batch of all ranks together: features are gathered with their gradients, so that any number
+of workers computes the same loss, and `accumulate` divides the negatives. Clips of one medium are never each other's negatives.
 """
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import BitConfig, BitModel, CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -25,7 +28,9 @@ from training.mel import MelConfig
 from training.randomness import SampleKey
 from training.recipes.clips import decode_image, decode_log_mel, mel_facts, weights
 
-MEMBERS: tuple[str, ...] = ("flac", "jpg")
+MEMBERS: tuple[str, ...] = ("flac", "jpg", "json")
+MASKED = -1e4
+HOLE = -1
 MEL_CENTRE, MEL_SPREAD = -6.0, 4.0
 
 
@@ -88,14 +93,53 @@ class Contrastive(nn.Module):
         dtype = self.log_scale.dtype  # of the weights; the batch and the losses are float32
         image = nn.functional.normalize(self.image_head(embed_image(self.image, batch["image"].to(dtype))).float(), dim=-1)
         audio = nn.functional.normalize(self.audio_head(self.audio(batch["log_mel"].to(dtype))).float(), dim=-1)
-        hole = batch["weight"]
-        logits = image @ audio.T * self.log_scale.float().exp().clamp(max=100)
-        logits = logits.masked_fill((hole == 0)[None], -1e4).masked_fill((hole == 0)[:, None], -1e4)
-        truth = torch.arange(len(logits), device=logits.device)
-        across = nn.functional.cross_entropy(logits, truth, reduction="none")
-        down = nn.functional.cross_entropy(logits.T, truth, reduction="none")
-        hit = (logits.argmax(1) == truth).to(hole.dtype)
-        return {"loss": 0.5 * (across + down) * hole, "accuracy": hit * hole}
+        weight, scale = batch["weight"], self.log_scale.float().exp().clamp(max=100)
+        media = torch.where(weight == 0, HOLE, batch["media"])
+        pairs, everyones, truth = torch.cat([image, audio], 1), media, torch.arange(len(media), device=media.device)
+        if self.training and dist.is_initialized() and dist.get_world_size() > 1:  # a validation batch is one rank's
+            pairs, everyones = gather_features(pairs), gather_rows(media)
+            truth = truth * dist.get_world_size() + dist.get_rank()
+        images, audios = pairs.chunk(2, dim=1)
+        masked = no_negatives(media, everyones, truth)
+        across = (scale * image @ audios.T).masked_fill(masked, MASKED)
+        down = (scale * audio @ images.T).masked_fill(masked, MASKED)
+        loss = 0.5 * sum(nn.functional.cross_entropy(logits, truth, reduction="none") for logits in (across, down))
+        hit = (across.argmax(1) == truth).to(weight.dtype)
+        return {"loss": loss * weight, "accuracy": hit * weight}
+
+
+def no_negatives(media: Tensor, everyones: Tensor, truth: Tensor) -> Tensor:
+    """bool [b, n]: which of n samples are no negatives for each of b: holes, and other clips of its own medium (int64 numbers)."""
+    masked = (media[:, None] == everyones) | (everyones == HOLE)
+    return masked.scatter(1, truth[:, None], False)
+
+
+@torch.compiler.disable
+def gather_features(rows: Tensor) -> Tensor:
+    """[b, d] of every rank -> [b * world, d] in the order of positions, with gradients for the ranks that they came from."""
+    return _GatherFeatures.apply(rows)  # type: ignore[no-untyped-call, no-any-return]
+
+
+@torch.compiler.disable
+def gather_rows(rows: Tensor) -> Tensor:
+    """[b, ...] of every rank -> [b * world, ...]: row i of rank r is at i * world + r, as the loader deals positions out."""
+    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.stack(parts, 1).flatten(0, 1)
+
+
+class _GatherFeatures(torch.autograd.Function):
+    """`gather_rows` whose gradient is summed over the ranks; the mean over ranks that DeepSpeed takes is then the global one."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        return gather_rows(rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.unflatten(0, (-1, dist.get_world_size()))[:, dist.get_rank()]
 
 
 class AudioTower(nn.Module):
@@ -157,15 +201,27 @@ def build_model(config: Config, facts: dict[str, Any]) -> nn.Module:
 
 
 def make_batch(samples: list[dict[str, bytes] | None], keys: list[SampleKey], config: Config, facts: dict[str, Any]) -> dict[str, Tensor]:
-    """`image` [b, 3, s, s] in -1..1, `log_mel` [b, frames, mels] centred, `weight` [b]. Nothing is drawn from the keys."""
+    """`image` [b, 3, s, s] in -1..1, `log_mel` [b, frames, mels] centred, `weight` [b], `media` int64 [b], a number for each medium.
+
+    Nothing is drawn from the keys.
+    """
     mel = MelConfig(**facts["mel"])
     image = torch.zeros(len(samples), 3, config.image.size_px, config.image.size_px)
     log_mel = torch.zeros(len(samples), mel.num_frames, mel.num_mels)
+    media = torch.full((len(samples),), HOLE)
     for place, sample in enumerate(samples):
         if sample is not None:
             image[place] = decode_image(sample["jpg"], ImageConfig(config.image.size_px))
             log_mel[place] = (decode_log_mel(sample["flac"], mel) - MEL_CENTRE) / MEL_SPREAD
-    return {"image": image, "log_mel": log_mel, "weight": weights(samples)}
+            media[place] = medium_of(sample["json"])
+    return {"image": image, "log_mel": log_mel, "weight": weights(samples), "media": media}
+
+
+def medium_of(metadata: bytes | memoryview) -> int:
+    """A number in 0..2^63 for the medium that a clip was cut from, from its source and media id alone."""
+    facts = json.loads(bytes(metadata))
+    digest = hashlib.blake2b(f"{facts['source']}/{facts['media_id']}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 def save(state: dict[str, Tensor], config: Config, facts: dict[str, Any], folder: Path) -> None:
