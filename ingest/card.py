@@ -17,18 +17,10 @@ from rich.filesize import decimal
 
 from cluster.dataset import Dataset
 from configs.terminal import printable
+from ingest.licenses import url_of
 from ingest.survey import Survey
 
 CHANGES = "cut into clips; sound resampled to mono, one frame kept per clip"
-LINKS = {
-    "CC0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
-    "PDM-1.0": "https://creativecommons.org/publicdomain/mark/1.0/",
-    **{
-        f"CC-{kind}-{version}": f"https://creativecommons.org/licenses/{kind.lower()}/{version}/"
-        for kind in ("BY", "BY-SA", "BY-NC", "BY-NC-SA", "BY-ND", "BY-NC-ND")
-        for version in ("3.0", "4.0")
-    },
-}
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
 
 
@@ -52,7 +44,7 @@ def write_attribution(dataset: Dataset, path: Path) -> int:
                     continue
                 told.add(row["media_id"])
                 count += 1
-                words = (row["title"], row["channel"], row["url"], row["license"], LINKS.get(row["license"], ""), CHANGES)
+                words = (row["title"], row["channel"], row["url"], row["license"], url_of(row["license"]), CHANGES)
                 writer.writerow([plain(word) for word in words])
     return count
 
@@ -74,7 +66,7 @@ def card_text(dataset: Dataset, found: Survey, sources: int, attribution: str) -
     licenses = sorted(found.licenses)
     front = {
         "pretty_name": name,
-        "license": licenses[0].lower() if len(licenses) == 1 and licenses[0] in LINKS else "other",
+        "license": licenses[0].lower() if len(licenses) == 1 and licenses[0].startswith(("CC-BY", "CC0")) else "other",
         "task_categories": ["text-to-audio", "image-feature-extraction"],
         "size_categories": [next((label for most, label in SIZES if found.kept < most), "n>10M")],
         "dataset_info": {"splits": [{"name": split, "num_examples": count} for split, count in sorted(found.splits.items())]},
@@ -96,7 +88,7 @@ def card_text(dataset: Dataset, found: Survey, sources: int, attribution: str) -
         "| license | samples | text |",
         "| --- | ---: | --- |",
         *(
-            f"| {_markdown(code)} | {count:,} | {f'<{LINKS[code]}>' if code in LINKS else 'as stated by the operator'} |"
+            f"| {_markdown(code)} | {count:,} | {f'<{url_of(code)}>' if url_of(code) else 'as stated by the operator'} |"
             for code, count in found.licenses.most_common()
         ),
         "",

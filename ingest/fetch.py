@@ -23,6 +23,7 @@ from typing import Any
 
 from configs.load import UserError, operational
 from ingest.guard import parse_allowed, url_refusal
+from ingest.licenses import allowed
 from ingest.sample import Item, Media, Reason, Refused, storable
 
 log = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ class Fetcher:
         members: dict[str, dict[str, Any]] = item.meta["tar"]
         if not members:
             raise Refused(Reason.CORRUPT, f"{Path(item.url).name} {item.meta['damage']}")
-        if item.license not in self.allow:
+        if not allowed(item.license, self.allow):
             raise Refused(Reason.LICENSE, f"license {item.license} is not allowed" if item.license else "no license stated")
         total = sum(member["size"] for member in members.values())
         if total > self.config.max_bytes:

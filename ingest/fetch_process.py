@@ -24,6 +24,7 @@ from yt_dlp.utils import ContentTooShortError, GeoRestrictedError, YoutubeDLErro
 
 from ingest.formats import Format, choose_formats
 from ingest.guard import Abort, install_guard
+from ingest.licenses import allowed
 from ingest.page import PageFacts, read_page
 from ingest.sample import Item, Reason, Refused
 from ingest.web import Landing, Limits, Rests, Web, causes, classify_transport, status_reason
@@ -138,8 +139,8 @@ def _unreadable_is_corrupt(reason: Reason = Reason.CORRUPT) -> Iterator[None]:
 
 
 def license_allowed(code: str, allow: tuple[str, ...], page: PageFacts | None = None) -> None:
-    """Raises `Refused` (license) unless `code` is one of `allow`, saying what the page said."""
-    if code in allow:
+    """Raises `Refused` (license) unless `allow` lets `code` in, saying what the page said."""
+    if allowed(code, allow):
         return
     if page and len(page.licenses) > 1 and not code:
         raise Refused(Reason.LICENSE, f"the page states several licenses: {', '.join(page.licenses)}")

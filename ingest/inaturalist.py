@@ -28,22 +28,12 @@ from typing import Any
 from cluster.storage import Store
 from configs.load import UserError, operational
 from ingest.fetch import FetchConfig, Fetcher
+from ingest.licenses import combined, license_code, strictness
 from ingest.sample import Item, Reason, Refused, storable
 
 log = logging.getLogger(__name__)
 
 PHOTO_SIZES = ("original", "large", "medium", "small")  # of a photo's longer side: up to 2048, 1024, 500, 240 px
-LICENSES = {
-    "": "all-rights-reserved",
-    "cc0": "CC0-1.0",
-    "pd": "PDM-1.0",
-    "cc-by": "CC-BY-4.0",
-    "cc-by-sa": "CC-BY-SA-4.0",
-    "cc-by-nc": "CC-BY-NC-4.0",
-    "cc-by-nc-sa": "CC-BY-NC-SA-4.0",
-    "cc-by-nd": "CC-BY-ND-4.0",
-    "cc-by-nc-nd": "CC-BY-NC-ND-4.0",
-}
 MAX_PER_PAGE = 200
 MAX_PER_MINUTE, MAX_PER_DAY = 60, 10_000  # what the site asks of its users
 PAGES = "listing"
@@ -107,7 +97,7 @@ def pairs_of(observation: dict[str, Any], photo_size: str) -> list[Item]:
     photos = [photo for photo in _media(observation, "photo") if _photo_url(photo, photo_size)]
     if not photos:
         return []
-    photo = min(photos, key=lambda one: len(restrictions(license_code(_license(one)))))
+    photo = min(photos, key=lambda one: strictness(_code(one)))
     items = []
     for sound in _media(observation, "sound"):
         if sound.get("file_url"):
@@ -117,7 +107,7 @@ def pairs_of(observation: dict[str, Any], photo_size: str) -> list[Item]:
 
 def _pair(observation: dict[str, Any], photo: dict[str, Any], sound: dict[str, Any], photo_url: str) -> Item:
     taxon, user = observation.get("taxon") or {}, observation.get("user") or {}
-    codes = license_code(_license(photo)), license_code(_license(sound))
+    codes = _code(photo), _code(sound)
     facts = {
         "observation": observation.get("id"),
         "taxon": taxon.get("name"),
@@ -130,7 +120,7 @@ def _pair(observation: dict[str, Any], photo: dict[str, Any], sound: dict[str, A
         source="inaturalist",
         id=f"{photo['id']}_{sound['id']}",
         url=photo_url,
-        license=stricter(*codes),
+        license=combined(*codes),
         sound_url=str(sound["file_url"]),
         channel=storable(str(user.get("login") or "")),
         title=storable(str(taxon.get("preferred_common_name") or taxon.get("name") or observation.get("species_guess") or "")),
@@ -151,27 +141,9 @@ def _license(medium: dict[str, Any]) -> str | None:
     return None if stated is None else str(stated)
 
 
-def license_code(stated: str | None) -> str:
-    """The vocabulary's code for iNaturalist's; nothing stated is all rights reserved, and what nobody knows is `unknown`."""
-    return LICENSES.get((stated or "").strip().lower(), "unknown")
-
-
-def restrictions(code: str) -> frozenset[str]:
-    """What a license demands; `unknown` more than anything."""
-    if code.startswith("CC-"):
-        return frozenset(code.removeprefix("CC-").rsplit("-", 1)[0].split("-"))
-    closed = {"unknown": "BY SA NC ND reserved unknown", "all-rights-reserved": "BY SA NC ND reserved"}
-    return frozenset(closed.get(code, "").split())
-
-
-def stricter(one: str, other: str) -> str:
-    """The license that demands what both demand: mostly one of the two; sharing alike and non-commercial together are both."""
-    demands = restrictions(one) | restrictions(other)
-    for code in (one, other):
-        if restrictions(code) == demands:
-            return code
-    words = [word for word in ("BY", "NC", "ND" if "ND" in demands else "SA") if word in demands]
-    return f"CC-{'-'.join(words)}-4.0"
+def _code(medium: dict[str, Any]) -> str:
+    """The license of a photo or a sound; nothing stated is all rights reserved, and what nobody knows is `unknown`."""
+    return license_code(_license(medium) or "", site="inaturalist")
 
 
 def _photo_url(photo: dict[str, Any], size: str) -> str:

@@ -1,7 +1,7 @@
 """What a web page says about its license and about machine use: pure functions from headers and HTML text.
 
-`read_page(html)` finds `rel=license` links and JSON-LD licenses, and opt-out marks; `license_code` maps a license's URL or
-name to the vocabulary. Pages that state several different licenses state none: nobody can tell which is the video's.
+`read_page(html)` finds `rel=license` links and JSON-LD licenses, and opt-out marks; `ingest.licenses` maps a license's URL
+or name to the vocabulary. Pages that state several different licenses state none: nobody can tell which is the video's.
 """
 
 import json
@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from typing import Any
 
-from ingest.sample import LICENSES, Reason, Refused
+from ingest.licenses import license_code
+from ingest.sample import Reason, Refused
 
-_CC_URL = re.compile(r"(?:https?:)?//(?:www\.)?creativecommons\.org/(licenses|publicdomain)/([a-z-]+)/(\d\.\d)(?:/|$)", re.I)
-_SPDX_URL = re.compile(r"(?:https?:)?//(?:www\.)?spdx\.org/licenses/([A-Za-z0-9.-]+?)(?:\.html|\.json)?/?$")
 _OPT_OUT_WORDS = frozenset({"noai", "noimageai"})
 _OUR_NAMES = ("robots", "stillsound")
 _MAX_PARSE_COST = 3e8  # about 6 s of html.parser, whose time is quadratic in tags that never end
@@ -32,22 +31,6 @@ class PageFacts:
     def license(self) -> str:
         """The one license of the page, or "" where it states none or several."""
         return self.licenses[0] if len(self.licenses) == 1 else ""
-
-
-def license_code(text: str) -> str:
-    """A code of `LICENSES` for a license URL or SPDX-like name; `unknown` for anything else, "" for nothing."""
-    text = text.strip()
-    if not text:
-        return ""
-    by_name = {code.lower(): code for code in LICENSES}
-    url = _CC_URL.match(text)
-    if url:
-        kind, name, version = url[1].lower(), url[2].lower(), url[3]
-        public = {"zero": f"CC0-{version}", "mark": f"PDM-{version}"}
-        text = public.get(name, "unknown") if kind == "publicdomain" else f"CC-{name}-{version}"
-    elif _SPDX_URL.match(text):
-        text = _SPDX_URL.match(text)[1]  # type: ignore[index]
-    return by_name.get(re.sub(r"\s+", "-", text).lower(), "unknown")
 
 
 def header_opt_out(robots_tags: Iterable[str], tdm_reservation: str | None) -> str:

@@ -34,7 +34,8 @@ from cluster.scratch import scratch_folder
 from cluster.shards import CORE, Row, Shard, verify_member, write_shard
 from cluster.storage import Store, open_store
 from configs.load import UserError
-from ingest.sample import LICENSES, Reason, ban, bans_of
+from ingest.licenses import is_code, suggestion
+from ingest.sample import Reason, ban, bans_of
 
 log = logging.getLogger(__name__)
 SELECTORS = ("key", "media", "channel", "license", "ids")
@@ -68,8 +69,8 @@ class RemoveConfig:
     def __post_init__(self) -> None:
         if sum(bool(getattr(self, name)) for name in SELECTORS) != 1:
             raise UserError(f"say what to remove by one of {', '.join(f'{name}=…' for name in SELECTORS)}")
-        if self.license and self.license not in LICENSES:
-            raise UserError(f"license={self.license}: give one of {', '.join(LICENSES)}")
+        if self.license and not is_code(self.license):
+            raise UserError(f"license={self.license}: no license code{suggestion(self.license)}")
         if not self.reason:
             raise UserError("reason is empty: say why, such as take-down")
         if self.workers < 1:

@@ -15,24 +15,6 @@ import numpy as np
 
 from configs.terminal import printable
 
-LICENSES = (
-    "CC0-1.0",
-    "CC-BY-4.0",
-    "CC-BY-3.0",
-    "CC-BY-SA-4.0",
-    "CC-BY-SA-3.0",
-    "CC-BY-NC-4.0",
-    "CC-BY-NC-SA-4.0",
-    "CC-BY-ND-4.0",
-    "CC-BY-NC-ND-4.0",
-    "PDM-1.0",
-    "all-rights-reserved",
-    "own",
-    "unknown",
-)
-"""The license vocabulary: SPDX-like codes, `own` (the operator's statement) and `unknown` (always refused)."""
-
-
 ACCESS_PARAMETER = re.compile(
     r"([?&;#](?:[^=&;#?\s]*(?:token|signature|secret|password|api_?key)"
     r"|(?:[^=&;#?\s]*[-_.])?(?:sig|key|pwd|auth|credential|session|sid|policy|hmac|jwt))=)([^&;#\s\"'<>]+)",
@@ -113,8 +95,8 @@ class Item:
     """One thing to fetch: a video, or a photo with its sound.
 
     `url` is an http(s) URL, or an absolute path for local files; `sound_url` is set where picture and sound are two
-    objects (iNaturalist, still + sound), and `url` is then the picture. `license` is a code of `LICENSES`, or "" where only
-    the fetched page can tell.
+    objects (iNaturalist, still + sound), and `url` is then the picture. `license` is a code of `ingest.licenses`, or "" where
+    only the fetched page can tell.
     """
 
     source: str

@@ -24,7 +24,8 @@ from configs.load import UserError, operational, semantic_dict
 from ingest.clip import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits
 from ingest.fetch import FetchConfig, Fetcher
 from ingest.filter import FilterConfig, judge_clip
-from ingest.sample import LICENSES, RETRYABLE, Item, Media, Reason, Refused, bans_of, split_group, without_tokens
+from ingest.licenses import SITE_CODES, LicenseConfig, allowed, check_allow
+from ingest.sample import RETRYABLE, Item, Media, Reason, Refused, bans_of, split_group, without_tokens
 from ingest.shard import CLIP_COLUMNS, banned_row, clip_row, refused_row
 from ingest.sources import SourceConfig, enumerate_items
 
@@ -32,15 +33,6 @@ log = logging.getLogger(__name__)
 CLIPPING = 2  # raised whenever the same media and settings give other clips than before
 HEAD_ITEMS = 1000  # of the source, in which a list that stands for something else shows
 UNIT_DEADLINE = 1.5  # times what its items may take to fetch and to decode: for a worker that hangs elsewhere
-
-
-@dataclass
-class LicenseConfig:
-    """Which licenses may enter; `unknown` never does."""
-
-    allow: list[str] = field(
-        default_factory=lambda: ["CC0-1.0", "PDM-1.0", "CC-BY-4.0", "CC-BY-3.0", "CC-BY-SA-4.0", "CC-BY-SA-3.0", "own"]
-    )
 
 
 @dataclass
@@ -145,11 +137,7 @@ def semantic(config: ScrapeConfig) -> dict[str, Any]:
 
 def check(config: ScrapeConfig) -> None:
     """Everything about the settings that can be wrong and needs no look at the world."""
-    unknown = [code for code in config.license.allow if code not in LICENSES]
-    if unknown:
-        raise UserError(f"license.allow: {unknown[0]!r} is not one of {', '.join(LICENSES)}")
-    if "unknown" in config.license.allow:
-        raise UserError("license.allow: 'unknown' cannot be allowed; state source.license where the material is yours")
+    _check_licenses(config)
     if config.clip.duration_s <= 0:
         raise UserError(f"clip.duration_s={config.clip.duration_s}: give a positive number of seconds")
     if config.unit_size < 1:
@@ -163,6 +151,23 @@ def check(config: ScrapeConfig) -> None:
         raise UserError(f"network.bytes_per_s={network.bytes_per_s:.0f}: {told}, and larger items would never come; {fix}")
     if config.split.by not in ("media", "channel"):
         raise UserError(f"split.by={config.split.by}: give media or channel")
+
+
+def _check_licenses(config: ScrapeConfig) -> None:
+    """`UserError` where `license.allow` is wrong, or could let in nothing of the source."""
+    allow, source = config.license.allow, config.source
+    try:
+        check_allow(allow)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if source.kind == "folder" and source.license and Path(source.path).is_dir() and not allowed(source.license, allow):
+        fix = f"add {source.license} there, or state another license"
+        raise UserError(f"source.license={source.license}: license.allow={','.join(allow)} lets nothing of it in; {fix}")
+    possible = [*SITE_CODES.get(source.kind, {}).values(), *(source.youtube.vouched_channels.values() if source.kind == "youtube" else ())]
+    if possible and not any(allowed(code, allow) for code in possible):
+        raise UserError(
+            f"license.allow={','.join(allow)} lets in nothing of {source.kind}, where there is {', '.join(sorted(set(possible)))}"
+        )
 
 
 class ScrapeStage:
@@ -195,10 +200,12 @@ def scrape_item(
     try:
         if bans & bans_of(item.source, item.id, item.channel, item.license):
             return [banned_row(item, item_id)]
+        if item.license and not allowed(item.license, config.license.allow):
+            raise Refused(Reason.LICENSE, f"license {item.license} is not allowed")  # before anything of it is read
         media = fetcher.fetch(item, config.frame.short_side_px)
         if bans & bans_of(item.source, item.id, media.channel, media.license):
             return [banned_row(item, item_id)]
-        if media.license not in config.license.allow:
+        if not allowed(media.license, config.license.allow):
             raise Refused(Reason.LICENSE, f"license {media.license or 'not stated'}")
         clips = clipper.cut(media)
         if not clips:

@@ -2,8 +2,8 @@
 
 `enumerate_items(config, …)` yields plain `Item`s in a fixed order, a few at a time in memory; no media is fetched or decoded
 here. Ids are stable: the path below the folder, the URL or the list's own id, the tar's name and the sample's key. The license
-of an item is the row's own, else the operator's statement `source.license`; a code that is not in the vocabulary becomes
-`unknown`. YouTube and iNaturalist have no such statement: their media say it themselves.
+of an item is the row's own, else the operator's statement `source.license`; what `ingest.licenses` does not
+understand becomes `unknown`. YouTube and iNaturalist have no such statement: their media say it themselves.
 
 A new source is one function `(SourceConfig, FetchConfig, output) -> Iterator[Item]`, registered in `SOURCES`.
 """
@@ -25,7 +25,8 @@ from cluster.storage import open_store
 from configs.load import UserError, operational
 from ingest.fetch import FetchConfig
 from ingest.inaturalist import InaturalistConfig, enumerate_inaturalist
-from ingest.sample import LICENSES, Item, without_tokens
+from ingest.licenses import is_code, license_code, suggestion
+from ingest.sample import Item, without_tokens
 from ingest.tars import Members, find_tars, tar_items, utf8_name
 from ingest.youtube import YoutubeConfig, enumerate_youtube
 
@@ -61,9 +62,8 @@ def enumerate_items(config: SourceConfig, network: FetchConfig | None = None, ou
     """
     if config.kind not in SOURCES:
         raise UserError(f"source.kind={config.kind}: give one of {', '.join(SOURCES)}")
-    if config.license == "unknown" or (config.license and config.license not in LICENSES):
-        known = ", ".join(code for code in LICENSES if code != "unknown")
-        raise UserError(f"source.license={config.license}: give one of {known}")
+    if config.license == "unknown" or (config.license and not is_code(config.license)):
+        raise UserError(f"source.license={config.license}: no license code{suggestion(config.license)}")
     return SOURCES[config.kind](config, network or FetchConfig(), output)
 
 
@@ -195,8 +195,8 @@ def _roles(members: Members) -> Members:
 
 
 def _license(own: str, stated: str) -> str:
-    """A row's own license if it names one, else the operator's statement; `unknown` for codes outside the vocabulary."""
-    return (own if own in LICENSES else "unknown") if own else stated
+    """A row's own license if it names one, by code, name or URL, else the operator's statement."""
+    return license_code(own) or stated
 
 
 def _plain(value: Any) -> Any:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import UserError
+from ingest.licenses import MAX_CHARS
 from ingest.sample import Item, storable
-from ingest.youtube import MARKS
 
 log = logging.getLogger(__name__)
 
@@ -149,13 +149,17 @@ def _told(facts: dict[str, Any]) -> Facts:
     nested = facts.get("yt_meta_dict")
     info = (nested.get("info") if isinstance(nested, dict) else None) or {}
     info = info if isinstance(info, dict) else {}
-    mark = str(info.get("license") or "")
-    license = str(facts.get("license") or (MARKS.get(mark, "unknown") if mark else ""))
+    license = str(facts.get("license") or info.get("license") or "")
     channel = facts.get("channel") or info.get("channel_id") or ""
     title = facts.get("title") or info.get("title") or facts.get("caption") or ""
     plain = {storable(str(name))[:100]: value for name, value in facts.items() if name not in OWN_FIELDS}
     meta = {name: storable(value)[:1000] if isinstance(value, str) else value for name, value in plain.items() if _is_plain(value)}
-    return license[:100], storable(str(channel))[:1000], storable(str(title))[:1000], dict(itertools.islice(meta.items(), MAX_FACTS))
+    return (
+        license[: MAX_CHARS + 1],
+        storable(str(channel))[:1000],
+        storable(str(title))[:1000],
+        dict(itertools.islice(meta.items(), MAX_FACTS)),
+    )
 
 
 def _is_plain(value: Any) -> bool:

@@ -24,7 +24,8 @@ from yt_dlp.utils import DownloadError, ExtractorError, GeoRestrictedError
 
 from configs.load import UserError, operational
 from ingest.fetch import FetchConfig, Fetcher
-from ingest.sample import LICENSES, Item, Reason, Refused
+from ingest.licenses import YOUTUBE_MARKS, is_code, suggestion
+from ingest.sample import Item, Reason, Refused
 from ingest.web import Egress, Web, causes
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,6 @@ log = logging.getLogger(__name__)
 VIDEO_EXTRACTORS = ("^youtube$",)  # anchored: a bare name would also match every name that contains it
 LIST_EXTRACTORS = ("^youtube$", "^youtube:tab$", "^youtube:playlist$", "^youtube:search$", "^youtube:search_url$")
 HOSTS = ("youtube.com", "youtu.be", "youtubei.googleapis.com", "googlevideo.com")
-CC_MARK = "Creative Commons Attribution license (reuse allowed)"
-MARKS = {CC_MARK: "CC-BY-3.0", "Standard YouTube License": "all-rights-reserved"}
 NO_RUNTIME = (
     "source.youtube.cookies_file: of a signed-in session YouTube's media are found with a JavaScript runtime only, and none is started"
     " here: expect rows with the reason `format`; without cookies, what is public comes through"
@@ -80,8 +79,8 @@ class YoutubeConfig:
                 raise UserError(
                     f"source.youtube.vouched_channels: {channel!r} is no channel id (UC…, 24 letters); a handle can change hands"
                 )
-            if license not in LICENSES or license == "unknown":
-                raise UserError(f"source.youtube.vouched_channels.{channel}={license}: give one of {', '.join(LICENSES[:-1])}")
+            if not is_code(license) or license == "unknown":
+                raise UserError(f"source.youtube.vouched_channels.{channel}={license}: no license code{suggestion(license)}")
         parse_extractor_args(self.extractor_args)
 
 
@@ -257,9 +256,9 @@ def _entries(web: Web, info: dict[str, Any], depth: int) -> Iterator[dict[str, s
 def license_of(info: dict[str, Any], vouched_channels: dict[str, str]) -> str:
     """The video's own mark, else what the operator vouches for its channel; "" where neither says anything: that is not free."""
     told = str(info.get("license") or "").strip()
-    if MARKS.get(told) == "CC-BY-3.0":
-        return MARKS[told]
-    return vouched_channels.get(str(info.get("channel_id")), MARKS.get(told, "unknown") if told else "")
+    if YOUTUBE_MARKS.get(told) == "CC-BY-3.0":
+        return YOUTUBE_MARKS[told]
+    return vouched_channels.get(str(info.get("channel_id")), YOUTUBE_MARKS.get(told, "unknown") if told else "")
 
 
 def refusal_of(error: BaseException) -> Refused | None:

@@ -21,8 +21,9 @@ from cluster.dataset import Dataset
 from configs.load import UserError
 from ingest.clip import ClipConfig, FrameConfig
 from ingest.fetch import FetchConfig
-from ingest.inaturalist import InaturalistConfig, license_code, pairs_of, restrictions, stricter
-from ingest.sample import LICENSES, Item
+from ingest.inaturalist import InaturalistConfig, pairs_of
+from ingest.licenses import SITE_CODES, combined, is_code, license_code, properties, strictness
+from ingest.sample import Item
 from ingest.scrape import LicenseConfig, ScrapeConfig, SplitConfig, scrape
 from ingest.sources import SourceConfig, enumerate_items
 
@@ -136,7 +137,7 @@ def test_an_observation_is_a_pair_with_both_ids_and_both_licenses() -> None:
     ],
 )
 def test_no_code_means_all_rights_reserved(stated: str | None, code: str) -> None:
-    assert license_code(stated) == code
+    assert license_code(stated or "", "inaturalist") == code
 
 
 @pytest.mark.parametrize(
@@ -153,15 +154,16 @@ def test_no_code_means_all_rights_reserved(stated: str | None, code: str) -> Non
     ],
 )
 def test_a_pair_has_what_both_demand(photo: str, sound: str, pair: str) -> None:
-    assert stricter(photo, sound) == pair and restrictions(stricter(sound, photo)) == restrictions(pair)
+    assert combined(photo, sound) == pair and properties(combined(sound, photo)) == properties(pair)
 
 
 def test_every_pair_of_licenses_has_one_that_is_no_freer_than_either() -> None:
-    for one in LICENSES:
-        for other in LICENSES:
-            pair = stricter(one, other)
-            assert pair in LICENSES
-            assert {"NC", "ND", "reserved", "unknown"} & (restrictions(one) | restrictions(other)) <= restrictions(pair)
+    codes = {*SITE_CODES["inaturalist"].values(), "unknown"}
+    for one in codes:
+        for other in codes:
+            pair = combined(one, other)
+            assert is_code(pair)
+            assert strictness(pair) >= max(strictness(one), strictness(other))
 
 
 def test_each_sound_pairs_with_the_freest_photo_and_hidden_media_with_none() -> None:

@@ -7,47 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.page import header_opt_out, license_code, read_page
-from ingest.sample import LICENSES, Refused
-from ingest.synth import LICENSE_URLS
+from ingest.page import header_opt_out, read_page
+from ingest.sample import Refused
 
 BY = "https://creativecommons.org/licenses/by/4.0/"
 LD_JSON = '<script type="application/ld+json">'
 CC0 = "https://creativecommons.org/publicdomain/zero/1.0/"
-
-
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [
-        (BY, "CC-BY-4.0"),
-        ("http://www.creativecommons.org/licenses/by-sa/3.0", "CC-BY-SA-3.0"),
-        ("//creativecommons.org/licenses/by-nc-nd/4.0/deed.de", "CC-BY-NC-ND-4.0"),
-        (CC0, "CC0-1.0"),
-        ("https://creativecommons.org/publicdomain/mark/1.0/", "PDM-1.0"),
-        ("https://spdx.org/licenses/CC-BY-4.0.html", "CC-BY-4.0"),
-        ("cc-by-4.0", "CC-BY-4.0"),
-        (" CC BY 4.0 ", "CC-BY-4.0"),
-        ("all-rights-reserved", "all-rights-reserved"),
-        ("", ""),
-        ("https://creativecommons.org/licenses/by/2.0/", "unknown"),  # a version that is not in the vocabulary
-        ("https://creativecommons.org/licenses/by/4.0x", "unknown"),
-        ("https://creativecommons.org/licenses/sampling/1.0/", "unknown"),
-        ("https://creativecommons.org.example.com/licenses/by/4.0/", "unknown"),
-        ("https://example.com/?creativecommons.org/licenses/by/4.0/", "unknown"),
-        ("free for all", "unknown"),
-    ],
-)
-def test_license_code(text: str, code: str) -> None:
-    assert license_code(text) == code
-
-
-def test_every_license_url_of_the_site_is_understood() -> None:
-    assert all(license_code(url) == code for code, url in LICENSE_URLS.items())
-
-
-@given(st.text())
-def test_license_code_stays_in_the_vocabulary(text: str) -> None:
-    assert license_code(text) in (*LICENSES, "")
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,9 @@ from cluster.dataset import Dataset
 from cluster.record import run_verb
 from cluster.shards import Row, write_shard
 from configs.load import load_config
-from ingest.card import LINKS
 from ingest.curate import CurateConfig
 from ingest.gc import GcConfig, gc
+from ingest.licenses import url_of
 from ingest.remove import RemoveConfig, remove
 from ingest.report import ReportConfig, charts_of, commands_of, write_report
 from ingest.sample import Clip, Item, Media, Reason, Refused
@@ -254,7 +254,7 @@ def test_the_attribution_list_has_a_line_for_each_kept_medium(dataset: Dataset, 
     lines = list(csv.DictReader((Path(dataset.uri) / "ATTRIBUTION.csv").open(encoding="utf-8")))
     media = {row["media_id"]: row for row in kept_rows(dataset)}
     told = {(line["link"], line["license"], line["license_link"]) for line in lines}
-    assert len(lines) == len(media) and told == {(row["url"], row["license"], LINKS[row["license"]]) for row in media.values()}
+    assert len(lines) == len(media) and told == {(row["url"], row["license"], url_of(row["license"])) for row in media.values()}
     by = {line["link"]: (line["title"], line["author"]) for line in lines}
     assert by["https://example.org/m4"] == ("title of m4", "channel 4")
 
@@ -317,7 +317,7 @@ def test_the_card_tells_the_same_numbers(dataset: Dataset, page: str) -> None:
     reasons = Counter(row["buried"] or row["reason"] for row in rows if row["buried"] or row["reason"])
     licenses = Counter(row["license"] for row in kept)
     assert table == {name.replace("_", r"\_"): count for name, count in (reasons + licenses).items()}
-    assert all(f"<{LINKS[name]}>" in text for name in licenses)
+    assert all(f"<{url_of(name)}>" in text for name in licenses)
     assert f"{len(kept)} pairs of a picture and the sound of its place, 0.5 s each:" in text
     assert "Of 28 items that were listed, 21 were tried and 17 gave 46 clips;\n32 clips of 13 items were kept." in text
     splits = {split["name"]: split["num_examples"] for split in yaml.safe_load(front)["dataset_info"]["splits"]}

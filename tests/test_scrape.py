@@ -147,9 +147,22 @@ def test_other_settings_on_the_same_output_are_refused_with_both_values(world: P
 
 
 def test_a_license_that_is_not_allowed_is_a_row(world: Path, tmp_path: Path) -> None:
-    summary = scrape(config(world, tmp_path / "clips", license=LicenseConfig(["CC0-1.0"])), progress=False)
-    assert summary.counts == {"refused:license": 8} and not tars(tmp_path / "clips")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for path in sorted(world.iterdir()):
+            tar.add(path, path.name)
+    source = SourceConfig(str(tmp_path), "webdataset", "CC-BY-NC-4.0")
+    summary = scrape(config(world, tmp_path / "clips", source=source), progress=False)
+    assert set(summary.counts) == {"refused:license"} and not tars(tmp_path / "clips")
     assert list(verify(str(tmp_path / "clips"))) == []
+
+
+def test_what_could_never_be_allowed_is_refused_before_it_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("url,license\nhttp://127.0.0.1:9/a.mp4,CC BY-NC 4.0\nhttp://127.0.0.1:9/b.mp4,mine\n")
+    network = FetchConfig(allow_private=["127.0.0.1:9"], retries=0)
+    changes = {"source": SourceConfig(str(tmp_path / "list.csv"), "urls"), "network": network}
+    assert scrape(config(tmp_path, tmp_path / "clips", **changes), progress=False).counts == {"refused:license": 2}
+    details = {row["detail"] for row in Dataset.open(str(tmp_path / "clips")).iter_rows()}
+    assert details == {"license CC-BY-NC-4.0 is not allowed", "license unknown is not allowed"}
 
 
 def test_verify_finds_a_flipped_byte_and_names_the_member(done: tuple[Path, RunSummary], tmp_path: Path) -> None:
@@ -307,7 +320,8 @@ def test_long_ids_fit_a_tar_and_stay_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"license": LicenseConfig(["MIT"])}, "license.allow: 'MIT'"),
+        ({"license": LicenseConfig(["GPL"])}, "license.allow: 'GPL'"),
+        ({"license": LicenseConfig(["CC-BY-4.0"])}, "source.license=own: license.allow=CC-BY-4.0 lets nothing of it in"),
         ({"license": LicenseConfig(["unknown"])}, "license.allow"),
         ({"clip": ClipConfig(0)}, "clip.duration_s=0"),
         ({"unit_size": 0}, "unit_size=0"),

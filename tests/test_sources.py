@@ -54,7 +54,7 @@ def test_a_text_list_skips_comments(tmp_path: Path) -> None:
 
 def test_a_csv_row_has_its_own_license_and_the_rest_travels(tmp_path: Path) -> None:
     (tmp_path / "urls.csv").write_text(
-        "url,id,license,title,camera\nhttps://a.example/1,one,CC0-1.0,First,kite\nhttps://a.example/2,,,,\nhttps://a.example/3,three,MIT,,\n"
+        "url,id,license,title,camera\nhttps://a.example/1,one,CC0-1.0,First,kite\nhttps://a.example/2,,,,\nhttps://a.example/3,three,mine,,\n"
     )
     first, second, third = listed(tmp_path / "urls.csv", "urls", "")
     assert (first.id, first.license, first.title, first.meta) == ("one", "CC0-1.0", "First", {"camera": "kite"})
@@ -109,7 +109,7 @@ def test_a_long_list_is_read_as_it_goes(tmp_path: Path, kind: str) -> None:
         ("magic", ".", "own", "source.kind=magic: give one of folder, urls, webdataset, youtube, inaturalist"),
         ("folder", "missing", "own", "missing: no such folder"),
         ("folder", ".", "", "source.license"),
-        ("folder", ".", "MIT", "source.license=MIT: give one of CC0-1.0"),
+        ("folder", ".", "cc by 4.0", "source.license=cc by 4.0: no license code; did you mean CC-BY-4.0?"),
         ("urls", "missing.txt", "own", "no such file"),
         ("urls", "list.doc", "own", r"\.txt, \.csv or \.parquet"),
         ("urls", "bad.csv", "own", "no column url; it has link"),

@@ -449,7 +449,7 @@ def test_settings_reach_yt_dlp_in_its_own_words(youtube: YoutubeConfig) -> None:
     ("word", "told"),
     [
         ("source.youtube.vouched_channels={'@someone': own}", "no channel id"),
-        (f"source.youtube.vouched_channels={{{CHANNEL}: MIT}}", "give one of CC0-1.0"),
+        (f"source.youtube.vouched_channels={{{CHANNEL}: mine}}", "no license code; .*CC-BY-4.0"),
         ("source.youtube.extractor_args=['youtube:po_token=web.gvs+x']", "po_tokens_file"),
         ("source.youtube.extractor_args=[nonsense]", "youtube:name=value"),
         ("source.youtube.max_sleep_s=1", "max_sleep_s=1"),
