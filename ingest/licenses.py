@@ -355,10 +355,11 @@ def combined(one: str, other: str) -> str:
     for code in (one, other):
         if properties(code) - {"public-domain"} == demands:
             return code
-    words = {"attribution": "BY", "non-commercial": "NC", "no-derivatives": "ND"}
+    if "other-terms" in demands:
+        return "unknown"
+    words = {"non-commercial": "NC", "no-derivatives": "ND"}
     words |= {} if "no-derivatives" in demands else {"share-alike": "SA"}
-    kind = "-".join(short for demand, short in words.items() if demand in demands)
-    return f"CC-{kind}-4.0" if "other-terms" not in demands else "unknown"
+    return "-".join(["CC-BY", *(short for demand, short in words.items() if demand in demands), "4.0"])
 
 
 def check_allow(allow: Sequence[str]) -> None:
