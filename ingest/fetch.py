@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -34,6 +35,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 GRACE_S = 5.0  # the child ends an item at timeout_s itself; the parent kills it this much later
 START_S = 60.0
 MAX_REPLY_BYTES = 1 << 20
+MAX_RECORDS = 1000  # of what hosts said, the newest
 
 
 @dataclass
@@ -51,7 +53,8 @@ class FetchConfig:
     requests_per_s: float = operational(4.0)  # per host, of all workers together; 0 = unpaced, as are hosts of allow_private
     burst_requests: float = operational(8.0)  # that a quiet host answers at once, of all workers together (one each at least)
     bytes_per_s: float = operational(0.0)  # per host, of all workers together; 0 = as fast as they come
-    user_agent: str = operational("stillsound/0.1 (dataset builder; obeys noai, licenses and Retry-After)")
+    user_agent: str = operational("stillsound/0.1")  # robots.txt is read for this name and for stillsound
+    contact: str = operational("")  # an e-mail address or URL of yours, which the user agent carries
     recycle_items: int = operational(500)  # items after which the child is replaced
 
     def share(self, workers: int) -> "FetchConfig":
@@ -60,11 +63,21 @@ class FetchConfig:
         burst = max(1.0, self.burst_requests / workers)
         return replace(self, requests_per_s=self.requests_per_s / workers, burst_requests=burst, bytes_per_s=self.bytes_per_s / workers)
 
+    @property
+    def full_user_agent(self) -> str:
+        """As sent: the name, and in brackets how to reach the operator and what is obeyed."""
+        contact = f"+{self.contact}; " if self.contact and self.contact not in self.user_agent else ""
+        return f"{self.user_agent} ({contact}dataset builder; obeys robots.txt, opt-outs, licenses and Retry-After)"
+
     def __post_init__(self) -> None:
         try:
             parse_allowed(self.allow_private)
         except ValueError as error:
             raise UserError(f"network.allow_private: {error}") from None
+        if self.contact and not re.fullmatch(r"[!-~]+@[!-~]+\.[!-~]+|https?://[!-~]+", self.contact):
+            raise UserError(f"network.contact={self.contact}: give an e-mail address or a URL, such as https://example.org/bot")
+        if not re.fullmatch(r"[!-~][ -~]*", self.user_agent):
+            raise UserError(f"network.user_agent={self.user_agent!r}: give a name in plain ASCII, such as stillsound/0.1")
         for name in ("max_bytes", "max_duration_s", "max_text_bytes", "timeout_s", "socket_timeout_s", "recycle_items"):
             if getattr(self, name) <= 0:
                 raise UserError(f"network.{name}={getattr(self, name)}: give a positive number")
@@ -88,6 +101,7 @@ class Fetcher:
         self._served = 0
         self._count = 0
         self._rests: dict[str, float] = {}  # what the children told, until when (monotonic): a new one has to know
+        self._permission: dict[str, dict[str, Any]] = {}  # likewise: what hosts said of robots and machine use, by URL
 
     def __enter__(self) -> "Fetcher":
         self.spool.mkdir(parents=True, exist_ok=True)
@@ -192,6 +206,8 @@ class Fetcher:
         now_s = time.monotonic()
         told = {name: now_s + float(seconds) for name, seconds in reply["rests"].items()}
         self._rests = {name: until_s for name, until_s in {**self._rests, **told}.items() if until_s > now_s}
+        self._permission |= {record["url"]: record for record in reply["permission"]}
+        self._permission = dict(list(self._permission.items())[-MAX_RECORDS:])
         if "refused" in reply:
             raise Refused(Reason(reply["refused"]), reply["detail"])
         return reply
@@ -213,11 +229,13 @@ class Fetcher:
             child = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, cwd=home, env={**kept, **own}, close_fds=True
             )
-        limits = {key: value for key, value in asdict(self.config).items() if key != "recycle_items"}
+        limits = {key: value for key, value in asdict(self.config).items() if key not in ("recycle_items", "contact")}
+        limits["user_agent"] = self.config.full_user_agent
         try:
             now_s = time.monotonic()
             rests = {name: until_s - now_s for name, until_s in self._rests.items() if until_s > now_s}
-            _send(child, {"limits": limits, "allow": self.allow, "youtube": self.youtube, "rests": rests})
+            told = {"rests": rests, "permission": list(self._permission.values())}
+            _send(child, {"limits": limits, "allow": self.allow, "youtube": self.youtube, **told})
             _receive(child, time.monotonic() + START_S)
         except (OSError, EOFError, ValueError) as error:
             child.kill()

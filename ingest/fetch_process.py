@@ -84,8 +84,7 @@ def fetch_item(web: Web, task: Task) -> dict[str, Any]:
 
 def _from_page(web: Web, landing: Landing, task: Task) -> dict[str, Any]:
     page = read_page(_text(landing))
-    if page.opt_out:
-        raise Refused(Reason.OPT_OUT, page.opt_out)
+    web.permission.check_page(page, landing.url)
     license = task.item.license or page.license
     license_allowed(license, task.allow, page)
     info = _extract(web, task.item.url)
@@ -242,6 +241,7 @@ def answer(desk: Desk, asked: dict[str, Any]) -> dict[str, Any]:
     signal.setitimer(signal.ITIMER_REAL, desk.limits.timeout_s)
     try:
         web.begin()
+        web.permission.begin(asked.get("item", {}).get("source", ""))
         return _do(desk, web, asked)
     except (Abort, Refused, YoutubeDLError, OSError) as error:
         refusal = (youtube_refusal_of(error) if youtube else None) or refusal_of(error)
@@ -256,7 +256,8 @@ def _do(desk: Desk, web: Web, asked: dict[str, Any]) -> dict[str, Any]:
     folder = Path(asked["folder"])
     if "item" in asked:
         task = Task(Item(**asked["item"]), folder, asked["need_short_side_px"], desk.allow, desk.youtube.vouched_channels)
-        return {"media": fetch_item(web, task)}
+        media = fetch_item(web, task)
+        return {"media": {**media, "meta": {**media.get("meta", {}), "permission": web.permission.evidence()}}}
     if "list" in asked:
         with _unreadable_is_corrupt(Reason.EXTRACTOR):
             found = list(list_videos(web, asked["list"], desk.youtube.max_results))
@@ -277,11 +278,14 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, _alarm)
     desk = Desk(limits, tuple(settings["allow"]), YoutubeConfig(**(settings["youtube"] or {})), Rests.of(settings["rests"]))
-    desk.web("urls")  # warm before the guard: the first door imports what it needs
+    urls = desk.web("urls")  # warm before the guard: the first door imports what it needs
+    urls.permission.learn(settings["permission"])
     install_guard(limits.allow_private)
     replies.write(json.dumps({"ready": True}) + "\n")
     for line in sys.stdin:
-        replies.write(json.dumps({**answer(desk, json.loads(line)), "rests": desk.rests.take_news()}) + "\n")
+        reply: dict[str, Any] = answer(desk, json.loads(line))
+        reply |= {"rests": desk.rests.take_news(), "permission": urls.permission.take_news()}
+        replies.write(json.dumps(reply) + "\n")
 
 
 if __name__ == "__main__":

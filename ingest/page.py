@@ -4,18 +4,18 @@
 or name to the vocabulary. Pages that state several different licenses state none: nobody can tell which is the video's.
 """
 
+import hashlib
 import json
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from typing import Any
 
 from ingest.licenses import license_code
 from ingest.sample import Reason, Refused
+from ingest.usage import json_ld_opt_out, meta_opt_out
 
-_OPT_OUT_WORDS = frozenset({"noai", "noimageai"})
-_OUR_NAMES = ("robots", "stillsound")
+_RSL = "application/rsl+xml"
 _MAX_PARSE_COST = 3e8  # about 6 s of html.parser, whose time is quadratic in tags that never end
 
 
@@ -26,23 +26,14 @@ class PageFacts:
     licenses: tuple[str, ...]
     opt_out: str
     title: str
+    rsl_links: tuple[str, ...] = ()  # addresses of machine-readable licenses that it links
+    rsl_inline: tuple[str, ...] = ()
+    sha256: str = ""
 
     @property
     def license(self) -> str:
         """The one license of the page, or "" where it states none or several."""
         return self.licenses[0] if len(self.licenses) == 1 else ""
-
-
-def header_opt_out(robots_tags: Iterable[str], tdm_reservation: str | None) -> str:
-    """The opt-out that response headers state (X-Robots-Tag, tdm-reservation), or ""."""
-    for tag in robots_tags:
-        if _opts_out(tag):
-            return f"X-Robots-Tag: {tag.strip()[:100]}"
-    return "tdm-reservation: 1" if (tdm_reservation or "").strip() == "1" else ""
-
-
-def _opts_out(directives: str) -> bool:
-    return bool(_OPT_OUT_WORDS & set(re.split(r"[\s,:;]+", directives.lower())))
 
 
 def read_page(html: str) -> PageFacts:
@@ -55,7 +46,10 @@ def read_page(html: str) -> PageFacts:
     reader.feed(html)
     reader.close()
     found = [license_code(text) for text in (*reader.licenses, *_json_ld_licenses(reader.scripts))]
-    return PageFacts(tuple(dict.fromkeys(code for code in found if code)), reader.opt_out, " ".join("".join(reader.title).split())[:300])
+    opt_out = reader.opt_out or json_ld_opt_out(reader.scripts)
+    codes, title = tuple(dict.fromkeys(code for code in found if code)), " ".join("".join(reader.title).split())[:300]
+    digest = hashlib.sha256(html.encode("utf-8", "replace")).hexdigest()
+    return PageFacts(codes, opt_out, title, tuple(reader.rsl_links), tuple(reader.rsl_scripts), digest)
 
 
 class _Reader(HTMLParser):
@@ -65,30 +59,32 @@ class _Reader(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.licenses: list[str] = []
         self.scripts: list[str] = []
+        self.rsl_links: list[str] = []
+        self.rsl_scripts: list[str] = []
         self.title: list[str] = []
         self.opt_out = ""
         self._within = ""
+        self._script = self.scripts
 
     def parse_marked_section(self, i: int, report: bool = True) -> int:
         return self.parse_bogus_comment(i)  # where older Pythons fail on an unknown <![word[
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
-        if tag in ("a", "link", "area") and "license" in values.get("rel", "").lower().split():
+        kind = values.get("type", "").partition(";")[0].strip().lower()
+        if tag == "link" and kind == _RSL:
+            self.rsl_links.append(values.get("href", ""))
+        elif tag in ("a", "link", "area") and "license" in values.get("rel", "").lower().split():
             self.licenses.append(values.get("href", "") or "stated without a link")
         elif tag == "meta":
-            self._read_meta(values.get("name", "").strip().lower(), values.get("content", ""))
-        elif tag == "script" and values.get("type", "").strip().lower() == "application/ld+json":
+            name = values.get("name") or values.get("http-equiv") or values.get("property", "")
+            self.opt_out = self.opt_out or meta_opt_out(name, values.get("content", ""))
+        elif tag == "script" and kind in ("application/ld+json", _RSL):
             self._within = "script"
-            self.scripts.append("")
+            self._script = self.rsl_scripts if kind == _RSL else self.scripts
+            self._script.append("")
         elif tag == "title":
             self._within = "title"
-
-    def _read_meta(self, name: str, content: str) -> None:
-        if name in _OUR_NAMES and _opts_out(content):
-            self.opt_out = f"meta {name}: {content[:100]}"
-        elif name == "tdm-reservation" and content.strip() == "1":
-            self.opt_out = "meta tdm-reservation: 1"
 
     def handle_endtag(self, tag: str) -> None:
         if tag == self._within:
@@ -96,7 +92,7 @@ class _Reader(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self._within == "script":
-            self.scripts[-1] += data
+            self._script[-1] += data
         elif self._within == "title":
             self.title.append(data)
 

@@ -72,6 +72,8 @@ def scrape(config: ScrapeConfig, progress: bool = True) -> RunSummary:
     Errors: `UserError` for settings that cannot work or differ from those the output was made with, before any work.
     """
     check(config)
+    if config.source.kind in ("urls", "youtube", "inaturalist") and not config.network.contact:
+        log.info("network.contact is not set: give an e-mail address or URL by which a site can reach you")
     items = enumerate_items(config.source, config.network, config.output)
     first = next(items, None)
     if first is None:

@@ -7,6 +7,7 @@ cut). No ftp/file/data URLs, bounded decompression; no proxies and no cookies ke
 Addresses are not its business: `ingest.guard` sees every connect.
 """
 
+import contextlib
 import email.utils
 import hashlib
 import io
@@ -25,8 +26,11 @@ from yt_dlp.utils import DownloadError
 
 from ingest.guard import Abort, url_refusal
 from ingest.hops import GuardedRH
-from ingest.page import header_opt_out
+from ingest.permission import Answer, Permission
+from ingest.robots import MAX_BYTES as MAX_ROBOTS_BYTES
+from ingest.robots import agent_name
 from ingest.sample import Reason
+from ingest.usage import AGENT
 
 MAX_REST_S = 86_400.0  # of a host, whatever it asks for
 
@@ -103,6 +107,7 @@ class Web(YoutubeDL):
         self.limits = limits
         self.egress = egress or Egress()
         self.rests = rests or Rests()
+        self.permission = Permission(self._ask_plainly, (AGENT, agent_name(limits.user_agent)))
         self._proxy = ""
         self._turn = os.getpid()  # so that not all workers start with the same proxy
         self._buckets: dict[str, tuple[float, float]] = {}
@@ -199,9 +204,7 @@ class Web(YoutubeDL):
             if self._downloading and error.status != 416:  # 416 answers yt-dlp's attempt to resume
                 raise Abort(status_reason(error.status), f"HTTP {error.status} {error.reason or ''}".strip()) from error
             raise
-        opt_out = header_opt_out(response.headers.get_all("X-Robots-Tag") or [], response.headers.get("tdm-reservation"))
-        if opt_out:
-            raise Abort(Reason.OPT_OUT, opt_out)
+        self.permission.check_response(response.url, response.headers)
         if self._bytes + _content_length(response) > self.limits.max_bytes:
             raise Abort(Reason.TOO_LARGE, f"{_content_length(response)} bytes announced, {self.limits.max_bytes} allowed in all")
         return Metered(response, self)
@@ -223,8 +226,27 @@ class Web(YoutubeDL):
                 time.sleep(0.5 * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
 
+    def _ask_plainly(self, url: str) -> Answer:
+        """A site's statement (robots.txt and its like): its status and first bytes. `Abort` where that fails in passing."""
+        request = Request(url, headers={"Accept-Encoding": "identity"}, proxies={"all": self._proxy} if self._proxy else None)
+        data = b""
+        try:
+            with contextlib.closing(self._answer(request)) as response:
+                while len(data) <= MAX_ROBOTS_BYTES and (block := response.read(65536)):
+                    data += block
+                    self.spend(len(block), url)
+        except HTTPError as error:
+            error.close()
+            return Answer(error.status)
+        except TransportError as error:
+            raise Abort(*classify_transport(error)) from error
+        if len(data) < min(_content_length(response), MAX_ROBOTS_BYTES):
+            raise Abort(Reason.NETWORK, f"the connection was cut after {len(data)} of {_content_length(response)} bytes")
+        return Answer(response.status, data)
+
     def _before_hop(self, url: str) -> None:
         """Before every request that leaves, those that a redirect sends on included."""
+        self.permission.check_url(url)
         self._wait_while_it_rests(url)
         self._pace(url)
 

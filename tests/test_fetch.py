@@ -20,6 +20,7 @@ import pytest
 from configs.load import UserError
 from ingest.fetch import FetchConfig, Fetcher
 from ingest.formats import choose_formats
+from ingest.permission import PATHS
 from ingest.sample import Item, Media, Reason, Refused
 from ingest.serve import SiteServer, running_site
 from ingest.synth import SynthConfig, synth
@@ -58,6 +59,7 @@ class HostileSite(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), HostileHandler)
         self.answers: dict[str, Answer] = {}
         self.asked: list[str] = []
+        self.asked_first: list[str] = []  # robots.txt and its like, which most tests have none of
         self.started, self.release = threading.Event(), threading.Event()
 
     def item(self, path: str, license: str = "CC0-1.0") -> Item:
@@ -68,6 +70,10 @@ class HostileHandler(BaseHTTPRequestHandler):
     server: HostileSite
 
     def do_GET(self) -> None:
+        if self.path in PATHS.values():
+            self.server.asked_first.append(self.path)
+            self.server.answers.get(self.path, body(b"", status=404))(self)
+            return
         self.server.asked.append(self.path)
         with contextlib.suppress(ConnectionError):
             self.server.answers[self.path](self)

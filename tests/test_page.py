@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.page import header_opt_out, read_page
+from ingest.page import read_page
 from ingest.sample import Refused
 
 BY = "https://creativecommons.org/licenses/by/4.0/"
@@ -65,24 +65,9 @@ def test_a_page_opts_out(html: str) -> None:
     assert read_page(html).opt_out
 
 
-@pytest.mark.parametrize("html", ['<meta name="robots" content="noindex">', '<meta name="description" content="noai">'])
+@pytest.mark.parametrize("html", ['<meta name="robots" content="nofollow">', '<meta name="description" content="noai">'])
 def test_other_marks_are_no_opt_out(html: str) -> None:
     assert not read_page(html).opt_out
-
-
-@pytest.mark.parametrize(
-    ("robots", "reservation", "expected"),
-    [
-        (["noindex", "noai"], None, True),
-        (["otherbot: noai, noimageai"], None, True),
-        ([], "1", True),
-        ([], " 1 ", True),
-        (["noindex"], "0", False),
-        ([], None, False),
-    ],
-)
-def test_headers_opt_out(robots: list[str], reservation: str | None, expected: bool) -> None:
-    assert bool(header_opt_out(robots, reservation)) == expected
 
 
 def test_the_title_is_one_line() -> None:

@@ -227,8 +227,9 @@ def test_a_name_with_a_public_address_is_fetched(
     ("answers", "asked"),
     [
         ([[PRIVATE]], []),
-        ([[PUBLIC], [PRIVATE]], ["/a.mp4"]),  # public when it is looked at, private when it is downloaded
-        ([[PUBLIC], [PUBLIC], [PRIVATE]], ["/a.mp4"] * 2),  # and where it is resumed
+        ([[PUBLIC], [PRIVATE]], []),  # public for robots.txt only
+        ([[PUBLIC]] * 4 + [[PRIVATE]], ["/a.mp4"]),  # public when it is looked at, private when it is downloaded
+        ([[PUBLIC]] * 5 + [[PRIVATE]], ["/a.mp4"] * 2),  # and where it is resumed
         ([[PRIVATE, PUBLIC]], []),
         ([[OTHER_PUBLIC, PRIVATE]], []),
         ([[OTHER_PUBLIC, PRIVATE, PUBLIC]], []),
