@@ -18,20 +18,29 @@ from ingest.sample import Clip, Media, Reason, Refused
 from ingest.sandbox import Sandbox
 
 MODES = ("keyframe", "grid")
+SHORT = ("refuse", "pad", "loop")
 
 
 @dataclass
 class ClipConfig:
-    """How windows are laid. `keyframe`: around keyframes, the frame is the exact middle; `grid`: back to back from 0."""
+    """How windows are laid. `keyframe`: around keyframes, the frame is the exact middle; `grid`: back to back from 0.
+
+    Where keyframe windows are fewer than a third of the grid's, or none fits, the gaps are filled as by `grid`, at its cost; a sample's
+    `mode` says how it was laid. `short`: what a medium gives that is shorter than a clip: nothing, or one clip that ends in silence
+    (`pad`) or repeats itself (`loop`); the sample's `valid_s` says how much of it is the medium's.
+    """
 
     duration_s: float = 10.24
     mode: str = "keyframe"
     max_clips_per_media: int = 0  # 0 = all; else that many, spread evenly over the media
     scene_cut: float = 0.0  # 0 = off; else no window spans a cut above this score, such as 0.1; +0.3 to 0.5 CPU-s a minute
+    short: str = "refuse"
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UserError(f"clip.mode={self.mode}: give one of {', '.join(MODES)}")
+        if self.short not in SHORT:
+            raise UserError(f"clip.short={self.short}: give one of {', '.join(SHORT)}")
         if self.max_clips_per_media < 0:
             raise UserError(f"clip.max_clips_per_media={self.max_clips_per_media}: give 0 (all) or more")
         if not 0 <= self.scene_cut < 1:
@@ -101,6 +110,7 @@ class Clipper:
             "max_pixels": limits.max_pixels,
             "max_memory_bytes": limits.max_memory_mb << 20,
             "scene_cut": clip.scene_cut,
+            "short": clip.short,
         }
         self.sandbox = Sandbox("ingest.decode_process", settings, limits.timeout_s, limits.recycle_items)
 
@@ -116,7 +126,8 @@ class Clipper:
 
     def cut(self, media: Media) -> list[Clip]:
         """The clips of `media` in order of time; none where no window fits. Raises `Refused`."""
-        request = {"picture": _absolute(media.picture), "sound": _absolute(media.sound), "still": media.still}
+        request: dict[str, Any] = {"picture": _absolute(media.picture), "sound": _absolute(media.sound), "still": media.still}
+        request |= {"start_s": media.start_s, "end_s": media.end_s}
         header, parts = self.sandbox.ask(request)
         try:
             return [self._clip(facts, parts) for facts in header["clips"]]
@@ -129,7 +140,11 @@ class Clipper:
         audio = np.frombuffer(parts[int(facts["audio"])], dtype="<i2")
         if len(audio) != self.num_samples:
             raise ValueError(f"{len(audio)} samples, not {self.num_samples}")
+        num_valid, mode = int(facts["valid"]), str(facts["mode"])
+        if not 0 < num_valid <= self.num_samples or mode not in (*MODES, "still"):
+            raise ValueError(f"{num_valid} valid samples, laid as {mode[:20]!r}")
         start_s = int(facts["start"]) / self.sample_rate_hz
+        valid_s = self.duration_s if num_valid == self.num_samples else num_valid / self.sample_rate_hz
         frame_time_s = round(float(facts["frame_time_s"]), 6)
         return Clip(
             start_s=start_s,
@@ -140,7 +155,9 @@ class Clipper:
             width_px=int(facts["width_px"]),
             height_px=int(facts["height_px"]),
             frame_time_s=frame_time_s,
-            frame_offset_s=round(frame_time_s - (start_s + self.duration_s / 2), 6) + 0.0,  # never -0.0
+            frame_offset_s=round(frame_time_s - (start_s + valid_s / 2), 6) + 0.0,  # never -0.0
+            valid_s=valid_s,
+            mode=mode,
         )
 
 

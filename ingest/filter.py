@@ -37,7 +37,7 @@ class FilterConfig:
 
 def judge_clip(clip: Clip, config: FilterConfig) -> tuple[Reason | None, dict[str, float]]:
     """Why to refuse the clip, or None, and its scores."""
-    scores = {**sound_scores(clip.audio, clip.sample_rate_hz), **picture_scores(clip.image)}
+    scores = {**sound_scores(clip.own_audio, clip.sample_rate_hz), **picture_scores(clip.image)}
     refused = {
         Reason.SILENT: scores["rms_dbfs"] < config.min_rms_dbfs,
         Reason.CLIPPED: config.max_clipped_share > 0 and scores["clipped_share"] > config.max_clipped_share,

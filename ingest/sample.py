@@ -136,7 +136,9 @@ class Clip:
     """One audio-frame pair, times in seconds of presentation time of its media.
 
     `audio`: int16 [num_samples], mono at `sample_rate_hz`. `image`: JPEG bytes of the frame on screen at the clip's middle;
-    `frame_time_s` is that frame's presentation time and `frame_offset_s` = frame_time_s - (start_s + duration_s / 2).
+    `frame_time_s` is that frame's presentation time and `frame_offset_s` = frame_time_s - (start_s + duration_s / 2). Of a medium that
+    is shorter than a clip only the first `valid_s` are its own (None: all), and the middle is theirs. `mode`: how the clip was laid,
+    "keyframe", "grid" or "still".
     """
 
     start_s: float
@@ -148,6 +150,13 @@ class Clip:
     height_px: int
     frame_time_s: float
     frame_offset_s: float
+    valid_s: float | None = None
+    mode: str = "grid"
+
+    @property
+    def own_audio(self) -> np.ndarray:
+        """int16: the samples that are the medium's own."""
+        return self.audio if self.valid_s is None else self.audio[: round(self.valid_s * self.sample_rate_hz)]
 
 
 def storable(text: str) -> str:

@@ -90,7 +90,8 @@ def _members(clip: Clip, facts: dict[str, Any]) -> dict[str, bytes]:
     soundfile.write(flac, clip.audio, clip.sample_rate_hz, format="FLAC", subtype="PCM_16")
     hashes = {"audio_sha256": hashlib.sha256(clip.audio.tobytes()).hexdigest(), "image_sha256": hashlib.sha256(clip.image).hexdigest()}
     shape = {"sample_rate_hz": clip.sample_rate_hz, "width_px": clip.width_px, "height_px": clip.height_px}
-    text = json.dumps({**facts, **shape, **hashes, "tools": _tool_versions()}, sort_keys=True, ensure_ascii=False)
+    laid = {"mode": clip.mode, "valid_s": clip.duration_s if clip.valid_s is None else clip.valid_s}
+    text = json.dumps({**facts, **shape, **laid, **hashes, "tools": _tool_versions()}, sort_keys=True, ensure_ascii=False)
     return {"flac": flac.getvalue(), "jpg": clip.image, "json": text.encode()}
 
 

@@ -1,14 +1,16 @@
 """Where the windows of a medium lie: pure planning on times, no decoding.
 
-`plan(packets, sound, settings, cuts)` gives the windows, `plan_runs` the stretches of video to decode for them, `find_cuts`
-the hard cuts among small pictures. All times are seconds of presentation time. Opens no file; `ingest.decode_process` does.
+`plan(packets, sound, settings, cuts, within)` gives the windows, `plan_runs` the runs of video to decode for them, `find_cuts`
+the hard cuts among small pictures. All times are seconds of playing time (`ingest.clocks`). Opens no file; `ingest.decode_process` does.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
+FILL_BELOW = 1 / 3  # keyframe windows that are fewer than this share of the grid's: their gaps are filled, at the grid's cost
 EDGE_S = 0.05  # a stream that begins or ends within this of a window still counts as covering it (codec priming)
 
 Cut = tuple[float, float]
@@ -29,43 +31,80 @@ class Settings:
     max_pixels: int
     max_memory_bytes: int
     scene_cut: float = 0.0
+    short: str = "refuse"
 
     @property
     def duration_s(self) -> float:
         return self.num_samples / self.sample_rate_hz
 
 
+@dataclass(frozen=True)
+class Span:
+    """A piece of playing time."""
+
+    start_s: float
+    end_s: float
+
+
 @dataclass
 class Sound:
-    """Mono int16 samples; sample 0 is presentation time 0. There is sound from `start_s` to `end_s`, silence in gaps."""
+    """Mono int16 samples; sample 0 is playing time 0. There is sound from `start_s` to `end_s`, silence in gaps.
+
+    `spans`: the same for each stretch of the clock.
+    """
 
     samples: np.ndarray
     start_s: float
     end_s: float
-    declared_s: float = 0.0  # what the container says of its duration; 0 = nothing reliable
+    spans: dict[int, Span] = field(default_factory=dict)
 
 
 @dataclass
 class Packets:
     """Times of a video's packets in decoding order, [num_packets] each, and when its last frame ends.
 
-    A packet that is not `shown` is only there for others to be decoded: an edit list cuts it off, or it has no time.
+    A packet that is not `shown` is only there for others to be decoded: an edit list cuts it off, or it has no time. `stretches`: of
+    which stretch each packet is; `stamps`: its time as the file has it; `spans`, `begins_s`: where there is a picture, and where time
+    begins, in each stretch.
     """
 
     times_s: np.ndarray
     keys: np.ndarray
     shown: np.ndarray
     end_s: float
-    declared_s: float = 0.0
-    clock_s: float | None = None  # what the file's clock said at time 0, where clocks start anywhere
+    stretches: np.ndarray
+    stamps: np.ndarray
+    spans: dict[int, Span]
+    begins_s: dict[int, float]
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """The shown packets in order of time."""
+        shown = np.flatnonzero(self.shown)
+        return shown[np.argsort(self.times_s[shown], kind="stable")]
+
+    @cached_property
+    def ordered_s(self) -> np.ndarray:
+        """Their times."""
+        return self.times_s[self.order]
+
+    def on_screen(self, time_s: float) -> int | None:
+        """The packet of the last frame at or before `time_s`; None before the first one."""
+        place = int(np.searchsorted(self.ordered_s, time_s + 1e-6, side="right")) - 1
+        return int(self.order[place]) if place >= 0 else None
 
 
 @dataclass(frozen=True)
 class Window:
-    """`start` is a sample index; `packet` the video packet of the frame on screen at the middle."""
+    """`start` is a sample index; `packet` the video packet of the frame on screen at the middle.
+
+    `mode`: how it was laid; `valid`: samples that there are, where that is less than a clip.
+    """
 
     start: int
     packet: int
+    mode: str
+    valid: int
 
 
 @dataclass
@@ -77,63 +116,111 @@ class Run:
     wanted: list[int] = field(default_factory=list)
 
 
-def plan(packets: Packets, sound: Sound, settings: Settings, cuts: Sequence[Cut] = ()) -> list[Window]:
-    """The windows within the time where both picture and sound are there, none across a cut."""
-    if not packets.shown.any():
-        return []
-    start_s = first_s(max(sound.start_s, float(packets.times_s[packets.shown].min())))
-    end_s = min(sound.end_s, packets.end_s)
-    lay = plan_keyframes if settings.mode == "keyframe" else plan_grid
-    return [window for scene in scenes(start_s, end_s, cuts) for window in lay(packets, *scene, settings)]
+def plan(packets: Packets, sound: Sound, settings: Settings, cuts: Sequence[Cut] = (), within: Span | None = None) -> list[Window]:
+    """The windows within the time where both picture and sound are there, none across a cut or a restart of the clock."""
+    places = [scene for region in regions(packets.spans, sound.spans, packets.begins_s, within) for scene in scenes(region, cuts)]
+    grid = [window for place in places for window in plan_grid(packets, place.start_s, place.end_s, settings)]
+    windows = grid
+    if settings.mode == "keyframe":
+        windows = [window for place in places for window in plan_keyframes(packets, place.start_s, place.end_s, settings)]
+        if len(windows) < FILL_BELOW * len(grid):
+            windows = [window for place in places for window in _filled(packets, place, windows, settings)]
+    if windows or settings.short == "refuse":
+        return windows
+    return plan_short(packets, places, settings)
 
 
-def scenes(start_s: float, end_s: float, cuts: Sequence[Cut]) -> Iterator[tuple[float, float]]:
-    """The stretches between cuts; an end at a cut is EDGE_S early, as windows may reach that far over it."""
+def regions(pictures: dict[int, Span], sounds: dict[int, Span], begins_s: dict[int, float], within: Span | None) -> list[Span]:
+    """Where both are there, stretch by stretch, and `within`; an end at a seam is EDGE_S early, as windows may reach that far over it."""
+    found = []
+    within = within or Span(0.0, np.inf)
+    for number in sorted(set(pictures) & set(sounds)):
+        picture, sound = pictures[number], sounds[number]
+        begin_s = max(begins_s[number], within.start_s)
+        later = [begin for begin in begins_s.values() if begin > begins_s[number]]
+        seam_s = min([within.end_s, *later])
+        start_s = max(picture.start_s, sound.start_s)
+        end_s = min(picture.end_s, sound.end_s, seam_s - EDGE_S)
+        found.append(Span(start_s if start_s > begin_s + EDGE_S else begin_s, end_s))
+    return found
+
+
+def scenes(region: Span, cuts: Sequence[Cut]) -> Iterator[Span]:
+    """The pieces between cuts; an end at a cut is EDGE_S early, as windows may reach that far over it."""
+    start_s = region.start_s
     for before_s, after_s in cuts:
-        if after_s > start_s:
-            yield start_s, min(end_s, before_s - EDGE_S)
+        if start_s < after_s < region.end_s:
+            yield Span(start_s, min(region.end_s, before_s - EDGE_S))
             start_s = after_s
-    yield start_s, end_s
+    yield Span(start_s, region.end_s)
 
 
 def plan_keyframes(packets: Packets, start_s: float, end_s: float, settings: Settings) -> list[Window]:
     """Windows around keyframes, as many as fit without overlap when taken in order of time."""
     windows: list[Window] = []
     free = round(start_s * settings.sample_rate_hz)
-    keys = packets.keys & packets.shown
-    for packet in np.flatnonzero(keys)[np.argsort(packets.times_s[keys], kind="stable")]:
+    for packet in packets.order[packets.keys[packets.order]]:
         start = round(float(packets.times_s[packet]) * settings.sample_rate_hz - settings.num_samples / 2)
         if start >= free and _fits(start, end_s, settings):
-            windows.append(Window(start, int(packet)))
+            windows.append(Window(start, int(packet), "keyframe", settings.num_samples))
             free = start + settings.num_samples
     return windows
 
 
 def plan_grid(packets: Packets, start_s: float, end_s: float, settings: Settings) -> list[Window]:
     """Windows back to back, each with the last frame at or before its middle."""
-    shown = np.flatnonzero(packets.shown)
-    order = shown[np.argsort(packets.times_s[shown], kind="stable")]
     windows = []
     for start in grid_starts(start_s, end_s, settings):
-        middle_s = (start + settings.num_samples / 2) / settings.sample_rate_hz
-        place = int(np.searchsorted(packets.times_s[order], middle_s + 1e-6, side="right")) - 1
-        if place >= 0:
-            windows.append(Window(start, int(order[place])))
+        packet = packets.on_screen((start + settings.num_samples / 2) / settings.sample_rate_hz)
+        if packet is not None:
+            windows.append(Window(start, packet, "grid", settings.num_samples))
     return windows
 
 
-def plan_runs(packets: Packets, wanted: set[int]) -> list[Run]:
-    """What to decode for the `wanted` packets: from the keyframe before each up to it, overlapping stretches as one."""
+def _filled(packets: Packets, place: Span, windows: Sequence[Window], settings: Settings) -> list[Window]:
+    """The `windows` that lie in `place`, with those of a grid in each gap between them that is long enough."""
+    rate = settings.sample_rate_hz
+    found: list[Window] = []
+    free_s = place.start_s
+    for window in windows:
+        if place.start_s - EDGE_S <= window.start / rate < place.end_s:
+            found += plan_grid(packets, free_s, window.start / rate - EDGE_S, settings)
+            found.append(window)
+            free_s = (window.start + settings.num_samples) / rate
+    return found + plan_grid(packets, free_s, place.end_s, settings)
+
+
+def plan_short(packets: Packets, places: Sequence[Span], settings: Settings) -> list[Window]:
+    """One window that is not full, in the longest of `places`, with the frame at the middle of what there is."""
+    longest = max(places, key=lambda place: place.end_s - place.start_s, default=Span(0.0, 0.0))
+    start, valid = short_piece(longest, settings)
+    packet = packets.on_screen((start + valid / 2) / settings.sample_rate_hz)
+    return [] if packet is None or valid < 1 else [Window(start, packet, "grid", valid)]
+
+
+def short_piece(place: Span, settings: Settings) -> tuple[int, int]:
+    """First sample and number of samples of a piece that is shorter than a window."""
+    start, end = round(place.start_s * settings.sample_rate_hz), round(place.end_s * settings.sample_rate_hz)
+    return start, min(end - start, settings.num_samples)
+
+
+def plan_runs(packets: Packets, wanted: set[int], back: int = 0) -> list[Run]:
+    """What to decode for the `wanted` packets: from the keyframe before each up to it, overlapping runs as one.
+
+    `back`: from so many keyframes before that one, but from no other stretch.
+    """
     keys = np.flatnonzero(packets.keys)
     runs: list[Run] = []
     for packet in sorted(wanted):
-        before = keys[(keys <= packet) & (packets.times_s[keys] <= packets.times_s[packet])]
+        here = keys[(keys <= packet) & (packets.stretches[keys] == packets.stretches[packet])]
+        before = np.flatnonzero(packets.times_s[here] <= packets.times_s[packet])
         if not len(before):
             continue
-        if runs and before[-1] <= runs[-1].last:
+        first = int(here[max(0, before[-1] - back)])
+        if runs and first <= runs[-1].last:
             runs[-1].last = packet
         else:
-            runs.append(Run(int(before[-1]), packet))
+            runs.append(Run(first, packet))
         runs[-1].wanted.append(packet)
     return runs
 
@@ -164,10 +251,5 @@ def find_cuts(pictures: Iterable[tuple[float, np.ndarray]], threshold: float) ->
     return cuts
 
 
-def first_s(start_s: float) -> float:
-    """Where windows may begin: at 0 unless a stream really begins later."""
-    return start_s if start_s > EDGE_S else 0.0
-
-
 def _fits(start: int, end_s: float, settings: Settings) -> bool:
-    return (start + settings.num_samples) / settings.sample_rate_hz <= end_s + EDGE_S
+    return (start + settings.num_samples) / settings.sample_rate_hz <= end_s + EDGE_S + 1e-6

@@ -16,14 +16,14 @@ from PIL import Image
 
 from configs.load import UserError
 from ingest.clip import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits
-from ingest.decode_process import SoundPlacer
 from ingest.ffmpeg import ffmpeg_exe
 from ingest.sample import Clip, Item, Media, Reason, Refused
 from ingest.scenes import Scene, render_audio, render_image, sample_scene
 from ingest.scrape import ScrapeConfig, ScrapeStage, scrape_item
+from ingest.sound import SoundPlacer
 from ingest.sources import SourceConfig
 from ingest.synth import KINDS, SynthConfig, synth
-from ingest.windows import Packets, Settings, plan_keyframes, plan_runs
+from ingest.windows import Packets, Settings, Span, plan_keyframes, plan_runs
 from tests.media import film
 
 RATE_HZ = 16000
@@ -179,7 +179,8 @@ def test_same_media_same_bytes_and_a_cap_on_clips(world: Path, clipper: Clipper)
 
 def test_keyframe_windows_do_not_overlap_and_runs_start_at_keyframes() -> None:
     times_s = np.arange(0, 20, 0.25)
-    packets = Packets(times_s, np.arange(80) % 3 == 0, np.full(80, True), 20.0)
+    stamps = np.arange(80)
+    packets = Packets(times_s, stamps % 3 == 0, np.full(80, True), 20.0, np.zeros(80, int), stamps, {0: Span(0, 20)}, {0: 0.0})
     windows = plan_keyframes(packets, 0.0, 20.0, SETTINGS)
     starts = [window.start for window in windows]
     assert (
