@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,12 +74,13 @@ def test_a_step_minimises_the_mean_over_the_samples_wherever_the_holes_are(
 
 
 def clip_bytes(seed: int) -> dict[str, bytes]:
-    """A sound and a picture of noise."""
+    """A sound and a picture of noise, of a medium of its own."""
     rng = np.random.default_rng(seed)
     flac, jpg = io.BytesIO(), io.BytesIO()
     soundfile.write(flac, rng.uniform(-0.5, 0.5, 6400), 16000, format="FLAC")
     Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(jpg, "JPEG")
-    return {"flac": flac.getvalue(), "jpg": jpg.getvalue()}
+    facts = json.dumps({"source": "test", "media_id": str(seed)}).encode()
+    return {"flac": flac.getvalue(), "jpg": jpg.getvalue(), "json": facts}
 
 
 TOWER = contrastive.ImageTowerConfig(kind="resnet", widths=[8], depths=[1], stem=8, norm_groups=4, size_px=32)

@@ -158,10 +158,15 @@ def _show_units(summary: dict[str, Any]) -> None:
 def _show_scores(summary: dict[str, Any]) -> None:
     table = Table("attribute", "generated", "real (codec)", "chance", "shuffled", "gap closed", "closed when shuffled", box=None)
     for name, scores in summary["scores"].items():
-        shares = [scores[part] for part in ("generated", "real", "chance", "shuffled", "closed", "shuffled_closed")]
-        table.add_row(name, *(f"{share:.2f}" for share in shares))
+        intervals = summary["intervals"].get(name, {})
+        parts = ("generated", "real", "chance", "shuffled", "closed", "shuffled_closed")
+        table.add_row(name, *(_with_interval(scores[part], intervals.get(part)) for part in parts))
     console.print(table)
-    console.print(f"{summary['num_clips']} held-out clips")
+    console.print(f"{summary['num_clips']} held-out clips of {summary['num_media']} media; in brackets 95 % intervals")
+
+
+def _with_interval(share: float, interval: list[float] | None) -> str:
+    return f"{share:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else f"{share:.2f}"
 
 
 if __name__ == "__main__":

@@ -13,17 +13,19 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def choose(keys: Sequence[str] | np.ndarray, holes: np.ndarray, count: int) -> list[int]:
+def choose(keys: Sequence[str] | np.ndarray, holes: np.ndarray, count: int, at_least: int = 1) -> list[int]:
     """Numbers of `count` of the `keys`, sorted; `holes` bool [len(keys)] are among them, to weigh nothing.
 
-    Where all of these are holes, the next whole one by hash comes last. Empty where there is no whole one.
+    Where fewer than `at_least` of these are whole, the next whole ones by hash come last. Empty where none is whole.
     """
     if holes.all():
         return []
     ranked = heapq.nsmallest(count, range(len(keys)), key=lambda number: rank(str(keys[number])))
     chosen = sorted(ranked)
-    if all(holes[number] for number in chosen):
-        chosen.append(min(np.flatnonzero(~holes).tolist(), key=lambda number: rank(str(keys[number]))))
+    missing = at_least - int((~holes[chosen]).sum())
+    if missing > 0:
+        others = set(np.flatnonzero(~holes).tolist()) - set(chosen)
+        chosen += heapq.nsmallest(missing, others, key=lambda number: rank(str(keys[number])))
     return chosen
 
 

@@ -2,13 +2,11 @@
 
     evaluate(EvaluateConfig(model="runs/diffusion", data="out/clips", truth="out/world/truth", output="out/evaluation"))
 
-Shares of clips whose timbre, fundamental (50 cents) and onset rate (10 %) are right, for: `generated`; `real` clips through
-the codec (the ceiling); `chance`, those judged by the truth of another clip; `shuffled`, sounds generated from the picture of
-another clip. `closed` is the share of the gap from chance to ceiling that generated clips close, `shuffled_closed` likewise.
-Writes scores.json, and a few examples into wavs/ and images/.
+Shares of clips whose timbre, fundamental (50 cents) and onset rate (10 %) are right, for generated sounds, for real ones through
+the codec (the ceiling), by chance, and for pictures of other clips (training.score). Writes scores.json (with 95 % intervals), and
+a few examples into wavs/ and images/, instead of those of older scores there.
 """
 
-import io
 import json
 import logging
 import os
@@ -23,23 +21,27 @@ import soundfile
 import torch
 from PIL import Image
 
-from cluster.dataset import Dataset
+from cluster.dataset import Commit, Dataset
 from cluster.shards import verify_member
 from configs.load import UserError, operational
+from ingest.pixels import PictureError, open_picture
+from training.choice import choose, seed_of
 from training.export import make_folder, open_pipeline
 from training.generate import check_sampling, choose_guidance, stopped_by_bad_mels
-from training.judge import correct, judge
+from training.judge import judge
+from training.mel import MelConfig
 from training.pipeline import StillsoundPipeline
 from training.recipes.clips import decode_wav
+from training.score import score
 
 log = logging.getLogger(__name__)
-ATTRIBUTES = ("timbre", "f0", "rate")
+REMOVED = "removed"
 NUM_EXAMPLES = 12
 
 
 @dataclass
 class EvaluateConfig:
-    """`truth`: a folder of <media id>.json; `split`: which clips; `num_clips` at most, spread over the media;
+    """`truth`: a folder of <media id>.json; `split`: which clips; at most `num_clips`, chosen by their keys;
     `guidance` by default 2, or 1 for a model without a null embedding; `threads` 0: all cores."""
 
     model: str
@@ -63,17 +65,18 @@ class HeldOut:
     jpeg: bytes
     wav: np.ndarray
     truth: dict[str, Any]
+    picture: Image.Image
+    media_id: str
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Writes scores.json and examples; returns what scores.json holds. `UserError` before any work."""
-    check_sampling(config.guidance, config.steps)
-    if not Path(config.truth or ".").is_dir() or not config.truth:
-        raise UserError(f"truth={config.truth}: no such folder; give the truth folder of python -m ingest synth")
+    _check(config)
     folder = make_folder(config.output)
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     dataset = Dataset.open(config.data, "clips")
     pipeline = open_pipeline(config.model)
+    check_comparable(dataset, pipeline.mel)
     config = replace(config, guidance=choose_guidance(pipeline, config.guidance))
     clips = find_clips(dataset, config, pipeline.mel.num_samples)
     if len(clips) < 2:
@@ -82,47 +85,47 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         real = reconstruct(pipeline, clips, config.batch)
     with stopped_by_bad_mels(config.model, "a generated clip"):
         generated = synthesize(pipeline, clips, config)
-    rate_hz, truths = pipeline.sample_rate_hz, [clip.truth for clip in clips]
-    scores = score(
-        [judge(wav, rate_hz) for wav in generated], [judge(wav, rate_hz) for wav in real], truths, derangement(len(clips), config.seed)
-    )
-    result = {"scores": scores, "num_clips": len(clips), "guidance": config.guidance, "steps": config.steps, "seed": config.seed}
+    rate_hz, media = pipeline.sample_rate_hz, [clip.media_id for clip in clips]
+    heard, heard_real = ([judge(wav, rate_hz) for wav in wavs] for wavs in (generated, real))
+    scores, intervals = score(heard, heard_real, [clip.truth for clip in clips], media, config.seed)
+    result = {"scores": scores, "intervals": intervals, "num_clips": len(clips), "num_media": len(set(media))}
+    result |= {"guidance": config.guidance, "steps": config.steps, "seed": config.seed, "examples": []}
     _write(folder, result, clips, generated, real, rate_hz)
     return result
 
 
-def score(
-    generated: list[dict[str, Any]], real: list[dict[str, Any]], truths: list[dict[str, Any]], other: np.ndarray
-) -> dict[str, dict[str, float]]:
-    """Per attribute the four shares and the closed gaps; `other` is a derangement: clip i is judged as clip other[i]."""
-    deranged = [truths[place] for place in other]
-    pairs = {"generated": (generated, truths), "real": (real, truths), "chance": (real, deranged), "shuffled": (generated, deranged)}
-    right = {name: [correct(judged, truth) for judged, truth in zip(*pair, strict=True)] for name, pair in pairs.items()}
-    scores = {}
-    for attribute in ATTRIBUTES:
-        shares = {name: float(np.mean([one[attribute] for one in hits])) for name, hits in right.items()}
-        gap = shares["real"] - shares["chance"]
-        for name, part in (("closed", "generated"), ("shuffled_closed", "shuffled")):
-            shares[name] = (shares[part] - shares["chance"]) / gap if gap > 0 else 0.0
-        scores[attribute] = {name: round(share, 4) for name, share in shares.items()}
-    return scores
+def _check(config: EvaluateConfig) -> None:
+    """`UserError` for settings that cannot work."""
+    check_sampling(config.guidance, config.steps)
+    if config.num_clips < 2:
+        raise UserError(f"num_clips={config.num_clips}: give 2 or more")
+    if config.batch < 1:
+        raise UserError(f"batch={config.batch}: give 1 or more")
+    if config.seed < 0:
+        raise UserError(f"seed={config.seed}: give 0 or more")
+    if not config.truth or not Path(config.truth).is_dir():
+        raise UserError(f"truth={config.truth}: no such folder; give the truth folder of python -m ingest synth")
 
 
-def derangement(count: int, seed: int) -> np.ndarray:
-    """A random permutation [count] without fixed points: one cycle through all."""
-    order = np.random.default_rng(seed).permutation(count)
-    other = np.empty(count, dtype=int)
-    other[order] = np.roll(order, 1)
-    return other
+def check_comparable(dataset: Dataset, mel: MelConfig) -> None:
+    """`UserError` for clips of another sample rate or length than the model makes: their scores would say nothing of it."""
+    audio, clip = dataset.meta["config"]["audio"], dataset.meta["config"]["clip"]
+    rate_hz, duration_s = audio["sample_rate_hz"], clip["duration_s"]
+    if rate_hz != mel.sample_rate_hz:
+        asked = f"scrape clips with audio.sample_rate_hz={mel.sample_rate_hz}"
+        raise UserError(f"data={dataset.uri}: has audio.sample_rate_hz={rate_hz}, the model makes {mel.sample_rate_hz}; {asked}")
+    if replace(mel, duration_s=duration_s).num_samples != mel.num_samples:
+        asked = f"scrape clips with clip.duration_s={mel.duration_s:g}"
+        raise UserError(f"data={dataset.uri}: has clip.duration_s={duration_s:g}, the model makes {mel.duration_s:g} s; {asked}")
 
 
 def synthesize(pipeline: StillsoundPipeline, clips: list[HeldOut], config: EvaluateConfig) -> list[np.ndarray]:
-    """A sound [n] for every clip's picture."""
-    generator = torch.Generator().manual_seed(config.seed)
+    """A sound [n] for every clip's picture, from noise of its own: `batch` and the other clips change nothing."""
     wavs: list[np.ndarray] = []
     for start in range(0, len(clips), config.batch):
-        pictures = [Image.open(io.BytesIO(clip.jpeg)) for clip in clips[start : start + config.batch]]
-        wavs += list(pipeline(pictures, generator=generator, guidance=config.guidance, steps=config.steps))
+        batch = clips[start : start + config.batch]
+        noise = [torch.Generator().manual_seed(seed_of(config.seed, clip.key)) for clip in batch]
+        wavs += list(pipeline([clip.picture for clip in batch], generator=noise, guidance=config.guidance, steps=config.steps))
     return wavs
 
 
@@ -135,33 +138,50 @@ def reconstruct(pipeline: StillsoundPipeline, clips: list[HeldOut], batch: int) 
 
 
 def find_clips(dataset: Dataset, config: EvaluateConfig, num_samples: int) -> list[HeldOut]:
-    """Up to `num_clips` kept clips of the split that have a truth, taken evenly from the sorted list."""
+    """Up to `num_clips` kept clips of the split that have a truth, in the order of their keys.
+
+    Which ones depends on keys alone (training.choice): what was removed keeps its place. Damaged ones are named and left out.
+    """
     buried = dataset.tombstones()
-    rows = [row for row in dataset.iter_rows() if row["status"] == "kept" and row["split"] == config.split and row["key"] not in buried]
-    known = [(row, truth) for row in sorted(rows, key=lambda row: row["key"]) if (truth := find_truth(Path(config.truth), row))]
-    if len(known) < len(rows):
-        log.warning("%d of %d held-out clips have no truth and are left out", len(rows) - len(known), len(rows))
-    places: Any = np.unique(np.linspace(0, len(known) - 1, min(config.num_clips, len(known))).round().astype(int)) if known else []
-    chosen = [known[place] for place in places]
+    rows = {row["key"]: row for row in dataset.iter_rows() if row["status"] in ("kept", REMOVED) and row["split"] == config.split}
+    gone = {key for key, row in rows.items() if row["status"] == REMOVED or key in buried}
+    truths = {key: truth for key, row in rows.items() if key not in gone and (truth := find_truth(Path(config.truth), row))}
+    if len(truths) < len(rows) - len(gone):
+        log.warning("%d of %d held-out clips have no truth and are left out", len(rows) - len(gone) - len(truths), len(rows) - len(gone))
+    keys = sorted(truths.keys() | gone)
+    chosen = choose(keys, np.array([key in gone for key in keys], bool), config.num_clips, at_least=2)
     commits = dataset.commits()
-    clips = []
-    for row, truth in chosen:
-        tar = commits[row["unit"]].tar
-        assert tar is not None, "a kept row has a tar"
+    found = [_read_clip(dataset, commits, rows[keys[place]], truths, num_samples) for place in sorted(chosen) if keys[place] in truths]
+    return [clip for clip in found if clip]
+
+
+def _read_clip(
+    dataset: Dataset, commits: dict[str, Commit], row: dict[str, Any], truths: dict[str, dict[str, Any]], num_samples: int
+) -> HeldOut | None:
+    """None where its bytes are damaged, which is logged."""
+    key, tar = row["key"], commits[row["unit"]].tar
+    assert tar is not None, "a kept row has a tar"
+    try:
         members = {member["ext"]: _read(dataset, tar.name, member) for member in row["members"] if member["ext"] in ("flac", "jpg")}
-        wav = decode_wav(members["flac"])[:num_samples]
-        clips.append(HeldOut(row["key"], members["jpg"], np.pad(wav, (0, num_samples - len(wav))), truth))
-    return clips
+        wav, picture = decode_wav(members["flac"])[:num_samples], open_picture(members["jpg"])
+    except (OSError, KeyError, PictureError, soundfile.LibsndfileError) as error:
+        log.warning("%s of %s is left out: %s; run python -m ingest verify %s", key, dataset.uri, error, dataset.uri)
+        return None
+    return HeldOut(key, members["jpg"], np.pad(wav, (0, num_samples - len(wav))), truths[key], picture, row["media_id"])
 
 
 def find_truth(folder: Path, row: dict[str, Any]) -> dict[str, Any] | None:
-    """The attributes of the scene that plays at the clip's middle, or None."""
+    """The attributes of the scene that plays at the clip's middle, or None. `UserError` for a file of another form."""
     middle_s = row["start_s"] + row["duration_s"] / 2
     for name in _truth_names(row):
         path = folder / f"{name}.json"
-        if path.is_file():
+        if not path.is_file():
+            continue
+        try:
             scenes = json.loads(path.read_text())
             return next((s["attributes"] for s in scenes if s["start_s"] <= middle_s < s["start_s"] + s["duration_s"]), None)
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"truth={path}: is no truth file of python -m ingest synth ({type(error).__name__}: {error})") from None
     return None
 
 
@@ -176,13 +196,15 @@ def _truth_names(row: dict[str, Any]) -> Iterator[str]:
 def _read(dataset: Dataset, tar: str, member: dict[str, Any]) -> bytes:
     data = dataset.store.read_range(tar, member["offset"], member["offset"] + member["size"])
     if not verify_member(data, member["crc32"]):
-        raise OSError(f"{dataset.uri}/{tar}: a {member['ext']} is damaged; run python -m ingest verify {dataset.uri}")
+        raise OSError(f"its {member['ext']} in {tar} is damaged")
     return data
 
 
 def _write(
     folder: Path, result: dict[str, Any], clips: list[HeldOut], generated: list[np.ndarray], real: list[np.ndarray], rate_hz: int
 ) -> None:
+    """The examples, instead of those of older scores, and scores.json last."""
+    clear_examples(folder)
     for name in ("wavs", "images"):
         (folder / name).mkdir(exist_ok=True)
     for place in range(0, len(clips), max(1, len(clips) // NUM_EXAMPLES)):
@@ -190,4 +212,25 @@ def _write(
         (folder / "images" / f"{clip.key}.jpg").write_bytes(clip.jpeg)
         for name, wav in (("generated", generated[place]), ("real", real[place])):
             soundfile.write(folder / "wavs" / f"{clip.key}.{name}.wav", wav, rate_hz, subtype="PCM_16")
-    (folder / "scores.json").write_text(json.dumps(result, indent=1))
+        result["examples"].append(clip.key)
+    beside = folder / ".scores.json.partial"
+    beside.write_text(json.dumps(result, indent=1))
+    beside.replace(folder / "scores.json")
+
+
+def clear_examples(folder: Path) -> None:
+    """Removes scores.json and the examples that belong to it, and no file that evaluate did not write.
+
+    Older scores do not name their examples, and a run that was stopped left none: there, examples are pairs of wavs by name.
+    """
+    scores, ends = folder / "scores.json", (".generated.wav", ".real.wav")
+    try:
+        keys = list(json.loads(scores.read_text())["examples"])
+    except (OSError, ValueError, TypeError, KeyError):
+        stems = [{path.name.removesuffix(end) for path in folder.glob(f"wavs/*{end}")} for end in ends]
+        keys = sorted(stems[0] & stems[1])
+    scores.unlink(missing_ok=True)
+    for key in keys:
+        for name in (f"images/{key}.jpg", *(f"wavs/{key}{end}" for end in ends)):
+            if "/" not in key:
+                (folder / name).unlink(missing_ok=True)

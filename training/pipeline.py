@@ -3,8 +3,8 @@
     pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)      # stock diffusers, an exported folder
     wav = pipe(images, seed=0, guidance=2.0, steps=25)                            # float32 [b, n] at pipe.sample_rate_hz
 
-`training.export` ships this text, with ingest.pixels, training.mel and training.codec before it, as pipeline.py beside model_index.json: so
-it imports nothing else of ours. It trains nothing and reads no datasets.
+`training.export` ships this text, with ingest.pixels, training.mel and training.codec before it, as pipeline.py beside
+model_index.json: so it imports nothing else of ours. It trains nothing and reads no datasets.
 """
 
 import inspect
@@ -41,27 +41,34 @@ class StillsoundPipeline(DiffusionPipeline):
     def __call__(
         self,
         images: Image.Image | Sequence[Image.Image],
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         seed: int = 0,
         guidance: float | None = None,
         steps: int = 25,
     ) -> np.ndarray:
-        """Waveforms float32 [b, n] in -1..1, one per picture; `generator` (CPU) goes before `seed`.
+        """Waveforms float32 [b, n] in -1..1, one per picture; `generator` (CPU; or one for each picture) goes before `seed`.
 
         Classifier-free guidance (Ho and Salimans 2022, eq. 6) with the learnt null embedding. guidance 1 = none; None: 2, or 1
         where no null embedding was trained, which any other value needs (`ValueError`). `BadMelError` where no sound comes out.
         """
         guidance = self.guidance_for(guidance)
         condition = self.embed(images)
-        generator = generator or torch.Generator().manual_seed(seed)
-        shape = (len(condition), *self.config.conditioning["latent_shape"])
-        latent = torch.randn(shape, generator=generator).to(condition)
+        latent = self._noise(len(condition), generator or torch.Generator().manual_seed(seed)).to(condition)
         self._set_times(steps, latent.device)
         for timestep in self.progress_bar(self.scheduler.timesteps):
             flow = self._flow(latent, timestep, condition, guidance)
             latent = self.scheduler.step(flow, timestep, latent).prev_sample
         mean, std = (self._moment(f"latent_{name}")[:, None, None].to(latent) for name in ("mean", "std"))
         return self._waves(latent * std + mean)
+
+    def _noise(self, count: int, generator: torch.Generator | Sequence[torch.Generator]) -> Tensor:
+        """[count, c, t, f]; a generator for each picture makes its noise independent of the others."""
+        shape = tuple(self.config.conditioning["latent_shape"])
+        if isinstance(generator, torch.Generator):
+            return torch.randn((count, *shape), generator=generator)
+        if len(generator) != count:
+            raise ValueError(f"{len(generator)} generators for {count} pictures: give one, or one for each")
+        return torch.stack([torch.randn(shape, generator=one) for one in generator])
 
     @property
     def has_null(self) -> bool:

@@ -1,0 +1,89 @@
+"""Shares of sounds whose attributes are right, against what chance and the codec give, with intervals.
+
+    scores, intervals = score(generated, real, truths, media, seed=0)      # lists of what training.judge heard, and the truths
+
+`generated` and `real` are judged by their own truth; `chance` is real sounds, `shuffled` generated ones, judged by the truth of
+another clip: the mean over NUM_DERANGEMENTS ways to exchange the truths. `closed` is the share of the gap from chance to real
+that generated sounds close, `shuffled_closed` likewise. It synthesizes nothing and reads no files.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from training.judge import correct
+
+ATTRIBUTES = ("timbre", "f0", "rate")
+SHARES = ("generated", "real", "chance", "shuffled")
+NUM_DERANGEMENTS = 5
+NUM_RESAMPLED, INTERVAL = 1000, (2.5, 97.5)  # of the bootstrap; percentiles
+Scores = dict[str, dict[str, float]]
+Intervals = dict[str, dict[str, list[float]]]
+
+
+def score(
+    generated: list[dict[str, Any]], real: list[dict[str, Any]], truths: list[dict[str, Any]], media: Sequence[str], seed: int
+) -> tuple[Scores, Intervals]:
+    """Per attribute the four shares and the closed gaps, and the 95 % interval of each.
+
+    Intervals are a bootstrap over media, whose clips resemble each other; there is none for a single medium.
+    """
+    hits = _hits(generated, real, truths, media, seed)
+    names, numbers = np.unique(np.asarray(media), return_inverse=True)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), NUM_RESAMPLED)  # [times, media]
+    scores: Scores = {}
+    intervals: Intervals = {}
+    for attribute, values in hits.items():
+        found = _with_gaps(values.mean(0)[None])
+        scores[attribute] = {name: round(float(share[0]), 4) for name, share in found.items()}
+        if len(names) < 2:
+            continue
+        sums = np.stack([np.bincount(numbers, values[:, column], len(names)) for column in range(len(SHARES))], 1)
+        resampled = _with_gaps((drawn @ sums) / (drawn @ np.bincount(numbers))[:, None])
+        intervals[attribute] = {name: np.percentile(shares, INTERVAL).round(4).tolist() for name, shares in resampled.items()}
+    return scores, intervals
+
+
+def derangement(media: Sequence[str], seed: int, number: int = 0) -> np.ndarray:
+    """A random permutation [num_clips] without fixed points; no clip meets one of its own medium, unless most are of one."""
+    rng = np.random.default_rng([seed, number])
+    names, numbers, counts = np.unique(np.asarray(media), return_inverse=True, return_counts=True)
+    order = np.lexsort((rng.random(len(media)), rng.permutation(len(names))[numbers]))  # media in a row, shuffled within
+    far = int(counts.max())
+    step = int(rng.integers(far, len(media) - far + 1)) if 2 * far <= len(media) else len(media) // 2
+    other = np.empty(len(media), dtype=int)
+    other[order] = np.roll(order, step)
+    return other
+
+
+def _hits(
+    generated: list[dict[str, Any]], real: list[dict[str, Any]], truths: list[dict[str, Any]], media: Sequence[str], seed: int
+) -> dict[str, np.ndarray]:
+    """Per attribute, each clip's part in the four `SHARES`, float [num_clips, 4] in 0..1."""
+    others = [derangement(media, seed, number) for number in range(NUM_DERANGEMENTS)]
+
+    def right(heard: list[dict[str, Any]], places: np.ndarray) -> list[dict[str, bool]]:
+        return [correct(one, truths[place]) for one, place in zip(heard, places, strict=True)]
+
+    own = np.arange(len(truths))
+    found = {
+        "generated": [right(generated, own)],
+        "real": [right(real, own)],
+        "chance": [right(real, other) for other in others],
+        "shuffled": [right(generated, other) for other in others],
+    }
+    return {
+        attribute: np.stack([np.mean([[hit[attribute] for hit in hits] for hits in found[name]], axis=0) for name in SHARES], 1)
+        for attribute in ATTRIBUTES
+    }
+
+
+def _with_gaps(shares: np.ndarray) -> dict[str, np.ndarray]:
+    """Shares [times, 4] by name, with `closed` and `shuffled_closed`, which are 0 where there is no gap."""
+    named = {name: shares[:, column] for column, name in enumerate(SHARES)}
+    gap = named["real"] - named["chance"]
+    for name, part in (("closed", "generated"), ("shuffled_closed", "shuffled")):
+        named[name] = np.divide(named[part] - named["chance"], gap, out=np.zeros_like(gap), where=gap > 0)
+    return named
