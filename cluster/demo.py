@@ -21,6 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
+from cluster.jsonl import read_lines
 from cluster.storage import open_store
 
 console = Console(highlight=False)
@@ -115,25 +116,25 @@ def train_and_kill(train: tuple[str, ...], output: Path) -> int:
 
     A run that was finished before is left alone: the step is then read from its events.
     """
-    before = len(_lines(output / "events.jsonl"))
+    before = len(read_lines(output / "events.jsonl"))
     trainer = subprocess.Popen(command(*train))
     _wait_for(lambda: trainer.poll() is not None or _well_past_a_checkpoint(output), WAIT_FOR_KILL_S)
     if trainer.poll() is None:
-        start = [event for event in _lines(output / "events.jsonl")[before:] if event["event"] == "started"][-1]
-        step, pid = _lines(output / "metrics.jsonl")[-1]["step"], start["pids"][-1]
+        start = [event for event in read_lines(output / "events.jsonl")[before:] if event["event"] == "started"][-1]
+        step, pid = read_lines(output / "metrics.jsonl")[-1]["step"], start["pids"][-1]
         console.print(f"[bold red]SIGKILL[/bold red] to training worker {pid} at step {step}")
         with open(output / "events.jsonl", "a") as events:
             events.write(json.dumps({"event": "killed", "step": step, "pid": pid, "time": time.time()}) + "\n")
         os.kill(pid, signal.SIGKILL)
     if trainer.wait():
         raise SystemExit(trainer.returncode)
-    return next((event["step"] for event in _lines(output / "events.jsonl") if event["event"] == "killed"), 0)
+    return next((event["step"] for event in read_lines(output / "events.jsonl") if event["event"] == "killed"), 0)
 
 
 def _well_past_a_checkpoint(output: Path) -> bool:
     """A committed checkpoint, and at least a few steps more that will have to be redone."""
     steps = [int(marker.parent.name.removeprefix("step-")) for marker in output.glob("checkpoints/step-*/COMMITTED.json")]
-    lines = _lines(output / "metrics.jsonl")
+    lines = read_lines(output / "metrics.jsonl")
     return bool(steps and lines and lines[-1]["step"] >= max(steps) + 10)
 
 
@@ -143,7 +144,7 @@ def summarise(root: Path, killed_at: int, seconds: dict[str, float]) -> dict[str
     for path in (root / "clips/commits").glob("*.json"):
         for name, count in json.loads(path.read_text())["counts"].items():
             counts[name] = counts.get(name, 0) + count
-    metrics, events = _lines(root / "runs/diffusion/metrics.jsonl"), _lines(root / "runs/diffusion/events.jsonl")
+    metrics, events = read_lines(root / "runs/diffusion/metrics.jsonl"), read_lines(root / "runs/diffusion/events.jsonl")
     resumed = [event["step"] for event in events if event["event"] == "resumed"]
     losses = [line["loss"] for line in metrics]
     part = max(1, len(losses) // 20)
@@ -162,13 +163,6 @@ def summarise(root: Path, killed_at: int, seconds: dict[str, float]) -> dict[str
         "wavs": sorted(str(path) for path in (root / "wavs").glob("*.wav")),
         "report": str(root / "report.html"),
     }
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSON-lines file; a line still being written is left out."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 def _port_of(root: Path) -> int:

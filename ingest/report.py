@@ -27,6 +27,7 @@ import yaml
 from PIL import Image
 
 from cluster.dataset import Dataset
+from cluster.jsonl import read_lines
 from cluster.shards import verify_member
 from configs.load import UserError
 from ingest.card import plain, write_card
@@ -250,14 +251,14 @@ def spectrogram_png(audio: np.ndarray, height_px: int = 96) -> bytes:
 
 def _run(folder: Path) -> dict[str, Any]:
     """Loss per step as an SVG polyline, with the events (kill, resume) at their steps."""
-    metrics = [line for line in _read_lines(folder / "metrics.jsonl") if line["loss"] is not None]
+    metrics = [line for line in read_lines(folder / "metrics.jsonl") if line["loss"] is not None]
     if not metrics:
         raise UserError(f"run={folder}: no metrics.jsonl with a step in it; is this a run folder?")
     losses = np.array([line["loss"] for line in metrics])
     steps = np.array([line["step"] for line in metrics])
     smooth = np.convolve(np.pad(losses, (12, 12), mode="edge"), np.ones(25) / 25, mode="valid")
     top, last = float(np.quantile(losses, 0.995)), int(steps[-1])
-    marks = [event for event in _read_lines(folder / "events.jsonl") if event.get("event") in ("killed", "resumed")]
+    marks = [event for event in read_lines(folder / "events.jsonl") if event.get("event") in ("killed", "resumed")]
     return {
         "steps": last,
         "first": float(losses[:25].mean()),
@@ -272,10 +273,6 @@ def _run(folder: Path) -> dict[str, Any]:
 def _polyline(x: np.ndarray, y: np.ndarray) -> str:
     stride = max(1, len(x) // 1500)
     return " ".join(f"{800 * a:.1f},{200 - 190 * min(b, 1.05):.1f}" for a, b in zip(x[::stride], y[::stride], strict=True))
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _scores(folder: Path) -> dict[str, Any]:

@@ -21,12 +21,12 @@ from typing import Any
 import psutil
 
 from cluster.dataset import Dataset
+from cluster.jsonl import read_lines
 from ingest.synth import SynthConfig, synth
 from ingest.verify import verify
 from tests.conftest import ROOT
 from tests.latents import make_latents
 from tests.test_train import WORDS
-from training.journal import read_lines
 
 LEGS = ((1, 1), (2, 2), (4, 1), (3, 2), (1, 1))  # workers, ZeRO stage
 LEG_STEPS = 40

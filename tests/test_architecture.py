@@ -19,6 +19,7 @@ BRIDGES = {
     "cluster.storage",
     "cluster.dataset",
     "cluster.shards",
+    "cluster.jsonl",
     "cluster.scratch",
     "cluster.units",
     "cluster.record",

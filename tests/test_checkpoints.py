@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies
 
+from cluster.jsonl import read_lines
 from cluster.storage import FolderStore, open_store
 from tests.latents import make_latents
 from training.checkpoints import Saver, commit, committed_steps, folder_of, read_marker, retain
 from training.inspect import inspect
-from training.journal import read_lines
 from training.parts import Parts, snapshot
 from training.recipes import diffusion
 from training.settings import TrainConfig

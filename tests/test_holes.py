@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from cluster.dataset import Dataset
+from cluster.jsonl import read_lines
 from tests.latents import make_latents
 from training.catalogue import Catalogue
 from training.choice import choose, seed_of
-from training.journal import read_lines
 from training.mel import MelConfig
 from training.randomness import SampleKey
 from training.recipes import autoencoder, contrastive, diffusion

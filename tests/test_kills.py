@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from cluster.jsonl import read_lines
 from tests.latents import make_latents
 from tests.test_train import losses, run_command
-from training.journal import read_lines
 
 NUM_KILLS = int(os.environ.get("STILLSOUND_KILLS", "0"))
 VICTIMS = ("all workers", "driver", "a worker")

@@ -14,13 +14,13 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from cluster.dataset import Dataset
+from cluster.jsonl import read_lines
 from cluster.shards import Row
 from configs.load import UserError
 from ingest.remove import Found, seen_by
 from tests.latents import make_latents
 from tests.test_train import losses, settings
 from training.catalogue import Catalogue
-from training.journal import read_lines
 from training.loader import Loader
 from training.mixture import PERIOD, Mixture, shared_out
 from training.npy import read_npy, to_npy

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cluster.jsonl import last_line, read_lines
 from cluster.storage import Store, open_store
 from configs.load import UserError
 from tests.conftest import ROOT, SLOW
@@ -24,7 +25,7 @@ from training.checkpoints import commit
 from training.ema import Ema
 from training.engine import start_engine
 from training.fragments import Fragment
-from training.journal import Journal, last_line, read_lines
+from training.journal import Journal
 from training.loop import check_shared
 from training.models import find_model
 from training.randomness import SampleKey

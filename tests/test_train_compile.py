@@ -19,11 +19,11 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
+from cluster.jsonl import read_lines
 from configs.load import UserError, load_config
 from tests.conftest import ROOT, SLOW
 from tests.latents import make_latents
 from tests.test_train import settings
-from training.journal import read_lines
 from training.recipes import diffusion
 from training.settings import TrainConfig
 from training.train import train

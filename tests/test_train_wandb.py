@@ -11,10 +11,10 @@ import pytest
 import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
+from cluster.jsonl import read_lines
 from configs.load import UserError
 from tests.latents import make_latents
 from tests.test_train import losses, settings
-from training.journal import read_lines
 from training.recipes import diffusion
 from training.train import train
 

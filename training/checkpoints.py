@@ -2,6 +2,7 @@
 
     <run>/checkpoints/step-00000200/<attempt>/rank-0000/…      what each rank wrote, part.json last: its files and what is in them
     <run>/checkpoints/step-00000200/COMMITTED.json             step, position, world size, files with size and sha256, and its own
+    <run>/SAVED.json                                           the newest step that was committed
 
 `Saver` uploads and commits in a thread, while the training goes on; ranks meet at the store alone. A checkpoint whose bytes
 are not those of its marker is put into quarantine (its marker is renamed, with the reason) and the one before is taken.
@@ -28,6 +29,7 @@ from cluster.storage import Store, file_sha256
 log = logging.getLogger(__name__)
 MARKER = "COMMITTED.json"
 QUARANTINED = "QUARANTINED.json"
+SAVED = "SAVED.json"
 PART = "part.json"
 PARTS_WAIT_S = 1800.0
 SAVER_NICENESS = 19
@@ -86,6 +88,7 @@ class Saver:
             files = await_parts(self.store, step, attempt, self.world)
             before_commit()
             commit(self.store, step, facts, files)
+            self.store.replace(SAVED, json.dumps({"step": step}).encode())
             retain(self.store, self.keep)
 
 
@@ -130,6 +133,14 @@ def committed_steps(store: Store) -> list[int]:
     """Steps that have a marker, oldest first."""
     names = (re.fullmatch(rf"checkpoints/step-(\d+)/{MARKER}", name) for name in store.list("checkpoints"))
     return sorted(int(found[1]) for found in names if found)
+
+
+def saved_step(store: Store) -> int:
+    """The newest step that was ever committed, by a record beside the checkpoints, so that their loss is noticed; 0 for none."""
+    try:
+        return int(json.loads(store.read(SAVED))["step"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def read_marker(store: Store, step: int) -> Checkpoint:

@@ -4,7 +4,8 @@
         metrics.cut(after_step=200)                 # on resume: what will be done again is forgotten
         metrics.append({"step": 201, "loss": 0.5})
 
-In a folder lines are appended as they come; for object storage they are kept locally and uploaded by `sync`.
+In a folder lines are appended as they come; for object storage they are kept locally and uploaded by `sync`. A line that a
+crash cut off is dropped when the journal is opened again: it would spoil the next one (cluster.jsonl reads the lines).
 """
 
 import json
@@ -12,9 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from cluster.jsonl import read_lines
 from cluster.storage import Store
-
-TAIL_BYTES = 4096
 
 
 class Journal:
@@ -29,7 +29,7 @@ class Journal:
             store.get_file(name, self.path)
 
     def __enter__(self) -> "Journal":
-        self._rewrite(read_lines(self.path))  # a line that a crash cut off would spoil the next one
+        self._rewrite(read_lines(self.path))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -44,7 +44,7 @@ class Journal:
     def cut(self, after_step: int) -> None:
         """Keeps the whole lines of steps up to `after_step`."""
         before = self.file
-        self._rewrite([line for line in read_lines(self.path) if line["step"] <= after_step])
+        self._rewrite([line for line in read_lines(self.path) if line.get("step", 0) <= after_step])
         before.close()
 
     def _rewrite(self, lines: list[dict[str, Any]]) -> None:
@@ -59,20 +59,3 @@ class Journal:
         self.file.flush()
         if self.remote:
             self.store.replace(self.name, self.path.read_bytes())
-
-
-def last_line(path: Path) -> dict[str, Any] | None:
-    """The newest whole line, or None; reads only the end of the file, however long the run is."""
-    if not path.exists():
-        return None
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        lines = file.read().split(b"\n")[:-1]
-    return json.loads(lines[-1]) if lines else None
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSON-lines file; a line cut off by a crash is left out."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]

@@ -14,6 +14,7 @@ import os
 import resource
 import socket
 import time
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,9 @@ from training.checkpoints import Checkpoint, DamagedError, Saver, committed_step
 from training.ema import Ema
 from training.engine import count_flops, prepare_process, start_engine
 from training.fragments import KINDS, Fragment, held, mine, publish, shapes_of
+from training.history import EVENTS, FINISHED, RESTART, NothingUsableError, work_behind
 from training.interrupt import ASKED, watch_store
+from training.journal import Journal
 from training.loader import Loader
 from training.mixture import Mixture
 from training.order import Order
@@ -109,7 +112,13 @@ def work(plan: Plan) -> None:
         run = _set_up(plan, stack)
         validation = Validation.of(dataset, pinned, config, plan.facts, run.rank, run.world)
         preview = Preview.of(dataset, pinned, config, plan.facts)
-        place, rollbacks, flops, pids = resume(run), 0, 0.0, gather(os.getpid(), run.world)
+        try:
+            place = resume(run)
+        except NothingUsableError as error:
+            record_failure(run, str(error))
+            return
+        rollbacks: Counter[int] = Counter()
+        flops, pids = 0.0, gather(os.getpid(), run.world)
         book = stack.enter_context(Book(run.store, config, place.step)) if run.rank == 0 else None
         if book:
             book.event("resumed" if place.step else "started", place.step, pids=pids)
@@ -142,7 +151,6 @@ def work(plan: Plan) -> None:
                     if step == config.steps or asked:
                         break
             if failed:
-                rollbacks += 1
                 place = roll_back(run, place, book, failed, rollbacks)
                 if place.step == 0:
                     return
@@ -245,8 +253,13 @@ def save(run: Run, place: Place, book: Book | None) -> None:
 
 
 def resume(run: Run) -> Place:
-    """Back to the newest checkpoint that is valid for all ranks; damaged ones are put into quarantine by rank 0."""
-    (steps,) = [found for found in gather(committed_steps(run.store) if run.rank == 0 else None, run.world) if found is not None]
+    """Back to the newest checkpoint that is valid for all ranks; damaged newer ones are then put into quarantine by rank 0.
+
+    `NothingUsableError` on all ranks where the run has steps behind it and none is valid: nothing is changed then.
+    """
+    found = gather((committed_steps(run.store), work_behind(run.store)) if run.rank == 0 else None, run.world)
+    steps, behind = next(one for one in found if one is not None)
+    damaged: dict[int, str] = {}
     for step in reversed(steps):
         with scratch_folder("resume") as folder:
             checkpoint, problem = None, ""
@@ -258,10 +271,19 @@ def resume(run: Run) -> Place:
             problems = [text for text in gather(problem, run.world) if text]
             if checkpoint and not problems:
                 fill()
+                _quarantine_all(run, damaged)
                 return Place(step, checkpoint.facts["skipped"])
-            if run.rank == 0:
-                quarantine(run.store, step, problems[0])
+            damaged[step] = problems[0]
+    if behind and not run.config.restart:
+        said = "; ".join(f"the checkpoint of step {step} is damaged: {problem}" for step, problem in damaged.items())
+        raise NothingUsableError(f"output={run.config.output}: {behind}, but {said or 'its checkpoints are missing'}; {RESTART}")
+    _quarantine_all(run, damaged)
     return Place()
+
+
+def _quarantine_all(run: Run, damaged: dict[int, str]) -> None:
+    for step, problem in damaged.items() if run.rank == 0 else ():
+        quarantine(run.store, step, problem)
 
 
 def _fetch(run: Run, checkpoint: Checkpoint, folder: Path) -> Any:
@@ -284,22 +306,35 @@ def _fetch(run: Run, checkpoint: Checkpoint, folder: Path) -> Any:
     return fill
 
 
-def roll_back(run: Run, place: Place, book: Book | None, why: str, rollbacks: int) -> Place:
-    """To the newest checkpoint, past the samples since; step 0, and the reason in the journal, where that is of no use."""
+def roll_back(run: Run, place: Place, book: Book | None, why: str, rollbacks: "Counter[int]") -> Place:
+    """To the newest checkpoint, past the samples since; step 0, and the reason in the journal, where that is of no use.
+
+    `rollbacks` counts by checkpoint: bad batches far apart do not add up, the run made progress between them.
+    """
     run.saver.join()
     dist.barrier()
-    back = resume(run) if rollbacks <= MAX_ROLLBACKS else Place()
-    if back.step == 0:
-        again = f" after {MAX_ROLLBACKS} rollbacks" if rollbacks > MAX_ROLLBACKS else " before the first checkpoint"
-        fix = f"start anew in another output, with a lower lr than {run.config.lr} or precision=fp32"
+    try:
+        back, fix = resume(run), f"start anew in another output, with a lower lr than {run.config.lr} or precision=fp32"
+    except NothingUsableError as error:
+        back, fix = Place(), str(error)
+    rollbacks[back.step] += 1
+    if back.step == 0 or rollbacks[back.step] > MAX_ROLLBACKS:
+        again = f" after {MAX_ROLLBACKS} rollbacks to step {back.step}" if back.step else " before the first checkpoint"
         if book:
             book.event("failed", place.step, reason=f"{why}{again}: {fix}")
-        return back
+        return Place()
     back = Place(back.step, place.step + place.skipped + 1 - back.step)
     if book:
         book.cut(back.step)
         book.event("rolled_back", back.step, reason=why, skipped_samples=back.skipped * run.config.global_batch)
     return back
+
+
+def record_failure(run: Run, reason: str) -> None:
+    """Rank 0: why no step was made, for the driver; no line of what was done before is touched."""
+    if run.rank == 0:
+        with Journal(run.store, EVENTS) as journal:
+            journal.append({"event": "failed", "step": 0, "reason": reason, "time": time.time()})
 
 
 def _stop(run: Run, place: Place, book: Book | None) -> None:
@@ -321,10 +356,13 @@ def finish(run: Run, step: int, cpu_s: float) -> None:
         model.mkdir()
         state = Parts(store, read_marker(store, step), folder).average()
         config.module.save(state, config.section, run.plan.facts, model)
-        store.delete("FINISHED.json")  # of a shorter run: its model is replaced file by file
-        for path in sorted(path for path in model.rglob("*") if path.is_file()):
-            store.replace(f"model/{path.relative_to(model)}", path.read_bytes())
-    store.replace("FINISHED.json", json.dumps({"step": step, "cpu_s": round(cpu_s, 1), "time": time.time()}).encode())
+        store.delete(FINISHED)  # of a shorter run: its model is replaced file by file
+        files = {f"model/{path.relative_to(model)}": path for path in sorted(model.rglob("*")) if path.is_file()}
+        for name, path in files.items():
+            store.replace(name, path.read_bytes())
+        sizes = {name: path.stat().st_size for name, path in files.items()}
+    ended = {"step": step, "cpu_s": round(cpu_s, 1), "time": time.time(), "files": sizes}
+    store.replace(FINISHED, json.dumps(ended).encode())
 
 
 def gather(value: Any, world: int) -> list[Any]:

@@ -38,11 +38,13 @@ class TrainConfig:
     is measured, and `preview_every` steps `preview_items` of them are drawn as pictures and sounds. `workers`, `zero_stage`,
     `offload` (optimiser on the host, ZeRO 1 to 3), `activation_checkpointing` and `compile` may change from one start to the
     next. `wandb`: a project of Weights & Biases, beside the TensorBoard. `max_failures`: how often the run starts again by
-    itself after a worker or node died.
+    itself after a worker or node died. `restart` starts at step 0 where a run has steps behind it but no usable checkpoint;
+    it changes nothing for a run that can go on.
     """
 
     data: str = operational()
     output: str = operational()
+    restart: bool = operational(False)
     more_data: list[str] = operational([])
     recipe: str = "diffusion"
     workers: int = operational(1)

@@ -1,0 +1,52 @@
+"""The one reader of JSON-lines files: metrics, validation and events of a run, whoever reads them.
+
+    read_lines(path)            # every whole line of a file, [] where there is none
+    parse_lines(data)           # the same of bytes, from any store
+    last_line(path)             # the newest whole line; reads only the end
+
+A crash or a full disk cuts the last line off, and a power failure may leave zeros in its place: such a line is left out.
+A damaged line before others is left out with a warning. Lines end with a line feed alone, never with U+2028.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+TAIL_BYTES = 4096
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of the file at `path`, oldest first."""
+    return parse_lines(path.read_bytes(), str(path)) if path.exists() else []
+
+
+def parse_lines(data: bytes, name: str = "") -> list[dict[str, Any]]:
+    """The JSON objects of `data`, one a line; `name` stands in the warning about a damaged line."""
+    pieces = [piece for piece in data.split(b"\n") if piece.strip()]
+    found = [_parse(piece) for piece in pieces]
+    damaged = sum(line is None for line in found[:-1])
+    if damaged:
+        log.warning("%s: %d damaged lines are left out", name or "JSON lines", damaged)
+    return [line for line in found if line is not None]
+
+
+def last_line(path: Path) -> dict[str, Any] | None:
+    """The newest whole line of the file at `path`, or None; reads its end only, however long the file is."""
+    if not path.exists():
+        return None
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        pieces = file.read().split(b"\n")
+    found = (_parse(piece) for piece in reversed(pieces) if piece.strip())
+    return next((line for line in found if line is not None), None)
+
+
+def _parse(piece: bytes) -> dict[str, Any] | None:
+    """The object of one line; None where the line is cut off or otherwise no JSON object."""
+    try:
+        line = json.loads(piece)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) else None

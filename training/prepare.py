@@ -1,0 +1,144 @@
+"""The door of a training run: everything that can be refused is refused here, before `run.json` binds the output.
+
+    plan = prepare(config)          # settings, data, model and output checked; snapshots pinned in <output>/run.json
+
+It starts no worker (training.train does).
+"""
+
+import json
+import logging
+import os
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from cluster.dataset import Dataset, Snapshot
+from cluster.storage import Store, open_store
+from configs.load import UserError, describe_difference, semantic_hash
+from training.book import check_wandb
+from training.catalogue import Catalogue
+from training.engine import check_compiler
+from training.history import RESTART, RUN, check_past, finished_step, forget
+from training.loop import Plan, mixture_of
+from training.preview import Preview
+from training.randomness import SampleKey
+from training.settings import TrainConfig, identity
+
+log = logging.getLogger(__name__)
+
+
+def prepare(config: TrainConfig) -> Plan:
+    """Checks everything, then writes or compares `<output>/run.json`: settings, snapshots and the recipe's facts."""
+    more = [_absolute(uri) for uri in config.more_data]
+    config = replace(config, data=_absolute(config.data), more_data=more, output=_absolute(config.output))
+    check_compiler(config)
+    check_wandb(config)
+    datasets = [Dataset.open(uri) for uri in config.all_data]
+    store = open_store(config.output)
+    missing = "" if finished_step(store) >= config.steps else check_past(store, config.restart)
+    if missing:
+        raise UserError(f"output={config.output}: {missing}; {RESTART}")
+    kept = _read_run(store, config)
+    if kept:
+        _check_same(kept, config, finished_step(store) >= config.steps)
+        started = kept
+    else:
+        started = _start(config, datasets)
+    pinned = Snapshot.from_json(started["snapshots"][0])
+    if config.validate_every:
+        Catalogue.of(datasets[0], pinned, config.validation_split, config.module.MEMBERS)
+    Preview.of(datasets[0], pinned, config, started["facts"])
+    check_model(config, started["facts"])
+    if not kept:
+        _bind(config, started)
+    return Plan(config, started["snapshots"], started["facts"], f"{time.time_ns():x}")
+
+
+def _start(config: TrainConfig, datasets: list[Dataset]) -> dict[str, Any]:
+    """What run.json of a new run will hold."""
+    snapshots = [dataset.snapshot() for dataset in datasets]
+    facts = facts_of(config, datasets, snapshots)
+    mixture_of(config, snapshots)
+    return {"config": identity(config), "snapshots": [snapshot.to_json() for snapshot in snapshots], "facts": facts}
+
+
+def _bind(config: TrainConfig, started: dict[str, Any]) -> None:
+    """Publishes run.json, last of all: a start that was refused binds nothing."""
+    store = open_store(config.output, writable=True)
+    if config.restart:
+        forget(store)
+        if store.exists(RUN):
+            store.delete(RUN)
+    try:
+        store.put(RUN, json.dumps(started, indent=1).encode())
+    except FileExistsError:  # another start was faster
+        _check_same(json.loads(store.read(RUN)), config, finished=False)
+
+
+def _read_run(store: Store, config: TrainConfig) -> dict[str, Any] | None:
+    """The content of run.json; None where there is none, or where the run starts anew because it is damaged."""
+    if not store.exists(RUN):
+        return None
+    try:
+        return dict(json.loads(store.read(RUN)))
+    except (ValueError, TypeError) as error:
+        if config.restart:
+            return None
+        raise UserError(f"{config.output}/{RUN}: damaged ({error}); {RESTART}") from None
+
+
+def check_model(config: TrainConfig, facts: dict[str, Any]) -> None:
+    """Builds the model without memory and passes an empty batch through. `UserError` where its settings do not fit together."""
+    recipe, section = config.module, config.section
+    batch = recipe.make_batch([None], [SampleKey(config.seed, 0, 0)], section, facts)
+    try:
+        with torch.device("meta"), torch.no_grad():
+            model = recipe.build_model(section, facts)
+            model({name: tensor.to("meta") for name, tensor in batch.items()})
+    except UserError:
+        raise
+    except (ValueError, RuntimeError, TypeError, ZeroDivisionError, IndexError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"recipe={config.recipe}: its settings do not make a model for this data: {reason}") from error
+
+
+def facts_of(config: TrainConfig, datasets: list[Dataset], snapshots: list[Snapshot]) -> dict[str, Any]:
+    """The recipe's facts of all datasets together. `UserError` unless they were made alike: latents by the same encoders, for one."""
+    recipe, first = config.module, datasets[0]
+    alike = [
+        dataset.meta["config"] if dataset.meta["kind"] == "latents" else recipe.facts(snapshot, dataset.meta, config.section)
+        for dataset, snapshot in zip(datasets, snapshots, strict=True)
+    ]
+    for dataset, theirs in zip(datasets, alike, strict=True):
+        if dataset.meta["kind"] != first.meta["kind"] or semantic_hash(theirs) != semantic_hash(alike[0]):
+            difference = describe_difference(alike[0], theirs) or f"{first.meta['kind']} and {dataset.meta['kind']}"
+            raise UserError(f"more_data={dataset.uri}: was not made as {first.uri} was: {difference}; mix only what was made alike")
+    commits = [commit for snapshot in snapshots for commit in snapshot.commits]
+    return recipe.facts(Snapshot.of(first.uri, commits), first.meta, config.section)
+
+
+def _check_same(kept: dict[str, Any], config: TrainConfig, finished: bool) -> None:
+    ours = identity(config)
+    stored = {**kept["config"], "numbers": ours["numbers"]}
+    if kept["config"].get("numbers") != ours["numbers"] and not finished:
+        raise UserError(
+            f"output={config.output}: begun by an older version, whose steps compute other numbers; finish it there or start another output"
+        )
+    if semantic_hash(stored) != semantic_hash(ours):
+        difference = describe_difference(stored, ours)
+        raise UserError(f"output={config.output}: this run was started with other settings: {difference}; use these, or another output")
+    pinned = [str(snapshot["uri"]) for snapshot in kept["snapshots"]]
+    if len(pinned) != len(config.all_data) or (pinned != config.all_data and sorted(pinned) == sorted(config.all_data)):
+        first, more = pinned[0], ",".join(pinned[1:])
+        raise UserError(
+            f"more_data={config.more_data}: this run was started with data={first} 'more_data=[{more}]'; give these, in this order"
+        )
+    for before, now in zip(pinned, config.all_data, strict=True):
+        if before != now:
+            log.warning("this run learns from the snapshot of %s, now read at %s", before, now)
+
+
+def _absolute(uri: str) -> str:
+    return uri if "://" in uri else os.path.abspath(uri)
