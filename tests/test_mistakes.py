@@ -31,7 +31,7 @@ DEMO = "training train configs/training/demo.yaml"
         (f"{FOLDER} source.kind=youtube", ["source.license=own", "source.youtube.vouched_channels"]),
         ("ingest scrape source.kind=youtube source.path=rain output={out}", ["source.path=rain", "ytsearch50:words"]),
         ("ingest scrape source.kind=inaturalist source.path=/nowhere output={out}", ["source.path=/nowhere", "no such file"]),
-        ("ingest stills images=/nowhere output={out}", ["images=/nowhere", "no picture"]),
+        ("ingest stills images=/nowhere output={out}", ["images=/nowhere", "does not exist"]),
         (f"{FOLDER} license.allow=[GPL]", ["GPL", "CC0-1.0"]),
         (f"{FOLDER} clip.mode=keyfram", ["clip.mode=keyfram", "keyframe, grid"]),
         (f"{FOLDER} clip.duration_s=0", ["clip.duration_s=0"]),
