@@ -342,6 +342,27 @@ def test_a_network_that_knows_the_flow_leads_the_pipeline_to_the_clips_own_laten
         assert np.abs(pipe(picture, steps=4) - expected.numpy()).max() < 1e-2
 
 
+def test_a_published_codec_has_clips_at_audioldms_level_in_latents_and_pipeline(chain: Chain, tmp_path: Path) -> None:
+    codec, latents = tmp_path / "codec", str(tmp_path / "latents")
+    shutil.copytree(f"{chain.autoencoder}/model", codec)
+    (codec / "mel.json").unlink()
+    models = {"autoencoder": str(codec), "image_encoder": chain.contrastive}
+    precompute(PrecomputeConfig(data=chain.clips, output=latents, workers=0, **models), progress=False)
+    assert Dataset.open(latents).meta["config"]["mel"]["level"] == "audioldm"
+    assert "level" not in Dataset.open(chain.latents).meta["config"]["mel"]
+    kept = {"steps": 1, "global_batch": 4, "lanes": 4, "zero_stage": 0}
+    unet = diffusion.Config(channels=[8, 16], head_counts=[2, 2], layers_per_block=1, attention=False, norm_groups=4)
+    train(TrainConfig(data=latents, output=str(tmp_path / "run"), workers=0, diffusion=unet, **kept))
+    export(ExportConfig(model=str(tmp_path / "run"), output=str(tmp_path / "export")))
+    loud = np.random.default_rng(0).uniform(-1, 1, (1, 25600)).astype(np.float32)
+    for name in ("run", "export"):
+        pipe = open_pipeline(str(tmp_path / name))
+        assert np.allclose(pipe.reconstruct(loud), pipe.reconstruct(0.1 * loud), atol=1e-3)
+    assert not np.allclose(
+        open_pipeline(chain.diffusion).reconstruct(loud), open_pipeline(chain.diffusion).reconstruct(0.1 * loud), atol=1e-3
+    )
+
+
 def test_guidance_leads_away_from_the_null_embedding(chain: Chain) -> None:
     pipe = open_pipeline(chain.diffusion)
     condition = torch.randn(2, len(pipe.config.conditioning["null_embedding"]))

@@ -4,17 +4,21 @@
     log_mel = wav_to_log_mel(wav, mel)            # [b, n] -> [b, num_frames, num_mels]
     wav = log_mel_to_wav(log_mel, mel)            # [b, num_frames, num_mels] -> [b, n]
 
-Magnitudes (not powers), slaney mels, natural log clamped at 1e-5 (AudioLDM, Liu et al. 2023, section 4). Imports torch and
-transformers only: `training.export` copies this text into the file that ships with a model. Trains nothing.
+Magnitudes (not powers), slaney mels, natural log clamped at 1e-5 (AudioLDM, Liu et al. 2023, section 4). `level` audioldm: of
+audio as AudioLDM's training code brings it to one level; recorded: as it is. Imports torch and transformers only:
+`training.export` copies this text into the file that ships with a model. Trains nothing.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.audio_utils import mel_filter_bank
+
+LEVELS = ("recorded", "audioldm")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class MelConfig:
     floor: float = 1e-5
     downsampling: int = 4
     latent_channels: int = 8
+    level: str = "recorded"
 
     @property
     def num_frames(self) -> int:
@@ -47,6 +52,10 @@ class MelConfig:
         """Channels, time, mel bands."""
         return self.latent_channels, self.num_frames // self.downsampling, self.num_mels // self.downsampling
 
+    def settings(self) -> dict[str, Any]:
+        """Plain data of which `MelConfig(**settings)` is the inverse. The level as recorded is left out, as it was before it had a name."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("level", "recorded")}
+
 
 @cache
 def filter_bank(mel: MelConfig) -> Tensor:
@@ -58,12 +67,20 @@ def filter_bank(mel: MelConfig) -> Tensor:
 
 def wav_to_log_mel(wav: Tensor, mel: MelConfig) -> Tensor:
     """float32 [b, n] in -1..1 -> [b, num_frames, num_mels]; longer audio is cut, shorter audio is padded with silence."""
-    missing = mel.num_samples - wav.shape[-1]
-    wav = torch.nn.functional.pad(wav, (0, missing)) if missing > 0 else wav[:, : mel.num_samples]
+    wav = wav[:, : mel.num_samples]
+    if mel.level == "audioldm":
+        wav = to_audioldm_level(wav)
+    wav = torch.nn.functional.pad(wav, (0, mel.num_samples - wav.shape[-1]))
     edge = (mel.fft_size - mel.hop_size) // 2
     padded = torch.nn.functional.pad(wav[:, None], (edge, edge), mode="reflect")[:, 0]
     magnitude = _stft(padded, mel).abs()
     return (magnitude.transpose(1, 2) @ filter_bank(mel).to(wav)).clamp(min=mel.floor).log()
+
+
+def to_audioldm_level(wav: Tensor) -> Tensor:
+    """[b, n] -> [b, n]: each wave without its mean, its peak at 0.5 (`normalize_wav` of AudioLDM-training-finetuning)."""
+    centred = wav - wav.mean(-1, keepdim=True)
+    return 0.5 * centred / (centred.abs().amax(-1, keepdim=True) + 1e-8)
 
 
 def log_mel_to_wav(log_mel: Tensor, mel: MelConfig, iterations: int = 32, momentum: float = 0.99, seed: int = 0) -> Tensor:

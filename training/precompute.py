@@ -7,10 +7,12 @@ whatever becomes of the runs. A sample whose bytes are damaged stays as a refuse
 another snapshot of the parent: that is refused with the difference shown.
 """
 
+import json
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,13 @@ from cluster.units import RunSummary, UnitOutput, UnitTask, run_units
 from configs.load import UserError, operational
 from ingest.pixels import PictureError
 from training.codec import ImageConfig, embed_image_and_patches, encode_wav
-from training.mel import MelConfig
-from training.models import fetch_models, find_model, folder_sha256, load_autoencoder, load_image_encoder, read_processor
+from training.mel import LEVELS, MelConfig
+from training.models import RUN, fetch_models, find_model, folder_sha256, load_autoencoder, load_image_encoder, read_processor
 from training.npy import read_npy, to_npy
+from training.recipes.autoencoder import MEL_FILE
 from training.recipes.clips import decode_image, decode_wav, mel_of_clips
 
+log = logging.getLogger(__name__)
 LATENT_COLUMNS = pa.schema([("split", pa.string()), ("media_id", pa.string()), ("start_s", pa.float64()), ("license", pa.string())])
 HELD_OUT = ("validation", "test")
 DAMAGED, REMOVED = "damaged", "removed"
@@ -46,7 +50,9 @@ class PrecomputeConfig:
     resuming is the hash of their files.
 
     `patch_tokens` stores `tokens.npy` besides, float16 [patches, width]. `precision` bf16 computes under autocast: twice as fast
-    on GPUs, and off by about a fiftieth of a latent's deviation (benchmarks/results/precompute.json). `gpus_per_worker`: what
+    on GPUs, and off by about a fiftieth of a latent's deviation (benchmarks/results/precompute.json). `level`: how loud the
+    autoencoder has clips: recorded, audioldm (mean removed, peak at 0.5), or auto: as ours was trained, and audioldm for published
+    ones, which AudioLDM's training code normalised for. `gpus_per_worker`: what
     each worker asks of Ray, 0.5 for two on one GPU, so that one reads and writes while the other encodes; 0 computes on CPUs.
     """
 
@@ -56,6 +62,7 @@ class PrecomputeConfig:
     image_encoder: str = operational()
     patch_tokens: bool = False
     precision: str = "fp32"
+    level: str = operational("auto")
     workers: int = operational(2)
     gpus_per_worker: float = operational(0.0)
     batch_size: int = operational(16)
@@ -74,23 +81,37 @@ def prepare(config: PrecomputeConfig) -> tuple[Dataset, Callable[[], "Precompute
         raise UserError(f"batch_size={config.batch_size}: give 1 or more")
     if config.precision not in PRECISIONS:
         raise UserError(f"precision={config.precision}: give one of {', '.join(PRECISIONS)}")
+    if config.level not in ("auto", *LEVELS):
+        raise UserError(f"level={config.level}: give one of auto, {', '.join(LEVELS)}")
     parent = Dataset.open(config.data, "clips")
     models = {
         "autoencoder": find_model(config.autoencoder, "autoencoder"),
         "image_encoder": find_model(config.image_encoder, "image_encoder", "image_encoder"),
     }
-    mel, snapshot = mel_of_clips(parent.meta), parent.snapshot()
+    level = config.level if config.level != "auto" else level_of(models["autoencoder"])
+    mel, snapshot = replace(mel_of_clips(parent.meta), level=level), parent.snapshot()
     if not snapshot.commits:
         raise UserError(f"data={config.data}: has no commits yet; run python -m ingest scrape first")
     load_autoencoder(models["autoencoder"])
     processor = read_processor(models["image_encoder"])
     semantic: dict[str, Any] = {"patch_tokens": config.patch_tokens, "precision": config.precision}
-    semantic |= {"mel": asdict(mel), "processor": processor, "sha256": {name: folder_sha256(path) for name, path in models.items()}}
+    semantic |= {"mel": mel.settings(), "processor": processor, "sha256": {name: folder_sha256(path) for name, path in models.items()}}
     output = Dataset.create_or_open(config.output, "latents", semantic, [{"uri": parent.uri, "snapshot": snapshot.id}])
     _keep_models(output, models)
     items = [(f"{commit.unit}.{commit.generation}", {"commit": commit.to_json()}) for commit in snapshot.commits]
     output.append_items(items, unit_size=1)
     return output, partial(PrecomputeStage, parent.uri, output.uri, mel, config)
+
+
+def level_of(autoencoder: Path) -> str:
+    """How loud a codec has its clips: what its training wrote beside it; of a run from before that, recorded; else AudioLDM's."""
+    written = autoencoder / MEL_FILE
+    if written.is_file():
+        return str(json.loads(written.read_text()).get("level", LEVELS[0]))
+    if any((folder / RUN).is_file() for folder in (autoencoder, autoencoder.parent)):
+        return "recorded"
+    log.warning("the autoencoder is a published one: clips enter it without their mean and with a peak of 0.5; level=recorded leaves them")
+    return "audioldm"
 
 
 def _keep_models(output: Dataset, models: dict[str, Path]) -> None:

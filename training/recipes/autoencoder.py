@@ -4,11 +4,18 @@
     model = autoencoder.build_model(config, facts)
     losses = model(autoencoder.make_batch(samples, keys, config, facts))["loss"]        # [b]
 
-Loss: mean absolute error plus a small KL (Rombach et al. 2022, appendix G), no discriminator. Trains on random crops in
-time; the network is convolutional, so whole clips pass through it afterwards.
+Loss: AudioLDM's, absolute error plus KL (Liu et al. 2023, section 4), without its discriminator. Theirs is
+
+    sum of |x - y| over a clip's 1024 x 64 values + kl_weight * mean over the latent's values of the KL to N(0, 1)
+
+with a kl_weight of 1000; ours is that divided by 1024 x 64, whatever is cropped: mean error + kl_weight / 65536 * mean KL. So
+`kl_weight` is in their units, and 1000 is .0153 beside a mean error. Trains on random crops in time; the network is
+convolutional, so whole clips pass through it afterwards.
 """
 
-from dataclasses import dataclass, field
+import json
+import math
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +26,37 @@ from torch import Tensor, nn
 
 from cluster.dataset import Snapshot
 from configs.load import UserError
-from training.mel import MelConfig
+from training.mel import LEVELS, MelConfig
 from training.randomness import SampleKey, keyed_rng
 from training.recipes.clips import decode_log_mel, mel_facts, weights
 
 MEMBERS: tuple[str, ...] = ("flac",)
 TYPICAL_LOG_MEL, TYPICAL_SPREAD = -6.0, 3.0
+AUDIOLDM_VALUES = 1024 * 64
+MEL_FILE = "mel.json"
+"""Beside a codec's weights: the settings of the spectrograms it was trained on. Codecs from elsewhere have none."""
 
 
 @dataclass
 class Config:
-    """`channels`: one width per level, three levels = a ratio of 4. `crop_frames`: 0 trains on whole clips."""
+    """`channels`: one width per level, three levels = a ratio of 4. `crop_frames`: 0 trains on whole clips.
+
+    `kl_weight` in AudioLDM's units, where theirs is 1000. `level`: recorded, or audioldm (each clip's mean removed, its peak at 0.5).
+    """
 
     channels: list[int] = field(default_factory=lambda: [128, 256, 512])
     layers_per_block: int = 2
     norm_groups: int = 32
     attention: bool = True
-    kl_weight: float = 1e-6
+    kl_weight: float = 1000.0
     crop_frames: int = 0
+    level: str = "recorded"
 
 
 def facts(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> dict[str, Any]:
     """`{"mel"}`: the geometry of the clips. `UserError` for other datasets and for levels that do not give the ratio."""
-    found = mel_facts(dataset_meta)
+    check_config(config)
+    found = mel_facts(dataset_meta, config.level)
     ratio = 2 ** (len(config.channels) - 1)
     if ratio != found["mel"]["downsampling"]:
         raise UserError(f"autoencoder.channels has {len(config.channels)} levels: a ratio of {ratio}, need {found['mel']['downsampling']}")
@@ -50,13 +65,21 @@ def facts(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> d
     return found
 
 
+def check_config(config: Config) -> None:
+    """`UserError` for settings that no codec can be trained with."""
+    if not 0 <= config.kl_weight < math.inf:
+        raise UserError(f"autoencoder.kl_weight={config.kl_weight}: give 0 or more (AudioLDM has 1000)")
+    if config.level not in LEVELS:
+        raise UserError(f"autoencoder.level={config.level}: give one of {', '.join(LEVELS)}")
+
+
 class Autoencoder(nn.Module):
     """Log mels [b, 1, frames, mels] -> losses. `codec` is the `AutoencoderKL`."""
 
     def __init__(self, config: Config, mel: MelConfig):
         super().__init__()
         levels = len(config.channels)
-        self.kl_weight = config.kl_weight
+        self.kl_weight = config.kl_weight / AUDIOLDM_VALUES
         self.codec = AutoencoderKL(
             in_channels=1,
             out_channels=1,
@@ -122,7 +145,8 @@ def draw(model: nn.Module, tensors: dict[str, Tensor], facts: dict[str, Any]) ->
 
 
 def save(state: dict[str, Tensor], config: Config, facts: dict[str, Any], folder: Path) -> None:
-    """Writes `folder` as diffusers does: `AutoencoderKL.from_pretrained(folder)` loads it."""
+    """Writes `folder` as diffusers does: `AutoencoderKL.from_pretrained(folder)` loads it. Beside it, mel.json says of what mels."""
     model = Autoencoder(config, MelConfig(**facts["mel"]))
     model.load_state_dict(state)
     model.codec.save_pretrained(folder)
+    (folder / MEL_FILE).write_text(json.dumps(asdict(MelConfig(**facts["mel"])), indent=1))

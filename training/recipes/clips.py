@@ -4,7 +4,7 @@ A decoder table of two entries, never pickle. Not for latents (training.recipes.
 """
 
 import io
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,9 @@ def mel_of_clips(dataset_meta: dict[str, Any]) -> MelConfig:
     return MelConfig(duration_s=config["clip"]["duration_s"])
 
 
-def mel_facts(dataset_meta: dict[str, Any]) -> dict[str, Any]:
+def mel_facts(dataset_meta: dict[str, Any], level: str = "recorded") -> dict[str, Any]:
     """`{"mel": …}`, plain data; `MelConfig(**facts["mel"])` is the inverse."""
-    return {"mel": asdict(mel_of_clips(dataset_meta))}
+    return {"mel": replace(mel_of_clips(dataset_meta), level=level).settings()}
 
 
 def decode_wav(flac: bytes) -> np.ndarray:
