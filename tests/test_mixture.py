@@ -120,15 +120,18 @@ def members_of(dataset: Dataset, name: str) -> np.ndarray:
     return np.stack([read_npy(sample[name]).astype(np.float64) for sample in samples.values() if sample])
 
 
-def test_the_statistics_of_a_mixture_are_those_of_all_samples_together(tmp_path: Path) -> None:
+@pytest.mark.parametrize("weights,shares", [([0.1, 0.9], [0.1, 0.9]), ([30.0, 10.0], [0.75, 0.25]), ([], [15 / 17, 2 / 17])])
+def test_the_statistics_of_a_mixture_are_those_of_what_is_drawn(tmp_path: Path, weights: list[float], shares: list[float]) -> None:
+    """Each dataset counts by its weight, not by its samples; without weights it is drawn from by its samples."""
     pair = [make_latents(tmp_path / f"{seed}/data", units=units, per_unit=n, seed=seed) for seed, units, n in ((2, 3, 5), (3, 1, 2))]
-    found = prepare(mixed(pair, tmp_path / "run", weights=[0.1, 0.9])).facts
-    latents, images = (np.concatenate([members_of(dataset, name) for dataset in pair]) for name in MEMBERS)
-    assert len(latents) == len(images) == 17
-    assert found["latent_mean"] == pytest.approx(latents[:, 0].mean((0, 2, 3)), rel=1e-9)
-    assert found["latent_std"] == pytest.approx(latents[:, 0].std((0, 2, 3)), rel=1e-9)
-    assert found["image_mean"] == pytest.approx(images.mean(0), rel=1e-9)
-    assert found["image_std"] == pytest.approx(images.std(0), rel=1e-9)
+    found = prepare(mixed(pair, tmp_path / "run", weights=weights)).facts
+    for name, axes in (("latent", (0, 2, 3)), ("image", 0)):
+        drawn = [members_of(dataset, f"{name}.npy") for dataset in pair]
+        values = [part[:, 0] if name == "latent" else part for part in drawn]
+        mean = sum(share * part.mean(axes) for share, part in zip(shares, values, strict=True))
+        square = sum(share * (part**2).mean(axes) for share, part in zip(shares, values, strict=True))
+        assert found[f"{name}_mean"] == pytest.approx(mean, rel=1e-9)
+        assert found[f"{name}_std"] == pytest.approx(np.sqrt(square - mean**2), rel=1e-9)
 
 
 @given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=5), seed=st.integers(0, 10**6))

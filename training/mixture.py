@@ -10,9 +10,11 @@ and alike at every world size. With one dataset, its own order. Reads nothing.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from cluster.dataset import Commit, Snapshot
 from configs.load import UserError
 from training.catalogue import Catalogue
 from training.order import Order
@@ -64,6 +66,30 @@ class Mixture:
         """Of a global position; its epoch is that of its dataset."""
         number, own = self.locate(position)
         return replace(self.orders[number].key(own), position=position)
+
+
+def weighted_facts(snapshots: Sequence[Snapshot], weights: Sequence[float]) -> list[Commit]:
+    """The commits of all snapshots, with the moments in their facts scaled so that each snapshot counts by its weight.
+
+    A mean over them is then a mean over what a mixture draws. Without weights each sample counts alike, as it is drawn.
+    """
+    if not weights:
+        return [commit for snapshot in snapshots for commit in snapshot.commits]
+    found = []
+    for snapshot, weight in zip(snapshots, weights, strict=True):
+        samples = sum(commit.facts.get("image_count", 0) for commit in snapshot.commits)
+        scale = weight / max(samples, 1)
+        found += [replace(commit, facts=_scaled(commit.facts, scale)) for commit in snapshot.commits]
+    return found
+
+
+def _scaled(facts: dict[str, Any], scale: float) -> dict[str, Any]:
+    """With counts, sums and sums of squares times `scale`."""
+    scaled = {}
+    for name, value in facts.items():
+        is_moment = name.endswith(("_count", "_sum", "_sumsq"))
+        scaled[name] = (np.asarray(value) * scale).tolist() if is_moment else value
+    return scaled
 
 
 def shared_out(weights: list[float]) -> list[int]:

@@ -22,6 +22,7 @@ from training.catalogue import Catalogue
 from training.engine import check_compiler
 from training.history import RESTART, RUN, check_past, finished_step, forget
 from training.loop import Plan, mixture_of
+from training.mixture import weighted_facts
 from training.preview import Preview
 from training.randomness import SampleKey
 from training.settings import TrainConfig, identity
@@ -105,7 +106,10 @@ def check_model(config: TrainConfig, facts: dict[str, Any]) -> None:
 
 
 def facts_of(config: TrainConfig, datasets: list[Dataset], snapshots: list[Snapshot]) -> dict[str, Any]:
-    """The recipe's facts of all datasets together. `UserError` unless they were made alike: latents by the same encoders, for one."""
+    """The recipe's facts of all datasets together, by their weights.
+
+    `UserError` unless they were made alike: latents by the same encoders, for one.
+    """
     recipe, first = config.module, datasets[0]
     alike = [
         dataset.meta["config"] if dataset.meta["kind"] == "latents" else recipe.facts(snapshot, dataset.meta, config.section)
@@ -115,8 +119,8 @@ def facts_of(config: TrainConfig, datasets: list[Dataset], snapshots: list[Snaps
         if dataset.meta["kind"] != first.meta["kind"] or semantic_hash(theirs) != semantic_hash(alike[0]):
             difference = describe_difference(alike[0], theirs) or f"{first.meta['kind']} and {dataset.meta['kind']}"
             raise UserError(f"more_data={dataset.uri}: was not made as {first.uri} was: {difference}; mix only what was made alike")
-    commits = [commit for snapshot in snapshots for commit in snapshot.commits]
-    return recipe.facts(Snapshot.of(first.uri, commits), first.meta, config.section)
+    together = Snapshot.of(first.uri, weighted_facts(snapshots, config.weights))
+    return recipe.facts(together, first.meta, config.section)
 
 
 def _check_same(kept: dict[str, Any], config: TrainConfig, finished: bool) -> None:
