@@ -24,7 +24,7 @@ from yt_dlp.utils import ContentTooShortError, GeoRestrictedError, YoutubeDLErro
 
 from ingest.formats import Format, choose_formats
 from ingest.guard import Abort, install_guard
-from ingest.licenses import allowed
+from ingest.licenses import allowed, first_allowed
 from ingest.page import PageFacts, read_page
 from ingest.sample import Item, Reason, Refused
 from ingest.web import Landing, Limits, Rests, Web, causes, classify_transport, status_reason
@@ -83,14 +83,24 @@ def fetch_item(web: Web, task: Task) -> dict[str, Any]:
 
 
 def _from_page(web: Web, landing: Landing, task: Task) -> dict[str, Any]:
-    page = read_page(_text(landing))
+    page = read_page(_text(landing), landing.url)
     web.permission.check_page(page, landing.url)
-    license = task.item.license or page.license
-    license_allowed(license, task.allow, page)
+    license_allowed(task.item.license or first_allowed(page.licenses, task.allow), task.allow)
     info = _extract(web, task.item.url)
     _check_facts(info, web.limits)
+    choices = (task.item.license,) if task.item.license else page.media.of(_addresses(info))
+    license = first_allowed(choices, task.allow)
+    license_allowed(license, task.allow, page)
+    meta = {"licenses": list(choices)} if len(choices) > 1 else {}
     channel = info.get("channel") or info.get("uploader") or urllib.parse.urlsplit(landing.url).hostname or ""
-    return {**_chosen(web, info, task), "license": license, "title": page.title or info.get("title") or "", "channel": channel}
+    told = {"license": license, "title": page.title or info.get("title") or "", "channel": channel}
+    return {**_chosen(web, info, task), **told, "meta": meta}
+
+
+def _addresses(info: dict[str, Any]) -> set[str]:
+    """Every URL under which a medium can be fetched."""
+    places = [info, *(info.get("formats") or [])]
+    return {str(place[name]) for place in places for name in ("url", "manifest_url") if place.get(name)}
 
 
 def _from_youtube(web: Web, task: Task) -> dict[str, Any]:
@@ -141,8 +151,9 @@ def license_allowed(code: str, allow: tuple[str, ...], page: PageFacts | None = 
     """Raises `Refused` (license) unless `allow` lets `code` in, saying what the page said."""
     if allowed(code, allow):
         return
-    if page and len(page.licenses) > 1 and not code:
-        raise Refused(Reason.LICENSE, f"the page states several licenses: {', '.join(page.licenses)}")
+    if page and page.licenses and not code:
+        stated = ", ".join(page.licenses)
+        raise Refused(Reason.LICENSE, f"the page states licenses ({stated}), but not plainly one of this medium")
     raise Refused(Reason.LICENSE, f"license {code} is not allowed" if code else "no license stated")
 
 

@@ -265,12 +265,13 @@ def _page(entry: dict[str, Any], role: str) -> str:
     """The HTML of one video."""
     name, title = entry["files"][0], html.escape(entry["title"])
     license_url = html.escape(LICENSE_URLS.get(entry["license"], ""))
-    stated = "" if role == "unlicensed" else f'<p>License: <a rel="license" href="{license_url}">{entry["license"]}</a></p>'
+    link = f'<a rel="license" href="{license_url}">{entry["license"]}</a>'
+    stated = "" if role == "unlicensed" else f"<figcaption>License of this video: {link}</figcaption>"
     robots = '<meta name="robots" content="noai">' if role == "noai" else ""
     kind = CONTENT_TYPES[Path(name).suffix]
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>{robots}</head><body><h1>{title}</h1>'
-        f'<video controls><source src="{_media_path(name)}" type="{kind}"></video>{stated}</body></html>'
+        f'<figure><video controls><source src="{_media_path(name)}" type="{kind}"></video>{stated}</figure></body></html>'
     )
 
 

@@ -26,7 +26,7 @@ from ingest.serve import SiteServer, running_site
 from ingest.synth import SynthConfig, synth
 
 ALLOW = ("CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0")
-LICENSED = '<a rel="license" href="https://creativecommons.org/publicdomain/zero/1.0/">CC0</a>'
+LICENSED = '<script type="application/ld+json">{"@type": "VideoObject", "license": "CC0-1.0"}</script>'
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
@@ -324,6 +324,23 @@ def test_no_media_is_asked_for_before_the_license_is_known(hostile: HostileSite,
     assert hostile.asked == ["/page"]
 
 
+def test_the_license_of_a_pages_text_brings_no_medium(hostile: HostileSite, fetch: Callable[..., Media]) -> None:
+    text = '<link rel="license" href="https://creativecommons.org/publicdomain/zero/1.0/">'
+    hostile.answers["/page"] = body(f'{text}<title>t</title><video src="/a.mp4"></video>'.encode())
+    assert refused(lambda: fetch("/page", "")) == Reason.LICENSE
+    assert "/a.mp4" not in hostile.asked
+
+
+def test_of_two_licenses_to_choose_from_the_allowed_one_is_taken_and_both_are_kept(
+    hostile: HostileSite, fetch: Callable[..., Media]
+) -> None:
+    boxes = "".join(f'<p class="licensetpl"><b class="licensetpl_short">{name}</b></p>' for name in ("GFDL 1.2", "CC0"))
+    hostile.answers["/page"] = body(f'<title>t</title><video src="/a.mp4"></video>{boxes}'.encode())
+    hostile.answers["/a.mp4"] = body(b"film", "video/mp4")
+    media = fetch("/page", "")
+    assert media.license == "CC0-1.0" and media.meta["licenses"] == ["CC0-1.0", "GFDL-1.2-only"]
+
+
 @pytest.mark.parametrize("header", ["X_Robots_Tag", "tdm_reservation"])
 def test_an_opt_out_in_the_headers_of_a_medium_is_obeyed_before_its_body(
     hostile: HostileSite, fetch: Callable[..., Media], header: str, tmp_path: Path
@@ -407,8 +424,10 @@ def test_headers_that_make_no_sense_are_no_crash(
 
 def test_what_a_page_tells_can_be_stored(hostile: HostileSite, fetch: Callable[..., Media]) -> None:
     media = hostile.item("/a.mp4").url
-    facts = json.dumps({"@context": "https://schema.org", "@type": "VideoObject", "contentUrl": media, "author": {"name": "\ud800"}})
-    page = f'{LICENSED}<title>x</title><script type="application/ld+json">{facts}</script>'
+    facts = json.dumps(
+        {"@context": "https://schema.org", "@type": "VideoObject", "contentUrl": media, "license": "CC0", "author": {"name": "\ud800"}}
+    )
+    page = f'<title>x</title><script type="application/ld+json">{facts}</script>'
     hostile.answers |= {"/page": body(page.encode()), "/a.mp4": body(b"x", "video/mp4")}
     assert fetch("/page", "").channel == "\\ud800"
 

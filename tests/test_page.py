@@ -1,6 +1,5 @@
 """What a page says about its license and about machine use."""
 
-import json
 import time
 
 import pytest
@@ -9,47 +8,6 @@ from hypothesis import strategies as st
 
 from ingest.page import read_page
 from ingest.sample import Refused
-
-BY = "https://creativecommons.org/licenses/by/4.0/"
-LD_JSON = '<script type="application/ld+json">'
-CC0 = "https://creativecommons.org/publicdomain/zero/1.0/"
-
-
-@pytest.mark.parametrize(
-    "html",
-    [
-        f'<a rel="license" href="{BY}">',
-        f"<A REL=LICENSE HREF={BY}>",
-        f'<link rel="nofollow License" href="{BY}">',
-        f'<a rel=license href="{BY}"><a rel=license href="http://creativecommons.org/licenses/by/4.0/deed.en">',
-        LD_JSON + json.dumps({"@type": "VideoObject", "license": BY}) + "</script>",
-        LD_JSON + json.dumps({"@graph": [{"license": {"@id": BY}}]}) + "</script>",
-    ],
-)
-def test_a_page_states_its_license_by_link_or_json_ld(html: str) -> None:
-    assert read_page(html).license == "CC-BY-4.0"
-
-
-@pytest.mark.parametrize(
-    "html",
-    [
-        "",
-        f"<a href='{BY}'>CC BY</a>",  # a link that does not say it is the license
-        f"<!-- <a rel=license href={BY}> -->",
-        f"<script>'<a rel=license href={BY}>'</script>",
-        LD_JSON + "{not json</script>",
-        LD_JSON + "[" * 100_000 + "</script>",
-    ],
-)
-def test_a_page_that_states_no_license_has_none(html: str) -> None:
-    page = read_page(html)
-    assert (page.license, page.licenses) == ("", ())
-
-
-def test_a_page_with_several_licenses_states_none() -> None:
-    page = read_page(f"<a rel=license href={BY}><a rel=license href={CC0}>")
-    assert (page.license, page.licenses) == ("", ("CC-BY-4.0", "CC0-1.0"))
-    assert read_page(f"<a rel=license href={BY}><a rel=license>").licenses == ("CC-BY-4.0", "unknown")
 
 
 @pytest.mark.parametrize(
