@@ -112,6 +112,7 @@ class Clipper:
             "scene_cut": clip.scene_cut,
             "short": clip.short,
         }
+        self.lost: list[Refused] = []  # parts of the last medium that gave no clip
         self.sandbox = Sandbox("ingest.decode_process", settings, limits.timeout_s, limits.recycle_items)
 
     def __enter__(self) -> "Clipper":
@@ -125,15 +126,31 @@ class Clipper:
         self.sandbox.close()
 
     def cut(self, media: Media) -> list[Clip]:
-        """The clips of `media` in order of time; none where no window fits. Raises `Refused`."""
+        """The clips of `media` in order of time; none where no window fits. What else there was is in `lost`. Raises `Refused`."""
+        self.lost = []
         request: dict[str, Any] = {"picture": _absolute(media.picture), "sound": _absolute(media.sound), "still": media.still}
         request |= {"start_s": media.start_s, "end_s": media.end_s}
         header, parts = self.sandbox.ask(request)
         try:
-            return [self._clip(facts, parts) for facts in header["clips"]]
+            clips = [self._clip(facts, parts) for facts in header["clips"]]
+            self.lost = self._losses(header) if clips else []
+            return clips
         except (KeyError, IndexError, TypeError, ValueError) as error:
             self.close()
             raise Refused(Reason.DECODER_CRASHED, f"an answer of the wrong form: {error!r}") from None
+
+    def _losses(self, header: dict[str, Any]) -> list[Refused]:
+        """A refusal for the windows without a picture, and one for the stretches of the clock without a window."""
+        found = []
+        told = {
+            "unseen": (Reason.CORRUPT, "no whole picture for a window"),
+            "empty": (Reason.TOO_SHORT, "no window where the clock restarts"),
+        }
+        for name, (reason, words) in told.items():
+            starts_s = [int(start) / self.sample_rate_hz for start in header[name]]
+            if starts_s:
+                found.append(Refused(reason, f"{words} at {', '.join(f'{start_s:.3f}' for start_s in starts_s)} s"))
+        return found
 
     def _clip(self, facts: dict[str, Any], parts: list[bytes]) -> Clip:
         """One clip of the child's answer. The child read hostile bytes: nothing in it is taken unchecked."""

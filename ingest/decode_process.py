@@ -5,6 +5,7 @@ It answers every request {"picture", "sound", "still", "start_s", "end_s"} with 
 is wanted. It judges no content and opens nothing but these two files.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from ingest.tracks import Tracks, first_sample_on, one_timeline, read_tracks
 from ingest.windows import Cut, Packets, Run, Settings, Sound, Span, find_cuts, grid_starts, plan, plan_runs, regions, short_piece
 
 SKIPPABLE = ("h264", "vp8", "vp9")  # codecs where no frame of a lower layer ever refers to what NONREF skips
-KEEPS_BACK = ("h264",)  # decoders that give no frame before one is whole, which streams that refresh bit by bit need
+REFRESHED = ("h264",)  # codecs that may refresh a picture bit by bit: without any intra frame, but between two keyframes
 WHOLE = (PictureType.NONE, PictureType.I, PictureType.SI, PictureType.BI)  # frames that need no other; some decoders do not say
 BACK_FACTOR = 16  # where keyframes turn out to be none: how much farther back each try begins than the one before
 THUMB_PX = 32  # side of the pictures in which cuts are looked for
@@ -37,11 +38,24 @@ class Chosen(NamedTuple):
     valid: int
 
 
-def cut(request: dict[str, Any], settings: Settings) -> tuple[list[dict[str, Any]], list[bytes]]:
-    """The clips of one request as plain facts, whose `audio` and `image` are places in the list of byte strings."""
+class Found(NamedTuple):
+    """What one medium gives, and what was lost of it: see `cut`."""
+
+    chosen: list[Chosen]
+    sound: Sound
+    unseen: list[int]
+    empty: list[int]
+
+
+def cut(request: dict[str, Any], settings: Settings) -> tuple[dict[str, Any], list[bytes]]:
+    """The clips of one request as plain facts, whose `audio` and `image` are places in the list of byte strings.
+
+    `unseen` and `empty` are what was lost, by first sample: windows without a whole picture, stretches of a clock without any window.
+    """
     start_s, end_s = float(request.get("start_s", 0)), float(request.get("end_s", 0))
     within = Span(start_s, end_s or np.inf) if start_s or end_s else None
-    chosen, sound = (_of_still if request["still"] else _of_film)(request["picture"], request["sound"], within, settings)
+    found = (_of_still if request["still"] else _of_film)(request["picture"], request["sound"], within, settings)
+    chosen, sound = found.chosen, found.sound
     parts: list[bytes] = []
     places: dict[bytes, int] = {}
     clips = []
@@ -54,10 +68,10 @@ def cut(request: dict[str, Any], settings: Settings) -> tuple[list[dict[str, Any
         size = {"width_px": picture.width_px, "height_px": picture.height_px}
         where: dict[str, Any] = {"start": start, "valid": valid, "mode": mode, "frame_time_s": picture.time_s}
         clips.append({**where, "audio": audio, "image": places[picture.jpeg], **size})
-    return clips, parts
+    return {"clips": clips, "unseen": found.unseen, "empty": found.empty}, parts
 
 
-def _of_still(picture_path: str, sound_path: str, within: Span | None, settings: Settings) -> tuple[list[Chosen], Sound]:
+def _of_still(picture_path: str, sound_path: str, within: Span | None, settings: Settings) -> Found:
     """Windows back to back from the first sample on, all with the one picture."""
     picture = still_picture(picture_path, settings)
     voices = read_tracks(sound_path, settings, False, True, within)
@@ -74,10 +88,11 @@ def _of_still(picture_path: str, sound_path: str, within: Span | None, settings:
         time_s = start / settings.sample_rate_hz + valid / settings.sample_rate_hz / 2
         if valid > 0:
             chosen.append(Chosen(start, Picture(picture.jpeg, picture.width_px, picture.height_px, time_s), "still", valid))
-    return chosen, sound
+    empty = [] if within else _empty(begins_s, [start for start, _ in pieces], settings)
+    return Found(chosen, sound, [], empty)
 
 
-def _of_film(picture_path: str, sound_path: str, within: Span | None, settings: Settings) -> tuple[list[Chosen], Sound]:
+def _of_film(picture_path: str, sound_path: str, within: Span | None, settings: Settings) -> Found:
     """Windows in which both picture and sound are there, each with the frame at its middle."""
     films, voices = _read(picture_path, sound_path, within, settings)
     channel = _placer(voices).loud_channel()
@@ -89,8 +104,17 @@ def _of_film(picture_path: str, sound_path: str, within: Span | None, settings: 
     pictures = read_pictures(picture_path, packets, {window.packet for window in windows}, settings)
     if windows and not pictures:
         raise Refused(Reason.CORRUPT, "no frame could be decoded")
-    shown = [window for window in windows if window.packet in pictures]
-    return [Chosen(window.start, pictures[window.packet], window.mode, window.valid) for window in shown], sound
+    chosen = [Chosen(window.start, pictures[window.packet], window.mode, window.valid) for window in windows if window.packet in pictures]
+    unseen = [window.start for window in windows if window.packet not in pictures]
+    empty = [] if within else _empty(packets.begins_s, [window.start for window in windows], settings)
+    return Found(chosen, sound, unseen, empty)
+
+
+def _empty(begins_s: dict[int, float], starts: list[int], settings: Settings) -> list[int]:
+    """The first samples of those stretches of a clock in which no window starts."""
+    begins = [round(begin_s * settings.sample_rate_hz) for begin_s in sorted(begins_s.values())]
+    ends = [*begins[1:], sys.maxsize]
+    return [begin for begin, end in zip(begins, ends, strict=True) if not any(begin <= start < end for start in starts)]
 
 
 def _read(picture_path: str, sound_path: str, within: Span | None, settings: Settings, channel: int | None = None) -> tuple[Tracks, Tracks]:
@@ -160,7 +184,7 @@ def _read_runs(path: str, packets: Packets, runs: list[Run], found: dict[int, Pi
             run = waiting[0]
             if number < run.first:
                 continue
-            sieve = sieve or _Sieve(packets, run, decoder.name in KEEPS_BACK)
+            sieve = sieve or _Sieve(packets, run, decoder.name in REFRESHED)
             if skips:
                 decoder.skip_frame = "DEFAULT" if {number, number + 1} & sieve.wanted else "NONREF"
             frames = _decoded(decoder, packet)
@@ -179,8 +203,9 @@ def _read_runs(path: str, packets: Packets, runs: list[Run], found: dict[int, Pi
 class _Sieve:
     """Tells which of a run's decoded frames are wanted: whole ones, on screen at the time of a wanted packet."""
 
-    def __init__(self, packets: Packets, run: Run, keeps_back: bool):
-        self.times_s, self.keeps_back = packets.times_s, keeps_back
+    def __init__(self, packets: Packets, run: Run, is_refreshed: bool):
+        self.times_s = packets.times_s
+        self.refreshed = run.second_key if is_refreshed and run.second_key is not None else len(packets.times_s)
         self.wanted = set(run.wanted)
         self.whole_from_s = np.inf  # time of the first whole frame
         self.instead: dict[int, tuple[int, Any]] = {}  # by wanted packet: the frame before, on screen if none has its own time
@@ -195,7 +220,7 @@ class _Sieve:
         """(packet, time, frame) of those that are wanted. A second field has no frame of its own: it is in the one before."""
         for frame in frames:
             place = self.places.get(frame.pts, -1)
-            if place < 0 or not self._is_whole(frame, float(self.times_s[place])):
+            if place < 0 or not self._is_whole(frame, place):
                 continue
             self.instead.pop(place, None)
             yield from self._passed(float(self.times_s[place]))
@@ -212,13 +237,13 @@ class _Sieve:
             shown, frame = self.instead.pop(place)
             yield place, float(self.times_s[shown]), frame
 
-    def _is_whole(self, frame: Any, time_s: float) -> bool:
-        """Whether the frame needs no other, or comes after one of this run that does not."""
+    def _is_whole(self, frame: Any, place: int) -> bool:
+        """Whether the frame needs no other, or comes after one of this run that does not, or after all of the picture was refreshed."""
         if frame.is_corrupt:
             return False
-        if self.whole_from_s == np.inf and (self.keeps_back or frame.key_frame or frame.pict_type in WHOLE):
-            self.whole_from_s = time_s
-        return time_s >= self.whole_from_s
+        if self.whole_from_s == np.inf and (frame.key_frame or frame.pict_type in WHOLE or place >= self.refreshed):
+            self.whole_from_s = float(self.times_s[place])
+        return bool(self.times_s[place] >= self.whole_from_s)
 
 
 def _decoded(decoder: Any, packet: Any) -> list[Any]:
@@ -250,8 +275,7 @@ def _spread(chosen: Sequence[Chosen], most: int) -> Iterator[Chosen]:
 def answer(request: dict[str, Any], settings: Settings) -> tuple[dict[str, Any], list[bytes]]:
     """One request -> the header and byte strings of the reply. An error nobody expected ends the process: a crash."""
     try:
-        clips, parts = cut(request, settings)
-        return {"clips": clips}, parts
+        return cut(request, settings)
     except Refused as refusal:
         return {"refused": str(refusal.reason), "detail": refusal.detail}, []
     except MemoryError:

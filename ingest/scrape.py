@@ -197,7 +197,7 @@ class ScrapeStage:
 def scrape_item(
     item: Item, item_id: str, fetcher: Fetcher, clipper: Clipper, config: ScrapeConfig, bans: frozenset[str] = frozenset()
 ) -> list[Row]:
-    """Rows of one item: a row per clip, kept or refused; or one refused row where the item as a whole gave none."""
+    """Rows of one item: a row per clip, kept or refused, and for parts that gave none; or one refused row where the whole gave none."""
     media: Media | None = None
     try:
         if bans & bans_of(item.source, item.id, item.channel, item.license):
@@ -211,15 +211,15 @@ def scrape_item(
             raise Refused(Reason.LICENSE, f"license {media.license or 'not stated'}")
         clips = clipper.cut(media)
         if not clips:
-            where = " around a keyframe (clip.mode=grid needs none)" if config.clip.mode == "keyframe" and not media.still else ""
-            raise Refused(Reason.TOO_SHORT, f"no window of {config.clip.duration_s} s fits{where}")
+            raise Refused(Reason.TOO_SHORT, f"no window of {config.clip.duration_s} s fits")
+        lost = [refused_row(item, item_id, refusal, media.license, media.channel) for refusal in clipper.lost]
     except Refused as refusal:
         return [refused_row(item, item_id, refusal, *((media.license, media.channel) if media else ()))]
     finally:
         if media and media.owned:
             _discard(media)
     split = split_of(split_group(item.source, item.id, media.channel or item.channel, config.split.by), config.split)
-    return [clip_row(item, item_id, media, clip, split, *judge_clip(clip, config.filter)) for clip in clips]
+    return [clip_row(item, item_id, media, clip, split, *judge_clip(clip, config.filter)) for clip in clips] + lost
 
 
 def split_of(group: str, config: SplitConfig) -> str:

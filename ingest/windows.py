@@ -109,25 +109,35 @@ class Window:
 
 @dataclass
 class Run:
-    """Packets `first` to `last` decoded in one go, from a keyframe on; `wanted`: packets whose frames are kept."""
+    """Packets `first` to `last` decoded in one go, from a keyframe on; `wanted`: packets whose frames are kept.
+
+    `second_key`: of a run that can begin no earlier, the next keyframe.
+    """
 
     first: int
     last: int
     wanted: list[int] = field(default_factory=list)
+    second_key: int | None = None
 
 
 def plan(packets: Packets, sound: Sound, settings: Settings, cuts: Sequence[Cut] = (), within: Span | None = None) -> list[Window]:
     """The windows within the time where both picture and sound are there, none across a cut or a restart of the clock."""
-    places = [scene for region in regions(packets.spans, sound.spans, packets.begins_s, within) for scene in scenes(region, cuts)]
-    grid = [window for place in places for window in plan_grid(packets, place.start_s, place.end_s, settings)]
-    windows = grid
-    if settings.mode == "keyframe":
-        windows = [window for place in places for window in plan_keyframes(packets, place.start_s, place.end_s, settings)]
-        if len(windows) < FILL_BELOW * len(grid):
-            windows = [window for place in places for window in _filled(packets, place, windows, settings)]
+    places = [list(scenes(region, cuts)) for region in regions(packets.spans, sound.spans, packets.begins_s, within)]
+    windows = [window for stretch in places for window in _lay(packets, stretch, settings)]
     if windows or settings.short == "refuse":
         return windows
-    return plan_short(packets, places, settings)
+    return plan_short(packets, [place for stretch in places for place in stretch], settings)
+
+
+def _lay(packets: Packets, places: Sequence[Span], settings: Settings) -> list[Window]:
+    """The windows of one stretch of the clock, whose scenes are `places`."""
+    grid = [window for place in places for window in plan_grid(packets, place.start_s, place.end_s, settings)]
+    if settings.mode == "grid":
+        return grid
+    windows = [window for place in places for window in plan_keyframes(packets, place.start_s, place.end_s, settings)]
+    if len(windows) >= FILL_BELOW * len(grid):
+        return windows
+    return [window for place in places for window in _filled(packets, place, windows, settings)]
 
 
 def regions(pictures: dict[int, Span], sounds: dict[int, Span], begins_s: dict[int, float], within: Span | None) -> list[Span]:
@@ -216,11 +226,13 @@ def plan_runs(packets: Packets, wanted: set[int], back: int = 0) -> list[Run]:
         before = np.flatnonzero(packets.times_s[here] <= packets.times_s[packet])
         if not len(before):
             continue
-        first = int(here[max(0, before[-1] - back)])
+        place = max(0, int(before[-1]) - back)
+        first = int(here[place])
         if runs and first <= runs[-1].last:
             runs[-1].last = packet
         else:
-            runs.append(Run(first, packet))
+            following = keys[(keys > first) & (packets.stretches[keys] == packets.stretches[first])]
+            runs.append(Run(first, packet, second_key=int(following[0]) if place == 0 and len(following) else None))
         runs[-1].wanted.append(packet)
     return runs
 
