@@ -5,10 +5,11 @@
     source.path='https://api.inaturalist.org/v1/observations?taxon_id=3'      the API; the query is yours
 
 Every photo and every sound has a license of its own (none means all rights reserved); a pair has what both demand, and
-records both. A sound pairs with one photo of its observation, the freest one. The API is asked within its limits, in ascending
-order of ids; full pages are kept beside the output, so that another run goes on behind them: an observation that got its
-sound later than that is found by a new output only. The site's CSV does not tell licenses of photos and sounds: without
-columns `photo_license` and `sound_license` its pairs are refused.
+records both. A sound pairs with one photo of its observation, the freest one. What is flagged, hidden or replaced by a
+placeholder is not listed, and counted. The API is asked within its limits, in ascending order of ids; full pages are kept
+beside the output, so that another run goes on behind them: an observation that got its sound later than that is found by a
+new output only. The site's CSV does not tell licenses of photos and sounds: without columns `photo_license` and
+`sound_license` its pairs are refused.
 """
 
 import csv
@@ -34,6 +35,7 @@ from ingest.sample import Item, Reason, Refused, storable
 log = logging.getLogger(__name__)
 
 PHOTO_SIZES = ("original", "large", "medium", "small")  # of a photo's longer side: up to 2048, 1024, 500, 240 px
+PLACEHOLDER = re.compile(r"copyright[-_ ]?infring|media[-_ ]hidden|inaturalist\.org/assets/", re.IGNORECASE)
 MAX_PER_PAGE = 200
 MAX_PER_MINUTE, MAX_PER_DAY = 60, 10_000  # what the site asks of its users
 PAGES = "listing"
@@ -85,11 +87,15 @@ def _within_limits(url: str, config: InaturalistConfig, network: FetchConfig) ->
 
 def _items(observations: Iterator[dict[str, Any]], photo_size: str) -> Iterator[Item]:
     seen: set[str] = set()
+    num_withdrawn = 0
     for observation in observations:
+        num_withdrawn += sum(is_withdrawn(one) for kind in ("photo", "sound") for one in _stated_media(observation, kind))
         for item in pairs_of(observation, photo_size):
             if item.id not in seen:
                 seen.add(item.id)
                 yield item
+    if num_withdrawn:
+        log.warning("%d photos and sounds are flagged, hidden or replaced by the site, and not listed", num_withdrawn)
 
 
 def pairs_of(observation: dict[str, Any], photo_size: str) -> list[Item]:
@@ -129,10 +135,30 @@ def _pair(observation: dict[str, Any], photo: dict[str, Any], sound: dict[str, A
 
 
 def _media(observation: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    """The photos or sounds that may be listed."""
+    return [one for one in _stated_media(observation, kind) if not is_withdrawn(one)]
+
+
+def _stated_media(observation: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     """Photos or sounds of an observation, in the API's shape or in that of the site (`observation_photos`), those with an id."""
     plain = observation.get(f"{kind}s") or []
     wrapped = [(one or {}).get(kind) for one in observation.get(f"observation_{kind}s") or [] if isinstance(one, dict)]
-    return [one for one in (plain or wrapped) if isinstance(one, dict) and str(one.get("id") or "").isdecimal() and not one.get("hidden")]
+    return [one for one in (plain or wrapped) if isinstance(one, dict) and str(one.get("id") or "").isdecimal()]
+
+
+def is_withdrawn(medium: dict[str, Any]) -> bool:
+    """Whether the site hides a photo or a sound, its users dispute it, or a placeholder stands in its place.
+
+    A flag for copyright counts even when it is resolved: the site does not say in whose favour.
+    """
+    flags = [flag if isinstance(flag, dict) else {"flag": str(flag)} for flag in _as_list(medium.get("flags"))]
+    disputed = [flag for flag in flags if flag.get("resolved") is not True or "copyright" in str(flag.get("flag")).lower()]
+    texts = [str(value) for name, value in medium.items() if name.endswith("url") or name == "attribution"]
+    return bool(disputed or medium.get("hidden") or medium.get("moderator_actions") or any(map(PLACEHOLDER.search, texts)))
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value] if value else []
 
 
 def _license(medium: dict[str, Any]) -> str | None:

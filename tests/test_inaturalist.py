@@ -180,6 +180,37 @@ def test_each_sound_pairs_with_the_freest_photo_and_hidden_media_with_none() -> 
     assert pairs_of({**many, "photos": []}, "large") == pairs_of({**many, "sounds": None}, "large") == []
 
 
+@pytest.mark.parametrize("kind", ["photos", "sounds"])
+@pytest.mark.parametrize(
+    ("mark", "listed"),
+    [
+        ({"flags": [{"flag": "copyright infringement", "resolved": False}]}, False),
+        ({"flags": [{"flag": "copyright infringement", "resolved": True}]}, False),
+        ({"flags": [{"flag": "spam"}]}, False),
+        ({"flags": ["copyright infringement"]}, False),
+        ({"flags": [{"flag": "inappropriate", "resolved": True}]}, True),
+        ({"flags": []}, True),
+        ({"moderator_actions": [{"action": "hide"}]}, False),
+        ({"moderator_actions": [], "hidden": False}, True),
+        ({"hidden": True}, False),
+        (
+            {"url": "https://www.inaturalist.org/assets/copyright-infringement-square.png", "file_url": "https://a/copyright_infringement"},
+            False,
+        ),
+        ({"attribution": "Copyright infringement"}, False),
+    ],
+)
+def test_flagged_hidden_and_placeholder_media_are_never_listed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, mark: dict[str, Any], listed: bool
+) -> None:
+    marked = observation(2)
+    marked[kind][0] |= mark
+    (tmp_path / "a.json").write_text(json.dumps([observation(1), marked]))
+    items = list(enumerate_items(SourceConfig(str(tmp_path / "a.json"), "inaturalist")))
+    assert [item.id for item in items] == (["10_100", "20_200"] if listed else ["10_100"])
+    assert ("1 photos and sounds are flagged, hidden or replaced" in caplog.text) != listed
+
+
 @pytest.mark.parametrize("name", ["answer.json", "list.json", "lines.jsonl", "site.json"])
 def test_exports_of_every_shape_give_the_same_pairs(tmp_path: Path, name: str) -> None:
     ours = [observation(1), observation(2, None)]
