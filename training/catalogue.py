@@ -8,7 +8,7 @@ Samples are views of the bytes that were read, so that nothing is copied. Which 
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -52,8 +52,7 @@ class Catalogue:
         Every unit is read in its newest generation: a pinned one may have been deleted after a take-down. What was removed is
         a hole at its place in all of them, so that the order is the pinned one.
         """
-        buried, newest = dataset.tombstones(), dataset.commits()
-        commits = [max(pinned, newest.get(pinned.unit, pinned), key=lambda commit: commit.generation) for pinned in snapshot.commits]
+        buried, commits = dataset.tombstones(), current_commits(dataset, snapshot)
 
         def rows(commit: Commit) -> tuple[np.ndarray, ...]:
             return _rows(dataset.read_index(commit), split, members)
@@ -71,6 +70,11 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def hide(self, keys: Set[str]) -> None:
+        """Makes holes of these samples from now on; they keep their places."""
+        if keys:
+            self.holes[np.isin(self.keys, np.array(sorted(keys), str))] = True
 
     def read(self, samples: list[int]) -> dict[int, Sample | None]:
         """The members of some samples; None for a hole. `OSError` where more than one in a hundred is damaged."""
@@ -132,6 +136,12 @@ class Catalogue:
                     f"run python -m ingest verify {self.store.uri}"
                 )
         return found
+
+
+def current_commits(dataset: Dataset, snapshot: Snapshot) -> list[Commit]:
+    """The pinned units, each in the newest generation that is there."""
+    newest = dataset.commits()
+    return [max(pinned, newest.get(pinned.unit, pinned), key=lambda commit: commit.generation) for pinned in snapshot.commits]
 
 
 def _rows(table: pa.Table | None, split: str, names: tuple[str, ...]) -> tuple[np.ndarray, ...]:

@@ -96,7 +96,8 @@ class Loader:
             window = self.windows[place] = fetched if fetched and sample in fetched.samples else self._fetch(number, own)
         if not window.coming and 2 * (window.end - own) <= order.window_size * order.lanes:
             window.coming = self.fetchers.submit(self._fetch, number, window.end)
-        return window.samples.pop(sample)
+        found = window.samples.pop(sample)
+        return None if self.mixture.catalogues[number].holes[sample] else found  # it may have been buried since it was fetched
 
     def _fetch(self, number: int, own: int) -> Window:
         end, samples = self.mixture.orders[number].window(own)

@@ -9,6 +9,7 @@ checks no settings (training.train does).
 """
 
 import json
+import logging
 import math
 import os
 import resource
@@ -33,17 +34,21 @@ from training.checkpoints import Checkpoint, DamagedError, Saver, committed_step
 from training.ema import Ema
 from training.engine import count_flops, prepare_process, start_engine
 from training.fragments import KINDS, Fragment, held, mine, publish, shapes_of
+from training.heldout import HeldOut, held_out, leave_out
 from training.history import EVENTS, FINISHED, RESTART, NothingUsableError, work_behind
 from training.interrupt import ASKED, watch_store
 from training.journal import Journal
 from training.loader import Loader
 from training.mixture import Mixture
+from training.models import fetch_models
 from training.order import Order
 from training.parts import AVERAGE, NotFiniteError, Parts, snapshot
 from training.preview import Preview
 from training.settings import TrainConfig, learning_rate
+from training.takedown import watch_tombstones
 from training.validate import Validation
 
+log = logging.getLogger(__name__)
 MAX_ROLLBACKS = 3
 
 
@@ -117,6 +122,10 @@ def work(plan: Plan) -> None:
         except NothingUsableError as error:
             record_failure(run, str(error))
             return
+        opened = [*mixture.catalogues, *([validation.catalogue] if validation else [])]
+        datasets = [Dataset.open(uri) for uri in config.all_data]
+        watched = [(each, [catalogue for catalogue in opened if catalogue.store.uri == each.uri]) for each in datasets]
+        look_for_tombstones = stack.enter_context(watch_tombstones(watched))
         rollbacks: Counter[int] = Counter()
         flops, pids = 0.0, gather(os.getpid(), run.world)
         book = stack.enter_context(Book(run.store, config, place.step)) if run.rank == 0 else None
@@ -143,6 +152,7 @@ def work(plan: Plan) -> None:
                         book.note(step, loss, count, norm, time.monotonic() - started, batch.wait_s, flops)
                     look(run, validation, preview, book, step)
                     if step % config.checkpoint_every == 0 or step == config.steps or asked:
+                        look_for_tombstones()
                         try:
                             save(run, place, book)
                         except NotFiniteError as error:
@@ -167,9 +177,22 @@ def work(plan: Plan) -> None:
 
 def mixture_of(config: TrainConfig, snapshots: list[Snapshot]) -> Mixture:
     """The samples of `split` of all datasets, in the order of this run. `UserError` where one has none."""
-    pinned = zip(config.all_data, snapshots, strict=True)
-    catalogues = [Catalogue.of(Dataset.open(uri), snapshot, config.split, config.module.MEMBERS) for uri, snapshot in pinned]
+    datasets = [Dataset.open(uri) for uri in config.all_data]
+    pinned = list(zip(datasets, snapshots, strict=True))
+    catalogues = [Catalogue.of(dataset, snapshot, config.split, config.module.MEMBERS) for dataset, snapshot in pinned]
+    if config.more_data:
+        found = held_out(*pinned[0], config.split)
+        for catalogue, (dataset, snapshot) in list(zip(catalogues, pinned, strict=True))[1:]:
+            _leave_out(catalogue, dataset, snapshot, found, config)
     return Mixture.of(catalogues, Order(0, config.lanes, config.seed, config.block_size, config.window_size), config.weights)
+
+
+def _leave_out(catalogue: Catalogue, dataset: Dataset, snapshot: Snapshot, found: HeldOut, config: TrainConfig) -> None:
+    count = leave_out(catalogue, dataset, snapshot, found, config.split)
+    if catalogue.holes.all():
+        raise UserError(f"more_data={dataset.uri}: data={config.data} holds out all of its samples for validation or test; leave it out")
+    if count:
+        log.warning("more_data=%s: %d samples are left out: data=%s holds them out", dataset.uri, count, config.data)
 
 
 def check_shared(output: str) -> None:
@@ -349,13 +372,15 @@ def _stop(run: Run, place: Place, book: Book | None) -> None:
 
 
 def finish(run: Run, step: int, cpu_s: float) -> None:
-    """Rank 0: the model as its recipe saves it, from the averaged weights, and FINISHED.json last."""
+    """Rank 0: the model as its recipe saves it, from the averaged weights, with its codec, and FINISHED.json last."""
     config, store = run.config, run.store
     with scratch_folder("finish") as scratch:
         folder, model = scratch / "parts", scratch / "model"
         model.mkdir()
         state = Parts(store, read_marker(store, step), folder).average()
         config.module.save(state, config.section, run.plan.facts, model)
+        if "latents" in run.plan.facts:
+            fetch_models(Dataset.open(config.data), model)  # what decodes it belongs to the model, wherever the latents go
         store.delete(FINISHED)  # of a shorter run: its model is replaced file by file
         files = {f"model/{path.relative_to(model)}": path for path in sorted(model.rglob("*")) if path.is_file()}
         for name, path in files.items():

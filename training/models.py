@@ -119,7 +119,7 @@ def fetch_models(latents: Dataset, folder: Path) -> None:
         target = folder / name.removeprefix("models/")
         target.parent.mkdir(parents=True, exist_ok=True)
         latents.store.get_file(name, target)
-    for name, sha256 in latents.meta["config"]["sha256"].items():
+    for name, sha256 in latents.meta["config"].get("sha256", {}).items():
         if folder_sha256(folder / name) != sha256:
             raise OSError(f"{latents.uri}/models/{name}: is not the model that these latents were made with")
 

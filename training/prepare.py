@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from cluster.dataset import Dataset, Snapshot
+from cluster.scratch import scratch_folder
 from cluster.storage import Store, open_store
 from configs.load import UserError, describe_difference, semantic_hash
 from training.book import check_wandb
@@ -23,6 +24,8 @@ from training.engine import check_compiler
 from training.history import RESTART, RUN, check_past, finished_step, forget
 from training.loop import Plan, mixture_of
 from training.mixture import weighted_facts
+from training.models import fetch_models
+from training.pinned import added_since, check_codec, check_pinned, codec_of, probe_of
 from training.preview import Preview
 from training.randomness import SampleKey
 from training.settings import TrainConfig, identity
@@ -38,13 +41,14 @@ def prepare(config: TrainConfig) -> Plan:
     check_wandb(config)
     datasets = [Dataset.open(uri) for uri in config.all_data]
     store = open_store(config.output)
-    missing = "" if finished_step(store) >= config.steps else check_past(store, config.restart)
+    is_finished = finished_step(store) >= config.steps
+    missing = "" if is_finished else check_past(store, config.restart)
     if missing:
         raise UserError(f"output={config.output}: {missing}; {RESTART}")
     kept = _read_run(store, config)
     if kept:
-        _check_same(kept, config, finished_step(store) >= config.steps)
-        started = kept
+        _check_same(kept, config, is_finished)
+        started = kept if is_finished else _go_on(kept, config, datasets)
     else:
         started = _start(config, datasets)
     pinned = Snapshot.from_json(started["snapshots"][0])
@@ -61,8 +65,34 @@ def _start(config: TrainConfig, datasets: list[Dataset]) -> dict[str, Any]:
     """What run.json of a new run will hold."""
     snapshots = [dataset.snapshot() for dataset in datasets]
     facts = facts_of(config, datasets, snapshots)
-    mixture_of(config, snapshots)
-    return {"config": identity(config), "snapshots": [snapshot.to_json() for snapshot in snapshots], "facts": facts}
+    probes = [probe_of(catalogue) for catalogue in mixture_of(config, snapshots).catalogues]
+    if "latents" in facts:
+        with scratch_folder("models") as folder:
+            fetch_models(datasets[0], folder)  # refused here if they are damaged, not when the model is finished
+    pinned = [snapshot.to_json() for snapshot in snapshots]
+    return {"config": identity(config), "snapshots": pinned, "facts": facts, "probes": probes}
+
+
+def _go_on(kept: dict[str, Any], config: TrainConfig, datasets: list[Dataset]) -> dict[str, Any]:
+    """run.json of a run that goes on, for where its datasets lie now. `UserError` where one of them has other content."""
+    facts, snapshots = dict(kept["facts"]), [Snapshot.from_json(snapshot) for snapshot in kept["snapshots"]]
+    probes = kept.get("probes") or [{}] * len(datasets)
+    for number, (dataset, pinned) in enumerate(zip(datasets, snapshots, strict=True)):
+        setting = "more_data" if number else "data"
+        check_codec(setting, dataset, facts.get("sha256", {}))
+        check_pinned(setting, dataset, pinned, config.module.MEMBERS, probes[number])
+        units, samples = added_since(dataset, pinned)
+        if units:
+            log.warning(
+                "%s=%s: %d samples in %d units were added since this run pinned its snapshot and are not part of it; "
+                "train into another output to learn from them",
+                *(setting, dataset.uri, samples, units),
+            )
+        if pinned.uri != dataset.uri:
+            log.warning("this run learns from the snapshot of %s, now read at %s", pinned.uri, dataset.uri)
+    if "latents" in facts:
+        facts |= {"latents": config.data, "sha256": codec_of(datasets[0])}
+    return {**kept, "facts": facts}
 
 
 def _bind(config: TrainConfig, started: dict[str, Any]) -> None:
@@ -120,7 +150,10 @@ def facts_of(config: TrainConfig, datasets: list[Dataset], snapshots: list[Snaps
             difference = describe_difference(alike[0], theirs) or f"{first.meta['kind']} and {dataset.meta['kind']}"
             raise UserError(f"more_data={dataset.uri}: was not made as {first.uri} was: {difference}; mix only what was made alike")
     together = Snapshot.of(first.uri, weighted_facts(snapshots, config.weights))
-    return recipe.facts(together, first.meta, config.section)
+    facts: dict[str, Any] = recipe.facts(together, first.meta, config.section)
+    if "latents" in facts:
+        facts |= {"sha256": codec_of(first), "snapshots": [snapshot.id for snapshot in snapshots]}
+    return facts
 
 
 def _check_same(kept: dict[str, Any], config: TrainConfig, finished: bool) -> None:
@@ -139,9 +172,6 @@ def _check_same(kept: dict[str, Any], config: TrainConfig, finished: bool) -> No
         raise UserError(
             f"more_data={config.more_data}: this run was started with data={first} 'more_data=[{more}]'; give these, in this order"
         )
-    for before, now in zip(pinned, config.all_data, strict=True):
-        if before != now:
-            log.warning("this run learns from the snapshot of %s, now read at %s", before, now)
 
 
 def _absolute(uri: str) -> str:
