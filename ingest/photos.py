@@ -13,9 +13,7 @@ from pathlib import Path
 
 from configs.load import UserError
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".avifs", ".heic", ".heif"}
-)
+SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .avif .avifs .heic .heif .jp2 .j2k .ppm .pgm".split())
 
 
 def find_photos(images: str) -> dict[str, Path]:

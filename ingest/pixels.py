@@ -15,12 +15,12 @@ import struct
 import zlib
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM")
 MAX_PIXELS = 178_956_970  # Pillow's own limit for what is a decompression bomb
 ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT = {
@@ -32,6 +32,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+FEW_BITS = {"L;2": 85, "L;4": 17}  # what a grey of few bits is multiplied with
 SRGB = ImageCms.createProfile("sRGB")
 LAB = ImageCms.createProfile("LAB")
 BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError, struct.error, zlib.error)
@@ -78,9 +79,10 @@ def to_srgb(picture: Image.Image) -> Image.Image:
 
     Raises what Pillow raises for damaged files. Applied again it changes nothing: orientation and profile are gone.
     """
+    transparent = _transparent_value(picture)  # before loading, which forgets how the file stores its pixels
     picture.load()
     profile, turn = picture.info.get("icc_profile"), UPRIGHT.get(_orientation(picture))
-    colours, alpha = _colours_and_alpha(picture)
+    colours, alpha = _colours_and_alpha(picture, transparent)
     shown = _in_srgb(colours, profile)
     if alpha is not None:
         white = Image.new("RGB", shown.size, "white")
@@ -93,17 +95,30 @@ def to_srgb(picture: Image.Image) -> Image.Image:
     return shown
 
 
-def _colours_and_alpha(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+def _transparent_value(picture: Image.Image) -> Any:
+    """The one transparent grey, colour or palette entry of a file, or None, as its pixels are after loading.
+
+    Pillow gives it as a PNG stores it: in 2 or 4 bits of grey, or in 16 bits a channel, of which Pillow keeps the upper 8.
+    """
+    value, tiles = picture.info.get("transparency"), getattr(picture, "tile", None)
+    stored = tiles[0].args if tiles else None
+    if isinstance(value, tuple) and (stored == "RGB;16B" or max(value) > 255):
+        return tuple(part >> 8 for part in value)
+    if isinstance(value, int) and isinstance(stored, str):
+        return value * FEW_BITS.get(stored, 1)
+    return value
+
+
+def _colours_and_alpha(picture: Image.Image, transparent: Any) -> tuple[Image.Image, Image.Image | None]:
     """8-bit colours (L, RGB, CMYK or LAB) and, where something is transparent, its mask (L)."""
-    transparent = picture.info.get("transparency")
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.asarray(picture)
         mask = Image.fromarray((values != transparent).astype(np.uint8) * 255) if isinstance(transparent, int) else None
         return Image.fromarray(_eight_bits(values, picture.mode)), mask
     if picture.has_transparency_data:
-        if isinstance(transparent, tuple) and max(transparent) > 255:  # of 16 bits a channel, of which Pillow keeps the upper 8
+        if transparent is not None:
             picture = picture.copy()
-            picture.info["transparency"] = tuple(value >> 8 for value in transparent)
+            picture.info["transparency"] = transparent
         rgba = picture.convert("RGBA")
         grey = picture.mode in ("L", "LA", "La", "1")
         return rgba.convert("RGB").getchannel(0) if grey else rgba.convert("RGB"), rgba.getchannel("A")
@@ -115,15 +130,16 @@ def _colours_and_alpha(picture: Image.Image) -> tuple[Image.Image, Image.Image |
 def _eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
     """Grey [height, width] of more than 8 bits -> uint8; Pillow itself would cut it off at 255.
 
-    I;16 has 16 bits. I and F do not say what white is: 255 or, for larger values, 65535; for fractions up to 1, 1.
+    I;16 has 16 bits. I and F do not say what white is: 255 or, for larger values, 65535, then all 31 bits; for fractions, 1.
     """
     if mode == "F":
         values = np.nan_to_num(values, nan=0.0, posinf=65535.0, neginf=0.0)
         peak = values.max()
         return (values * (255 if peak <= 1 else 1 if peak <= 255 else 1 / 256)).clip(0, 255).astype(np.uint8)
     wide = values.astype(np.int64)
-    narrow = mode == "I" and wide.max() <= 255
-    return (wide if narrow else wide >> 8).clip(0, 255).astype(np.uint8)
+    peak = int(wide.max()) if mode == "I" else 65535
+    shift = 0 if peak <= 255 else 8 if peak <= 65535 else 23
+    return (wide >> shift).clip(0, 255).astype(np.uint8)
 
 
 def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:

@@ -1,16 +1,19 @@
 """`ingest stills`: photos -> silent static videos and a list of them, for video-to-audio models such as MMAudio.
 
     python -m ingest stills images=photos output=out/stills duration_s=8
-    out/stills/videos/<id>.mp4      H.264 (BT.709, limited range), no sound, every frame the photo
+    out/stills/videos/…/<id>.mp4    H.264 (BT.709, limited range), no sound, every frame the photo; a folder per settings
     out/stills/list.tsv             id, path, caption; a row per video (MMAudio reads the folder, or such a list)
     out/stills/refused.tsv          id, path, reason; the photos that cannot be used
+    out/stills/sources.json         the sha256 of the photo that each video shows
 
-Captions come from a .csv with columns `path` (as below the folder) and `caption`, or are empty. Videos that are there are kept.
-It makes no sound and loads no model.
+Captions come from a .csv with columns `path` (as below the folder) and `caption`, or are empty. A video of the
+same photo (by sources.json) and settings is kept. It makes no sound and loads no model.
 """
 
 import csv
+import hashlib
 import io
+import json
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +30,7 @@ from ingest.photos import find_photos, root_of
 from ingest.pixels import PictureError, open_picture
 from ingest.sample import safe_id
 
+SOURCES = "sources.json"
 MAX_SIDE_PX = 16384  # of H.264
 EXACT = "lanczos+accurate_rnd+full_chroma_int+full_chroma_inp"  # of swscale, whose default is off by several levels
 CRF = 14
@@ -68,10 +72,16 @@ def make_stills(config: StillsConfig) -> dict[str, Any]:
         (output / "videos").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output={config.output}: not writable ({error.strerror}); choose another folder") from None
+    videos = {id: video_path(config, id) for id in photos}
+    sources = _read_sources(output)
     with ThreadPoolExecutor(config.workers) as pool:
-        reasons = list(pool.map(partial(_render, config), photos.values(), (video_path(config, id) for id in photos)))
+        digests = dict(zip(photos, pool.map(_digest, photos.values()), strict=True))
+        stale = [sources.get(str(videos[id].relative_to(output))) != digests[id] for id in photos]
+        reasons = list(pool.map(partial(_render, config), photos.values(), videos.values(), stale))
+    kept = {str(videos[id].relative_to(output)): digests[id] for id, reason in zip(photos, reasons, strict=True) if not reason}
+    _write(output / SOURCES, json.dumps(sources | kept, indent=0))
     made = [
-        (id, str(video_path(config, id).relative_to(output)), captions.get(_below(config.images, photo), ""))
+        (id, str(videos[id].relative_to(output)), captions.get(_below(config.images, photo), ""))
         for (id, photo), reason in zip(photos.items(), reasons, strict=True)
         if not reason
     ]
@@ -101,10 +111,28 @@ def video_path(config: StillsConfig, id: str) -> Path:
     return Path(config.output) / "videos" / shape / f"{id}.mp4"
 
 
-def _render(config: StillsConfig, photo: Path, video: Path) -> str:
-    """Renders one video, published by renaming; returns why not, or ""."""
-    if video.exists():
+def _read_sources(output: Path) -> dict[str, str]:
+    """Which photo each video was made of: sha256 by the video's path. Empty where nothing (readable) is there yet."""
+    try:
+        found = json.loads((output / SOURCES).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _digest(photo: Path) -> str:
+    """sha256 of a photo's file; "" for what is no readable file, which `_render` refuses."""
+    try:
+        return hashlib.sha256(photo.read_bytes()).hexdigest() if photo.is_file() else ""
+    except OSError:
         return ""
+
+
+def _render(config: StillsConfig, photo: Path, video: Path, stale: bool) -> str:
+    """Renders one video, published by renaming; returns why not, or "". One that is there is kept unless `stale`."""
+    if video.exists() and not stale:
+        return ""
+    video.unlink(missing_ok=True)
     try:
         frame = _scaled(open_picture(photo), config.short_side_px)
     except PictureError as error:
@@ -149,6 +177,10 @@ def _write_list(path: Path, header: tuple[str, ...], rows: list[tuple[str, str, 
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
+    _write(path, text.getvalue())
+
+
+def _write(path: Path, text: str) -> None:
     beside = path.with_name(f"partial-{path.name}")
-    beside.write_text(text.getvalue(), encoding="utf-8")
+    beside.write_text(text, encoding="utf-8")
     beside.replace(path)

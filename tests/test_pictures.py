@@ -103,6 +103,33 @@ def thirty_two_bits(path: Path) -> np.ndarray:
     return grey(GREY)
 
 
+def thirty_one_bits(path: Path) -> np.ndarray:
+    save(Image.fromarray(GREY.astype(np.int32) << 23), path)
+    return grey(GREY)
+
+
+def few_bits(path: Path) -> np.ndarray:
+    """A PNG of 2 bits of grey, whose value 1 is transparent."""
+    row = np.array([[0b00011011] * 16] * 48, np.uint8)
+    raw = zlib.compress(np.hstack([np.zeros((48, 1), np.uint8), row]).tobytes())
+    path.write_bytes(png(64, 48, chunk(b"tRNS", b"\0\1"), chunk(b"IDAT", raw), depth=2))
+    return grey(np.tile(np.array([0, 255, 170, 255], np.uint8), (48, 16)))
+
+
+def sixteen_bits_a_channel(path: Path) -> np.ndarray:
+    """A PNG of 16 bits a channel, of which one colour is transparent."""
+    values = (SCENE.astype(np.uint16) << 8).astype(">u2")
+    raw = b"".join(b"\0" + row.tobytes() for row in values)
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 48, 16, 2, 0, 0, 0)) + chunk(b"tRNS", values[0, 0].tobytes())
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b""))
+    return np.where((SCENE == SCENE[0, 0]).all(2)[..., None], 255, SCENE)
+
+
+def cmyk_jpeg(path: Path) -> np.ndarray:
+    save(Image.new("RGB", (64, 48), (200, 30, 30)).convert("CMYK"), path, quality=95)
+    return np.full((48, 64, 3), (200, 30, 30))
+
+
 def integers_up_to_255(path: Path) -> np.ndarray:
     save(Image.fromarray(GREY.astype(np.int32)), path)
     return grey(GREY)
@@ -176,7 +203,11 @@ KINDS: list[tuple[Callable[[Path], np.ndarray], str, int]] = [
     (sixteen_bits, "a.png", 0),
     (sixteen_bits, "a.tif", 0),
     (thirty_two_bits, "a.tif", 0),
+    (thirty_one_bits, "a.tif", 0),
     (integers_up_to_255, "a.tif", 0),
+    (few_bits, "a.png", 0),
+    (sixteen_bits_a_channel, "a.png", 0),
+    (cmyk_jpeg, "a.jpg", 2),
     (fractions, "a.tif", 0),
     (cmyk, "a.tif", 0),
     (ycbcr, "a.tif", 0),
@@ -310,6 +341,14 @@ def test_limits_of_a_caller_hold_and_pipes_are_never_opened(tmp_path: Path) -> N
     with pytest.raises(Refused) as caught:
         still_picture(str(tmp_path / "b.png"), SETTINGS)
     assert caught.value.reason == Reason.UNSUPPORTED and MAX_PIXELS > 10**8
+
+
+def test_heif_is_read_where_its_package_is(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    Image.new("RGB", (64, 48), (200, 30, 30)).save(tmp_path / "a.heic", format="HEIF")
+    picture = open_picture(tmp_path / "a.heic")
+    assert picture.size == (64, 48) and np.abs(np.asarray(picture, int) - (200, 30, 30)).max() < 6
 
 
 def touch(root: Path, *names: str) -> None:

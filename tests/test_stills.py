@@ -89,6 +89,16 @@ def test_running_again_keeps_what_is_there_and_other_settings_do_not(photos: Pat
         assert len(list(video.decode(video=0))) == 3
 
 
+def test_another_photo_of_the_same_name_gets_a_video_of_its_own(tmp_path: Path) -> None:
+    for folder, colour in (("one", (200, 30, 30)), ("other", (30, 30, 200))):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (64, 64), colour).save(tmp_path / folder / "a.png")
+        made(tmp_path / folder, tmp_path / "out")
+        with av.open(str(tmp_path / "out" / rows(tmp_path / "out/list.tsv")[0]["path"])) as video:
+            shown = next(video.decode(video=0)).to_ndarray(format="rgb24").astype(int)
+        assert np.abs(shown[32, 32] - colour).max() <= 2
+
+
 def test_one_photo_will_do(photos: Path, tmp_path: Path) -> None:
     assert made(photos / "a.jpg", tmp_path / "out") == {"videos": 1, "refused": 0}
 
