@@ -6,7 +6,7 @@ with Book(store, config, step) as book:          # after a resume, what comes af
 
 metrics.jsonl      step, loss (the mean over the samples of this step, null where it had none), holes (places of this step without
                    a sample), samples (places so far), lr, grad_norm, step_s, data_wait_s, tflops, mfu (of a known device)
-validation.jsonl   step, loss, and the loss at each fixed time
+validation.jsonl   step, loss, and the loss at each fixed time; ema_loss and so on by the averaged weights, which are what ships
 events.jsonl       started, resumed, saved, rolled_back, damaged_validation, stopped, failed, finished
 tensorboard/       for `tensorboard --logdir`
 wandb-run.txt      the id of the run at W&B, and in wandb/ its files

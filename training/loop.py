@@ -31,7 +31,7 @@ from configs.load import UserError
 from training.book import Book
 from training.catalogue import Catalogue
 from training.checkpoints import Checkpoint, DamagedError, Saver, committed_steps, quarantine, read_marker
-from training.ema import Ema
+from training.ema import Ema, averaged
 from training.engine import count_flops, prepare_process, start_engine
 from training.fragments import KINDS, Fragment, held, mine, publish, shapes_of
 from training.heldout import HeldOut, held_out, leave_out
@@ -242,10 +242,17 @@ def train_step(run: Run, tensors: dict[str, torch.Tensor], step: int) -> tuple[f
 
 
 def look(run: Run, validation: Validation | None, preview: Preview | None, book: Book | None, step: int) -> None:
-    """Validation and previews, where this step or the last one is their turn. All ranks take part."""
+    """Validation, by the live and by the averaged weights, and previews, where this step or the last one is their turn.
+
+    All ranks take part.
+    """
     config = run.config
     if validation and (step % config.validate_every == 0 or step == config.steps):
         found = validation.measure(run.engine)
+        if config.ema:
+            with averaged(run.ema, run.engine, run.held, config.zero_stage):
+                shipped = validation.measure(run.engine)
+            found |= {f"ema_{name}": value for name, value in shipped.items()}
         if book:
             book.note_validation(step, found, sorted(validation.damaged))
     if preview and (step % config.preview_every == 0 or step == config.steps):
