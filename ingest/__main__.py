@@ -105,19 +105,51 @@ def remove(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: 
         console.print(f"{summary['samples']} samples {said}; units written again: {summary['units']}")
         if summary["pending"]:
             console.print(f"{summary['pending']} items that are listed and not scraped yet {'would be' if dry_run else 'are'} kept out")
-        for entry in summary["checkpoints"]:
-            seen = f"{entry['run']} step {entry['step']} ({entry['checkpoint']})"
-            console.print(f"may have seen {entry['samples']} of them: {seen}")
         for name in summary["unmatched"]:
             console.print(f"not found: {name}", style="yellow")
-        for unit, error in sorted(summary["failed"].items()):
-            console.print(printable(f"{unit} failed: {error}; the tombstones hold; run the same command again"), style="red")
+        show_removed(summary)
         if summary["units"] and not dry_run:
             console.print("the bytes are in the old generations until: python -m ingest gc … --purge")
 
     summary = do_in_dataset("remove", words, config, lambda: run(config, dry_run), show, as_json, dry_run)
     if summary and summary["failed"]:
         raise typer.Exit(1)
+
+
+@app.command()
+def refresh(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
+    """Ask again whether what is stored in DATASET may be used, and bury what was withdrawn, down to derived=[…]."""
+    from ingest.refresh import RefreshConfig
+    from ingest.refresh import refresh as run
+
+    words = [f"dataset={dataset}", *(args or [])]
+    config = load_config(RefreshConfig, words)
+
+    def show(summary: dict[str, Any]) -> None:
+        said = "would be buried" if dry_run else "buried"
+        why = ", ".join(f"{reason} {count}" for reason, count in summary["withdrawn"].items()) or "nothing withdrawn"
+        console.print(f"{summary['asked']} of {summary['items']} items asked; {why}; {summary['samples']} samples {said}")
+        if summary["asked_lately"]:
+            console.print(f"{summary['asked_lately']} were asked within every_days={config.every_days:g} and were not asked again")
+        if summary["later"]:
+            console.print(f"{summary['later']} items could not be asked now: run the same command again", style="yellow")
+        for name in ("unclear", "not_covered"):
+            if summary[name]:
+                console.print(f"{summary[name]} items {name.replace('_', ' ')}: they stay", style="yellow")
+        show_removed(summary)
+
+    summary = do_in_dataset("refresh", words, config, lambda: run(config, dry_run), show, as_json, dry_run)
+    if summary and (summary["failed"] or summary["later"]):
+        raise typer.Exit(1)
+
+
+def show_removed(summary: dict[str, Any]) -> None:
+    """Checkpoints that may have seen removed samples, and units that could not be written again."""
+    for entry in summary["checkpoints"]:
+        seen = f"{entry['run']} step {entry['step']} ({entry['checkpoint']})"
+        console.print(f"may have seen {entry['samples']} of them: {seen}")
+    for unit, error in sorted(summary["failed"].items()):
+        console.print(printable(f"{unit} failed: {error}; the tombstones hold; run the same command again"), style="red")
 
 
 @app.command()

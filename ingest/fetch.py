@@ -137,6 +137,12 @@ class Fetcher:
         with self._work() as work:
             return self._keep(item, work, dict(self._ask(question, work)["media"]))
 
+    def check(self, item: Item) -> str:
+        """The license of an item on the web, which is asked for as by `fetch`, without the bodies of its media. Raises `Refused`."""
+        question = {"item": {**asdict(item), "meta": {}}, "need_short_side_px": 0, "looks_only": True}
+        with self._work() as work:
+            return str(self._ask(question, work)["media"]["license"])
+
     def list_videos(self, target: str) -> list[dict[str, str]]:
         """{"id", "title", "channel_id"} of every video behind a YouTube search, channel or playlist. Raises `Refused`."""
         with self._work() as work:

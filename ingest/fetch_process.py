@@ -109,6 +109,8 @@ def _from_youtube(web: Web, task: Task) -> dict[str, Any]:
     _check_facts(info, web.limits)
     license = license_of(info, task.vouched_channels)
     license_allowed(license, task.allow)
+    if web.looks_only:
+        return {"license": license}
     try:
         chosen = _chosen(web, info, task)
     except Refused as refusal:
@@ -170,6 +172,10 @@ def _direct(web: Web, url: str, task: Task, stem: str) -> str:
 
 def _download(web: Web, info: dict[str, Any], chosen: Format, folder: Path, stem: str) -> str:
     """Downloads one format under a name of ours; returns the name."""
+    if web.looks_only:
+        with _unreadable_is_corrupt():
+            web.look(str(chosen["url"]))
+        return stem
     extension = chosen.get("ext") if chosen.get("ext") in EXTENSIONS else "bin"
     path = folder / f"{stem}.{extension}"
     dropped = ("requested_formats", "requested_downloads", "formats", "section_start", "section_end")
@@ -253,6 +259,7 @@ def answer(desk: Desk, asked: dict[str, Any]) -> dict[str, Any]:
     try:
         web.begin()
         web.permission.begin(asked.get("item", {}).get("source", ""))
+        web.looks_only = bool(asked.get("looks_only"))
         return _do(desk, web, asked)
     except (Abort, Refused, YoutubeDLError, OSError) as error:
         refusal = (youtube_refusal_of(error) if youtube else None) or refusal_of(error)

@@ -134,6 +134,15 @@ def _pair(observation: dict[str, Any], photo: dict[str, Any], sound: dict[str, A
     )
 
 
+def pair_license(observation: dict[str, Any], pair_id: str) -> str:
+    """What the photo and the sound of `pair_id` (as of `pairs_of`) demand together now; "" where one is no longer listed."""
+    codes = []
+    for kind, medium_id in zip(("photo", "sound"), pair_id.split("_"), strict=False):
+        found = next((one for one in _media(observation, kind) if str(one["id"]) == medium_id), None)
+        codes.append(_code(found) if found else "")
+    return combined(*codes) if len(codes) == 2 and all(codes) else ""
+
+
 def _media(observation: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     """The photos or sounds that may be listed."""
     return [one for one in _stated_media(observation, kind) if not is_withdrawn(one)]

@@ -102,13 +102,13 @@ def remove(config: RemoveConfig, dry_run: bool = False) -> dict[str, Any]:
     if not here.samples and not here.commits and not pending:
         raise UserError(f"{config.dataset}: nothing there has {_selection(config)}; ingest report shows what it holds")
     keys = set(here.samples)
-    found = [here, *(find(_open_derived(uri), lambda row: row["key"] in keys, config.reason) for uri in config.derived)]
+    found = [here, *(find(open_derived(uri), lambda row: row["key"] in keys, config.reason) for uri in config.derived)]
     checkpoints = [entry for uri in config.runs for entry in seen_by(uri, found)]
     units, failed = sum(len(part.commits) for part in found) if config.rewrite else 0, {}
     if not dry_run:
         for part in found:
             bury(part.dataset, keys | (_bans(config, wanted) if part is here else set()), config.reason)
-        failed = _rewrite_all(found, config) if config.rewrite else {}
+        failed = rewrite_all(found, config.reason, config.workers) if config.rewrite else {}
     summary = {"dataset": config.dataset, "samples": len(keys), "pending": pending, "units": units - len(failed), "failed": failed}
     return {**summary, "unmatched": unmatched, "checkpoints": checkpoints, "checkpoints_mean": CHECKPOINTS_MEAN}
 
@@ -199,25 +199,26 @@ def _names(found: Found) -> set[str]:
     return {word for row in rows for word in (row["key"], row.get("media_id"), row["item_id"]) if word}
 
 
-def _open_derived(uri: str) -> Dataset:
+def open_derived(uri: str) -> Dataset:
+    """A dataset made of another one. `UserError` where it was not."""
     dataset = Dataset.open(uri)
     if not dataset.meta["parents"]:
         raise UserError(f"derived={uri}: was not derived from a dataset; name the latents that precompute made of it")
     return dataset
 
 
-def _rewrite_all(found: list[Found], config: RemoveConfig) -> dict[str, str]:
+def rewrite_all(found: list[Found], reason: str, workers: int) -> dict[str, str]:
     """Rewrites unit by unit, `workers` at a time, each in memory; returns the units that could not be, with the error."""
 
     def work(part: Found, commit: Commit) -> tuple[str, str]:
         try:
-            rewrite_unit(part.dataset, commit, part.match, config.reason)
+            rewrite_unit(part.dataset, commit, part.match, reason)
         except OSError as error:
             log.error("%s: unit %s could not be written again: %s", part.dataset.uri, commit.unit, error)
             return f"{part.dataset.uri}#{commit.unit}", f"{type(error).__name__}: {error}"
         return "", ""
 
-    with ThreadPoolExecutor(config.workers) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         jobs = [pool.submit(work, part, commit) for part in found for commit in part.commits]
         return {unit: error for unit, error in (job.result() for job in jobs) if error}
 

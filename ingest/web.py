@@ -117,6 +117,7 @@ class Web(YoutubeDL):
         self._downloading = False
         self._cut = ""
         self._held_back = False  # refused by a rest of ours, not by the site
+        self.looks_only = False  # the item is asked for without the bodies of its media
         super().__init__({**_parameters(limits, extractors), **self.egress.options})
         if self.egress.cookies_file:
             self.cookiejar.load(self.egress.cookies_file)
@@ -173,6 +174,10 @@ class Web(YoutubeDL):
         if body is not None:
             self._pages.update({url: landing, response.url: landing})
         return landing
+
+    def look(self, url: str) -> None:
+        """Asks for a medium as a download would, and reads nothing of its body."""
+        self.urlopen(Request(url, headers={"Accept-Encoding": "identity"})).close()
 
     def download(self, path: str, facts: dict[str, Any]) -> bool:
         """Downloads what the info dict `facts` names into `path`. yt-dlp forgets why it gave up: the door remembers."""
