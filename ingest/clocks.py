@@ -6,6 +6,7 @@ starts at 0 and never goes back; of jumps ahead, it keeps short gaps only. Pictu
 arithmetic in seconds; opens no file.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,14 +49,19 @@ class StretchFinder:
         self.last_s: list[float | None] = [None] * len(self.back_s)  # of each stream
         self.current = [0] * len(self.back_s)  # stretch of each stream
         self.newest_s = [0.0]  # the last time of any stream in each stretch
+        self.after_gap_s = [0.0]  # where a jump ahead began the stretch, perhaps for one stream only; infinite after a jump back
 
     def number(self, stream: int, time_s: float) -> int:
         """The stretch of the packet of `stream` that is decoded at `time_s`."""
         last_s = self.last_s[stream]
         if last_s is None:
             self.current[stream] = self._joined(stream, time_s, 0)
-        elif time_s < last_s - self.back_s[stream] or (time_s > last_s + AHEAD_S and self._restarted(stream, time_s)):
-            self.current[stream] = self._joined(stream, time_s, self.current[stream] + 1)
+        elif time_s < last_s - self.back_s[stream]:
+            self.current[stream] = self._joined(stream, time_s, self.current[stream] + 1, math.inf)
+        elif time_s > last_s + AHEAD_S and self._restarted(stream, time_s):
+            self.current[stream] = self._joined(stream, time_s, self.current[stream] + 1, time_s)
+        elif time_s >= min(self.after_gap_s[self.current[stream] + 1 : self.current[stream] + 2], default=math.inf):
+            self.current[stream] += 1  # the clock had not jumped: this stream has come there, too
         self.last_s[stream] = time_s
         self.newest_s[self.current[stream]] = time_s
         return self.current[stream]
@@ -68,7 +74,7 @@ class StretchFinder:
         here = [last_s for other, last_s in others.items() if self.current[other] == self.current[stream]]
         return all(last_s < time_s - AHEAD_S for last_s in here)
 
-    def _joined(self, stream: int, time_s: float, least: int) -> int:
+    def _joined(self, stream: int, time_s: float, least: int, after_gap_s: float = math.inf) -> int:
         """The newest stretch from `least` on whose clock is near; a new one where none is."""
         for number in range(len(self.newest_s) - 1, least - 1, -1):
             if abs(self.newest_s[number] - time_s) < NEAR_S:
@@ -76,6 +82,7 @@ class StretchFinder:
         if self.last_s[stream] is None:
             return 0
         self.newest_s.append(time_s)
+        self.after_gap_s.append(after_gap_s)
         return len(self.newest_s) - 1
 
 

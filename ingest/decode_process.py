@@ -88,7 +88,7 @@ def _of_still(picture_path: str, sound_path: str, within: Span | None, settings:
         time_s = start / settings.sample_rate_hz + valid / settings.sample_rate_hz / 2
         if valid > 0:
             chosen.append(Chosen(start, Picture(picture.jpeg, picture.width_px, picture.height_px, time_s), "still", valid))
-    empty = [] if within else _empty(begins_s, [start for start, _ in pieces], settings)
+    empty = [] if within else _empty(begins_s, sound.spans, sound.spans, [start for start, _ in pieces], settings)
     return Found(chosen, sound, [], empty)
 
 
@@ -106,15 +106,23 @@ def _of_film(picture_path: str, sound_path: str, within: Span | None, settings: 
         raise Refused(Reason.CORRUPT, "no frame could be decoded")
     chosen = [Chosen(window.start, pictures[window.packet], window.mode, window.valid) for window in windows if window.packet in pictures]
     unseen = [window.start for window in windows if window.packet not in pictures]
-    empty = [] if within else _empty(packets.begins_s, [window.start for window in windows], settings)
+    empty = [] if within else _empty(packets.begins_s, packets.spans, sound.spans, [window.start for window in windows], settings)
     return Found(chosen, sound, unseen, empty)
 
 
-def _empty(begins_s: dict[int, float], starts: list[int], settings: Settings) -> list[int]:
-    """The first samples of those stretches of a clock in which no window starts."""
-    begins = [round(begin_s * settings.sample_rate_hz) for begin_s in sorted(begins_s.values())]
-    ends = [*begins[1:], sys.maxsize]
-    return [begin for begin, end in zip(begins, ends, strict=True) if not any(begin <= start < end for start in starts)]
+def _empty(
+    begins_s: dict[int, float], pictures: dict[int, Span], sounds: dict[int, Span], starts: list[int], settings: Settings
+) -> list[int]:
+    """The first samples of those stretches of a clock in which no window starts, though both halves are there, or one for long."""
+    found = []
+    for number, begin_s in begins_s.items():
+        spans = [half[number] for half in (pictures, sounds) if number in half]
+        is_much = len(spans) == 2 or any(span.end_s - span.start_s >= settings.duration_s for span in spans)
+        begin = round(begin_s * settings.sample_rate_hz)
+        end = min((round(later_s * settings.sample_rate_hz) for later_s in begins_s.values() if later_s > begin_s), default=sys.maxsize)
+        if is_much and not any(begin <= start < end for start in starts):
+            found.append(begin)
+    return sorted(found)
 
 
 def _read(picture_path: str, sound_path: str, within: Span | None, settings: Settings, channel: int | None = None) -> tuple[Tracks, Tracks]:

@@ -72,9 +72,9 @@ def clip_row(item: Item, item_id: str, media: Media, clip: Clip, split: str, rea
     columns = {**facts, "scores": json.dumps(scores, sort_keys=True)}
     if reason:
         return Row(item_id, key, "refused", str(reason), None, columns)
-    columns |= {"image_hash": image_hash(clip.image), "audio_fingerprint": audio_fingerprint(clip.audio, clip.sample_rate_hz)}
+    columns |= {"image_hash": image_hash(clip.image), "audio_fingerprint": audio_fingerprint(clip.own_audio, clip.sample_rate_hz)}
     columns["image_palette"] = image_palette(clip.image)
-    columns["audio_sequence"] = audio_sequence(clip.audio, clip.sample_rate_hz, round(clip.start_s * clip.sample_rate_hz))
+    columns["audio_sequence"] = audio_sequence(clip.own_audio, clip.sample_rate_hz, round(clip.start_s * clip.sample_rate_hz))
     return Row(item_id, key, columns=columns, members=_members(clip, {**facts, "scores": scores, "meta": {**item.meta, **media.meta}}))
 
 

@@ -64,11 +64,18 @@ def _picture_rank(stream: Any) -> tuple[bool, bool, bool, int, int]:
     return decoder is None, is_picture or bool(stream.disposition & Flag.still_image), is_apart, -area, stream.index
 
 
-def sound_stream(container: Any) -> Any:
-    """The film's own sound: no commentary or description, the original before a dub, the default one. Raises `Refused`."""
+def sound_stream(container: Any, picture: Any = None) -> Any:
+    """The film's own sound: no commentary or description, the original before a dub, the default one. Raises `Refused`.
+
+    Of a broadcast of several programs, only those of the program of the `picture` come into question.
+    """
     if not container.streams.audio:
         raise Refused(Reason.NO_AUDIO, "no sound in the file")
-    stream = min(container.streams.audio, key=_sound_rank)
+    sounds = container.streams.audio
+    if picture is not None:  # ffmpeg names one stream of each program, the same for all of its streams
+        best = container.streams.best("audio", picture)
+        sounds = [sound for sound in sounds if container.streams.best("audio", sound) is best] or sounds
+    stream = min(sounds, key=_sound_rank)
     if stream.codec_context is None:
         raise Refused(Reason.UNSUPPORTED, "no decoder for the sound")
     return stream
@@ -93,13 +100,13 @@ def declared_s(container: Any, stream: Any) -> float | None:
     """How long the header says that `stream` lasts; None where it says so of the whole file only (`container_s`)."""
     name = container.format.name
     if name == "avi":  # counts frames in its header, and takes its duration from what is there
-        return max((float(stream.frames * stream.time_base) for stream in container.streams.video), default=0.0)
+        return float(stream.frames * stream.time_base) if stream.type == "video" else 0.0
     if name in FIRST_SAMPLE or clock_s(container) is not None:
         return 0.0
     if name.startswith("mov,") and stream.duration:
         return float(stream.duration * stream.time_base)
     tag = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)\s*", stream.metadata.get("DURATION", ""))
-    return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]) if tag else None
+    return min(int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]), container_s(container)) if tag else None
 
 
 def container_s(container: Any) -> float:

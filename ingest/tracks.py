@@ -139,7 +139,7 @@ def read_tracks(
         voice = None
         if sound:
             placer = SoundPlacer(settings, channel, limit_s)
-            voice = Voice(sound_stream(container), placer, clock or 0.0 if is_first else 0.0)
+            voice = Voice(sound_stream(container, film and film.stream), placer, clock or 0.0 if is_first else 0.0)
         start_s = 0.0 if is_first else clock or 0.0
         if voice and not film and not is_first:
             start_s = clock or _start_of(voice.stream)

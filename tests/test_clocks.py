@@ -8,9 +8,11 @@ import pytest
 import soundfile
 from PIL import Image
 
-from ingest.clip import Clipper
+from ingest.clip import ClipConfig, Clipper, FrameConfig
 from ingest.clocks import WRAP_S, Reach, StretchFinder, Timeline, ahead_s
-from ingest.sample import Clip, Media, Reason, Refused
+from ingest.sample import Clip, Item, Media, Reason, Refused
+from ingest.scrape import ScrapeConfig, ScrapeStage, scrape_item
+from ingest.sources import SourceConfig
 from tests.media import NOISE, RATE_HZ, card, film, heard_s, shown_s
 from tests.test_clip import ffmpeg
 from tests.test_media import FEW_MS, cut, cutter
@@ -193,3 +195,36 @@ def test_playing_time_never_goes_back() -> None:
     assert timeline.begin_s == {0: 0.0, 1: 10.5, 2: 18.5, 3: 19.5}
     assert [timeline.epoch_s[number] for number in (0, 1, 2, 3)] == pytest.approx([10.0, -0.5, -0.5, 8980.5])
     assert np.isclose(timeline.end_s, 20.5)
+
+
+def test_a_picture_that_stands_while_its_sound_is_late_in_the_file_loses_nothing() -> None:
+    finder = StretchFinder([0.3, 0.3], alone_jumps=False)
+    found = [(stream, time_s, finder.number(stream, time_s)) for stream, time_s in ((0, 0.0), (1, 0.0), (0, 5.0), (0, 10.0))]
+    found += [(1, at / 10, finder.number(1, at / 10)) for at in range(1, 120)]
+    assert [number for _, _, number in found[:4]] == [0, 0, 1, 2]
+    assert {number for stream, time_s, number in found if stream == 1 and time_s >= 10.0} == {2}
+
+
+def test_what_is_lost_with_a_stretch_gets_a_row(tmp_path: Path, clippers: dict[str, Clipper]) -> None:
+    one, two, three = parts(tmp_path, "ts")
+    ffmpeg("-i", str(two), "-an", "-c", "copy", str(tmp_path / "mute.ts"))
+    clipper = clippers["grid"]
+    cut(clipper, join(tmp_path / "joined.ts", [one, tmp_path / "mute.ts", three]))
+    (lost,) = clipper.lost
+    assert lost.reason == Reason.TOO_SHORT and "where the clock restarts at 3." in lost.detail
+    cut(clipper, join(tmp_path / "joined.ts", [one, two, three]))
+    assert clipper.lost == []
+
+
+def test_what_is_lost_is_a_refused_row_beside_the_kept_ones(tmp_path: Path) -> None:
+    one, two, _ = parts(tmp_path, "ts")
+    ffmpeg("-i", str(two), "-an", "-c", "copy", str(tmp_path / "mute.ts"))
+    path = join(tmp_path / "joined.ts", [one, tmp_path / "mute.ts"])
+    shape = {"clip": ClipConfig(1.0, "grid"), "frame": FrameConfig(64)}
+    stage = ScrapeStage(ScrapeConfig("unused", SourceConfig("unused", license="own"), **shape))  # type: ignore[arg-type]
+    try:
+        rows = scrape_item(Item("folder", "a", str(path), "own"), "a", stage.fetcher, stage.clipper, stage.config)
+    finally:
+        stage.close()
+    assert [row.reason for row in rows if row.status == "refused" and row.key is None] == [Reason.TOO_SHORT]
+    assert sum(row.key is not None for row in rows) >= 2

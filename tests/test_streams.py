@@ -152,3 +152,16 @@ def test_a_sound_begins_at_its_first_sample(name: str, tmp_path: Path, clipper: 
     assert clips[0].start_s == 0 and len(clips) >= 2
     delay_s = 0.064 if name == "a.aac" else 0.012 if name.endswith("ts") else 0.001  # of the encoder, where a file does not tell it
     assert heard_s(clips[1], 0.75) == pytest.approx(1.0, abs=delay_s + 0.001)
+
+
+def test_picture_and_sound_are_of_one_program(tmp_path: Path, clipper: Clipper) -> None:
+    film(tmp_path / "small.ts", "libx264", "ac3", size=(64, 64))
+    film(tmp_path / "large.mkv", audio="")
+    soundfile.write(tmp_path / "large.wav", NOISE[round(OTHER_S * RATE_HZ) : round((OTHER_S + 4) * RATE_HZ)], RATE_HZ)
+    inputs = [word for name in ("small.ts", "large.mkv", "large.wav") for word in ("-i", str(tmp_path / name))]
+    programs = ["-program", "title=one:st=0:st=1", "-program", "title=two:st=2:st=3"]
+    words = ["-map", "0:v", "-map", "0:a", "-map", "1:v", "-map", "2:a", "-c:v", "copy", "-c:a", "ac3", "-ar", "48000", *programs]
+    ffmpeg(*inputs, *words, str(tmp_path / "both.ts"))
+    clips = cut(clipper, tmp_path / "both.ts")
+    assert len(clips) >= 3 and all(heard_s(clip) > OTHER_S - 0.1 for clip in clips)
+    assert {(clip.width_px, clip.height_px) for clip in clips} == {(85, 64)}
