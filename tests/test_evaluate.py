@@ -11,6 +11,7 @@ import soundfile
 
 from cluster.dataset import Dataset
 from configs.load import UserError
+from ingest.report import ReportConfig, write_report
 from tests.test_chain import Chain, chain  # noqa: F401
 from training.evaluate import EvaluateConfig, check_comparable, clear_examples, evaluate, find_clips
 from training.mel import MelConfig
@@ -26,11 +27,22 @@ def sounds(folder: Path) -> dict[str, np.ndarray]:
     return {path.name: soundfile.read(path)[0] for path in sorted((folder / "wavs").glob("*.wav"))}
 
 
-def test_sounds_and_scores_depend_neither_on_the_batch_nor_on_the_other_clips(chain: Chain, tmp_path: Path) -> None:  # noqa: F811
-    found = {batch: evaluate(asked(chain, tmp_path / str(batch), batch=batch)) for batch in (1, 3)}
+@pytest.fixture(scope="module")
+def evaluated(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    folder = tmp_path_factory.mktemp("evaluated")
+    evaluate(asked(chain, folder, batch=3))
+    return folder
+
+
+def test_sounds_and_scores_depend_neither_on_the_batch_nor_on_the_other_clips(
+    chain: Chain,  # noqa: F811
+    evaluated: Path,
+    tmp_path: Path,
+) -> None:
+    alone = evaluate(asked(chain, tmp_path / "1", batch=1))
     fewer = evaluate(asked(chain, tmp_path / "fewer", num_clips=3))
-    one, three, some = (sounds(tmp_path / name) for name in ("1", "3", "fewer"))
-    assert found[1]["scores"] == found[3]["scores"] and fewer["num_clips"] == 3
+    one, three, some = (sounds(folder) for folder in (tmp_path / "1", evaluated, tmp_path / "fewer"))
+    assert alone["scores"] == json.loads((evaluated / "scores.json").read_text())["scores"] and fewer["num_clips"] == 3
     assert set(one) == set(three) > set(some)
     assert all(np.abs(one[name] - three[name]).max() < 1e-3 for name in one)
     assert all(np.abs(one[name] - some[name]).max() < 1e-3 for name in some)
@@ -47,6 +59,19 @@ def test_examples_of_older_scores_are_cleared_and_nothing_else(chain: Chain, tmp
     expected = {f"{key}.{kind}.wav" for key in examples for kind in ("generated", "real")} | {"mine.generated.wav"}
     assert {path.name for path in (tmp_path / "wavs").iterdir()} == expected
     assert {path.name for path in (tmp_path / "images").iterdir()} == {f"{key}.jpg" for key in examples} | {"mine.jpg"}
+
+
+def test_the_report_shows_scores_with_and_without_intervals(chain: Chain, evaluated: Path, tmp_path: Path) -> None:  # noqa: F811
+    shutil.copytree(evaluated, tmp_path / "older")
+    older = json.loads((evaluated / "scores.json").read_text())
+    low, high = older.pop("intervals")["timbre"]["closed"]
+    (tmp_path / "older/scores.json").write_text(json.dumps(older))
+    pages = [
+        Path(write_report(ReportConfig(dataset=chain.clips, scores=str(folder), output=f"{tmp_path}/{number}.html"))).read_text()
+        for number, folder in enumerate((evaluated, tmp_path / "older"))
+    ]
+    told = f"({100 * low:.0f} to {100 * high:.0f})"
+    assert told in pages[0] and told not in pages[1]
 
 
 def test_scores_that_do_not_name_their_examples_are_cleared_by_pairs(tmp_path: Path) -> None:

@@ -57,15 +57,16 @@ def test_a_step_minimises_the_mean_over_the_samples_wherever_the_holes_are(
 
     def keep_model(*args: Any) -> torch.nn.Module:
         model = build_model(*args)
-        models.append(copy.deepcopy(model))
+        if not next(model.parameters()).is_meta:  # one that only tells its shapes
+            models.append(copy.deepcopy(model))
         return model
 
     monkeypatch.setattr(diffusion, "make_batch", keep_batch)
     monkeypatch.setattr(diffusion, "build_model", keep_model)
     train(settings(data, tmp_path / "run", accumulate=accumulate, gradient_clip=0.0))
     (line,) = read_lines(tmp_path / "run/metrics.jsonl")
-    weight = batches[0]["weight"]
-    loss = models[0](batches[0])["loss"].sum() / weight.sum()
+    weight = batches[-1]["weight"]
+    loss = models[0](batches[-1])["loss"].sum() / weight.sum()
     loss.backward()
     squares = [parameter.grad.square().sum() for parameter in models[0].parameters() if parameter.grad is not None]
     assert weight.sum() == 3 and line["holes"] == 5
@@ -116,7 +117,7 @@ def validated(data: Dataset, output: Path) -> dict[str, float]:
     """The last line of a run whose weights hardly move."""
     train(settings(data, output, lr=1e-12, validate_every=1))
     found = read_lines(output / "validation.jsonl")[-1]
-    return {name: value for name, value in found.items() if name != "step"}
+    return {name: value for name, value in found.items() if name.startswith("loss")}
 
 
 @pytest.mark.parametrize("how", ["buried", "damaged"])

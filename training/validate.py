@@ -28,7 +28,7 @@ BATCH_SIZE = 16
 
 @dataclass
 class Validation:
-    """`batches`: item numbers; those of this rank are every `world`-th from `rank` on. `places`: item -> 0, 1, 2, …
+    """`batches`: item numbers, nearly as many in each; those of this rank are every `world`-th from `rank` on. `places`: item -> 0, 1, 2, …
 
     `damaged`: keys of items found damaged by any rank so far.
     """
@@ -51,7 +51,7 @@ class Validation:
             return None
         catalogue = Catalogue.of(dataset, snapshot, config.validation_split, config.module.MEMBERS)
         chosen = choose(catalogue.keys, catalogue.holes, config.validation_items)
-        batches = [chosen[start : start + BATCH_SIZE] for start in range(0, len(chosen), BATCH_SIZE)]
+        batches = [part.tolist() for part in np.array_split(chosen, -(-len(chosen) // BATCH_SIZE))]  # a last one of one has no negatives
         places = {item: place for place, item in enumerate(chosen)}
         return Validation(config.module, config.section, facts, config.seed, catalogue, batches, places, rank, world)
 
