@@ -89,7 +89,7 @@ def begun_before(data: str, output: Path, **other: Any) -> Path:
     return output
 
 
-def test_a_run_begun_by_an_older_version_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_begun_by_an_older_version_is_not_resumed(tmp_path: Path) -> None:
     data = make_latents(tmp_path / "data").uri
     config = settings(data, begun_before(data, tmp_path / "run"), steps=8)
     with pytest.raises(UserError, match="begun by an older version.*finish it there or start another output"):

@@ -107,9 +107,9 @@ def test_without_a_trained_null_embedding_the_default_is_no_guidance_and_it_is_l
     assert "condition_dropout=0" in caplog.text
 
 
-@pytest.mark.parametrize("told", [{"condition_dropout": 0.0}, {"null_embedding": [0.0] * 8}])
-def test_guidance_without_a_trained_null_embedding_is_refused(told: dict[str, Any]) -> None:
-    pipe = pipeline(**told)
+@pytest.mark.parametrize("conditioning", [{"condition_dropout": 0.0}, {"null_embedding": [0.0] * 8}])
+def test_guidance_without_a_trained_null_embedding_is_refused(conditioning: dict[str, Any]) -> None:
+    pipe = pipeline(**conditioning)
     for guidance in (0.0, 2.0):
         with pytest.raises(UserError, match=f"guidance={guidance}.*give 1"):
             choose_guidance(pipe, guidance)

@@ -92,13 +92,13 @@ def _describe(skipped: dict[str, str], count: int, skipping: bool) -> str:
     return f"images: {len(skipped)} of {count} cannot be used: {named}{more}; {fix}"
 
 
-def choose_guidance(pipeline: StillsoundPipeline, asked: float | None) -> float:
+def choose_guidance(pipeline: StillsoundPipeline, wanted: float | None) -> float:
     """What to sample with; a default other than the usual one is logged. `UserError` where the model cannot be guided."""
     try:
-        guidance = pipeline.guidance_for(asked)
+        guidance = pipeline.guidance_for(wanted)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if asked is None and guidance == 1:
+    if wanted is None and guidance == 1:
         log.warning("this model was trained with condition_dropout=0 and has no null embedding: sampling without guidance")
     return guidance
 

@@ -95,12 +95,12 @@ class Contrastive(nn.Module):
         audio = nn.functional.normalize(self.audio_head(self.audio(batch["log_mel"].to(dtype))).float(), dim=-1)
         weight, scale = batch["weight"], self.log_scale.float().exp().clamp(max=100)
         media = torch.where(weight == 0, HOLE, batch["media"])
-        pairs, everyones, truth = torch.cat([image, audio], 1), media, torch.arange(len(media), device=media.device)
+        pairs, all_media, truth = torch.cat([image, audio], 1), media, torch.arange(len(media), device=media.device)
         if self.training and dist.is_initialized() and dist.get_world_size() > 1:  # a validation batch is one rank's
-            pairs, everyones = gather_features(pairs), gather_rows(media)
+            pairs, all_media = gather_features(pairs), gather_rows(media)
             truth = truth * dist.get_world_size() + dist.get_rank()
         images, audios = pairs.chunk(2, dim=1)
-        masked = no_negatives(media, everyones, truth)
+        masked = no_negatives(media, all_media, truth)
         across = (scale * image @ audios.T).masked_fill(masked, MASKED)
         down = (scale * audio @ images.T).masked_fill(masked, MASKED)
         loss = 0.5 * sum(nn.functional.cross_entropy(logits, truth, reduction="none") for logits in (across, down))
@@ -108,9 +108,9 @@ class Contrastive(nn.Module):
         return {"loss": loss * weight, "accuracy": hit * weight}
 
 
-def no_negatives(media: Tensor, everyones: Tensor, truth: Tensor) -> Tensor:
+def no_negatives(media: Tensor, all_media: Tensor, truth: Tensor) -> Tensor:
     """bool [b, n]: which of n samples are no negatives for each of b: holes, and other clips of its own medium (int64 numbers)."""
-    masked = (media[:, None] == everyones) | (everyones == HOLE)
+    masked = (media[:, None] == all_media) | (all_media == HOLE)
     return masked.scatter(1, truth[:, None], False)
 
 
