@@ -1,6 +1,5 @@
 """How often a site is asked whether it may be used, what is kept as evidence, and as whom we ask."""
 
-import contextlib
 import datetime
 import hashlib
 import threading
@@ -17,6 +16,7 @@ from ingest.robots import parse_robots
 from ingest.sample import Reason, Refused
 from tests.test_fetch import ALLOW, HostileSite, body, refused
 from tests.test_fetch import hostile as hostile
+from tests.test_permission import fetch, web_of
 from tests.test_web import killed, nothing, recycled
 
 FILES = list(PATHS.values())
@@ -102,10 +102,10 @@ def test_what_was_asked_is_kept_with_the_sample(hostile: HostileSite, fetcher: F
     assert [entry["status"] for entry in asked] == [404, 404, 200, 200] and "secret" not in str(asked)
 
 
-def test_no_token_of_an_address_is_in_a_refusal(hostile: HostileSite, fetcher: Fetcher) -> None:
+def test_no_token_of_an_address_is_in_a_refusal(hostile: HostileSite, tmp_path: Path) -> None:
     hostile.answers = {"/a.mp4?sig=secret": body(b"", "video/mp4", tdm_reservation="1")}
     with pytest.raises(Refused) as caught:
-        fetcher.fetch(hostile.item("/a.mp4?sig=secret"), 64)
+        fetch(web_of(hostile), hostile.item("/a.mp4?sig=secret"), tmp_path)
     assert caught.value.reason == Reason.OPT_OUT and "secret" not in caught.value.detail and "sig=***" in caught.value.detail
 
 
@@ -130,11 +130,8 @@ def test_a_contact_that_nobody_could_use_is_refused(contact: str) -> None:
 
 def test_another_name_of_ours_is_read_in_robots_txt_too(hostile: HostileSite, tmp_path: Path) -> None:
     hostile.answers = {"/a.mp4": FILM, "/robots.txt": body(b"User-agent: cellobot\nDisallow: /", "text/plain")}
-    network = {"allow_private": [f"127.0.0.1:{hostile.server_address[1]}"]}
-    for agent, reason in (("CelloBot/2.0", Reason.OPT_OUT), ("violabot", None)):
-        with Fetcher(FetchConfig(user_agent=agent, **network), tmp_path, ALLOW) as ours:  # type: ignore[arg-type]
-            with contextlib.nullcontext() if reason is None else pytest.raises(Refused):
-                ours.fetch(hostile.item("/a.mp4"), 64)
+    assert refused(lambda: fetch(web_of(hostile, user_agent="CelloBot/2.0"), hostile.item("/a.mp4"), tmp_path)) == Reason.OPT_OUT
+    assert fetch(web_of(hostile, user_agent="violabot"), hostile.item("/a.mp4"), tmp_path)["picture"]
 
 
 def test_a_robots_txt_of_hostile_patterns_is_read_in_bounded_time() -> None:
