@@ -129,8 +129,8 @@ def refresh(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run:
         said = "would be buried" if dry_run else "buried"
         why = ", ".join(f"{reason} {count}" for reason, count in summary["withdrawn"].items()) or "nothing withdrawn"
         console.print(f"{summary['asked']} of {summary['items']} items asked; {why}; {summary['samples']} samples {said}")
-        if summary["asked_lately"]:
-            console.print(f"{summary['asked_lately']} were asked within every_days={config.every_days:g} and were not asked again")
+        if summary["asked_before"]:
+            console.print(f"{summary['asked_before']} were asked before this run was cut off")
         if summary["later"]:
             console.print(f"{summary['later']} items could not be asked now: run the same command again", style="yellow")
         for name in ("unclear", "not_covered"):

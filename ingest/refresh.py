@@ -6,8 +6,8 @@ Each item with a kept sample is asked for as by a scrape, as politely and behind
 media: permission (`ingest.permission`), license, and whether it is still there. Withdrawn is what its site now keeps from
 machine use (`opt_out`), what has no allowed license any more (`license`), and what is gone (`removed`: 404, 410; of YouTube also
 private). These samples get a tombstone, here and in `derived`, and their shards are written again as by `ingest remove`. A
-failure in passing changes nothing, nor does a refusal that is none of these. Run again, it goes on: what was asked within
-`every_days` is noted in DATASET/refresh and not asked again.
+failure in passing changes nothing, nor does a refusal that is none of these. DATASET/refresh notes what was asked and when, so
+that a run that was cut off, or could not ask for everything, is completed by the next; after that, everything is asked again.
 
 Not covered are local files and tars, and pairs of iNaturalist whose observation is not known. Its API tells their licenses.
 """
@@ -39,19 +39,20 @@ log = logging.getLogger(__name__)
 WITHDRAWN = frozenset({Reason.OPT_OUT, Reason.LICENSE, Reason.REMOVED})
 STANDS, LATER, NOT_COVERED, UNCLEAR = "stands", "later", "not covered", "unclear"
 FOLDER = "refresh"
+UNFINISHED = f"{FOLDER}/unfinished.json"  # when the run began that is not yet complete
 API_PAUSE_S = 1.0  # iNaturalist asks for at most 60 requests a minute
 
 
 @dataclass
 class RefreshConfig:
     """`derived`: datasets of latents made of this one; `runs`: training runs to search for checkpoints. `rewrite=false` leaves
-    it at the tombstones. What was asked within `every_days` is not asked again: 0 asks for everything.
+    it at the tombstones. An unfinished run goes on with what it has not asked, unless that is `resume_days` ago: 0 begins anew.
     """
 
     dataset: str
     derived: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
-    every_days: float = 7.0
+    resume_days: float = 7.0
     rewrite: bool = True
     workers: int = 1
     network: FetchConfig = field(default_factory=FetchConfig)
@@ -59,8 +60,8 @@ class RefreshConfig:
     inaturalist_api: str = "https://api.inaturalist.org/v1/observations"
 
     def __post_init__(self) -> None:
-        if self.every_days < 0:
-            raise UserError(f"every_days={self.every_days}: give 0 or more")
+        if self.resume_days < 0:
+            raise UserError(f"resume_days={self.resume_days}: give 0 or more")
         if self.workers < 1:
             raise UserError(f"workers={self.workers}: give 1 or more")
 
@@ -87,17 +88,38 @@ def refresh(config: RefreshConfig, dry_run: bool = False) -> dict[str, Any]:
     others = [open_derived(uri) for uri in config.derived]
     tally: Counter[str] = Counter()
     gone: dict[str, str] = {}
-    for work, verdicts in _asked_units(config, dataset, tally):
+    since = _resumed_since(config, dataset, dry_run)
+    for work, verdicts in _asked_units(config, dataset, since, tally):
         reasons = {key: verdicts[item] for item in verdicts for key in work.keys[item] if verdicts[item] in WITHDRAWN}
         gone |= reasons
         if not dry_run:
             _bury_all([dataset, *others], reasons)
             _note(dataset, work, verdicts)
+    if not dry_run and not tally[LATER]:
+        dataset.store.delete(UNFINISHED)
     summary = _summary(config, tally, gone)
     return {**summary, **_rewrite(config, [dataset, *others], dry_run)}
 
 
-def _asked_units(config: RefreshConfig, dataset: Dataset, tally: Counter[str]) -> Iterator[tuple[Work, dict[str, str]]]:
+def _resumed_since(config: RefreshConfig, dataset: Dataset, dry_run: bool) -> datetime.datetime:
+    """When the run that this one completes began; now, where this is a new one."""
+    now = datetime.datetime.now(datetime.UTC)
+    try:
+        began = _date(json.loads(dataset.store.read(UNFINISHED))["began"])
+        if now - began < datetime.timedelta(days=config.resume_days):
+            return began
+    except FileNotFoundError:
+        pass
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("%s/%s is damaged: everything is asked again: %s", dataset.uri, UNFINISHED, error)
+    if not dry_run:
+        dataset.store.replace(UNFINISHED, json.dumps({"began": now.isoformat()}).encode())
+    return now
+
+
+def _asked_units(
+    config: RefreshConfig, dataset: Dataset, since: datetime.datetime, tally: Counter[str]
+) -> Iterator[tuple[Work, dict[str, str]]]:
     """Unit by unit, `workers` at a time: what was asked, and a verdict per item: a reason, or STANDS, LATER, UNCLEAR."""
     network = config.network.share(config.workers)
     allow = tuple(dataset.meta["config"].get("license", {}).get("allow", []))
@@ -108,7 +130,7 @@ def _asked_units(config: RefreshConfig, dataset: Dataset, tally: Counter[str]) -
             spool = stack.enter_context(scratch_folder("refresh"))
             fetchers.append(stack.enter_context(Fetcher(network, spool, allow, _youtube(config, dataset))))
         batch: list[Work] = []
-        for work in _due(config, dataset, tally):
+        for work in _due(dataset, since, tally):
             batch.append(work)
             if len(batch) == config.workers:
                 yield from _ask_batch(config, pool, fetchers, batch, tally)
@@ -126,8 +148,8 @@ def _ask_batch(
         yield work, verdicts
 
 
-def _due(config: RefreshConfig, dataset: Dataset, tally: Counter[str]) -> Iterator[Work]:
-    """Units with kept samples that no tombstone names, and whose items were not asked lately."""
+def _due(dataset: Dataset, since: datetime.datetime, tally: Counter[str]) -> Iterator[Work]:
+    """Units with kept samples that no tombstone names, and their items that were not asked `since` then."""
     commits, buried = dataset.commits(), dataset.tombstones()
     for task in dataset.iter_units():
         if task.unit not in commits:
@@ -139,10 +161,10 @@ def _due(config: RefreshConfig, dataset: Dataset, tally: Counter[str]) -> Iterat
                 keys.setdefault(row["item_id"], []).append(row["key"])
         noted = _read_notes(dataset, task.unit) if keys else {}
         items = {item_id: item for item_id, item in _items(task) if item_id in keys}
-        lately = {item_id for item_id in items if _is_recent(noted.get(item_id), config.every_days)}
+        done = {item_id for item_id in items if item_id in noted and _date(noted[item_id]["date"]) >= since}
         tally["items"] += len(items)
-        tally["lately"] += len(lately)
-        due = {item_id: item for item_id, item in items.items() if item_id not in lately}
+        tally["before"] += len(done)
+        due = {item_id: item for item_id, item in items.items() if item_id not in done}
         if due:
             yield Work(task.unit, due, keys, noted)
 
@@ -246,14 +268,14 @@ def _is_one_of(keys: set[str], row: dict[str, Any]) -> bool:
 def _summary(config: RefreshConfig, tally: Counter[str], gone: dict[str, str]) -> dict[str, Any]:
     withdrawn = {str(reason): tally[str(reason)] for reason in sorted(WITHDRAWN) if tally[str(reason)]}
     asked = tally[STANDS] + tally[UNCLEAR] + sum(withdrawn.values())
-    counts = {"items": tally["items"], "asked": asked, "asked_lately": tally["lately"], "stand": tally[STANDS], "withdrawn": withdrawn}
+    counts = {"items": tally["items"], "asked": asked, "asked_before": tally["before"], "stand": tally[STANDS], "withdrawn": withdrawn}
     left = {"later": tally[LATER], "unclear": tally[UNCLEAR], "not_covered": tally[NOT_COVERED]}
     return {"dataset": config.dataset, **counts, "samples": len(gone), **left}
 
 
 def _note(dataset: Dataset, work: Work, verdicts: dict[str, str]) -> None:
     """Writes down what was asked, and when; what comes later is due again."""
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    now = datetime.datetime.now(datetime.UTC).isoformat()
     fresh = {item: {"date": now, "said": verdict} for item, verdict in verdicts.items() if verdict not in (LATER, NOT_COVERED)}
     if fresh:
         dataset.store.replace(f"{FOLDER}/{work.unit}.json", json.dumps({**work.noted, **fresh}, indent=1, sort_keys=True).encode())
@@ -277,10 +299,3 @@ def _date(text: str) -> datetime.datetime:
     if not date.tzinfo:
         raise ValueError(f"{text} has no time zone")
     return date
-
-
-def _is_recent(note: dict[str, str] | None, days: float) -> bool:
-    if not note:
-        return False
-    age = datetime.datetime.now(datetime.UTC) - _date(note["date"])
-    return age < datetime.timedelta(days=days)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
+import ingest.refresh
 from cluster.dataset import Dataset
 from cluster.shards import Row, write_shard
 from configs.load import UserError
@@ -113,6 +115,16 @@ def files_of(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
+def test_evidence_of_permission_is_in_each_sample(root: Path, site: Site) -> None:
+    for tar in (root / "clips/shards").glob("*.tar"):
+        with tarfile.open(tar) as shard:
+            samples = [json.load(shard.extractfile(name)) for name in shard.getnames() if name.endswith(".json")]  # type: ignore[arg-type]
+        assert samples
+        for sample in samples:
+            asked = {entry["url"].partition(site.host)[2]: entry for entry in sample["meta"]["permission"]["asked"]}
+            assert set(FILES) <= set(asked) and all(asked[path]["says"] == "there is none" for path in FILES)
+
+
 REASONS = {"p0": "opt_out", "p1": "opt_out", "p2": "license", "p3": "license", "p4": "removed", "d0": "opt_out", "d1": "removed"}
 
 
@@ -166,6 +178,7 @@ def test_a_failure_in_passing_buries_nothing_and_is_asked_again(root: Path, site
     }
     site.reset()
     assert refresh(config_of(root, site))["asked"] == summary["later"]
+    assert refresh(config_of(root, site))["asked"] == 10
 
 
 def test_a_robots_txt_that_fails_withdraws_nothing(root: Path, site: Site) -> None:
@@ -193,14 +206,25 @@ def test_no_body_is_read(root: Path, site: Site) -> None:
     assert refresh(config_of(root, site))["stand"] == 10 and sum(sent) < 90_000_000  # the kernel takes some on its own
 
 
-def test_a_second_run_goes_on_where_the_first_ended(root: Path, site: Site) -> None:
-    assert refresh(config_of(root, site))["asked"] == 10
-    (root / "clips/refresh/u0000000.json").write_text("{")
+def test_a_run_that_was_cut_off_is_completed_and_the_next_asks_for_everything(
+    root: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = ingest.refresh._note
+
+    def cut(dataset: Dataset, work: Any, verdicts: dict[str, str]) -> None:
+        note(dataset, work, verdicts)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("ingest.refresh._note", cut)
+        refresh(config_of(root, site))
     site.reset()
     summary = refresh(config_of(root, site))
-    assert (summary["asked"], summary["asked_lately"]) == (5, 5) and site.asked_first == FILES
-    assert {path.removesuffix(".mp4") for path in site.asked} == {"/p0", "/p1", "/p2", "/p3", "/p4"}
-    assert refresh(config_of(root, site, every_days=0))["asked"] == 10
+    assert (summary["asked"], summary["asked_before"]) == (5, 5) and site.asked_first == FILES
+    assert {path.removesuffix(".mp4") for path in site.asked} == {"/p5", "/d0", "/d1", "/d2", "/d3"}
+    for path in (root / "clips/refresh").iterdir():
+        path.write_text("{")
+    assert refresh(config_of(root, site))["asked"] == 10
 
 
 def test_a_dry_run_tells_and_writes_nothing(root: Path, site: Site) -> None:
@@ -264,5 +288,5 @@ def test_an_api_that_makes_no_sense_withdraws_nothing(site: Site, tmp_path: Path
 def test_latents_are_refused_with_the_fix(root: Path, site: Site) -> None:
     with pytest.raises(UserError, match="derived"):
         refresh(RefreshConfig(str(root / "latents"), network=network(site)))
-    with pytest.raises(UserError, match="every_days"):
-        RefreshConfig("x", every_days=-1)
+    with pytest.raises(UserError, match="resume_days"):
+        RefreshConfig("x", resume_days=-1)
