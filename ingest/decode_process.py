@@ -81,8 +81,9 @@ def _of_still(picture_path: str, sound_path: str, within: Span | None, settings:
     sound, begins_s = first_sample_on(voices)
     places = regions(sound.spans, sound.spans, begins_s, within)
     pieces = [(start, settings.num_samples) for place in places for start in grid_starts(place.start_s, place.end_s, settings)]
-    if not pieces and settings.short != "refuse":
-        pieces = [short_piece(max(places, key=lambda place: place.end_s - place.start_s), settings)] if places else []
+    if not pieces and places and settings.short != "refuse":
+        places = regions(sound.spans, sound.spans, begins_s, within, early_s=0.0)
+        pieces = [short_piece(max(places, key=lambda place: place.end_s - place.start_s), settings)]
     chosen = []
     for start, valid in pieces:
         time_s = start / settings.sample_rate_hz + valid / settings.sample_rate_hz / 2

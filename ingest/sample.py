@@ -133,7 +133,7 @@ class Media:
 
 @dataclass(frozen=True)
 class Clip:
-    """One audio-frame pair, times in seconds of presentation time of its media.
+    """One audio-frame pair, times in seconds of its media's playing time: from the first moment on, in the order of the file.
 
     `audio`: int16 [num_samples], mono at `sample_rate_hz`. `image`: JPEG bytes of the frame on screen at the clip's middle;
     `frame_time_s` is that frame's presentation time and `frame_offset_s` = frame_time_s - (start_s + duration_s / 2). Of a medium that

@@ -6,6 +6,7 @@
 Video is not decoded here. `ingest.streams` chooses what is read, `ingest.clocks` tells stretches apart, `ingest.sound` mixes.
 """
 
+import itertools
 import math
 import re
 import struct
@@ -32,6 +33,7 @@ AGAIN = {  # how a file begins that its demuxer reads no more than once or twice
     "asf": re.compile(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
     "matroska,webm": re.compile(rb"\x1a\x45\xdf\xa3.{1,8}\x42\x86\x81\x01", re.DOTALL),
 }
+MOST_BOXES = 100_000  # of an mp4 that are looked at: more than a day of fragments
 AGAIN_BYTES = 4 << 20  # how far behind the last packet a second beginning is looked for
 
 
@@ -180,6 +182,7 @@ class _Reader:
         self.latest_s = [-math.inf] * len(self.halves)
         self.is_hidden = [False] * len(self.halves)  # the clock has gone back, and nothing was shown since
         self.others_s = 0.0  # how far the streams reach that are not used, where the header speaks of all together
+        self.num_read = [0] * len(self.halves)
         self.last_pos, self.is_all = 0, True
 
     def read(self, wanted: Span | None) -> None:
@@ -202,6 +205,7 @@ class _Reader:
                     self.is_all = False
                     return
             self.last_pos = max(self.last_pos, packet.pos or 0)
+            self.num_read[place] += packet.size > 0
             half = self.halves[place]
             if isinstance(half, Film):
                 if packet.size and packet.time_base is not None:
@@ -235,10 +239,10 @@ class _Reader:
         if any(set(reach) != {0} for reach in reaches):
             return
         furthest_s = max(self.others_s, *(reach[0].last_s for reach in reaches))
-        for declared, reach in zip(self.declared_s, reaches, strict=True):
+        for half, declared, reach, num_read in zip(self.halves, self.declared_s, reaches, self.num_read, strict=True):
             if declared is None:
                 _check_end(furthest_s, container_s(self.container))
-            else:
+            elif not 0 < half.stream.frames <= num_read:  # else all that the header counts is there, whatever it says of the time
                 _check_end(reach[0].last_s, declared)
 
     def _check_once(self, path: str) -> None:
@@ -249,7 +253,7 @@ class _Reader:
                 file.seek(self.last_pos)
                 is_twice = bool(mark.search(file.read(AGAIN_BYTES), 1))
             elif self.container.format.name.startswith("mov,"):
-                boxes = list(_boxes(file))
+                boxes = list(itertools.islice(_boxes(file), MOST_BOXES))
                 is_twice = boxes.count(b"moov") > 1 and b"moof" not in boxes
         if is_twice:
             raise Refused(Reason.CORRUPT, "a second file is joined to the first one")

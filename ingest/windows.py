@@ -126,7 +126,8 @@ def plan(packets: Packets, sound: Sound, settings: Settings, cuts: Sequence[Cut]
     windows = [window for stretch in places for window in _lay(packets, stretch, settings)]
     if windows or settings.short == "refuse":
         return windows
-    return plan_short(packets, [place for stretch in places for place in stretch], settings)
+    whole = regions(packets.spans, sound.spans, packets.begins_s, within, early_s=0.0)
+    return plan_short(packets, [place for region in whole for place in scenes(region, cuts)], settings)
 
 
 def _lay(packets: Packets, places: Sequence[Span], settings: Settings) -> list[Window]:
@@ -140,8 +141,13 @@ def _lay(packets: Packets, places: Sequence[Span], settings: Settings) -> list[W
     return [window for place in places for window in _filled(packets, place, windows, settings)]
 
 
-def regions(pictures: dict[int, Span], sounds: dict[int, Span], begins_s: dict[int, float], within: Span | None) -> list[Span]:
-    """Where both are there, stretch by stretch, and `within`; an end at a seam is EDGE_S early, as windows may reach that far over it."""
+def regions(
+    pictures: dict[int, Span], sounds: dict[int, Span], begins_s: dict[int, float], within: Span | None, early_s: float = EDGE_S
+) -> list[Span]:
+    """Where both are there, stretch by stretch, and `within`.
+
+    An end at a seam, or of `within`, is `early_s` before it, as windows may reach EDGE_S over an end.
+    """
     found = []
     within = within or Span(0.0, np.inf)
     for number in sorted(set(pictures) & set(sounds)):
@@ -150,7 +156,7 @@ def regions(pictures: dict[int, Span], sounds: dict[int, Span], begins_s: dict[i
         later = [begin for begin in begins_s.values() if begin > begins_s[number]]
         seam_s = min([within.end_s, *later])
         start_s = max(picture.start_s, sound.start_s)
-        end_s = min(picture.end_s, sound.end_s, seam_s - EDGE_S)
+        end_s = min(picture.end_s, sound.end_s, seam_s - early_s)
         found.append(Span(start_s if start_s > begin_s + EDGE_S else begin_s, end_s))
     return found
 

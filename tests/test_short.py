@@ -121,6 +121,18 @@ def test_a_range_as_long_as_a_clip_gives_just_that_clip(tmp_path: Path) -> None:
     assert clip.start_s == pytest.approx(1.37, abs=1e-4) and clip.mode == "grid"
 
 
+@pytest.mark.parametrize("kind", ["still", "video"])
+def test_a_range_shorter_than_a_clip_is_padded_with_silence_not_with_what_follows(
+    kind: str, tmp_path: Path, clippers: dict[str, Clipper]
+) -> None:
+    within = {"start_s": 2.0, "end_s": 4.5}
+    media = still(tmp_path, 8.0, **within) if kind == "still" else video(tmp_path / "v.mp4", **within)
+    assert clippers["refuse"].cut(media) == []
+    (clip,) = clippers["pad"].cut(media)
+    assert (clip.start_s, clip.valid_s) == (2.0, 2.5) and not clip.audio[len(clip.own_audio) :].any()
+    assert clip.frame_offset_s == pytest.approx(0, abs=0.04)
+
+
 def test_a_range_of_two_files_and_of_a_late_clock(tmp_path: Path) -> None:
     film(tmp_path / "v.mp4", audio="", duration_s=8.0)
     film(tmp_path / "a.m4a", "", "aac", sound_s=8.0)
