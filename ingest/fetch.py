@@ -29,7 +29,9 @@ from ingest.sample import Item, Media, Reason, Refused, storable
 
 log = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .avif .gif .bmp .tif .tiff .heic .heif".split())
+IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*")
+IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")  # of ISO/IEC 23008-12
 PASSED_ENVIRONMENT = ("SSL_CERT_FILE", "SSL_CERT_DIR", "LANG", "TZ", "LD_LIBRARY_PATH")
 CHECKOUT = Path(__file__).resolve().parent.parent
 GRACE_S = 5.0  # the child ends an item at timeout_s itself; the parent kills it this much later
@@ -268,14 +270,17 @@ def _local(item: Item) -> Media:
 def _media(item: Item, picture: Path, sound: Path, owned: bool, license: str) -> Media:
     num_bytes = sum(path.stat().st_size for path in {picture, sound})
     still = picture != sound and _is_image(picture)
-    return Media(picture, sound, still, license, item.channel, item.title, item.url, num_bytes, owned)
+    facts = (license, item.channel, item.title, item.url, num_bytes, owned)
+    return Media(picture, sound, still, *facts, start_s=item.start_s, end_s=item.end_s)
 
 
 def _is_image(path: Path) -> bool:
     """By the first bytes, else by the suffix: an address on the web need not say."""
     with path.open("rb") as file:
         head = file.read(12)
-    if head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+    if head.startswith(IMAGE_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        return True
+    if head[4:8] == b"ftyp" and head[8:12] in IMAGE_BRANDS:
         return True
     return path.suffix.lower() in IMAGE_SUFFIXES
 

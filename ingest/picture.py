@@ -20,7 +20,7 @@ from ingest.pixels import PictureError, open_picture
 from ingest.sample import Reason, Refused
 from ingest.windows import Settings
 
-STILL_FORMATS = ("JPEG", "PNG", "WEBP")
+STILL_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF")  # HEIF where pillow-heif is installed
 HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 WIDE = (ColorPrimaries.BT2020, ColorPrimaries.SMPTE431, ColorPrimaries.SMPTE432)
 UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED

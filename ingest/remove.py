@@ -181,14 +181,18 @@ def _pending(dataset: Dataset, config: RemoveConfig, wanted: set[str]) -> int:
     if not bans:
         return 0
     items = (item.payload for task in dataset.iter_units() if task.unit not in done for item in task.items)
-    named = (bans_of(*(str(item.get(name) or "") for name in ("source", "id", "channel", "license"))) for item in items)
-    return sum(bool(bans & words) for words in named)
+    return sum(bool(bans & _bans_of_listed(item)) for item in items)
+
+
+def _bans_of_listed(payload: dict[str, Any]) -> set[str]:
+    source, id, medium, channel, license = (str(payload.get(name) or "") for name in ("source", "id", "medium", "channel", "license"))
+    return bans_of(source, id, channel, license) | bans_of(source, medium or id, channel, license)
 
 
 def _listed(dataset: Dataset, wanted: set[str]) -> set[str]:
     """The words by which an item of the work list is called."""
     items = (item for task in dataset.iter_units() for item in task.items)
-    return wanted & {word for item in items for word in (item.item_id, item.payload.get("id"))}
+    return wanted & {word for item in items for word in (item.item_id, item.payload.get("id"), item.payload.get("medium"))}
 
 
 def _names(found: Found) -> set[str]:

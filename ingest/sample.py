@@ -96,7 +96,8 @@ class Item:
 
     `url` is an http(s) URL, or an absolute path for local files; `sound_url` is set where picture and sound are two
     objects (iNaturalist, still + sound), and `url` is then the picture. `license` is a code of `ingest.licenses`, or "" where
-    only the fetched page can tell.
+    only the fetched page can tell. Of a piece of a longer medium, [`start_s`, `end_s`) counts (an `end_s` of 0 is its end), and `medium`
+    is the id that all pieces share.
     """
 
     source: str
@@ -107,6 +108,19 @@ class Item:
     channel: str = ""
     title: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
+    start_s: float = 0.0
+    end_s: float = 0.0
+    medium: str = ""
+
+    @property
+    def media_id(self) -> str:
+        """By which splits are drawn and media are removed: that of the whole medium."""
+        return self.medium or self.id
+
+    def bans(self, channel: str = "", license: str = "") -> set[str]:
+        """Every ban that would keep it out: of the whole medium, and of this piece. What fetch learnt goes before its own words."""
+        channel, license = channel or self.channel, license or self.license
+        return bans_of(self.source, self.media_id, channel, license) | bans_of(self.source, self.id, channel, license)
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,18 @@ is frozen before work starts; a failure of the world ends as a row. Near-duplica
 import contextlib
 import hashlib
 import itertools
+import json
 import logging
 import shutil
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cluster.dataset import Dataset
 from cluster.scratch import scratch_folder
@@ -25,13 +29,12 @@ from ingest.clip import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimi
 from ingest.fetch import FetchConfig, Fetcher
 from ingest.filter import FilterConfig, judge_clip
 from ingest.licenses import SITE_CODES, LicenseConfig, allowed, check_allow
-from ingest.sample import RETRYABLE, Item, Media, Reason, Refused, bans_of, split_group, without_tokens
+from ingest.sample import RETRYABLE, Item, Media, Reason, Refused, split_group, without_tokens
 from ingest.shard import CLIP_COLUMNS, banned_row, clip_row, refused_row
 from ingest.sources import SourceConfig, enumerate_items
 
 log = logging.getLogger(__name__)
 CLIPPING = 2  # raised whenever the same media and settings give other clips than before
-HEAD_ITEMS = 1000  # of the source, in which a list that stands for something else shows
 UNIT_DEADLINE = 1.5  # times what its items may take to fetch and to decode: for a worker that hangs elsewhere
 
 
@@ -81,9 +84,7 @@ def scrape(config: ScrapeConfig, progress: bool = True) -> RunSummary:
     dataset = Dataset.create_or_open(config.output, "clips", semantic(config), parents=[])
     bans = frozenset(key for key in dataset.tombstones() if ":" in key)
     wanted = _allowed(itertools.chain([first], items), bans)
-    head = list(itertools.islice(wanted, HEAD_ITEMS))
-    _tell_other_places(dataset, head)
-    listed = ((f"{item.source}:{item.id}", asdict(item)) for item in itertools.chain(head, wanted))
+    listed = ((f"{item.source}:{item.id}", asdict(item)) for item in _warning_of_moved(dataset, wanted))
     log.info("%d items are new", dataset.append_items(listed, config.unit_size))
     return run_units(
         dataset,
@@ -101,7 +102,7 @@ def _allowed(items: Iterable[Item], bans: frozenset[str]) -> Iterator[Item]:
     """The items that no removal keeps out, and one line that says how many it did."""
     kept_out = 0
     for item in items:
-        if bans & bans_of(item.source, item.id, item.channel, item.license):
+        if bans & item.bans():
             kept_out += 1
         else:
             yield item
@@ -109,23 +110,52 @@ def _allowed(items: Iterable[Item], bans: frozenset[str]) -> Iterator[Item]:
         log.warning("%d items were removed from this dataset (ingest remove) and are not listed again", kept_out)
 
 
-def _tell_other_places(dataset: Dataset, items: list[Item]) -> None:
-    """One line where ids that the list has stand for something else now: they are not scraped again."""
-    now = {f"{item.source}:{item.id}": item for item in items}
-    listed = itertools.islice((work for task in dataset.iter_units() for work in task.items), 2 * HEAD_ITEMS)
-    moved = [
-        work
-        for work in listed
-        if work.item_id in now and (work.payload.get("url"), work.payload.get("sound_url")) != _places(now[work.item_id])
-    ]
-    if moved:
-        first = f"{moved[0].item_id} was {moved[0].payload.get('url')}, is {now[moved[0].item_id].url}"
+def _warning_of_moved(dataset: Dataset, items: Iterable[Item]) -> Iterator[Item]:
+    """The items, and one line where ids that the list has stand for something else now: they are not scraped again.
+
+    Holds 16 bytes for each item of the list.
+    """
+    known = _Places(dataset)
+    moved, first = 0, None
+    for item in items:
+        if known.moved(item):
+            moved, first = moved + 1, first or item
+        yield item
+    if first:
+        id = f"{first.source}:{first.id}"
+        listed = (work for task in dataset.iter_units() for work in task.items)
+        was = next((work.payload.get("url") for work in listed if work.item_id == id), "")
         told = "%d ids are listed already for another place (%s): these stay; for other media, use another output"
-        log.warning(told, len(moved), without_tokens(first))
+        log.warning(told, moved, without_tokens(f"{id} was {was}, is {first.url}"))
 
 
-def _places(item: Item) -> tuple[str, str]:
-    return item.url, item.sound_url
+class _Places:
+    """The ids of a work list and where each was to be fetched, as hashes sorted by id."""
+
+    def __init__(self, dataset: Dataset):
+        ids, places = array("Q"), array("Q")
+        for task in dataset.iter_units():
+            for work in task.items:
+                ids.append(_hash(work.item_id))
+                places.append(_hash(_place(work.payload)))
+        order = np.argsort(np.asarray(ids), kind="stable")
+        self.ids, self.places = np.asarray(ids)[order], np.asarray(places)[order]
+
+    def moved(self, item: Item) -> bool:
+        """Whether the list has this id for another place."""
+        wanted = np.uint64(_hash(f"{item.source}:{item.id}"))
+        at = int(np.searchsorted(self.ids, wanted))
+        if at >= len(self.ids) or self.ids[at] != wanted:
+            return False
+        return bool(self.places[at] != np.uint64(_hash(_place(vars(item)))))
+
+
+def _place(payload: dict[str, Any]) -> str:
+    return json.dumps([payload.get("url"), payload.get("sound_url"), payload.get("start_s") or 0.0, payload.get("end_s") or 0.0])
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 def semantic(config: ScrapeConfig) -> dict[str, Any]:
@@ -200,12 +230,12 @@ def scrape_item(
     """Rows of one item: a row per clip, kept or refused, and for parts that gave none; or one refused row where the whole gave none."""
     media: Media | None = None
     try:
-        if bans & bans_of(item.source, item.id, item.channel, item.license):
+        if bans & item.bans():
             return [banned_row(item, item_id)]
         if item.license and not allowed(item.license, config.license.allow):
             raise Refused(Reason.LICENSE, f"license {item.license} is not allowed")  # before anything of it is read
         media = fetcher.fetch(item, config.frame.short_side_px)
-        if bans & bans_of(item.source, item.id, media.channel, media.license):
+        if bans & item.bans(media.channel, media.license):
             return [banned_row(item, item_id)]
         if not allowed(media.license, config.license.allow):
             raise Refused(Reason.LICENSE, f"license {media.license or 'not stated'}")
@@ -218,7 +248,7 @@ def scrape_item(
     finally:
         if media and media.owned:
             _discard(media)
-    split = split_of(split_group(item.source, item.id, media.channel or item.channel, config.split.by), config.split)
+    split = split_of(split_group(item.source, item.media_id, media.channel or item.channel, config.split.by), config.split)
     return [clip_row(item, item_id, media, clip, split, *judge_clip(clip, config.filter)) for clip in clips] + lost
 
 

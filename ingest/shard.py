@@ -14,6 +14,7 @@ import pyarrow as pa
 import soundfile
 
 from cluster.shards import Row
+from ingest.facts import plain_json
 from ingest.fingerprint import audio_fingerprint, audio_sequence, image_hash, image_palette
 from ingest.sample import Clip, Item, Media, Reason, Refused, sample_key, without_tokens
 
@@ -43,21 +44,21 @@ TOOLS = ("av", "ffmpeg-python", "imageio-ffmpeg", "yt-dlp", "soundfile", "pillow
 
 def refused_row(item: Item, item_id: str, refusal: Refused, license: str = "", channel: str = "") -> Row:
     """The row of an item that gave no clip at all."""
-    columns = {"source": item.source, "media_id": item.id, "url": without_tokens(item.url), "title": item.title}
+    columns = {"source": item.source, "media_id": item.media_id, "url": without_tokens(item.url), "title": item.title}
     columns |= {"license": license or item.license, "channel": channel or item.channel}
     return Row(item_id, None, "refused", str(refusal.reason), refusal.detail, columns)
 
 
 def banned_row(item: Item, item_id: str) -> Row:
     """The row of an item that a removal keeps out: neither its title nor its address."""
-    return Row(item_id, None, "refused", str(Reason.TAKEN_DOWN), None, {"source": item.source, "media_id": item.id})
+    return Row(item_id, None, "refused", str(Reason.TAKEN_DOWN), None, {"source": item.source, "media_id": item.media_id})
 
 
 def clip_row(item: Item, item_id: str, media: Media, clip: Clip, split: str, reason: Reason | None, scores: dict[str, float]) -> Row:
     """A kept sample with its three members, or, where the filter gave a `reason`, a refused row with the scores."""
     facts: dict[str, Any] = {
         "source": item.source,
-        "media_id": item.id,
+        "media_id": item.media_id,
         "url": without_tokens(media.page_url or item.url),
         "license": media.license,
         "channel": media.channel or item.channel,
@@ -75,7 +76,8 @@ def clip_row(item: Item, item_id: str, media: Media, clip: Clip, split: str, rea
     columns |= {"image_hash": image_hash(clip.image), "audio_fingerprint": audio_fingerprint(clip.own_audio, clip.sample_rate_hz)}
     columns["image_palette"] = image_palette(clip.image)
     columns["audio_sequence"] = audio_sequence(clip.own_audio, clip.sample_rate_hz, round(clip.start_s * clip.sample_rate_hz))
-    return Row(item_id, key, columns=columns, members=_members(clip, {**facts, "scores": scores, "meta": {**item.meta, **media.meta}}))
+    meta = plain_json({**item.meta, **media.meta})
+    return Row(item_id, key, columns=columns, members=_members(clip, {**facts, "scores": scores, "meta": meta}))
 
 
 def _short(media_id: str) -> str:

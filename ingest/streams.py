@@ -18,7 +18,7 @@ from ingest.windows import Settings
 OPEN_OPTIONS = {
     "protocol_whitelist": "file",
     # none of these can name other files, but for mov (see below) and the subtitles within avi, which are under this list too
-    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,wav,mp3,flac,aac,mpegts,mpeg,avi,flv,asf,mxf,dv",
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,wav,mp3,flac,aac,mpegts,mpeg,avi,flv,asf,mxf,dv,aiff,amr",
     "enable_drefs": "0",  # a mov may name other files as its data: never
 }
 ANY_CLOCK = ("mpegts", "mpeg")  # formats whose clock says anything at the start

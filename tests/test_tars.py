@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import pickle
 import random
@@ -226,3 +227,57 @@ def test_whatever_is_written_over_a_tar(tmp_path: Path, changes: list[tuple[int,
     (tmp_path / "a.tar").write_bytes(data[:length] if length < 7000 else data)
     items = listed(tmp_path, "webdataset")
     assert [item.id for item in items] == ["a/0", "a/1", "a/2"] or (len(items) == 1 and items[0].meta["damage"])
+
+
+def test_keys_with_dots_are_samples_of_their_own(tmp_path: Path) -> None:
+    names = ("0001.mp4", "abc_30.000_40.000.mp4", "abc_30.500_40.500.mp4", "clip.v2.mp4", "clip.mp4", "dir.d/x.1.jpg", "dir.d/x.1.wav")
+    told = {"abc_30.000_40.000.json": b'{"title": "first"}', "clip.json": b'{"title": "clip"}', "clip.v2.txt": b"a second take"}
+    write_tar(tmp_path / "a.tar", {**{name: name.encode() for name in names}, **told})
+    items = {item.id: item for item in listed(tmp_path, "webdataset")}
+    assert set(items) == {
+        *("a/0001", "a/abc_30.000_40.000", "a/abc_30.500_40.500", "a/clip.v2", "a/clip", "a/dir.d/x.1"),
+    }
+    titles = {id: item.title for id, item in items.items() if item.title}
+    assert titles == {"a/abc_30.000_40.000": "first", "a/clip": "clip"} and items["a/clip.v2"].meta["caption"] == "a second take"
+    with Fetcher(FetchConfig(), tmp_path / "spool", allow=("own",)) as fetcher:
+        assert fetcher.fetch(items["a/clip.v2"], 64).picture.read_bytes() == b"clip.v2.mp4"
+
+
+def test_members_with_dots_that_make_no_pair_by_themselves_belong_together(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", {name: b"x" for name in ("0.image.jpg", "0.audio.wav", "0.json", "1.5.image.png", "1.5.audio.flac")})
+    assert [(item.id, set(item.meta["tar"])) for item in listed(tmp_path, "webdataset")] == [
+        ("a/0", {"picture", "sound"}),
+        ("a/1.5", {"picture", "sound"}),
+    ]
+
+
+def test_samples_without_sound_and_names_that_come_twice_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """img2dataset writes jpg, txt and json."""
+    images = {f"{number:09d}.{end}": b"{}" for number in range(3) for end in ("jpg", "txt", "json")}
+    write_tar(tmp_path / "a.tar", {**images, "v.mp4": b"x", "/v.mp4": b"y", "w.mp4": b"x", "w.webm": b"y"})
+    with caplog.at_level(logging.INFO):
+        assert [item.id for item in listed(tmp_path, "webdataset")] == ["a/v", "a/w"]
+    assert "3 without a video or a picture and a sound (.jpg .json .txt)" in caplog.text
+    assert "1 members whose name came before" in caplog.text and "1 more media of samples that have theirs (.webm)" in caplog.text
+
+
+def test_compressed_tars_are_counted_or_the_reason_why_nothing_is_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "b.tar.gz", "c.tgz", "d/e.tar.zst")
+    with pytest.raises(UserError, match=r"no .tar files there, but 1 .tar.gz, 1 .tgz, 1 .tar.zst; .*decompress"):
+        listed(tmp_path, "webdataset")
+    write_tar(tmp_path / "a.tar", {"v.mp4": b"x"})
+    assert len(listed(tmp_path, "webdataset")) == 1 and "1 .tar.gz" in caplog.text
+
+
+def test_linked_folders_of_tars_are_listed(tmp_path: Path) -> None:
+    write_tar(tmp_path / "disk2/b.tar", {"v.mp4": b"x"})
+    write_tar(tmp_path / "in/a.tar", {"v.mp4": b"x"})
+    (tmp_path / "in/more").symlink_to(tmp_path / "disk2")
+    assert [item.id for item in listed(tmp_path / "in", "webdataset")] == ["a/v", "more/b/v"]
+
+
+def test_a_folder_in_a_tar_and_a_tar_in_a_folder_are_two_samples(tmp_path: Path) -> None:
+    write_tar(tmp_path / "in/x.tar", {"y/z.mp4": b"outer", "z.mp4": b"plain"})
+    write_tar(tmp_path / "in/x/y.tar", {"z.mp4": b"inner"})
+    items = listed(tmp_path / "in", "webdataset")
+    assert sorted(item.id for item in items) == ["x.tar/y/z", "x/y/z", "x/z"]
