@@ -155,10 +155,11 @@ def test_two_clips_are_scored_even_where_all_that_were_chosen_are_gone(chain: Ch
     assert len(keys_of(clips, config)) == 2
 
 
-def test_a_truth_of_another_form_is_one_line(chain: Chain, tmp_path: Path) -> None:  # noqa: F811
+@pytest.mark.parametrize("text", ['{"not": "scenes"}', "[", '[{"start_s": 0, "duration_s": 99, "attributes": {"timbre": 1}}]'])
+def test_a_truth_of_another_form_is_one_line(text: str, chain: Chain, tmp_path: Path) -> None:  # noqa: F811
     shutil.copytree(f"{chain.world}/truth", tmp_path / "truth")
     for path in (tmp_path / "truth").iterdir():
-        path.write_text('{"not": "scenes"}')
+        path.write_text(text)
     with pytest.raises(UserError, match="is no truth file"):
         evaluate(asked(chain, tmp_path / "out", truth=f"{tmp_path}/truth"))
 

@@ -113,6 +113,13 @@ def test_a_step_without_a_sample_has_no_loss_and_the_run_goes_on(tmp_path: Path)
     assert all(np.isfinite(line["grad_norm"]) for line in lines)
 
 
+def test_samples_that_were_seen_are_counted_without_holes_and_over_a_resume(tmp_path: Path) -> None:
+    data = make_latents(tmp_path / "data", units=1, per_unit=3)  # of eight lanes, five are empty
+    for steps in (2, 4):
+        train(settings(data, tmp_path / "run", steps=steps))
+    assert [line["samples"] for line in read_lines(tmp_path / "run/metrics.jsonl")] == [3, 6, 9, 12]
+
+
 def validated(data: Dataset, output: Path) -> dict[str, float]:
     """The last line of a run whose weights hardly move."""
     train(settings(data, output, lr=1e-12, validate_every=1))

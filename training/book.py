@@ -5,7 +5,7 @@ with Book(store, config, step) as book:          # after a resume, what comes af
     book.event("finished", step)
 
 metrics.jsonl      step, loss (the mean over the samples of this step, null where it had none), holes (places of this step without
-                   a sample), samples (places so far), lr, grad_norm, step_s, data_wait_s, tflops, mfu (of a known device)
+                   a sample), samples (so far, without holes), lr, grad_norm, step_s, data_wait_s, tflops, mfu (of a known device)
 validation.jsonl   step, loss, and the loss at each fixed time; ema_loss and so on by the averaged weights, which are what ships
 events.jsonl       started, resumed, saved, rolled_back, damaged_validation, stopped, failed, finished
 tensorboard/       for `tensorboard --logdir`
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from tensorboardX import SummaryWriter
 
+from cluster.jsonl import last_line
 from cluster.storage import Store
 from configs.load import UserError
 from training.engine import peak_flops
@@ -44,6 +45,7 @@ class Book:
         )
         self.metrics.cut(step)
         self.validation.cut(step)
+        self.samples = self._samples_until(step)
         self.damaged: list[str] = []
         remote = "://" in store.uri
         kept = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="stillsound-board-")) if remote else f"{store.uri}/tensorboard"
@@ -67,7 +69,8 @@ class Book:
         """A line for an optimiser step of `count` samples; `seconds` of work after `wait_s` of waiting for data."""
         step_s, config = seconds + wait_s, self.config
         line: dict[str, Any] = {"step": step, "loss": loss if count else None, "holes": config.global_batch - count}
-        line |= {"samples": step * config.global_batch, "lr": learning_rate(config, step), "grad_norm": norm}
+        self.samples += count
+        line |= {"samples": self.samples, "lr": learning_rate(config, step), "grad_norm": norm}
         line |= {"step_s": round(step_s, 4), "data_wait_s": round(wait_s, 4), "tflops": round(flops / step_s / 1e12, 4)}
         if self.peak_flops:
             line["mfu"] = round(flops / step_s / self.peak_flops, 4)
@@ -97,8 +100,14 @@ class Book:
         """Forgets what was written of later steps: they will be done again, with other samples."""
         self.metrics.cut(step)
         self.validation.cut(step)
+        self.samples = self._samples_until(step)
         self.board.close()
         self.board = SummaryWriter(str(self.folder), purge_step=step + 1, flush_secs=10)
+
+    def _samples_until(self, step: int) -> int:
+        """As the journal says, which was cut to this step; where its line is lost, as if there had been no holes."""
+        line = last_line(self.metrics.path)
+        return int(line["samples"]) if line and line["step"] == step else step * self.config.global_batch
 
     def sync(self) -> None:
         """Uploads what object storage does not have yet."""

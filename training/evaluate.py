@@ -36,6 +36,7 @@ from training.score import score
 
 log = logging.getLogger(__name__)
 REMOVED = "removed"
+TRUTHS = ("timbre", "f0_hz", "rate_hz")
 NUM_EXAMPLES = 12
 
 
@@ -179,7 +180,8 @@ def find_truth(folder: Path, row: dict[str, Any]) -> dict[str, Any] | None:
             continue
         try:
             scenes = json.loads(path.read_text())
-            return next((s["attributes"] for s in scenes if s["start_s"] <= middle_s < s["start_s"] + s["duration_s"]), None)
+            found = next((s["attributes"] for s in scenes if s["start_s"] <= middle_s < s["start_s"] + s["duration_s"]), None)
+            return {name: found[name] for name in TRUTHS} if found else None
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"truth={path}: is no truth file of python -m ingest synth ({type(error).__name__}: {error})") from None
     return None
