@@ -113,6 +113,7 @@ class Clipper:
             "short": clip.short,
         }
         self.lost: list[Refused] = []  # parts of the last medium that gave no clip
+        self.embedded = ""  # what the last medium says of machine use within itself
         self.sandbox = Sandbox("ingest.decode_process", settings, limits.timeout_s, limits.recycle_items)
 
     def __enter__(self) -> "Clipper":
@@ -134,6 +135,7 @@ class Clipper:
         try:
             clips = [self._clip(facts, parts) for facts in header["clips"]]
             self.lost = self._losses(header) if clips else []
+            self.embedded = str(header["embedded"])[:1000]
             return clips
         except (KeyError, IndexError, TypeError, ValueError) as error:
             self.close()

@@ -14,6 +14,7 @@ import numpy as np
 from av.video.frame import PictureType
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from ingest.embedded import embedded_evidence
 from ingest.picture import Picture, VideoPictures, still_picture
 from ingest.sample import Reason, Refused
 from ingest.sandbox import confine, reply, requests, take_stdout
@@ -52,6 +53,7 @@ def cut(request: dict[str, Any], settings: Settings) -> tuple[dict[str, Any], li
 
     `unseen` and `empty` are what was lost, by first sample: windows without a whole picture, stretches of a clock without any window.
     """
+    embedded = embedded_evidence([request["picture"], request["sound"]])
     start_s, end_s = float(request.get("start_s", 0)), float(request.get("end_s", 0))
     within = Span(start_s, end_s or np.inf) if start_s or end_s else None
     found = (_of_still if request["still"] else _of_film)(request["picture"], request["sound"], within, settings)
@@ -68,7 +70,7 @@ def cut(request: dict[str, Any], settings: Settings) -> tuple[dict[str, Any], li
         size = {"width_px": picture.width_px, "height_px": picture.height_px}
         where: dict[str, Any] = {"start": start, "valid": valid, "mode": mode, "frame_time_s": picture.time_s}
         clips.append({**where, "audio": audio, "image": places[picture.jpeg], **size})
-    return {"clips": clips, "unseen": found.unseen, "empty": found.empty}, parts
+    return {"clips": clips, "unseen": found.unseen, "empty": found.empty, "embedded": embedded}, parts
 
 
 def _of_still(picture_path: str, sound_path: str, within: Span | None, settings: Settings) -> Found:

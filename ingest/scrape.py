@@ -12,7 +12,7 @@ import logging
 import shutil
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -242,6 +242,7 @@ def scrape_item(
         clips = clipper.cut(media)
         if not clips:
             raise Refused(Reason.TOO_SHORT, f"no window of {config.clip.duration_s} s fits")
+        media = replace(media, meta=_with_embedded(media, clipper.embedded))
         lost = [refused_row(item, item_id, refusal, media.license, media.channel) for refusal in clipper.lost]
     except Refused as refusal:
         return [refused_row(item, item_id, refusal, *((media.license, media.channel) if media else ()))]
@@ -250,6 +251,11 @@ def scrape_item(
             _discard(media)
     split = split_of(split_group(item.source, item.media_id, media.channel or item.channel, config.split.by), config.split)
     return [clip_row(item, item_id, media, clip, split, *judge_clip(clip, config.filter)) for clip in clips] + lost
+
+
+def _with_embedded(media: Media, embedded: str) -> dict[str, Any]:
+    """The facts of `media`, and with its permission what it says of machine use within itself."""
+    return {**media.meta, "permission": {**media.meta.get("permission", {}), "embedded": embedded}}
 
 
 def split_of(group: str, config: SplitConfig) -> str:
