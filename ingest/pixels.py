@@ -61,7 +61,9 @@ def open_picture(source: str | Path | bytes | IO[bytes], max_pixels: int = MAX_P
     except Image.DecompressionBombError as error:
         raise PictureError(TOO_LARGE, str(error)) from None
     except Image.UnidentifiedImageError:
-        raise PictureError(UNSUPPORTED, f"not a picture of {', '.join(_readable(formats))}") from None
+        readable = _readable(formats)
+        hint = "; HEIF needs the package pillow-heif" if readable != formats else ""
+        raise PictureError(UNSUPPORTED, f"not a picture of {', '.join(readable)}{hint}") from None
     except BROKEN as error:
         raise _classified(error) from None
 

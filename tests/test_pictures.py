@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 from configs.load import UserError
 from ingest.photos import find_photos
 from ingest.picture import finish, still_picture
-from ingest.pixels import MAX_PIXELS, PictureError, open_picture, to_srgb
+from ingest.pixels import MAX_PIXELS, PictureError, _readable, open_picture, to_srgb
 from ingest.sample import Reason, Refused
 from ingest.windows import Settings
 from training.codec import ImageConfig, image_to_tensor
@@ -246,9 +246,8 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 
 @pytest.mark.parametrize(("make", "name", "tolerance"), KINDS, ids=lambda part: getattr(part, "__name__", str(part)))
 def test_every_kind_of_picture_is_the_same_everywhere(
-    make: Callable[[Path], np.ndarray], name: str, tolerance: int, tmp_path: Path, shipped: ModuleType, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[Path], np.ndarray], name: str, tolerance: int, tmp_path: Path, shipped: ModuleType
 ) -> None:
-    monkeypatch.setattr("ingest.picture.STILL_FORMATS", ("JPEG", "PNG", "WEBP", "GIF", "TIFF"))
     shown = make(tmp_path / name).astype(int)
     picture, size = open_picture(tmp_path / name), ImageConfig(32)
     assert picture.mode == "RGB" and np.abs(np.asarray(picture, int) - shown).max() <= tolerance
@@ -341,6 +340,14 @@ def test_limits_of_a_caller_hold_and_pipes_are_never_opened(tmp_path: Path) -> N
     with pytest.raises(Refused) as caught:
         still_picture(str(tmp_path / "b.png"), SETTINGS)
     assert caught.value.reason == Reason.UNSUPPORTED and MAX_PIXELS > 10**8
+
+
+def test_heif_without_its_package_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingest.pixels.importlib.util.find_spec", lambda name: None)
+    _readable.cache_clear()
+    with pytest.raises(PictureError, match="HEIF needs the package pillow-heif"):
+        open_picture(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64), formats=("JPEG", "HEIF"))
+    _readable.cache_clear()
 
 
 def test_heif_is_read_where_its_package_is(tmp_path: Path) -> None:
