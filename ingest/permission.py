@@ -80,7 +80,7 @@ class Permission:
         """Forgets the item before, but not what hosts answered."""
         self._applies = source not in EXEMPT
         self._evidence: dict[str, dict[str, Any]] = {}
-        self._terms: list[tuple[list[list[str]], str, str]] = []  # RSL of the page: contents, the page, where they are from
+        self._terms: dict[str, tuple[list[list[str]], str]] = {}  # RSL of pages, by where it is: contents, and who names it
 
     def learn(self, records: Iterable[dict[str, Any]]) -> None:
         """Takes over what an earlier process was told."""
@@ -109,7 +109,7 @@ class Permission:
         self._check_ai_txt(origin, path)
         robots = self._record("robots", origin + PATHS["robots"])
         self._check_licenses(self._rules_of(robots).licenses, url, robots.url)
-        for contents, base, where in self._terms:
+        for where, (contents, base) in self._terms.items():
             _refuse(rsl_refusal(contents, url, base), "RSL", where)
 
     def check_response(self, url: str, headers: Any) -> None:
@@ -122,7 +122,7 @@ class Permission:
         _refuse(found, "", url)
         if not self._applies:
             return
-        self._check_licenses(_rsl_links(headers.get_all("Link") or []), url, url)
+        self._check_licenses(_rsl_links(headers.get_all("Link") or []), url, url, keep=True)
         content_type = headers.get_content_type() if headers.get("Content-Type") else ""
         self._check_ai_txt_type(url, content_type)
 
@@ -134,7 +134,7 @@ class Permission:
         says = "no statement against it"
         self._evidence[without_tokens(url)] = _evidence(url, time.time(), 200, page.sha256, says)
         for text in page.rsl_inline[:MAX_LICENSES]:
-            self._check_terms(_rsl_content(text.encode()), url, url, url)
+            self._check_terms(_rsl_content(text.encode()), url, url, url, keep=True)
         self._check_licenses(page.rsl_links, url, url, keep=True)
 
     def _check_robots(self, origin: str, path: str) -> None:
@@ -181,16 +181,16 @@ class Permission:
                 continue
             record = self._record("rsl", address)
             self._note(record, "")
-            self._check_terms(record.content, url, base, record.url, keep or base != url)
+            self._check_terms(record.content, url, base, record.url, keep)
 
-    def _check_terms(self, content: Any, url: str, base: str, where: str, keep: bool = True) -> None:
-        """`content`: see `_rsl_content`. `keep`: it may also speak of media, which are asked for later."""
+    def _check_terms(self, content: Any, url: str, base: str, where: str, keep: bool) -> None:
+        """`content`: see `_rsl_content`. `keep`: it may also speak of media that are asked for later."""
         if isinstance(content, str):
             _refuse(f"cannot be read ({content})", "RSL", where)
             return
         _refuse(rsl_refusal(content, url, base), "RSL", where)
-        if keep and base == url:
-            self._terms.append((content, base, where))
+        if keep:
+            self._terms.setdefault(where, (content, base))
 
     def _rules_of(self, record: Record) -> Rules:
         if record.url not in self._rules:

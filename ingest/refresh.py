@@ -85,6 +85,8 @@ def refresh(config: RefreshConfig, dry_run: bool = False) -> dict[str, Any]:
     dataset = Dataset.open(config.dataset)
     if dataset.meta["kind"] != "clips":
         raise UserError(f"{config.dataset}: holds {dataset.meta['kind']}; name the dataset of clips, and this one as derived=[…]")
+    if not dataset.meta["config"].get("license", {}).get("allow"):
+        raise UserError(f"{config.dataset}/dataset.json names no license.allow: what is allowed there is not known")
     others = [open_derived(uri) for uri in config.derived]
     tally: Counter[str] = Counter()
     gone: dict[str, str] = {}
@@ -122,7 +124,7 @@ def _asked_units(
 ) -> Iterator[tuple[Work, dict[str, str]]]:
     """Unit by unit, `workers` at a time: what was asked, and a verdict per item: a reason, or STANDS, LATER, UNCLEAR."""
     network = config.network.share(config.workers)
-    allow = tuple(dataset.meta["config"].get("license", {}).get("allow", []))
+    allow = tuple(dataset.meta["config"]["license"]["allow"])
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(config.workers))
         fetchers = []

@@ -129,7 +129,7 @@ def normalise(text: str) -> str:
         letter = chr(int(found[1], 16))
         return letter if letter in _UNRESERVED else found[0].upper()
 
-    quoted = urllib.parse.quote(text, safe="%/*$?&=:;@!'()+,~#[]")
+    quoted = urllib.parse.quote(text, safe="%/*$?&=:;@!'()+,~#[]", errors="replace")
     return re.sub(r"%([0-9A-Fa-f]{2})", decoded, quoted)
 
 

@@ -239,7 +239,7 @@ class Web(YoutubeDL):
             with contextlib.closing(self._answer(request)) as response:
                 while len(data) <= MAX_ROBOTS_BYTES and (block := response.read(65536)):
                     data += block
-                    self.spend(len(block), url)
+                    self._take("bytes", url, len(block), self.limits.bytes_per_s, self.limits.bytes_per_s)
         except HTTPError as error:
             error.close()
             return Answer(error.status)

@@ -143,6 +143,7 @@ STATEMENTS: list[tuple[dict[str, str], str]] = [
     ({"robots": "License: /rsl.xml", "rsl": BOMB}, "cannot be read"),
     ({"robots": "License: /rsl.xml", "rsl": "<rsl>" + "<content>" * 100_000}, "cannot be read"),
     ({"page": 'Link: </rsl.xml>; rel="license"; type="application/rsl+xml"', "rsl": rsl(NO_TRAINING)}, "RSL"),
+    ({"page": 'Link: </rsl.xml>; rel="license"; type="application/rsl+xml"', "rsl": rsl(NO_TRAINING, "/media/")}, "RSL"),
     ({"media": "Link: </rsl.xml>; rel=license; type=application/rsl+xml", "rsl": rsl(NO_TRAINING)}, "RSL"),
     ({"page": 'Link: </rsl.xml>; rel="license"; type="text/html"', "rsl": rsl(NO_TRAINING)}, ""),
     ({"head": '<link rel="license" type="application/rsl+xml" href="/rsl.xml">', "rsl": rsl(NO_TRAINING, "/media/")}, "RSL"),

@@ -288,5 +288,8 @@ def test_an_api_that_makes_no_sense_withdraws_nothing(site: Site, tmp_path: Path
 def test_latents_are_refused_with_the_fix(root: Path, site: Site) -> None:
     with pytest.raises(UserError, match="derived"):
         refresh(RefreshConfig(str(root / "latents"), network=network(site)))
+    unknown = Dataset.create_or_open(str(root / "unknown"), "clips", {}, [])
+    with pytest.raises(UserError, match="license.allow"):
+        refresh(RefreshConfig(unknown.uri, network=network(site)))
     with pytest.raises(UserError, match="resume_days"):
         RefreshConfig("x", resume_days=-1)
