@@ -39,6 +39,7 @@ PLACEHOLDER = re.compile(r"copyright[-_ ]?infring|media[-_ ]hidden|inaturalist\.
 MAX_PER_PAGE = 200
 MAX_PER_MINUTE, MAX_PER_DAY = 60, 10_000  # what the site asks of its users
 PAGES = "listing"
+PAGING = frozenset({"per_page", "page", "order", "order_by", "id_above", "photos", "sounds", "only_id"})  # ours, or of no use
 PASSING = (Reason.SERVER_ERROR, Reason.TIMEOUT, Reason.NETWORK)
 
 
@@ -87,13 +88,17 @@ def _within_limits(url: str, config: InaturalistConfig, network: FetchConfig) ->
 
 def _items(observations: Iterator[dict[str, Any]], photo_size: str) -> Iterator[Item]:
     seen: set[str] = set()
-    num_withdrawn = 0
+    num_withdrawn = num_alone = 0
     for observation in observations:
+        pairs = pairs_of(observation, photo_size)
+        num_alone += not pairs
         num_withdrawn += sum(is_withdrawn(one) for kind in ("photo", "sound") for one in _stated_media(observation, kind))
-        for item in pairs_of(observation, photo_size):
+        for item in pairs:
             if item.id not in seen:
                 seen.add(item.id)
                 yield item
+    if num_alone:
+        log.info("%d observations have no pair of a photo and a sound that may be listed", num_alone)
     if num_withdrawn:
         log.warning("%d photos and sounds are flagged, hidden or replaced by the site, and not listed", num_withdrawn)
 
@@ -195,10 +200,12 @@ def read_export(path: Path) -> list[dict[str, Any]]:
         if path.suffix.lower() == ".csv":
             with path.open(newline="", encoding="utf-8-sig") as file:
                 rows = [_from_csv_row(path, row) for row in csv.DictReader(file)]
+            if None in rows:
+                log.info("%s: %d of %d rows lack a photo or a sound", path, rows.count(None), len(rows))
             return [row for row in rows if row]
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() in (".jsonl", ".ndjson"):
-            read: Any = [json.loads(line) for line in text.splitlines() if line.strip()]
+            read: Any = [json.loads(line) for line in text.split("\n") if line.strip()]  # not at U+2028
         else:
             read = json.loads(text)
     except (OSError, ValueError, csv.Error) as error:
@@ -226,57 +233,107 @@ def _from_csv_row(path: Path, row: dict[str, str]) -> dict[str, Any] | None:
     return {"id": row.get("id"), "photos": [photo], "sounds": [sound], "taxon": taxon, "user": {"login": row.get("user_login")}}
 
 
+def _own_query(url: str) -> tuple[str, int]:
+    """The URL without what pages are asked with, and the id above which its user wants to begin.
+
+    Of a parameter given twice a server may take either: the user's own per_page, page and order would skip observations.
+    """
+    parts = urllib.parse.urlsplit(url)
+    given = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
+    ours = [(name, value) for name, value in given if _plain_name(name) in PAGING]
+    starts = [value for name, value in ours if _plain_name(name) == "id_above" and value]
+    if not all(value.isascii() and value.isdecimal() for value in starts):
+        raise UserError(f"source.path={url}: id_above={','.join(starts)} is not an id")
+    if not ours and not parts.fragment:
+        return url, 0
+    dropped = sorted({name for name, value in ours if _plain_name(name) != "id_above" and value != "true"})
+    if dropped:
+        log.info("source.path: %s of the query do not count: pages are asked for in order of ids", ", ".join(dropped))
+    kept = urllib.parse.urlencode([(name, value) for name, value in given if _plain_name(name) not in PAGING])
+    return urllib.parse.urlunsplit(parts._replace(query=kept, fragment="")), max(map(int, starts), default=0)
+
+
+def _plain_name(name: str) -> str:
+    return name.strip().lower().removesuffix("[]")
+
+
 def _from_api(url: str, config: InaturalistConfig, network: FetchConfig, spool: Path, store: Store | None) -> Iterator[dict[str, Any]]:
-    """Observations by ascending id: first those of kept pages, then new ones, as far as the day's budget goes."""
+    """Observations by ascending id: first those of kept pages, then new ones, as far as the day's budget goes.
+
+    A short page is not the last one where the API counts more: it lacks what was hidden after the search.
+    """
+    query, above = _own_query(url)
     with Fetcher(replace(network, retries=0), spool) as fetcher:
-        asker = _Asker(url, config, fetcher.read_text, store, network.retries)
-        count, above = 0, 0
+        asker = _Asker(query, config, fetcher.read_text, store, network.retries, start=above)
+        count, last_total = 0, None
         while not config.max_observations or count < config.max_observations:
             page = asker.page(above)
             if page is None:
                 return
-            yield from page[: config.max_observations - count if config.max_observations else None]
-            count += len(page)
-            if len(page) < config.per_page:
+            yield from page.observations[: config.max_observations - count if config.max_observations else None]
+            count += len(page.observations)
+            counts_all = page.total is not None and page.total == last_total  # without regard to what pages begin with
+            if page.is_last(config.per_page) or (counts_all and count >= (page.total or 0)):
                 return
-            above = max(int(one["id"]) for one in page)
+            if not page.observations:
+                log.warning("the API counts %d more observations above id %d and lists none of them", page.total, above)
+                return
+            above, last_total = max(int(one["id"]) for one in page.observations), page.total
+
+
+@dataclass(frozen=True)
+class _Page:
+    """Observations, and how many the API counts from the page's first on; None where that is not known, as of a kept page."""
+
+    observations: list[dict[str, Any]]
+    total: int | None = None
+    kept: bool = False
+
+    def is_last(self, per_page: int) -> bool:
+        """Whether nothing comes behind it."""
+        if self.kept:
+            return False
+        return self.total <= len(self.observations) if self.total is not None else len(self.observations) < per_page
 
 
 class _Asker:
     """Pages of the API, at the rate it allows. `spent` counts the requests of each day, kept in the output with full pages."""
 
-    def __init__(self, url: str, config: InaturalistConfig, read: Callable[[str], bytes], store: Store | None, retries: int):
+    def __init__(
+        self, url: str, config: InaturalistConfig, read: Callable[[str], bytes], store: Store | None, retries: int, start: int = 0
+    ):
+        self.start = start
         self.url, self.config, self.read, self.store, self.retries = url, config, read, store, retries
-        query = f"{url} {config.per_page}"
+        query = f"{url} {config.per_page}"  # names of kept pages, and so never changed
         self.folder = f"{PAGES}/{hashlib.sha256(query.encode()).hexdigest()[:12]}"
         self.budget = f"{PAGES}/inaturalist-requests.json"
         self.kept = set(store.list(self.folder)) if store else set()
         self.spent: dict[str, int] = json.loads(store.read(self.budget)) if store and store.exists(self.budget) else {}
         self._last_s = -float("inf")
 
-    def page(self, above: int) -> list[dict[str, Any]] | None:
+    def page(self, above: int) -> _Page | None:
         """The observations with ids above `above`, at most a page; None where the budget is spent, or the API fails on the way."""
         name = f"{self.folder}/{above:015d}.json"
         if self.store and name in self.kept:
-            return list(json.loads(self.store.read(name)))
+            return _Page(list(json.loads(self.store.read(name))), kept=True)
         if not self._left_today():
             log.warning("%d requests today are all that requests_per_day allows; run again tomorrow to go on", self.config.requests_per_day)
             return None
         try:
             found = self._ask(above)
         except Refused as refusal:
-            if not above:
+            if above == self.start:
                 raise UserError(f"source.path={self.url}: cannot be listed: {refusal}; try again later") from None
             log.warning("the API stopped above id %d: %s; run again to go on", above, refusal)
             return None
-        if self.store and len(found) >= self.config.per_page:
-            self.store.replace(name, json.dumps(found).encode())
+        if self.store and found.observations and not found.is_last(self.config.per_page):
+            self.store.replace(name, json.dumps(found.observations).encode())
         return found
 
     def _left_today(self) -> int:
         return self.config.requests_per_day - self.spent.get(datetime.date.today().isoformat(), 0)
 
-    def _ask(self, above: int) -> list[dict[str, Any]]:
+    def _ask(self, above: int) -> _Page:
         """A page, asked for again where the API failed in passing; every request keeps the distance and counts."""
         order = {"photos": "true", "sounds": "true", "order_by": "id", "order": "asc", "per_page": self.config.per_page, "id_above": above}
         url = f"{self.url}{'&' if '?' in self.url else '?'}{urllib.parse.urlencode(order)}"
@@ -300,11 +357,13 @@ class _Asker:
         if self.store:
             self.store.replace(self.budget, json.dumps(self.spent).encode())
 
-    def _results(self, answer: bytes, above: int) -> list[dict[str, Any]]:
+    def _results(self, answer: bytes, above: int) -> _Page:
         try:
-            results = json.loads(answer)["results"]
-            return [_kept(one) for one in results if int(one["id"]) > above]
-        except (ValueError, KeyError, TypeError) as error:
+            read = json.loads(answer)
+            total = read.get("total_results")
+            observations = [_kept(one) for one in read["results"] if int(one["id"]) > above]
+            return _Page(observations, total if isinstance(total, int) else None)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"source.path={self.url}: answers in no form that is known: {type(error).__name__}: {error}") from None
 
 

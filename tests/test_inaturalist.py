@@ -51,6 +51,8 @@ class Api(ThreadingHTTPServer):
         self.asked: list[tuple[float, dict[str, list[str]]]] = []
         self.media: list[str] = []
         self.raw = b""
+        self.hidden: set[int] = set()  # counted, and not listed
+        self.counts_all = False  # total_results without regard to id_above
 
     @property
     def address(self) -> str:
@@ -65,13 +67,15 @@ class Handler(BaseHTTPRequestHandler):
     server: Api
 
     def do_GET(self) -> None:
-        parts, query = urlsplit(self.path), parse_qs(urlsplit(self.path).query)
+        parts, query = urlsplit(self.path), parse_qs(urlsplit(self.path).query, keep_blank_values=True)
         if parts.path.startswith("/v1/"):
             self.server.asked.append((time.monotonic(), query))
             status, headers = self.server.answers.pop(0) if self.server.answers else (200, {})
             above, size = int(query["id_above"][0]), int(query["per_page"][0])
-            found = [one for one in self.server.observations if one["id"] > above][:size]
-            data, kind = json.dumps({"total_results": len(self.server.observations), "results": found}).encode(), "application/json"
+            left = [one for one in self.server.observations if one["id"] > above]
+            found = [one for one in left[:size] if one["id"] not in self.server.hidden]
+            total = len(self.server.observations) if self.server.counts_all else len(left)
+            data, kind = json.dumps({"total_results": total, "results": found}).encode(), "application/json"
             data = self.server.raw or data
         else:
             self.server.media.append(parts.path)
