@@ -39,8 +39,8 @@ Reaches = dict[int, Reach]
 class StretchFinder:
     """Numbers the stretches of a file from the decoding times of its streams, which must come in file order.
 
-    `back_s`: by how much the time of each stream may go back. `alone_jumps`: a single stream that jumps ahead has restarted; false
-    where a lone picture may stand for minutes.
+    `back_s`: by how much the time of each stream may go back. `alone_jumps`: a single stream that jumps ahead by more than `GAP_S` has
+    restarted; false where a lone picture may stand for long.
     """
 
     def __init__(self, back_s: Sequence[float], alone_jumps: bool):
@@ -70,7 +70,7 @@ class StretchFinder:
         """Whether a jump ahead is no mere gap: no other stream of this stretch has come as far."""
         others = {other: last_s for other, last_s in enumerate(self.last_s) if other != stream and last_s is not None}
         if not others:
-            return self.alone_jumps
+            return self.alone_jumps and time_s > (self.last_s[stream] or 0.0) + GAP_S
         here = [last_s for other, last_s in others.items() if self.current[other] == self.current[stream]]
         return all(last_s < time_s - AHEAD_S for last_s in here)
 

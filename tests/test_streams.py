@@ -23,12 +23,19 @@ def clipper() -> Iterator[Clipper]:
         yield clipper
 
 
-def with_two_sounds(path: Path, *flags: str, seconds: float = 4.0) -> Path:
-    """A film of 4 s with another sound before its own."""
-    film(path.with_stem("film"))
+@pytest.fixture(scope="module")
+def four_s(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A film of 4 s."""
+    path = tmp_path_factory.mktemp("film") / "film.mkv"
+    film(path)
+    return path
+
+
+def with_two_sounds(path: Path, four_s: Path, *flags: str, seconds: float = 4.0) -> Path:
+    """The film with another sound before its own."""
     soundfile.write(path.with_suffix(".wav"), NOISE[round(OTHER_S * RATE_HZ) : round((OTHER_S + seconds) * RATE_HZ)], RATE_HZ)
-    inputs = ["-i", str(path.with_stem("film")), "-i", str(path.with_suffix(".wav"))]
-    ffmpeg(*inputs, "-map", "0:v", "-map", "1:a", "-map", "0:a", "-c:v", "copy", "-c:a", "aac", *flags, str(path))
+    inputs = ["-i", str(four_s), "-i", str(path.with_suffix(".wav"))]
+    ffmpeg(*inputs, "-map", "0:v", "-map", "1:a", "-map", "0:a", "-c", "copy", "-c:a:0", "aac", *flags, str(path))
     return path
 
 
@@ -51,27 +58,26 @@ def is_own(clipper: Clipper, path: Path) -> bool:
         ("0", "default"),
     ],
 )
-def test_the_films_own_sound_is_taken(other: str, own: str, tmp_path: Path, clipper: Clipper) -> None:
-    assert is_own(clipper, with_two_sounds(tmp_path / "two.mkv", "-disposition:a:0", other, "-disposition:a:1", own))
+def test_the_films_own_sound_is_taken(other: str, own: str, tmp_path: Path, four_s: Path, clipper: Clipper) -> None:
+    assert is_own(clipper, with_two_sounds(tmp_path / "two.mkv", four_s, "-disposition:a:0", other, "-disposition:a:1", own))
 
 
-def test_a_commentary_is_known_by_its_title(tmp_path: Path, clipper: Clipper) -> None:
+def test_a_commentary_is_known_by_its_title(tmp_path: Path, four_s: Path, clipper: Clipper) -> None:
     words = ["-disposition:a:0", "default", "-disposition:a:1", "default", "-metadata:s:a:0", "title=Director's Commentary"]
-    assert is_own(clipper, with_two_sounds(tmp_path / "two.mkv", *words))
+    assert is_own(clipper, with_two_sounds(tmp_path / "two.mkv", four_s, *words))
 
 
-def test_the_first_of_equal_sounds_is_taken(tmp_path: Path, clipper: Clipper) -> None:
-    assert not is_own(clipper, with_two_sounds(tmp_path / "two.mkv", "-disposition:a:0", "default", "-disposition:a:1", "default"))
+def test_the_first_of_equal_sounds_is_taken(tmp_path: Path, four_s: Path, clipper: Clipper) -> None:
+    assert not is_own(clipper, with_two_sounds(tmp_path / "two.mkv", four_s, "-disposition:a:0", "default", "-disposition:a:1", "default"))
 
 
 @pytest.mark.parametrize("cover", ["mjpeg", "png", "small"])
-def test_a_cover_or_thumbnail_before_the_video_is_not_taken(cover: str, tmp_path: Path, clipper: Clipper) -> None:
-    film(tmp_path / "film.mkv")
+def test_a_cover_or_thumbnail_before_the_video_is_not_taken(cover: str, tmp_path: Path, four_s: Path, clipper: Clipper) -> None:
     size, codec = ((64, 64), "libx264") if cover == "small" else ((640, 480), cover)
     Image.new("RGB", size, "red").save(tmp_path / "cover.png")
     picture = ["-loop", "1", "-t", "4", "-r", "1", "-i", str(tmp_path / "cover.png")]
     words = ["-map", "0:v", "-map", "1", "-c", "copy", "-c:v:0", codec, "-disposition:v", "default"]
-    ffmpeg(*picture, "-i", str(tmp_path / "film.mkv"), *words, str(tmp_path / "both.mkv"))
+    ffmpeg(*picture, "-i", str(four_s), *words, str(tmp_path / "both.mkv"))
     clips = cut(clipper, tmp_path / "both.mkv")
     assert len(clips) >= 3
     for clip in clips:
@@ -79,14 +85,13 @@ def test_a_cover_or_thumbnail_before_the_video_is_not_taken(cover: str, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["mkv", "mp4"])
-def test_longer_subtitles_and_sounds_refuse_nothing(kind: str, tmp_path: Path, clipper: Clipper) -> None:
-    film(tmp_path / f"film.{kind}")
+def test_longer_subtitles_and_sounds_refuse_nothing(kind: str, tmp_path: Path, four_s: Path, clipper: Clipper) -> None:
     (tmp_path / "s.srt").write_text("1\n00:00:00,000 --> 00:00:02,000\na\n\n2\n00:00:22,000 --> 00:00:24,000\nb\n")
     subtitles = ["-i", str(tmp_path / "s.srt"), "-map", "0", "-map", "1", "-c", "copy", "-c:s", "srt" if kind == "mkv" else "mov_text"]
-    ffmpeg("-i", str(tmp_path / f"film.{kind}"), *subtitles, str(tmp_path / f"subtitles.{kind}"))
+    ffmpeg("-i", str(four_s), *subtitles, str(tmp_path / f"subtitles.{kind}"))
     assert len(cut(clipper, tmp_path / f"subtitles.{kind}")) >= 3
     words = ["-disposition:a:0", "0", "-disposition:a:1", "default"]
-    assert len(cut(clipper, with_two_sounds(tmp_path / f"sounds.{kind}", *words, seconds=7.0))) >= 3
+    assert len(cut(clipper, with_two_sounds(tmp_path / f"sounds.{kind}", four_s, *words, seconds=7.0))) >= 3
 
 
 @pytest.mark.parametrize("kind", ["mkv", "mp4", "webm"])
@@ -165,3 +170,13 @@ def test_picture_and_sound_are_of_one_program(tmp_path: Path, clipper: Clipper) 
     clips = cut(clipper, tmp_path / "both.ts")
     assert len(clips) >= 3 and all(heard_s(clip) > OTHER_S - 0.1 for clip in clips)
     assert {(clip.width_px, clip.height_px) for clip in clips} == {(85, 64)}
+
+
+def test_an_mp3_beside_a_video_has_no_delay(tmp_path: Path, clipper: Clipper) -> None:
+    film(tmp_path / "v.mp4", audio="", duration_s=3.0)
+    soundfile.write(tmp_path / "made.wav", NOISE[: 3 * RATE_HZ], RATE_HZ)
+    ffmpeg("-i", str(tmp_path / "made.wav"), str(tmp_path / "a.mp3"))
+    clips = cut(clipper, tmp_path / "v.mp4", tmp_path / "a.mp3")
+    assert len(clips) == 3
+    for clip in clips:
+        assert heard_s(clip) == pytest.approx(clip.start_s, abs=0.002)
