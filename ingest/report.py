@@ -31,6 +31,7 @@ from cluster.jsonl import read_lines
 from cluster.shards import verify_member
 from configs.load import UserError
 from ingest.card import plain, write_card
+from ingest.croissant import croissant_text
 from ingest.remove import SELECTORS
 from ingest.survey import NUM_BINS, Histogram, Survey, survey
 
@@ -43,8 +44,8 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 @dataclass
 class ReportConfig:
     """`dataset` of clips; `output` defaults to report.html inside a local dataset; `run`, `scores`: folders of training.
-    `card`: the dataset card and attribution list are written beside the page, as README.md and ATTRIBUTION.csv inside the
-    dataset, else under the page's name."""
+    `card`: the dataset card, attribution list and Croissant metadata are written beside the page, as README.md,
+    ATTRIBUTION.csv and croissant.json inside the dataset, else under the page's name."""
 
     dataset: str
     output: str = ""
@@ -71,6 +72,8 @@ def write_report(config: ReportConfig) -> str:
         inside = not config.output  # elsewhere a README.md may be somebody's
         card, list_of = ("README.md", "ATTRIBUTION.csv") if inside else (f"{output.stem}.card.md", f"{output.stem}.attribution.csv")
         write_card(dataset, found, output.with_name(card), output.with_name(list_of))
+        croissant = output.with_name("croissant.json" if inside else f"{output.stem}.croissant.json")
+        croissant.write_text(croissant_text(dataset, found, near=inside), encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["plain"] = plain
     page = environment.from_string(TEMPLATE.read_text()).render(

@@ -241,7 +241,9 @@ def test_the_page_has_players_and_reasons(done: tuple[Path, RunSummary], tmp_pat
     page = Path(path).read_text()
     assert page.count("<audio controls") >= 5 and page.count("data:audio/flac;base64,") == page.count("<audio controls")
     assert "silent" in page and "broken" in page and "&lt;Brook&gt;" in page
-    assert {entry.name for entry in tmp_path.iterdir()} == {"page.html", "page.card.md", "page.attribution.csv"}  # no README.md
+    assert {entry.name for entry in tmp_path.iterdir()} == {
+        f"page.{end}" for end in ("html", "card.md", "attribution.csv", "croissant.json")
+    }  # no README.md
     assert "default-src 'none'" in page and not any(f"{scheme}://" in page.split("<body>")[0] for scheme in ("http", "https"))
 
 
