@@ -24,7 +24,8 @@ from ingest.licenses import is_code, license_code, suggestion
 from ingest.lists import SUFFIXES, checked, pair_items, read_rows, url_items
 from ingest.sample import Item
 from ingest.tars import find_tars, items_of_tars
-from ingest.youtube import YoutubeConfig, enumerate_youtube
+from ingest.video_lists import is_video_list, video_items
+from ingest.youtube import YoutubeConfig, check_session, enumerate_youtube
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,9 @@ def _from_youtube(config: SourceConfig, network: FetchConfig, output: str) -> It
     if config.license:
         more = "vouch for channels with source.youtube.vouched_channels"
         raise UserError(f"source.license={config.license}: the media of youtube state their own; {more}; leave it out")
+    if is_video_list(config.path):
+        check_session(config.youtube)
+        return video_items(Path(config.path))
     return _listed(lambda spool: enumerate_youtube(config.path, config.youtube, network, spool))
 
 

@@ -1,7 +1,7 @@
 """YouTube through yt-dlp: what to list, the settings that get it through, its licenses, and what its errors mean.
 
     source.path=https://www.youtube.com/@channel        a channel, playlist or video, a page of search results,
-    source.path='ytsearch50:rain in the forest'         a search, or a file with one of these per line
+    source.path='ytsearch50:rain in the forest'         a search, or a file with one of these, or an id, per line
 
 `list_videos` enumerates flat, in the fetch process; `enumerate_youtube` is the driver's side of it. A video is extracted once,
 by `ingest.fetch_process`. Cookies, proxies and PO tokens are secrets: settings name the files that hold them, so that no
@@ -37,6 +37,7 @@ NO_RUNTIME = (
     "source.youtube.cookies_file: of a signed-in session YouTube's media are found with a JavaScript runtime only, and none is started"
     " here: expect rows with the reason `format`; without cookies, what is public comes through"
 )  # yt-dlp 2026.10: every client that takes cookies needs a player's script, and the one without (visionos) takes none
+BARE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 MAX_DEPTH = 2  # a channel lists its tabs, a tab its videos
 
 SAYINGS = (  # the first that is found in what YouTube or yt-dlp says, from the most specific to the vaguest
@@ -163,13 +164,19 @@ def targets(path: str) -> list[str]:
     lines = [path]
     if Path(path).is_file():
         text = Path(path).read_text(encoding="utf-8-sig", errors="replace")
-        lines = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
+        lines = [line.strip() for line in text.split("\n") if line.strip() and not line.strip().startswith("#")]
+        lines = [watch_url(line) if BARE_ID.fullmatch(line) else line for line in lines]
     elif "://" not in path and not path.startswith("ytsearch"):
         raise UserError(f"source.path={path}: no such file; give a list of YouTube URLs, one URL, or 'ytsearch50:words'")
     for line in lines:
         if not (video_id(line) or _is_listable(line)):
             raise UserError(f"source.path={path}: {line!r} is no YouTube search, channel, playlist or video")
     return lines
+
+
+def watch_url(id: str) -> str:
+    """The page of a video."""
+    return f"https://www.youtube.com/watch?v={id}"
 
 
 def video_id(url: str) -> str:
@@ -196,10 +203,15 @@ def _is_youtube(url: str) -> bool:
 def enumerate_youtube(path: str, config: YoutubeConfig, network: FetchConfig, spool: Path) -> Iterator[Item]:
     """The videos of every target, each once, in order. A list that fails is told in the log; `UserError` where all do."""
     wanted = targets(path)
+    check_session(config)
+    return _found(path, wanted, config, network, spool)
+
+
+def check_session(config: YoutubeConfig) -> None:
+    """`UserError` as `secrets_of`, and a line where cookies will not do what one expects of them."""
     secrets_of(config)
     if config.cookies_file:
         log.warning(NO_RUNTIME)
-    return _found(path, wanted, config, network, spool)
 
 
 def _found(path: str, wanted: list[str], config: YoutubeConfig, network: FetchConfig, spool: Path) -> Iterator[Item]:
@@ -230,8 +242,16 @@ def _for_yt_dlp(target: str, max_results: int) -> str:
 
 
 def _item(video: dict[str, Any], target: str) -> Item:
-    url = f"https://www.youtube.com/watch?v={video['id']}"
-    return Item("youtube", video["id"], url, "", "", video.get("channel_id") or "", video.get("title") or "", {"found_by": target})
+    return Item(
+        "youtube",
+        video["id"],
+        watch_url(video["id"]),
+        "",
+        "",
+        video.get("channel_id") or "",
+        video.get("title") or "",
+        {"found_by": target},
+    )
 
 
 def list_videos(web: Web, target: str, max_results: int) -> Iterator[dict[str, str]]:
