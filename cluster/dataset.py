@@ -157,15 +157,15 @@ class Dataset:
         `UserError` with the difference where the existing one was made with other semantic settings, or of other parents.
         """
         store = open_store(uri, writable=True)
-        identity = {"config": config, "parents": parents}
+        identity = _identity(config, parents)
         meta = {"kind": kind, "schema_version": SCHEMA_VERSION, "config": config, "parents": parents}
         meta["semantic_hash"] = semantic_hash(identity)
         try:
             store.put("dataset.json", seal_json(meta))
         except FileExistsError:
             existing = Dataset.open(uri, kind)
-            if existing.meta["semantic_hash"] != meta["semantic_hash"]:
-                was = {"config": existing.meta["config"], "parents": existing.meta["parents"]}
+            was = _identity(existing.meta["config"], existing.meta["parents"])
+            if semantic_hash(was) != meta["semantic_hash"]:
                 difference = describe_difference(was, identity)
                 raise UserError(f"{uri} was made with other settings: {difference}; use these, or another output") from None
             return existing
@@ -384,6 +384,12 @@ def _warn_of_strangers(uri: str, names: tuple[str, ...]) -> None:
     if names:
         shown = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
         log.warning("%s: %d files are not of this dataset and are ignored: %s", uri, len(names), shown)
+
+
+def _identity(config: dict[str, Any], parents: list[dict[str, Any]]) -> dict[str, Any]:
+    """What makes two datasets the same: settings and the content of their parents, not the place where these lie."""
+    contents = [{name: value for name, value in parent.items() if name != "uri" or "snapshot" not in parent} for parent in parents]
+    return {"config": config, "parents": contents}
 
 
 def _batched(names: list[str], size: int) -> Iterator[list[str]]:

@@ -87,6 +87,11 @@ def open_store(uri: str, writable: bool = False) -> Store:
     return store
 
 
+def absolute(uri: str) -> str:
+    """A folder by its absolute path, without `.` and `..`; other URIs as they are. So workers elsewhere find the same place."""
+    return uri if "://" in uri or not uri else os.path.abspath(uri)
+
+
 def _client_errors(scheme: str) -> tuple[type[Exception], ...]:
     if scheme != "s3":
         return ()
@@ -140,8 +145,11 @@ class FolderStore:
 
     def replace(self, name: str, data: bytes) -> None:
         temporary = self._beside(name)
-        temporary.write_bytes(data)
-        temporary.replace(self.root / name)
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(self.root / name)
+        finally:
+            temporary.unlink(missing_ok=True)  # of a full disk: nothing half written takes room
 
     def list(self, prefix: str = "") -> list[str]:
         top = self.root / prefix

@@ -17,7 +17,17 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 from cluster.dataset import Dataset
 from cluster.scratch import scratch_folder
 from configs.load import UserError
-from training.models import RUN, fetch_models, folder_sha256, is_finished, load_autoencoder, load_image_encoder, local_copy, read_processor
+from training.models import (
+    RUN,
+    fetch_models,
+    folder_sha256,
+    is_finished,
+    load_autoencoder,
+    load_image_encoder,
+    local_copy,
+    plain_processor,
+    read_processor,
+)
 from training.pinned import check_codec
 from training.pipeline import StillsoundPipeline
 
@@ -68,6 +78,7 @@ def _exported_parts(folder: Path, said: str) -> dict[str, Any]:
     index = json.loads((folder / "model_index.json").read_text())
     conditioning = index["conditioning"]
     _check_carried(folder, conditioning.get("exported_sha256", {}), said)
+    conditioning["processor"] = _processor(conditioning["processor"], conditioning)
     return {**_diffusion_parts(folder), **_codec_parts(folder), "conditioning": conditioning}
 
 
@@ -87,7 +98,12 @@ def _run_parts(folder: Path, said: str, latents: str) -> dict[str, Any]:
         parts = _codec_parts(source)
         processor = read_processor(source / "image_encoder")
     kept = {name: value for name, value in conditioning.items() if name != "latents"}
-    return {**_diffusion_parts(model), **parts, "conditioning": {**kept, "processor": processor}}
+    return {**_diffusion_parts(model), **parts, "conditioning": {**kept, "processor": _processor(processor, conditioning)}}
+
+
+def _processor(settings: dict[str, Any], conditioning: dict[str, Any]) -> dict[str, Any]:
+    """What made the pictures of a model: its processor, or of latents from before processors were honoured, the plain one."""
+    return settings if conditioning.get("pictures", 1) > 1 else plain_processor(settings)
 
 
 def _check_carried(folder: Path, recorded: dict[str, str], said: str) -> None:

@@ -16,6 +16,7 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModel, CLIPVisionModelWithProjection
 from transformers.utils.logging import disable_progress_bar as quiet_transformers
@@ -23,6 +24,7 @@ from transformers.utils.logging import disable_progress_bar as quiet_transformer
 from cluster.dataset import Dataset
 from cluster.storage import open_store
 from configs.load import UserError
+from training.codec import ImageConfig
 
 quiet_diffusers()
 quiet_transformers()
@@ -88,26 +90,69 @@ def find_model(path: str, setting: str, inside: str = "") -> Path:
 
 
 def load_autoencoder(folder: Path) -> nn.Module:
-    """`AutoencoderKL`, frozen, in eval mode. `UserError` for another class of model."""
-    name = json.loads((folder / "config.json").read_text()).get("_class_name")
-    if name != "AutoencoderKL":
-        raise UserError(f"autoencoder={folder}: holds a {name}, need an AutoencoderKL")
-    return AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
+    """`AutoencoderKL` on mels, frozen, in eval mode. `UserError` for another class, for pictures, or where weights are missing."""
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("_class_name") != "AutoencoderKL":
+        raise UserError(f"autoencoder={folder}: holds a {config.get('_class_name')}, need an AutoencoderKL")
+    channels = config.get("in_channels", 3), config.get("out_channels", 3)
+    if channels != (1, 1):
+        fix = "a mel has one: give an autoencoder of mels"
+        raise UserError(f"autoencoder={folder}: takes {channels[0]} channels and gives {channels[1]}, {fix}")
+    return _load_whole(AutoencoderKL, folder, "autoencoder")
 
 
 def load_image_encoder(folder: Path) -> nn.Module:
-    """A transformers image tower, frozen, in eval mode, on one dtype (float32)."""
+    """A transformers image tower, frozen, in eval mode, on one dtype (float32). `UserError` where weights are missing."""
     clip = json.loads((folder / "config.json").read_text()).get("model_type") in ("clip", "clip_vision_model")
     loader: Any = CLIPVisionModelWithProjection if clip else AutoModel
-    return loader.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval().requires_grad_(False)
+    return _load_whole(loader, folder, "image_encoder", dtype=torch.float32, local_files_only=True)
+
+
+def _load_whole(loader: Any, folder: Path, setting: str, **options: Any) -> nn.Module:
+    """The model, frozen, in eval mode. `UserError` where its files cannot be read or lack weights, which would be random ones."""
+    try:
+        model, info = loader.from_pretrained(folder, output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{setting}={folder}: cannot be loaded ({type(error).__name__}: {reason}); restore its files") from error
+    lacking = sorted(name for name in info["missing_keys"] if not name.endswith("position_ids"))
+    lacking += sorted(str(name) for name in info.get("mismatched_keys") or ())
+    if lacking:
+        said = f"{lacking[0]} and {len(lacking) - 1} more" if len(lacking) > 1 else lacking[0]
+        raise UserError(f"{setting}={folder}: its files have no weights for {said}, which would be random; give a complete model")
+    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def check_finite(model: nn.Module, setting: str, said: str) -> None:
+    """`UserError` where a weight is NaN or infinite."""
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values()):
+        raise UserError(f"{setting}={said}: holds weights that are NaN or infinite; give a sound model")
 
 
 def read_processor(folder: Path) -> dict[str, Any]:
-    """The image settings of a tower. `UserError` where preprocessor_config.json is missing."""
+    """The image settings of a tower. `UserError` where preprocessor_config.json is missing, or asks for what is not done here."""
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         raise UserError(f"image_encoder={folder}: preprocessor_config.json is missing; save the image processor into the folder")
-    return json.loads(path.read_text())
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text())
+        ImageConfig.from_processor(settings)
+    except (ValueError, KeyError, TypeError) as error:
+        said = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise UserError(f"image_encoder={folder}/preprocessor_config.json: {said}; give a tower whose pictures can be made so") from error
+    return settings
+
+
+def plain_processor(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings for what was once done with every processor: a centred square, scaled bilinearly. For latents of that time."""
+    size = settings.get("crop_size") or settings["size"]
+    side = size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
+    return {"size": {"height": side, "width": side}, "image_mean": settings["image_mean"], "image_std": settings["image_std"]}
+
+
+def pictures_version(settings: dict[str, Any]) -> int:
+    """2 where a processor's pictures are not those of `plain_processor`, else 1."""
+    return 1 if ImageConfig.from_processor(settings) == ImageConfig.from_processor(plain_processor(settings)) else 2
 
 
 def fetch_models(latents: Dataset, folder: Path) -> None:

@@ -93,7 +93,9 @@ class StillsoundPipeline(DiffusionPipeline):
 
     def _flow(self, latent: Tensor, timestep: Tensor, condition: Tensor, guidance: float) -> Tensor:
         def predict(labels: Tensor) -> Tensor:
-            return self.unet(latent, timestep, encoder_hidden_states=None, class_labels=labels).sample
+            dtype = self.unet.dtype  # the weights may be half precision: what is integrated over time stays float32
+            found = self.unet(latent.to(dtype), timestep, encoder_hidden_states=None, class_labels=labels.to(dtype))
+            return found.sample.float()
 
         if guidance == 1:
             return predict(condition)

@@ -25,12 +25,23 @@ import torch
 from cluster.dataset import Commit, Dataset
 from cluster.scratch import scratch_folder
 from cluster.shards import Row, verify_member, write_shard
+from cluster.storage import absolute
 from cluster.units import RunSummary, UnitOutput, UnitTask, run_units
 from configs.load import UserError, operational
 from ingest.pixels import PictureError
 from training.codec import ImageConfig, embed_image_and_patches, encode_wav
 from training.mel import LEVELS, MelConfig
-from training.models import RUN, fetch_models, find_model, folder_sha256, load_autoencoder, load_image_encoder, read_processor
+from training.models import (
+    RUN,
+    check_finite,
+    fetch_models,
+    find_model,
+    folder_sha256,
+    load_autoencoder,
+    load_image_encoder,
+    pictures_version,
+    read_processor,
+)
 from training.npy import read_npy, to_npy
 from training.recipes.autoencoder import MEL_FILE
 from training.recipes.clips import decode_image, decode_wav, mel_of_clips
@@ -83,7 +94,7 @@ def prepare(config: PrecomputeConfig) -> tuple[Dataset, Callable[[], "Precompute
         raise UserError(f"precision={config.precision}: give one of {', '.join(PRECISIONS)}")
     if config.level not in ("auto", *LEVELS):
         raise UserError(f"level={config.level}: give one of auto, {', '.join(LEVELS)}")
-    parent = Dataset.open(config.data, "clips")
+    parent = Dataset.open(absolute(config.data), "clips")
     models = {
         "autoencoder": find_model(config.autoencoder, "autoencoder"),
         "image_encoder": find_model(config.image_encoder, "image_encoder", "image_encoder"),
@@ -92,15 +103,39 @@ def prepare(config: PrecomputeConfig) -> tuple[Dataset, Callable[[], "Precompute
     mel, snapshot = replace(mel_of_clips(parent.meta), level=level), parent.snapshot()
     if not snapshot.commits:
         raise UserError(f"data={config.data}: has no commits yet; run python -m ingest scrape first")
-    load_autoencoder(models["autoencoder"])
+    check_autoencoder(load_autoencoder(models["autoencoder"]), mel, config.autoencoder)
     processor = read_processor(models["image_encoder"])
+    check_image_encoder(load_image_encoder(models["image_encoder"]), ImageConfig.from_processor(processor), config.image_encoder)
     semantic: dict[str, Any] = {"patch_tokens": config.patch_tokens, "precision": config.precision}
     semantic |= {"mel": mel.settings(), "processor": processor, "sha256": {name: folder_sha256(path) for name, path in models.items()}}
-    output = Dataset.create_or_open(config.output, "latents", semantic, [{"uri": parent.uri, "snapshot": snapshot.id}])
+    if pictures_version(processor) > 1:
+        semantic["pictures"] = pictures_version(processor)
+    output = Dataset.create_or_open(absolute(config.output), "latents", semantic, [{"uri": parent.uri, "snapshot": snapshot.id}])
     _keep_models(output, models)
     items = [(f"{commit.unit}.{commit.generation}", {"commit": commit.to_json()}) for commit in snapshot.commits]
     output.append_items(items, unit_size=1)
     return output, partial(PrecomputeStage, parent.uri, output.uri, mel, config)
+
+
+def check_autoencoder(autoencoder: Any, mel: MelConfig, said: str) -> None:
+    """`UserError` where an autoencoder is not finite, or its levels do not give the ratio between mels and latents that is used here."""
+    check_finite(autoencoder, "autoencoder", said)
+    ratio = 2 ** (len(autoencoder.config.block_out_channels) - 1)
+    if ratio != mel.downsampling:
+        raise UserError(f"autoencoder={said}: downsamples mels by {ratio}, need {mel.downsampling}: give one of three levels")
+
+
+@torch.no_grad()
+def check_image_encoder(tower: Any, image: ImageConfig, said: str) -> None:
+    """`UserError` where a tower does not take the pictures that its processor makes, or gives no embedding."""
+    check_finite(tower, "image_encoder", said)
+    try:
+        embedding, _ = embed_image_and_patches(tower, torch.zeros(1, 3, image.size_px, image.size_px))
+    except (AttributeError, RuntimeError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"image_encoder={said}: gives no embedding of a picture of {image.size_px} px ({reason}); give another") from error
+    if embedding.ndim != 2 or not torch.isfinite(embedding).all():
+        raise UserError(f"image_encoder={said}: gives no finite embedding of a picture; give another")
 
 
 def level_of(autoencoder: Path) -> str:
@@ -134,7 +169,8 @@ class PrecomputeStage:
             fetch_models(Dataset.open(output_uri, "latents"), folder)
             self.autoencoder = load_autoencoder(folder / "autoencoder").to(self.device)
             self.image_encoder = load_image_encoder(folder / "image_encoder").to(self.device)
-            self.image_config = ImageConfig.from_processor(read_processor(folder / "image_encoder"))
+            processor = read_processor(folder / "image_encoder")
+            self.image_config = ImageConfig.from_processor(processor)
 
     def __call__(self, task: UnitTask, scratch: Path) -> UnitOutput:
         rows: list[Row] = []

@@ -7,7 +7,6 @@ It starts no worker (training.train does).
 
 import json
 import logging
-import os
 import time
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 
 from cluster.dataset import Dataset, Snapshot
 from cluster.scratch import scratch_folder
-from cluster.storage import Store, open_store
+from cluster.storage import Store, absolute, open_store
 from configs.load import UserError, describe_difference, semantic_hash
 from training.book import check_wandb
 from training.catalogue import Catalogue
@@ -35,8 +34,8 @@ log = logging.getLogger(__name__)
 
 def prepare(config: TrainConfig) -> Plan:
     """Checks everything, then writes or compares `<output>/run.json`: settings, snapshots and the recipe's facts."""
-    more = [_absolute(uri) for uri in config.more_data]
-    config = replace(config, data=_absolute(config.data), more_data=more, output=_absolute(config.output))
+    more = [absolute(uri) for uri in config.more_data]
+    config = replace(config, data=absolute(config.data), more_data=more, output=absolute(config.output))
     check_compiler(config)
     check_wandb(config)
     datasets = [Dataset.open(uri) for uri in config.all_data]
@@ -152,13 +151,14 @@ def facts_of(config: TrainConfig, datasets: list[Dataset], snapshots: list[Snaps
     together = Snapshot.of(first.uri, weighted_facts(snapshots, config.weights))
     facts: dict[str, Any] = recipe.facts(together, first.meta, config.section)
     if "latents" in facts:
+        facts["pictures"] = first.meta["config"].get("pictures", 1)
         facts |= {"sha256": codec_of(first), "snapshots": [snapshot.id for snapshot in snapshots]}
     return facts
 
 
 def _check_same(kept: dict[str, Any], config: TrainConfig, finished: bool) -> None:
-    ours = identity(config)
-    stored = {**kept["config"], "numbers": ours["numbers"]}
+    ours = _comparable(identity(config), config)
+    stored = {**_comparable(kept["config"], config), "numbers": ours["numbers"]}
     if kept["config"].get("numbers") != ours["numbers"] and not finished:
         raise UserError(
             f"output={config.output}: begun by an older version, whose steps compute other numbers; finish it there or start another output"
@@ -174,5 +174,7 @@ def _check_same(kept: dict[str, Any], config: TrainConfig, finished: bool) -> No
         )
 
 
-def _absolute(uri: str) -> str:
-    return uri if "://" in uri else os.path.abspath(uri)
+def _comparable(settings: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """Without `accumulate` where the loss is a sum over samples, which any number of micro batches gives alike."""
+    coupled = getattr(config.module, "COUPLES_SAMPLES", False)
+    return {name: value for name, value in settings.items() if coupled or name != "accumulate"}

@@ -37,7 +37,8 @@ class TrainConfig:
     samples to learn from. `validate_every` steps (0: never) the loss of `validation_items` of `validation_split`
     is measured by the live and by the averaged weights, and `preview_every` steps `preview_items` of them are drawn as pictures and sounds.
     `workers`, `zero_stage`, `offload` (optimiser on the host, ZeRO 1 to 3), `activation_checkpointing` and `compile` may change from
-    one start to the next. `wandb`: a project of Weights & Biases, beside the TensorBoard. `max_failures`: how often the run starts again by
+    one start to the next; so may `accumulate`, but for contrastive, whose loss couples the samples of a micro batch.
+    `wandb`: a project of Weights & Biases, beside the TensorBoard. `max_failures`: how often the run starts again by
     itself after a worker or node died. `restart` starts at step 0 where a run has steps behind it but no usable checkpoint;
     it changes nothing for a run that can go on.
     """

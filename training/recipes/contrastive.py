@@ -29,6 +29,7 @@ from training.randomness import SampleKey
 from training.recipes.clips import decode_image, decode_log_mel, mel_facts, weights
 
 MEMBERS: tuple[str, ...] = ("flac", "jpg", "json")
+COUPLES_SAMPLES = True  # those of one micro batch are each other's negatives: `accumulate` changes the loss
 MASKED = -1e4
 HOLE = -1
 MEL_CENTRE, MEL_SPREAD = -6.0, 4.0
