@@ -1,5 +1,6 @@
 """A run with work behind it never starts at step 0 by itself, and a start that is refused binds nothing."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -7,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboardX.event_file_writer import EventsWriter
 
 from cluster.jsonl import last_line, read_lines
+from cluster.storage import FolderStore, open_store
 from configs.load import StoppedError, UserError
 from tests.latents import make_latents
+from training.prepare import prepare
 from training.randomness import SampleKey
-from training.recipes import diffusion
+from training.recipes import contrastive, diffusion
 from training.settings import TrainConfig
 from training.train import train
 
@@ -156,3 +160,57 @@ def test_a_refused_start_binds_nothing(data: str, tmp_path: Path, change: dict[s
     with pytest.raises(UserError, match=says):
         train(settings(data, tmp_path / "run", **change))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_number_of_micro_batches_may_change_at_a_resume(data: str, tmp_path: Path) -> None:
+    train(settings(data, tmp_path / "whole", steps=6))
+    train(settings(data, tmp_path / "run", steps=3))
+    assert train(settings(data, tmp_path / "run", steps=6, accumulate=2))["resumed_from"] == 3
+    ours, whole = ([line["loss"] for line in read_lines(tmp_path / name / "metrics.jsonl")] for name in ("run", "whole"))
+    assert ours == pytest.approx(whole, abs=1e-5)
+
+
+def test_it_may_not_where_a_micro_batch_holds_the_negatives(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert contrastive.COUPLES_SAMPLES
+    monkeypatch.setattr(diffusion, "COUPLES_SAMPLES", True, raising=False)
+    prepare(settings(data, tmp_path / "run"))
+    with pytest.raises(UserError, match="accumulate: 1 .existing. -> 2 .yours."):
+        prepare(settings(data, tmp_path / "run", accumulate=2))
+
+
+def full_disk(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", "checkpoints/step-00000004/x")
+
+
+def test_a_full_disk_is_one_line_and_costs_no_step(data: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as full, pytest.raises(StoppedError, match="No space left.*make room there, then run the same command"):
+        put_file, calls = FolderStore.put_file, [0]
+
+        def put_until_full(self: FolderStore, name: str, path: Path) -> None:
+            calls[0] += 1
+            put_file(self, name, path) if calls[0] < 6 else full_disk()
+
+        full.setattr(FolderStore, "put_file", put_until_full)
+        train(settings(data, tmp_path / "run"))
+    assert train(settings(data, tmp_path / "run"))["resumed_from"] == 2
+    ours, whole = ([line["loss"] for line in read_lines(run / "metrics.jsonl")] for run in (tmp_path / "run", finished))
+    assert ours == whole
+
+
+def test_a_full_disk_ends_no_thread_that_the_training_waits_for(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = EventsWriter.write_event
+
+    def write_first(self: EventsWriter, event: Any) -> None:
+        written(self, event) if not event.summary.value else full_disk()
+
+    monkeypatch.setattr(EventsWriter, "write_event", write_first)
+    train(settings(data, tmp_path / "run", steps=8))
+    assert steps_of(tmp_path / "run") == list(range(1, 9))
+
+
+def test_nothing_half_written_stays_where_a_disk_was_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(str(tmp_path), writable=True)
+    monkeypatch.setattr(Path, "replace", full_disk)
+    with pytest.raises(OSError):
+        store.replace("a", b"1" * 100)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -13,6 +13,7 @@ wandb-run.txt      the id of the run at W&B, and in wandb/ its files
 """
 
 import importlib.util
+import logging
 import os
 import tempfile
 import time
@@ -32,6 +33,7 @@ from training.journal import Journal
 from training.preview import Drawn
 from training.settings import TrainConfig, identity, learning_rate
 
+log = logging.getLogger(__name__)
 WANDB_RUN = "wandb-run.txt"
 
 
@@ -50,7 +52,7 @@ class Book:
         remote = "://" in store.uri
         kept = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="stillsound-board-")) if remote else f"{store.uri}/tensorboard"
         self.folder, self.uploaded = Path(kept), 0 if remote else -1
-        self.board = SummaryWriter(str(self.folder), purge_step=step + 1, flush_secs=10)
+        self.board = _open_board(self.folder, step)
         self.wandb = _open_wandb(store, config, self.stack) if config.wandb else None
         device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         self.peak_flops = peak_flops(device, config) * max(1, config.workers)
@@ -59,11 +61,13 @@ class Book:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.sync()
-        self.board.close()
-        if self.wandb:
-            self.wandb.finish(exit_code=int(kind is not None))
-        self.stack.close()
+        try:
+            self.sync()
+            self.board.close()
+        finally:
+            if self.wandb:
+                self.wandb.finish(exit_code=int(kind is not None))
+            self.stack.close()
 
     def note(self, step: int, loss: float, count: int, norm: float, seconds: float, wait_s: float, flops: float) -> None:
         """A line for an optimiser step of `count` samples; `seconds` of work after `wait_s` of waiting for data."""
@@ -102,7 +106,7 @@ class Book:
         self.validation.cut(step)
         self.samples = self._samples_until(step)
         self.board.close()
-        self.board = SummaryWriter(str(self.folder), purge_step=step + 1, flush_secs=10)
+        self.board = _open_board(self.folder, step)
 
     def _samples_until(self, step: int) -> int:
         """As the journal says, which was cut to this step; where its line is lost, as if there had been no holes."""
@@ -123,6 +127,38 @@ class Book:
             self.board.add_scalar(f"{group}/{name}", value, step)
         if self.wandb:
             self.wandb.log({"step": step, **{f"{group}/{name}": value for name, value in values.items()}})
+
+
+def _open_board(folder: Path, step: int) -> SummaryWriter:
+    """TensorBoard's writer, from after `step` on."""
+    board = SummaryWriter(str(folder), purge_step=step + 1, flush_secs=10)
+    writer = board.file_writer.event_writer
+    writer._ev_writer = writer._worker._record_writer = ForgivingWriter(writer._ev_writer)
+    return board
+
+
+class ForgivingWriter:
+    """tensorboardX's file writer, which must not raise: on a full disk its thread would end, and its full queue block the run."""
+
+    def __init__(self, writer: Any):
+        self.writer, self.failed = writer, False
+
+    def write_event(self, event: Any) -> None:
+        self._try("write_event", event)
+
+    def flush(self) -> None:
+        self._try("flush")
+
+    def close(self) -> None:
+        self._try("close")
+
+    def _try(self, name: str, *values: Any) -> None:
+        try:
+            getattr(self.writer, name)(*values)
+        except OSError as error:
+            if not self.failed:
+                log.warning("TensorBoard's file lacks some values from here on: %s", error)
+            self.failed = True
 
 
 def check_wandb(config: TrainConfig) -> None:

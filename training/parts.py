@@ -9,13 +9,16 @@ A rank takes from any number of parts what it needs: where a checkpoint was made
 that is its own part and no other; else, those that overlap. So a run goes on at any legal world size and any ZeRO stage.
 """
 
+import errno
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -45,12 +48,21 @@ def snapshot(fragments: list[Fragment], average: list[Tensor], buffers: dict[str
 
     def write(folder: Path) -> dict[str, Any]:
         for kind, tensors in copies.items():
-            save_file({str(number): tensor for number, tensor in enumerate(tensors)}, folder / f"{kind}.safetensors")
+            _write_file({str(number): tensor for number, tensor in enumerate(tensors)}, folder / f"{kind}.safetensors")
         if held:
-            save_file(held, folder / BUFFERS)
+            _write_file(held, folder / BUFFERS)
         return content
 
     return write
+
+
+def _write_file(tensors: dict[str, Tensor], path: Path) -> None:
+    """`OSError` where the disk is full; safetensors has an error of its own for that."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        room = shutil.disk_usage(path.parent).free
+        raise OSError(errno.ENOSPC if room < sum(one.nbytes for one in tensors.values()) else errno.EIO, str(error), str(path)) from error
 
 
 def _copied(tensor: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ starts the workers; when one dies they start again by themselves from the newest
 """
 
 import contextlib
+import errno
 import functools
 import json
 import logging
@@ -34,6 +35,7 @@ from training.prepare import prepare
 from training.settings import TrainConfig
 
 log = logging.getLogger(__name__)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             ensure_process_group()
             with _told_to_stop(ASKED.set):
                 ASKED.clear()
-                work(plan)
+                _work_here(plan)
         else:
             _under_ray(plan)
         store.delete(plan.stop_name)
@@ -63,6 +65,17 @@ def train(config: TrainConfig) -> dict[str, Any]:
     summary = {"steps": finished["step"], "finished_before": done >= config.steps, "resumed_from": starts[0] if starts else done}
     cpu_s = 0.0 if summary["finished_before"] else finished["cpu_s"]  # of the workers that came to the end
     return {**summary, "seconds": round(time.monotonic() - started, 1), "cpu_s": cpu_s, "model": f"{config.output}/model"}
+
+
+def _work_here(plan: Plan) -> None:
+    """`workers=0`. A full disk, a lost mount or damaged data end the run with one line, as they do under Ray."""
+    try:
+        work(plan)
+    except OSError as error:
+        if isinstance(error, StoppedError):
+            raise
+        hint = "make room there" if error.errno in NO_ROOM else "see to it"
+        raise StoppedError(f"stopped: {error}; {hint}, then run the same command again: it goes on from the newest checkpoint") from error
 
 
 def _reason(store: Store) -> str:
