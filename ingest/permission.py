@@ -26,7 +26,7 @@ from typing import Any
 
 from ingest.guard import Abort, url_refusal
 from ingest.page import PageFacts
-from ingest.robots import MEDIA_EXTENSIONS, Rules, longest_match, normalise, parse_ai_txt, parse_robots, path_of
+from ingest.robots import MEDIA_EXTENSIONS, Rules, matches, normalise, parse_ai_txt, parse_robots, path_of
 from ingest.rsl import MEDIA_TYPE, UnreadableError, read_rsl, rsl_refusal
 from ingest.sample import Reason, without_tokens
 from ingest.usage import AGENT, header_opt_out, tdmrep_rules
@@ -133,8 +133,9 @@ class Permission:
             return
         says = "no statement against it"
         self._evidence[without_tokens(url)] = _evidence(url, time.time(), 200, page.sha256, says)
-        for text in page.rsl_inline[:MAX_LICENSES]:
-            self._check_terms(_rsl_content(text.encode()), url, url, url, keep=True)
+        for place, text in enumerate(page.rsl_inline[:MAX_LICENSES]):
+            where = f"{url}#{place}" if place else url
+            self._check_terms(_rsl_content(text.encode("utf-8", "replace")), url, url, where, keep=True)
         self._check_licenses(page.rsl_links, url, url, keep=True)
 
     def _check_robots(self, origin: str, path: str) -> None:
@@ -150,7 +151,7 @@ class Permission:
         record = self._record("tdmrep", origin + PATHS["tdmrep"])
         self._note(record, "")
         normal = normalise(path)
-        matching = [rule for rule in record.content if longest_match([_location(rule[0])], normal) is not None]
+        matching = [rule for rule in record.content if matches(rule[0], normal)]
         deciding = [*matching[:1], *sorted(matching, key=lambda rule: -len(rule[0]))[:1]]
         for location, is_reserved, policy in deciding:
             more = f", tdm-policy {policy}" if policy else ""
@@ -273,7 +274,9 @@ def _content(kind: str, data: bytes, agents: tuple[str, ...]) -> Any:
         return parse_robots(data, agents).to_json()
     if kind == "ai":
         return parse_ai_txt(data, agents).to_json()
-    return tdmrep_rules(data) if kind == "tdmrep" else _rsl_content(data)
+    if kind == "tdmrep":
+        return [[_location(location), is_reserved, policy] for location, is_reserved, policy in tdmrep_rules(data)]
+    return _rsl_content(data)
 
 
 def _rsl_content(data: bytes) -> Any:

@@ -37,6 +37,8 @@ ENTITIES = "".join(f'<!ENTITY a{n + 1} "{f"&a{n};" * 9}">' for n in range(9))
 BOMB = f'<!DOCTYPE rsl [<!ENTITY a0 "xxxxxxxxx">{ENTITIES}]>{rsl("&a9;")}'
 BAD_LOCATIONS = ("{not json", "[" * 50_000, '[1, null, {"location": 3}]', '[{"location": "/", "tdm-reservation": 7}]')
 GRANTED = rsl('<permits type="usage">ai-train</permits>', "")
+INLINE = '<script type="application/rsl+xml">{}</script>'
+TWO_INLINE = INLINE.format(GRANTED) + INLINE.format(rsl(NO_TRAINING, "/media/a.mp4"))
 STATEMENTS: list[tuple[dict[str, str], str]] = [
     # RFC 9309
     ({"robots": "User-agent: *\nDisallow: /"}, "Disallow: /"),
@@ -150,6 +152,7 @@ STATEMENTS: list[tuple[dict[str, str], str]] = [
     ({"head": f'<script type="application/rsl+xml">{rsl(NO_TRAINING, "")}</script>'}, "RSL"),
     ({"head": f'<script type="application/rsl+xml">{rsl(NO_TRAINING, "/media/a.mp4")}</script>'}, "RSL"),
     ({"head": f'<script type="application/rsl+xml">{GRANTED}</script>'}, ""),
+    ({"head": TWO_INLINE}, "RSL"),
     # ai.txt
     ({"ai": "User-Agent: *\nDisallow: /"}, "ai.txt: Disallow: /"),
     ({"ai": "User-Agent: *\nDisallow: *.mp4"}, "ai.txt: Disallow: *.mp4"),
