@@ -4,6 +4,7 @@
 #   make test    the whole suite, offline
 #   make test-s3 the tests of storage with every fault at every request, against a real S3 server that it starts
 #                (apt-get install radosgw ceph-mon ceph-osd ceph-common), or against the one that STILLSOUND_TEST_S3 names
+#   make interop Hugging Face's datasets, in an environment of its own (430 MB), reads our shards
 #   make demo    the whole chain, small and real, ending in out/demo/report.html
 #   make chaos   ten kills of one training run, one compiled, then ten minutes of random kills of scrapes and of training runs (MINUTES=60 for longer, SEED=… for one again)
 #   make bench   measurements beside named baselines, into benchmarks/results/
@@ -16,6 +17,8 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 MOTO_VERSION := 5.2.5
 MOTO_STAMP := .venv-moto/.installed-$(MOTO_VERSION)
+DATASETS_VERSION := 5.2.0
+INTEROP_STAMP := .venv-interop/.installed-$(DATASETS_VERSION)
 
 # no DeepSpeed compilation at start-up; one thread per worker: contended OpenMP threads are ten times slower
 export DS_ACCELERATOR ?= cpu
@@ -29,7 +32,7 @@ export PYTHONWARNINGS ?= ignore::FutureWarning:torch.distributed.c10d_logger
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 export PIP_ROOT_USER_ACTION ?= ignore
 
-.PHONY: setup lint test test-s3 demo chaos bench bench-gpu upgrade
+.PHONY: setup lint test test-s3 interop demo chaos bench bench-gpu upgrade
 
 setup: $(STAMP)
 
@@ -61,6 +64,14 @@ test: setup $(MOTO_STAMP)
 
 test-s3: setup
 	STILLSOUND_TEST_S3=$(or $(STILLSOUND_TEST_S3),radosgw) $(PY) -m pytest -q tests/test_s3.py tests/test_faults.py tests/test_remove.py -k "s3 or faults"
+
+$(INTEROP_STAMP): | $(PY)
+	$(PY) -m venv .venv-interop
+	.venv-interop/bin/python -m pip install --quiet 'datasets==$(DATASETS_VERSION)' soundfile pillow
+	@touch $@
+
+interop: setup $(INTEROP_STAMP)
+	$(PY) -m pytest -q tests/test_interop.py
 
 demo: setup
 	$(PY) -m cluster demo
