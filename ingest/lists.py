@@ -14,6 +14,7 @@ import itertools
 import json
 import logging
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,9 @@ def _text_rows(path: Path) -> Iterator[Numbered]:
 def _csv_rows(path: Path) -> Iterator[Numbered]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
+        twice = [name for name, count in Counter(reader.fieldnames or ()).items() if count > 1]
+        if twice:
+            raise UserError(f"{path}: more than one column {twice[0]}; leave one")
         for row in reader:
             yield reader.line_num, _named(path, reader.line_num, row)
 
@@ -217,7 +221,7 @@ def checked(path: Path, items: Callable[[], Iterator[tuple[int, Item]]]) -> Iter
         numbers.append(number)
     repeated = _repeated(path, np.asarray(ids), np.asarray(places), np.asarray(numbers))
     if repeated:
-        log.info("%s: %d rows are there more than once; each counts once", path, len(repeated))
+        log.info("%s: %d rows name what an earlier row names; the first counts", path, len(repeated))
     return (item for number, item in items() if number not in repeated)
 
 

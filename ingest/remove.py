@@ -145,7 +145,7 @@ def _wanted(config: RemoveConfig) -> set[str]:
     if not config.ids:
         return set()
     try:
-        words = {line.strip() for line in Path(config.ids).read_text(encoding="utf-8-sig").splitlines()} - {""}
+        words = {line.strip() for line in Path(config.ids).read_text(encoding="utf-8-sig").split("\n")} - {""}
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"ids={config.ids}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not words:

@@ -22,9 +22,10 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", "
 SOUND_SUFFIXES = tuple(".wav .flac .mp3 .ogg .opus .m4a .mka .aac .m4b .oga .wma .aif .aiff .amr".split())
 """Of a pair, the first that is there."""
 
-FORMAT_TAG = re.compile(r"\.f\d{1,4}(?:-[\w]{1,20})?$")  # of a stream that yt-dlp did not merge: x.f137.mp4
+FORMAT_TAG = re.compile(r"\.f(?:\d{1,4}(?:-\w{1,20})?|(?:hls|dash)-[\w=-]{1,30})$")  # of a stream that yt-dlp did not merge: x.f137.mp4
 MP4_SUFFIXES = frozenset(".mp4 .m4v .mov .qt .f4v .3gp .3g2 .m4a".split())
 MATROSKA_SUFFIXES = frozenset(".mkv .webm .mka".split())
+AVI_SUFFIXES = frozenset((".avi", ".divx"))
 MAX_BOXES, MAX_HEADER_BYTES = 200, 4 << 20
 
 
@@ -87,7 +88,7 @@ def _of_streams(parts: list[File]) -> list[Choice]:
 
 
 def tracks(file: File) -> set[str] | None:
-    """{"picture", "sound"} or a part of it, by the header of an MP4 or Matroska file; None where that does not say."""
+    """{"picture", "sound"} or a part of it, by the header of an MP4, Matroska or AVI file; None where that does not say."""
     try:
         with file.path.open("rb") as opened:
             size = file.size if file.size >= 0 else file.path.stat().st_size
@@ -95,6 +96,8 @@ def tracks(file: File) -> set[str] | None:
                 return _mp4_tracks(opened, file.offset, file.offset + size)
             if file.suffix in MATROSKA_SUFFIXES:
                 return _matroska_tracks(opened, file.offset, size)
+            if file.suffix in AVI_SUFFIXES:
+                return _avi_tracks(opened, file.offset, size)
     except OSError:
         return None
     return None
@@ -130,6 +133,16 @@ def _matroska_tracks(opened: BinaryIO, offset: int, size: int) -> set[str] | Non
     kinds = set(re.findall(rb"\x86[\x81-\xa0]([VA])_[A-Z0-9]", head))
     names = {b"V": "picture", b"A": "sound"}
     return {names[kind] for kind in kinds} or None
+
+
+def _avi_tracks(opened: BinaryIO, offset: int, size: int) -> set[str] | None:
+    """By the headers of the streams, all of which stand before the media."""
+    opened.seek(offset)
+    head = opened.read(min(size, 64 << 10))
+    if head[:4] != b"RIFF" or head[8:12] != b"AVI ":
+        return None
+    names = {b"vids": "picture", b"auds": "sound"}
+    return {names[kind] for kind in re.findall(rb"strh.{4}(vids|auds)", head, re.DOTALL)} or None
 
 
 def _first(files: list[File], suffixes: tuple[str, ...]) -> File | None:

@@ -1,11 +1,14 @@
 """Folders as people have them: linked, with sidecars, unmerged streams and every suffix that can be decoded."""
 
+import contextlib
 import io
 import json
 import logging
 import os
 import random
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -110,12 +113,22 @@ def test_the_header_says_which_tracks_a_file_has(tmp_path: Path) -> None:
     film(tmp_path / "picture.webm", "libvpx", "", duration_s=0.4)
     film(tmp_path / "both.mkv", "libx264", "aac", duration_s=0.4)
     film(tmp_path / "faststart.mp4", audio="", duration_s=0.4, container={"movflags": "faststart"})
-    touch(tmp_path, "noise.mp4", "empty.webm")
+    film(tmp_path / "picture.avi", "mpeg4", "", duration_s=0.4)
+    film(tmp_path / "both.avi", "mpeg4", "libmp3lame", duration_s=0.4)
+    touch(tmp_path, "noise.mp4", "empty.webm", "noise.avi")
     found = {path.name: tracks(File(path.stem, path.suffix, path)) for path in tmp_path.iterdir()}
     both, picture = {"picture", "sound"}, {"picture"}
     assert found == {
-        **{"both.mp4": both, "both.mkv": both, "sound.mp4": {"sound"}, "noise.mp4": None, "empty.webm": None},
-        **dict.fromkeys(("picture.mp4", "picture.webm", "faststart.mp4"), picture),
+        **{
+            "both.mp4": both,
+            "both.mkv": both,
+            "both.avi": both,
+            "noise.avi": None,
+            "sound.mp4": {"sound"},
+            "noise.mp4": None,
+            "empty.webm": None,
+        },
+        **dict.fromkeys(("picture.mp4", "picture.webm", "picture.avi", "faststart.mp4"), picture),
     }
 
 
@@ -201,11 +214,25 @@ def test_hidden_media_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert "passed over: 1 hidden folder, 1 hidden file" in caplog.text
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_folder_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    touch(tmp_path, "a.mp4", "closed/b.mp4")
-    (tmp_path / "closed").chmod(0)
-    with caplog.at_level(logging.INFO):
-        assert len(listed(tmp_path, "folder")) == 1
-    (tmp_path / "closed").chmod(0o700)
+@contextlib.contextmanager
+def somebody() -> Iterator[Path]:
+    """A folder, in the shoes of a user who may not read everything."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            if not user:
+                os.chown(folder, 65534, -1)
+                os.seteuid(65534)
+            yield Path(folder)
+            (Path(folder) / "closed").chmod(0o700)
+        finally:
+            os.seteuid(user)
+
+
+def test_an_unreadable_folder_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    with somebody() as folder:
+        touch(folder, "a.mp4", "closed/b.mp4")
+        (folder / "closed").chmod(0)
+        with caplog.at_level(logging.INFO):
+            assert len(listed(folder, "folder")) == 1
     assert "1 unreadable folder" in caplog.text

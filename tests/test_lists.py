@@ -57,7 +57,7 @@ def test_ids_that_differ_are_two_items(tmp_path: Path, one: Any, two: Any) -> No
 def test_a_row_that_is_there_twice_is_one_item_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert [item.url for item in urls(tmp_path / "l.txt", f"{A}\n{B}\n{A}\n{A}\n")] == [A, B]
-    assert "2 rows are there more than once" in caplog.text
+    assert "2 rows name what an earlier row names" in caplog.text
 
 
 def test_zero_is_an_id_and_nan_is_none(tmp_path: Path) -> None:
@@ -126,6 +126,7 @@ def test_json_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
         ("l.jsonl", "[1]\n", "row 1 is not a JSON object"),
         ("l.csv", "url,title\nhttps://a.example,one,two\n", "row 2 has more cells than the header"),
         ("l.csv", "youtube_id,start\nabc,1\n", "no column url.*for ids of YouTube give source.kind=youtube"),
+        ("l.csv", f"url,url\n{A},{B}\n", "more than one column url"),
         ("l.csv", "url\nhere.mp4\n", "row 2: here.mp4 is a file, not a URL; .*source.kind=folder"),
         ("l.csv", f"url,start_s\n{A},soon\n", "row 2: start_s='soon' is not a time"),
         ("l.csv", f"url,start_s\n{A},-1\n", "row 2: start_s='-1' is not a time"),
