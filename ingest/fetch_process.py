@@ -22,7 +22,7 @@ from yt_dlp.networking import Request
 from yt_dlp.networking.exceptions import HTTPError, RequestError
 from yt_dlp.utils import ContentTooShortError, GeoRestrictedError, YoutubeDLError
 
-from ingest.formats import Format, choose_formats
+from ingest.formats import Format, choose_formats, mark_main_sounds
 from ingest.guard import Abort, install_guard
 from ingest.licenses import allowed, first_allowed
 from ingest.page import PageFacts, read_page
@@ -91,10 +91,11 @@ def _from_page(web: Web, landing: Landing, task: Task) -> dict[str, Any]:
     choices = (task.item.license,) if task.item.license else page.media.of(_addresses(info))
     license = first_allowed(choices, task.allow)
     license_allowed(license, task.allow, page)
-    meta = {"licenses": list(choices)} if len(choices) > 1 else {}
+    more = {"licenses": list(choices)} if len(choices) > 1 else {}
     channel = info.get("channel") or info.get("uploader") or urllib.parse.urlsplit(landing.url).hostname or ""
     told = {"license": license, "title": page.title or info.get("title") or "", "channel": channel}
-    return {**_chosen(web, info, task), **told, "meta": meta}
+    chosen = _chosen(web, info, task)
+    return {**chosen, **told, "meta": {**chosen["meta"], **more}}
 
 
 def _addresses(info: dict[str, Any]) -> set[str]:
@@ -117,15 +118,26 @@ def _from_youtube(web: Web, task: Task) -> dict[str, Any]:
         raise Refused(Reason.FORMAT, refusal.detail) if refusal.reason == Reason.UNSUPPORTED else refusal from None
     author = info.get("channel") or info.get("uploader") or ""
     told = {"license": license, "title": info.get("title") or "", "channel": info.get("channel_id") or author}
-    return {**chosen, **told, "meta": {"author": author, "license_stated": info.get("license") or ""}}
+    meta = {**chosen["meta"], "author": author, "license_stated": info.get("license") or ""}
+    return {**chosen, **told, "meta": meta}
 
 
 def _chosen(web: Web, info: dict[str, Any], task: Task) -> dict[str, Any]:
     """Chooses among the formats, and downloads: names of picture and sound (one file, or two that are never merged)."""
-    chosen = choose_formats(list(info.get("formats") or [info]), task.need_short_side_px)
+    formats = list(info.get("formats") or [info])
+    mark_main_sounds(formats, web.manifests)
+    chosen = choose_formats(formats, task.need_short_side_px)
     stems = ("media",) if len(chosen) == 1 else ("picture", "sound")
     names = [_download(web, info, f, task.folder, stem) for f, stem in zip(chosen, stems, strict=True)]
-    return {"picture": names[0], "sound": names[-1], "extractor": str(info.get("extractor", "")).lower()}
+    extractor = str(info.get("extractor", "")).lower()
+    return {"picture": names[0], "sound": names[-1], "extractor": extractor, "meta": _formats_meta(chosen)}
+
+
+def _formats_meta(chosen: list[Format]) -> dict[str, Any]:
+    """Which formats were taken, and what the site says of the sound's language; a preference below 0 is no original's."""
+    sound = chosen[-1]
+    known = {name: sound[name] for name in ("language", "language_preference") if sound.get(name) is not None}
+    return {"formats": [str(f.get("format_id") or "") for f in chosen], **known}
 
 
 def _extract(web: Web, url: str, unreadable: Reason = Reason.CORRUPT) -> dict[str, Any]:

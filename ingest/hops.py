@@ -14,10 +14,14 @@ from yt_dlp.networking._urllib import HTTPHandler, ProxyHandler, RedirectHandler
 
 from ingest.guard import Abort
 from ingest.sample import Reason
+from ingest.sniff import HEAD_BYTES, is_text, media_type
+
+NO_ENCODINGS = ("identity", "none", "binary", "7bit", "8bit", "utf-8", "utf8", "aws-chunked", "chunked")
+"""What stands in Content-Encoding although the bytes are plain."""
 
 
 class GuardedRH(UrllibRH):
-    """urllib's handler without ftp, data and file URLs, with bounded decompression; a proxy is asked for named hosts only."""
+    """urllib's handler without ftp, data and file URLs, with decompression in pieces; a proxy is asked for named hosts only."""
 
     _SUPPORTED_URL_SCHEMES = ("http", "https")
     _SUPPORTED_PROXY_SCHEMES = ("http",)
@@ -32,7 +36,7 @@ class GuardedRH(UrllibRH):
         for handler in (
             Turnstile(self._before_hop),
             FarSide(proxies, self._far_side_refusal),
-            BoundedHTTPHandler(context=self._make_sslcontext(legacy_ssl_support=legacy_ssl_support)),
+            EncodedHTTPHandler(context=self._make_sslcontext(legacy_ssl_support=legacy_ssl_support)),
             urllib.request.HTTPCookieProcessor(cookiejar),
             urllib.request.UnknownHandler(),
             urllib.request.HTTPDefaultErrorHandler(),
@@ -71,34 +75,96 @@ class FarSide(ProxyHandler):
         return super().proxy_open(req)
 
 
-class BoundedHTTPHandler(HTTPHandler):
-    """Undoes gzip and deflate up to a bound, before yt-dlp would do it without one (a gzip bomb of 1 MB holds 1 GB)."""
+class EncodedHTTPHandler(HTTPHandler):
+    """Undoes gzip and deflate piece by piece, where yt-dlp would do it at once (a gzip bomb of 1 MB holds 1 GB).
 
-    bound_bytes = 16 << 20
+    The header is a claim: object stores keep names like aws-chunked or utf-8 there, and some say gzip of plain bytes.
+    """
 
     def http_response(self, req: Any, resp: Any) -> Any:
-        encoding = (resp.headers.get("Content-Encoding") or "identity").strip().lower()
-        if encoding in ("gzip", "x-gzip", "deflate"):
-            resp = self._decoded(resp)
-        elif encoding != "identity":
-            raise Abort(Reason.UNSUPPORTED, f"content encoding {encoding[:40]!r}")
+        stated = (resp.headers.get("Content-Encoding") or "").lower()
+        names = [name.strip() for name in stated.split(",") if name.strip() and name.strip() not in NO_ENCODINGS]
+        if stated and not 300 <= resp.status < 400:  # the body of a redirect is never read
+            resp = self._plain(resp, names)
         return super().http_response(req, resp)
 
     https_response = http_response
 
-    def _decoded(self, resp: Any) -> Any:
-        packed = resp.read(self.bound_bytes + 1)
-        try:
-            data = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(packed, self.bound_bytes + 1)
-        except zlib.error as error:
-            raise Abort(Reason.CORRUPT, f"bad content encoding: {error}") from None
-        if max(len(packed), len(data)) > self.bound_bytes:
-            raise Abort(Reason.TOO_LARGE, f"compressed answer of more than {self.bound_bytes} bytes")
-        for name in ("Content-Encoding", "Content-Length"):
-            del resp.headers[name]
-        plain = urllib.response.addinfourl(io.BytesIO(data), resp.headers, resp.url, resp.status)
+    def _plain(self, resp: Any, names: list[str]) -> Any:
+        """The answer as it was before its encodings; one whose bytes are not encoded as stated is taken as it is."""
+        body = Peeked(resp)
+        head = body.peek(HEAD_BYTES) if names else b""
+        packed = head.startswith(b"\x1f\x8b") or (names == ["deflate"] and not (media_type(head) or is_text(head)))
+        if packed and set(names) <= {"gzip", "x-gzip", "deflate"}:
+            body = Inflated(body)
+            del resp.headers["Content-Length"]
+        elif names and head and not (media_type(head) or is_text(head)):
+            raise Abort(Reason.UNSUPPORTED, f"content encoding {', '.join(names)[:40]!r}")
+        del resp.headers["Content-Encoding"]
+        plain = urllib.response.addinfourl(body, resp.headers, resp.url, resp.status)  # type: ignore[arg-type]
         plain.msg = resp.reason  # type: ignore[attr-defined]
         return plain
+
+
+class Peeked(io.BufferedIOBase):
+    """An answer whose first bytes may be looked at before they are read."""
+
+    def __init__(self, inner: Any):
+        self._inner = inner
+        self._head = b""
+
+    def peek(self, num_bytes: int) -> bytes:
+        """Up to `num_bytes` from the start; fewer only where the answer is shorter."""
+        while len(self._head) < num_bytes and (block := self._inner.read(num_bytes - len(self._head))):
+            self._head += block
+        return self._head
+
+    def read(self, amt: int | None = None) -> bytes:
+        if amt is None or amt < 0:
+            head, self._head = self._head, b""
+            return head + self._inner.read()
+        if not self._head:
+            return bytes(self._inner.read(amt))
+        head, self._head = self._head[:amt], self._head[amt:]
+        return head
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._inner.close()
+        super().close()
+
+
+class Inflated(Peeked):
+    """The bytes that were packed with gzip, zlib or bare deflate; never more in memory than one read asks for.
+
+    `Abort` (corrupt) for other bytes, (network) where the stream ends too early.
+    """
+
+    def __init__(self, inner: Peeked):
+        super().__init__(inner)
+        bare = inner.peek(2)[:1] not in (b"\x1f", b"\x78")
+        self._inflate = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS | 32)
+        self._packed = b""
+
+    def read(self, amt: int | None = None) -> bytes:
+        whole = amt is None or amt < 0
+        data = b""
+        while not self._inflate.eof and (whole or not data):
+            data += self._some(65536 if whole else max(1, amt or 0))
+        return data
+
+    def _some(self, most: int) -> bytes:
+        packed = self._packed or self._inner.read(65536)
+        if not packed:
+            raise Abort(Reason.NETWORK, "a compressed answer was cut off")
+        try:
+            data = self._inflate.decompress(packed, most)
+        except zlib.error as error:
+            raise Abort(Reason.CORRUPT, f"bad content encoding: {error}") from None
+        self._packed = self._inflate.unconsumed_tail
+        return data
 
 
 class BodilessRedirectHandler(RedirectHandler):

@@ -21,15 +21,17 @@ from typing import Any
 
 from yt_dlp import YoutubeDL
 from yt_dlp.networking import Request, Response
-from yt_dlp.networking.exceptions import HTTPError, IncompleteRead, TransportError
+from yt_dlp.networking.exceptions import HTTPError, TransportError
 from yt_dlp.utils import DownloadError
 
+from ingest.answers import Metered, content_length, is_part, range_of, states_whole
 from ingest.guard import Abort, url_refusal
 from ingest.hops import GuardedRH
 from ingest.permission import Answer, Permission
 from ingest.robots import MAX_BYTES as MAX_ROBOTS_BYTES
 from ingest.robots import agent_name
 from ingest.sample import Reason
+from ingest.sniff import HEAD_BYTES, MANIFESTS, is_text, media_type, text_type
 from ingest.usage import AGENT
 
 MAX_REST_S = 86_400.0  # of a host, whatever it asks for
@@ -92,7 +94,7 @@ class Rests:
 
 @dataclass(frozen=True)
 class Landing:
-    """What stands at the item's URL. `body` is None where it is a media file, whose body has not been read."""
+    """What stands at the item's URL, by its bytes. `body` is None for a media file, of which only the head has been read."""
 
     url: str
     content_type: str
@@ -112,6 +114,7 @@ class Web(YoutubeDL):
         self._turn = os.getpid()  # so that not all workers start with the same proxy
         self._buckets: dict[str, tuple[float, float]] = {}
         self._pages: dict[str, Landing] = {}
+        self.manifests: dict[str, str] = {}
         self._bytes = 0
         self._waited_s = 0.0
         self._downloading = False
@@ -133,6 +136,7 @@ class Web(YoutubeDL):
         """Forgets the item before: its bytes, waits, pages and cookies (a session of the operator's stays). `Abort`: all ways rest."""
         self._bytes, self._waited_s, self._cut, self._held_back = 0, 0.0, "", False
         self._pages.clear()
+        self.manifests.clear()
         if not self.egress.cookies_file:
             self.cookiejar.clear()
         self._proxy = self._next_way()
@@ -166,9 +170,13 @@ class Web(YoutubeDL):
     def land(self, url: str) -> Landing:
         """Opens the item's URL. A text (page, manifest) is read and kept: yt-dlp's own look at it sends no second request."""
         response = self.urlopen(Request(url, headers={"Accept-Encoding": "identity"}))
-        content_type = response.headers.get_content_type() if response.headers.get("Content-Type") else ""
+        assert isinstance(response, Metered), "no page is kept before the item's own"
+        stated = response.headers.get_content_type() if response.headers.get("Content-Type") else ""
         charset = _charset(response)
-        body = None if _is_media(content_type, response.url) else response.read()
+        head = response.peek(HEAD_BYTES)
+        content_type = media_type(head) or ("" if is_text(head) else stated or "application/octet-stream")
+        body = None if content_type or (not head and _is_media(stated)) else response.read()
+        content_type = content_type or text_type(head, stated)
         response.close()
         landing = Landing(response.url, content_type, body, charset)
         if body is not None:
@@ -204,15 +212,38 @@ class Web(YoutubeDL):
         if self._proxy:
             request.proxies = {"all": self._proxy}
         try:
-            response = self._answer(request)
+            response = self._part_or_whole(request)
         except HTTPError as error:
-            if self._downloading and error.status != 416:  # 416 answers yt-dlp's attempt to resume
+            if self._downloading:
                 raise Abort(status_reason(error.status), f"HTTP {error.status} {error.reason or ''}".strip()) from error
             raise
         self.permission.check_response(response.url, response.headers)
-        if self._bytes + _content_length(response) > self.limits.max_bytes:
-            raise Abort(Reason.TOO_LARGE, f"{_content_length(response)} bytes announced, {self.limits.max_bytes} allowed in all")
-        return Metered(response, self)
+        if self._bytes + content_length(response) > self.limits.max_bytes:
+            raise Abort(Reason.TOO_LARGE, f"{content_length(response)} bytes announced, {self.limits.max_bytes} allowed in all")
+        metered = Metered(response, self)
+        part = range_of(request)
+        if part and part[1] is not None and response.status == 200:
+            metered.cut_out(part[0], part[1])
+        return metered
+
+    def _part_or_whole(self, request: Request) -> Response:
+        """The part that a request asks for. The whole where a server refuses that, sends another or does not say which it is."""
+        part = range_of(request)
+        try:
+            response = self._answer(request)
+            if response.status != 206 or is_part(response, part) or states_whole(response):
+                return response
+            response.close()
+        except HTTPError as error:
+            if error.status != 416 or not part:
+                raise
+            error.close()
+        whole = request.copy()
+        whole.headers.pop("Range", None)
+        response = self._answer(whole)
+        if response.status == 206 and not is_part(response, None):
+            raise Abort(Reason.NETWORK, "a part came (HTTP 206) although the whole was asked for")
+        return response
 
     def _answer(self, request: Request) -> Response:
         """The first answer that is not a passing failure. 429 and 503 with a short Retry-After are waited for."""
@@ -245,8 +276,8 @@ class Web(YoutubeDL):
             return Answer(error.status)
         except TransportError as error:
             raise Abort(*classify_transport(error)) from error
-        if len(data) < min(_content_length(response), MAX_ROBOTS_BYTES):
-            raise Abort(Reason.NETWORK, f"the connection was cut after {len(data)} of {_content_length(response)} bytes")
+        if len(data) < min(content_length(response), MAX_ROBOTS_BYTES):
+            raise Abort(Reason.NETWORK, f"the connection was cut after {len(data)} of {content_length(response)} bytes")
         return Answer(response.status, data)
 
     def _before_hop(self, url: str) -> None:
@@ -297,43 +328,18 @@ class Web(YoutubeDL):
             raise Abort(Reason.TOO_LARGE, f"more than {self.limits.max_bytes} bytes")
         self._take("bytes", url, num_bytes, self.limits.bytes_per_s, self.limits.bytes_per_s)
 
-    def cut_at(self, num_bytes: int, announced: int) -> None:
+    @property
+    def max_text_bytes(self) -> int:
+        return self.limits.max_text_bytes
+
+    def keep_text(self, url: str, data: bytes) -> None:
+        """Keeps the manifests of this item: what yt-dlp makes of them leaves out which sound is the main one."""
+        if text_type(data[:HEAD_BYTES], "") in MANIFESTS:
+            self.manifests[url] = data.decode("utf-8", "replace")
+
+    def cut_at(self, num_bytes: int, why: str) -> None:
         """Notes that a body ended early; it may still be resumed."""
-        self._cut = f"the connection was cut after {num_bytes} of {announced} bytes"
-
-
-class Metered(Response):
-    """A response that counts what is read; a read of the whole (a page, a manifest) is held to `max_text_bytes`."""
-
-    def __init__(self, inner: Response, web: Web):
-        super().__init__(inner, inner.url, inner.headers, inner.status, inner.reason, inner.extensions)
-        self._inner = inner
-        self._web = web
-        self._num_read = 0
-
-    def read(self, amt: int | None = None) -> bytes:
-        if amt is None:
-            return self._read_text()
-        data: bytes = self._inner.read(amt)
-        self._num_read += len(data)
-        self._web.spend(len(data), self.url)
-        if amt and not data and self._num_read < _content_length(self):
-            self._web.cut_at(self._num_read, _content_length(self))
-        return data
-
-    def _read_text(self) -> bytes:
-        cap, announced = self._web.limits.max_text_bytes, _content_length(self) - self._num_read
-        data = b""
-        while announced <= cap and len(data) <= cap:
-            block = self.read(65536)
-            if not block:
-                break
-            data += block
-        if max(len(data), announced) > cap:
-            raise Abort(Reason.TOO_LARGE, f"a text of more than {cap} bytes")
-        if len(data) < announced:  # http.client notices only where it reads to the end in one call
-            raise IncompleteRead(len(data), announced - len(data))
-        return data
+        self._cut = f"the connection was cut after {num_bytes} bytes: {why}"
 
 
 def _host_and_port(url: str) -> str:
@@ -388,11 +394,6 @@ def retry_after_s(value: str | None, now_s: float) -> float | None:
         return None
 
 
-def _content_length(response: Response) -> int:
-    text = response.headers.get("Content-Length") or ""
-    return int(text) if text.isdecimal() else 0
-
-
 def _charset(response: Response) -> str:
     try:
         return str(response.headers.get_content_charset("utf-8"))
@@ -400,10 +401,8 @@ def _charset(response: Response) -> str:
         return "utf-8"
 
 
-def _is_media(content_type: str, url: str) -> bool:
-    path = urllib.parse.urlsplit(url).path.lower()
-    if "mpegurl" in content_type or path.endswith((".m3u8", ".mpd")):
-        return False
+def _is_media(content_type: str) -> bool:
+    """For an answer without a body, whose bytes say nothing."""
     return content_type.startswith(("video/", "audio/", "image/")) or content_type in ("application/ogg", "application/octet-stream")
 
 

@@ -247,9 +247,11 @@ def test_a_body_over_max_bytes_is_cut_off(hostile: HostileSite, fetch: Callable[
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 100_000
 
 
-def test_a_compressed_bomb_is_refused(hostile: HostileSite, fetch: Callable[..., Media]) -> None:
-    hostile.answers["/page"] = body(gzip.compress(bytes(40_000_000)), Content_Encoding="gzip")
-    assert refused(lambda: fetch("/page")) == Reason.TOO_LARGE
+@pytest.mark.parametrize("letter", [b"<", b"\0"])
+def test_a_compressed_bomb_is_refused(hostile: HostileSite, fetch: Callable[..., Media], letter: bytes) -> None:
+    """As a page at `max_text_bytes`, as a medium at `max_bytes`."""
+    hostile.answers["/page"] = body(gzip.compress(letter * 40_000_000), Content_Encoding="gzip")
+    assert refused(lambda: fetch("/page", max_bytes=30_000_000)) == Reason.TOO_LARGE
 
 
 def test_a_server_that_fails_three_times_is_a_server_error(hostile: HostileSite, fetch: Callable[..., Media]) -> None:

@@ -234,7 +234,7 @@ def test_a_disallowed_page_is_not_asked_for_at_all(hostile: HostileSite, tmp_pat
         (body(b"User-agent: *", Content_Length="900"), (Reason.NETWORK, Reason.NETWORK, Reason.NETWORK)),
         (lambda handler: handler.wfile.write(b"?"), (Reason.NETWORK, Reason.NETWORK, Reason.NETWORK)),
         (body(b"", status=302, Location="/robots.txt?1"), ("", "", "")),  # to a 404
-        (body(b"no gzip", Content_Encoding="gzip"), (Reason.CORRUPT, "", "")),
+        (body(b"\x1f\x8bno gzip", Content_Encoding="gzip"), (Reason.CORRUPT, "", "")),
     ],
 )
 def test_a_statement_that_fails(hostile: HostileSite, tmp_path: Path, kind: str, answer: Callable, expected: tuple[str, str, str]) -> None:

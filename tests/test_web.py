@@ -68,7 +68,7 @@ def test_every_request_waits_for_the_rate_and_those_of_a_redirect_too(
     hostile: HostileSite, private: HostileSite, resolved: Callable[..., None], tmp_path: Path
 ) -> None:
     resolved([PUBLIC])
-    hostile.answers = {"/small.mp4": body(b"film", "video/mp4"), "/a.mp4": body(b"", status=302, Location="/small.mp4")}
+    hostile.answers = {"/small.mp4": body(b"\0\0\0\x10ftypmp42", "video/mp4"), "/a.mp4": body(b"", status=302, Location="/small.mp4")}
     config = FetchConfig(allow_private=[f"127.0.0.1:{hostile.server_address[1]}"], requests_per_s=2.0, burst_requests=1.0)
     with Fetcher(config, tmp_path / "spool", ALLOW) as ours:
         ours.fetch(hostile.item("/small.mp4"), 64)  # the child runs; what is allowed by exception is not paced
