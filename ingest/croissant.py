@@ -138,7 +138,11 @@ def _field(name: str, kind: str, about: str, source: dict[str, Any]) -> dict[str
 def _responsible_ai(dataset: Dataset, found: Survey) -> dict[str, Any]:
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in found.reasons.most_common()) or "nothing"
     sources = ", ".join(f"{name} ({count:,} clips)" for name, count in found.sources.most_common())
-    told = "Licenses, robots.txt, TDMRep, AIPREF, RSL and opt-outs within the media were obeyed; what was found is kept with each sample."
+    told = "Only media under the licenses that license.allow names were kept."
+    if dataset.meta["config"].get("clipping", 1) >= 2:  # made since opt-outs are asked for
+        told += (
+            " Opt-outs within the media were obeyed, and for web pages robots.txt, TDMRep, AIPREF and RSL; each sample says what was found."
+        )
     return {
         "rai:dataCollection": f"Media of {sources or 'no source yet'} were fetched by `ingest scrape`. {told}",
         "rai:dataCollectionType": ["Web Scraping"] if set(found.sources) - {"folder"} else ["Others"],

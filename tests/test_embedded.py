@@ -112,6 +112,7 @@ FILES: dict[str, Callable[[Path], bytes]] = {
     "priv.mp3": lambda _: b"ID3\4\0\0\0\0\x0f\x7fPRIV\0\0\x0f\x75\0\0XMP\0" + NO_TRAINING.encode().ljust(2000, b"\0") + sound("MP3"),
     "pmx.wav": lambda _: sound("WAV") + b"_PMX" + struct.pack("<I", len(NO_TRAINING)) + NO_TRAINING.encode(),
     "wide.jpg": lambda _: picture("JPEG") + NO_TRAINING.encode("utf-16-le"),
+    "wide.mp4": lambda at: film_bytes(at, "mp4") + NO_TRAINING.encode("utf-16-be"),
 }
 
 
@@ -142,7 +143,7 @@ def test_a_file_that_says_nothing_is_kept(tmp_path: Path, kind: str) -> None:
         (xmp('tdm:reservation="1" tdm:policy="https://a.example/policy"'), "tdm:reservation 1"),
         (xmp("", "<tdm:reservation>1</tdm:reservation>"), "tdm:reservation 1"),
         (NO_TRAINING[: NO_TRAINING.index("</rdf:Desc")], "AIMLTRAINING"),  # cut off
-        (NO_TRAINING.replace("<x:xmpmeta", '<x:xmpmeta bad="&x;"'), "AIMLTRAINING"),  # an entity
+        (NO_TRAINING.replace("<rdf:RDF", '<rdf:RDF bad="&x;"'), "AIMLTRAINING"),  # an entity
         (xmp(f'plus:DataMining="{VOCABULARY}DMI-ALLOWED"'), ""),
         (xmp(f'plus:DataMining="{VOCABULARY}DMI-UNSPECIFIED"'), ""),
         (xmp('tdm:reservation="0"'), ""),
@@ -165,12 +166,12 @@ def test_a_statement_at_the_seam_of_two_blocks_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"<x:xmpmeta" * 200_000,
+        b"<rdf:RDF" * 200_000,
         b"<rdf:RDF>" + b"<plus:DataMining>" * 100_000,
         (xmp("", "<plus:DataMining>" * 50_000 + "</plus:DataMining>" * 50_000)).encode(),
         png_with(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(100_000_000))),
         b"\xff\xd8" + b"\xff\xe1\0\2" * 500_000,
-        b"<x:xmpmeta><!DOCTYPE a [<!ENTITY b '" + b"c" * 1000 + b"'>]>" + b"&b;" * 10_000 + b"</x:xmpmeta>",
+        b"<rdf:RDF><!DOCTYPE a [<!ENTITY b '" + b"c" * 1000 + b"'>]>" + b"&b;" * 10_000 + b"</rdf:RDF>",
     ],
 )
 def test_a_hostile_file_is_read_in_seconds(tmp_path: Path, data: bytes) -> None:
