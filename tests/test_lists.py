@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+import io
 import json
 import logging
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from cluster.dataset import Dataset, WorkItem
 from configs.load import UserError
@@ -19,8 +21,9 @@ from ingest.facts import plain_json, text_of
 from ingest.fetch import FetchConfig, Fetcher
 from ingest.filter import FilterConfig
 from ingest.remove import RemoveConfig, remove
-from ingest.sample import Item, ban
+from ingest.sample import Clip, Item, Media, ban
 from ingest.scrape import ScrapeConfig, SplitConfig, scrape
+from ingest.shard import clip_row
 from ingest.sources import SourceConfig
 from tests.media import film
 from tests.test_sources import listed, touch
@@ -243,3 +246,13 @@ def test_the_worklist_of_before_is_still_read() -> None:
     old = WorkItem("urls:a", 0, {"source": "urls", "id": "a", "url": A, "meta": {}})
     item = Item(**old.payload)
     assert (item.media_id, item.start_s, item.end_s) == ("a", 0, 0)
+
+
+def test_a_samples_json_is_json_whatever_an_item_or_a_page_brought(tmp_path: Path) -> None:
+    jpeg = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(jpeg, "JPEG")
+    clip = Clip(0.0, 1.6, 16000, np.zeros(25600, np.int16), jpeg.getvalue(), 64, 64, 0.8, 0.0)
+    media = Media(tmp_path, tmp_path, False, "own", meta={"gain": -float("inf"), "deep": {"x": [NAN]}})
+    row = clip_row(Item("urls", "a", A, meta={"snr": NAN}), "urls:a", media, clip, "train", None, {})
+    facts = json.loads(row.members["json"], parse_constant=pytest.fail)
+    assert facts["meta"] == {"gain": None, "deep": {"x": [None]}, "snr": None}
