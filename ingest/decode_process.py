@@ -151,8 +151,10 @@ def read_cuts(path: str, packets: Packets, settings: Settings) -> list[Cut]:
             stream.codec_context.options = {"skip_loop_filter": "all"}
             stream.codec_context.skip_frame = "NONREF"
             for packet in container.demux(stream):
-                if packet.size and packet.time_base is not None and number + 1 < len(packets.stamps):
+                if packet.size and packet.time_base is not None:
                     number += 1
+                    if number == len(packets.stamps):
+                        break  # behind the range that was read
                     places[int(packets.stamps[number])] = number
                 for frame in _decoded(stream.codec_context, packet):
                     if frame.pts in places:
