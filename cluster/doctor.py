@@ -8,6 +8,8 @@ Each check is a plain function of the settings that returns what it found and, w
 Other rooms are asked by starting their commands as text, never by import. It repairs nothing and leaves nothing behind.
 """
 
+import datetime
+import importlib.metadata
 import json
 import logging
 import os
@@ -25,6 +27,9 @@ from configs.load import UserError
 
 log = logging.getLogger(__name__)
 GIB = 2**30
+OLDEST_YTDLP = datetime.date(2026, 7, 4)  # as in pyproject.toml
+OLDEST_DENO = (2, 3, 0)  # that yt-dlp supports
+STALE_DAYS = 90  # YouTube breaks older ones
 
 
 @dataclass
@@ -100,6 +105,46 @@ def check_ffmpeg(config: DoctorConfig) -> Finding:
     return Finding("ffmpeg", said, "" if ok else "install the ingest extra (make setup), or point IMAGEIO_FFMPEG_EXE at an ffmpeg")
 
 
+def check_ytdlp(config: DoctorConfig) -> Finding:
+    """yt-dlp, and the JavaScript runtime that YouTube's media need with cookies: what there is, and whether it is too old."""
+    versions = {name: _version_of(name) for name in ("yt-dlp", "yt-dlp-ejs", "deno")}
+    found = ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items())
+    if not versions["yt-dlp"]:
+        return Finding("ytdlp", found, "install the ingest extra (make setup)")
+    if not (versions["deno"] and versions["yt-dlp-ejs"]):
+        found += " (only source.youtube.js_runtime needs the latter two: the youtube extra)"
+    day = _day_of(versions["yt-dlp"])
+    if day < OLDEST_YTDLP:
+        return Finding("ytdlp", found, f"older than {OLDEST_YTDLP:%Y.%m.%d} has known security faults: pip install --upgrade yt-dlp")
+    age_days = (datetime.date.today() - day).days
+    if age_days > STALE_DAYS:
+        return Finding("ytdlp", found, f"{age_days} days old, and sites change: pip install --upgrade yt-dlp yt-dlp-ejs")
+    if versions["deno"] and _numbers(versions["deno"]) < OLDEST_DENO:
+        return Finding("ytdlp", found, "yt-dlp takes deno 2.3.0 or newer: pip install --upgrade deno")
+    return Finding("ytdlp", found)
+
+
+def _version_of(package: str) -> str:
+    """The installed version; "" where the package is missing."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _day_of(version: str) -> datetime.date:
+    """The day of a yt-dlp version such as 2026.10.26 or 2026.7.4.232815; of another form, today."""
+    numbers = _numbers(version)
+    try:
+        return datetime.date(*numbers[:3])
+    except (TypeError, ValueError):
+        return datetime.date.today()
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
 def check_storage(config: DoctorConfig) -> Finding:
     """Create-only really creates only: the second writer of a name is refused and the first one's bytes stay."""
     name = f"doctor/{uuid.uuid4().hex}"
@@ -160,6 +205,7 @@ CHECKS: dict[str, Callable[[DoctorConfig], Finding]] = {
     "disk": check_disk,
     "storage": check_storage,
     "ffmpeg": check_ffmpeg,
+    "ytdlp": check_ytdlp,
     "ray": check_ray,
     "training": check_training,
 }

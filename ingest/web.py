@@ -10,6 +10,7 @@ Addresses are not its business: `ingest.guard` sees every connect.
 import contextlib
 import email.utils
 import hashlib
+import http.client
 import io
 import os
 import time
@@ -274,11 +275,20 @@ class Web(YoutubeDL):
         except HTTPError as error:
             error.close()
             return Answer(error.status)
+        except Abort as error:
+            if self._is_own_server_without_statements(url, error):
+                return Answer(404)
+            raise
         except TransportError as error:
             raise Abort(*classify_transport(error)) from error
         if len(data) < min(content_length(response), MAX_ROBOTS_BYTES):
             raise Abort(Reason.NETWORK, f"the connection was cut after {len(data)} of {content_length(response)} bytes")
         return Answer(response.status, data)
+
+    def _is_own_server_without_statements(self, url: str, error: Abort) -> bool:
+        """Whether a server of `allow_private` hung up without a word. It is the operator's: simple ones know no robots.txt."""
+        hung_up = any(isinstance(one, http.client.RemoteDisconnected) for one in causes(error))
+        return hung_up and urllib.parse.urlsplit(url).netloc.lower() in self.limits.allow_private
 
     def _before_hop(self, url: str) -> None:
         """Before every request that leaves, those that a redirect sends on included."""

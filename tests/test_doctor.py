@@ -1,5 +1,6 @@
 """The doctor finds what is wrong before money is spent, says the fix, and leaves nothing behind."""
 
+import datetime
 import os
 import subprocess
 import sys
@@ -34,6 +35,29 @@ def test_a_full_disk_names_the_room_it_wants() -> None:
 def test_a_missing_ffmpeg_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
     assert "IMAGEIO_FFMPEG_EXE" in only("ffmpeg").fix
+
+
+@pytest.mark.parametrize(
+    ("versions", "says"),
+    [
+        ({"yt-dlp": "2026.07.03"}, "security"),
+        ({"yt-dlp": "2026.07.04"}, "days old"),
+        ({"yt-dlp": ""}, "ingest extra"),
+        ({"deno": "2.2.9"}, "deno 2.3.0"),
+        ({"deno": "", "yt-dlp-ejs": ""}, ""),
+        ({}, ""),
+    ],
+)
+def test_an_old_yt_dlp_or_javascript_runtime_is_seen(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], says: str) -> None:
+    new = {"yt-dlp": f"{datetime.date.today():%Y.%m.%d}", "yt-dlp-ejs": "0.8.0", "deno": "2.9.8"}
+    if says == "days old":
+        new["yt-dlp"] = f"{max(doctor.OLDEST_YTDLP, datetime.date.today() - datetime.timedelta(days=91)):%Y.%m.%d}"
+        monkeypatch.setattr(doctor, "OLDEST_YTDLP", datetime.date(2020, 1, 1))
+        versions = {}
+    monkeypatch.setattr(doctor, "_version_of", {**new, **versions}.get)
+    finding = only("ytdlp")
+    assert says in finding.fix and bool(says) == bool(finding.fix)
+    assert all(name in finding.found for name in new)
 
 
 def test_a_folder_keeps_create_only_and_nothing_is_left(tmp_path: Path) -> None:

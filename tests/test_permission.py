@@ -225,6 +225,13 @@ def test_a_disallowed_page_is_not_asked_for_at_all(hostile: HostileSite, tmp_pat
 
 
 @pytest.mark.parametrize("kind", PATHS)
+def test_a_server_of_our_own_that_hangs_up_on_a_statement_makes_none(hostile: HostileSite, tmp_path: Path, kind: str) -> None:
+    set_up(hostile, {})
+    hostile.answers |= {PATHS[kind]: lambda handler: None}
+    assert fetch(web_of(hostile), hostile.item("/page"), tmp_path)["picture"]
+
+
+@pytest.mark.parametrize("kind", PATHS)
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
