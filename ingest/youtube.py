@@ -42,15 +42,19 @@ MAX_DEPTH = 2  # a channel lists its tabs, a tab its videos
 
 SAYINGS = (  # the first that is found in what YouTube or yt-dlp says, from the most specific to the vaguest
     (Reason.BOT_CHECK, r"not a bot|captcha|likely being blocked|unusual traffic|^please sign in"),
-    (Reason.RATE_LIMITED, r"rate.?limited|try again later|too many requests"),
-    (Reason.AGE, r"confirm your age|age.restricted|age.verif|inappropriate (for some users|or offensive)"),
+    (Reason.RATE_LIMITED, r"\brate.?limited|try again later|too many requests"),
+    (Reason.AGE, r"confirm your age|age.restricted|age.verif|inappropriate (for some users|or offensive)|self-harm topics"),
     (
         Reason.MEMBERS_ONLY,
         r"join this channel|members.only|channel's members|premium members|requires (payment|purchase)",
     ),
-    (Reason.GEO, r"in your country|from your location|in your region|geo.?restrict"),
-    (Reason.LIVE, r"live event|premier(e|es|ing)\b|live ?stream|is offline"),
-    (Reason.FORMAT, r"sabr|po token|processing this video|being processed|on this (app|device)|latest version of youtube"),
+    (Reason.GEO, r"in your country|(from|in) your location|in your region|geo.?restrict"),
+    (Reason.LIVE, r"live event|premier(e|es|ing)\b|live ?stream|is offline|^offline"),
+    (
+        Reason.FORMAT,
+        r"\bsabr\b|po token|processing this video|being processed|on this (app|device|website)|latest version of youtube"
+        r"|on other websites|restricted mode|error code: 15\d",
+    ),
     (Reason.PRIVATE, r"private|granted access|registered users|log ?in (details|required)|sign in"),
     (Reason.UNSUPPORTED, r"drm.protected|unsupported url|no suitable extractor|incomplete youtube id|looks truncated|unviewable"),
     (Reason.FORMAT, r"requested format is not available|no video formats found|only images are available"),

@@ -83,13 +83,15 @@ MESSAGES = {
         "web client https formats require a GVS PO Token which was not provided.",
         "We're processing this video. Check back later.",
         "This video is being processed",
+        "Video unavailable. Playback on other websites has been disabled by the video owner",
+        "Video unavailable. This video is unavailable with Restricted Mode enabled.",
+        "This video is unavailable. Error code: 152 - 4",
         "This video is not available on this app. Watch on the latest version of YouTube.",
     ],
     Reason.UNSUPPORTED: ["This video is DRM protected", "This playlist type is unviewable."],
     Reason.EXTRACTOR: [
         "Failed to extract any player response",
         "The page needs to be reloaded.",
-        "Playback on other websites has been disabled by the video owner",
         "An error that is new today",
     ],
 }
@@ -116,3 +118,20 @@ SHAPES = [
 @pytest.mark.parametrize(("reason", "playability"), SHAPES)
 def test_answers_of_youtubes_player_have_their_reason(fetch: Callable[[Video], Media], reason: Reason, playability: dict[str, Any]) -> None:
     assert refused(lambda: fetch(Video("broken00000", playability=playability))).reason == reason
+
+
+@pytest.mark.parametrize("claimant", ["Corporate Limited", "Sabrina"])
+def test_the_name_of_a_claimant_is_no_reason(claimant: str) -> None:
+    assert reason_of(f"This video is no longer available due to a copyright claim by {claimant}") == Reason.REMOVED
+
+
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [
+        (Reason.GEO, "Video unavailable. This video is not available in your location"),
+        (Reason.LIVE, "Offline."),
+        (Reason.AGE, "The following content may contain suicide or self-harm topics."),
+    ],
+)
+def test_rarer_words_have_their_reason(reason: Reason, message: str) -> None:
+    assert reason_of(message) == reason
