@@ -128,7 +128,10 @@ class FolderStore:
         self.root = Path(uri.removeprefix("file://")).absolute()
 
     def read(self, name: str) -> bytes:
-        return (self.root / name).read_bytes()
+        try:
+            return (self.root / name).read_bytes()
+        except NotADirectoryError as error:  # the root lies below a file: nothing is there, as elsewhere
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), error.filename) from None
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
         with open(self.root / name, "rb") as file:

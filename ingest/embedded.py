@@ -11,6 +11,7 @@ A prohibition and a constraint both refuse: nobody here can negotiate. Free text
 
 import itertools
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ from ingest.sample import Reason, Refused
 
 NONE_FOUND = "none found"
 BLOCK_BYTES = 4 << 20
+EDGE_BYTES = 128 << 20  # of a larger file than two of these, only both ends are searched: metadata lies there, media between
 MAX_PACKET_BYTES = 4 << 20  # of XMP; a longer one is read up to here
 MAX_PACKETS = 100
 MAX_PROPERTIES = 10_000  # of a packet
@@ -81,12 +83,21 @@ def _statements(file: BinaryIO) -> Iterator[tuple[str, bool]]:
 
 
 def _places(file: BinaryIO, marks: tuple[bytes, ...]) -> list[tuple[int, bytes]]:
-    """(offset, mark) of the first appearances of each mark, found in one pass over the file."""
-    overlap = max(map(len, marks)) - 1
+    """(offset, mark) of the first appearances of each mark, found in one pass over the file (of a huge one, over its ends)."""
+    size = file.seek(0, os.SEEK_END)
+    stretches = [(0, EDGE_BYTES), (size - EDGE_BYTES, size)] if size > 2 * EDGE_BYTES else [(0, size)]
     found: set[tuple[int, bytes]] = set()
-    file.seek(0)
-    start, kept = 0, b""
-    while block := file.read(BLOCK_BYTES):
+    for start, end in stretches:
+        _search(file, start, end, marks, found)
+    return sorted(found)
+
+
+def _search(file: BinaryIO, start: int, end: int, marks: tuple[bytes, ...], found: set[tuple[int, bytes]]) -> None:
+    """Adds the places of `marks` between two offsets to `found`, as far as that may grow."""
+    overlap = max(map(len, marks)) - 1
+    kept = b""
+    file.seek(start)
+    while start < end and (block := file.read(min(BLOCK_BYTES, end - start))):
         seam = kept + block[:overlap]
         for mark in marks:
             for data, offset in ((seam, start - len(kept)), (block, start)):
@@ -96,7 +107,6 @@ def _places(file: BinaryIO, marks: tuple[bytes, ...]) -> list[tuple[int, bytes]]
                     at = data.find(mark, at + 1)
         start += len(block)
         kept = block[-overlap:]
-    return sorted(found)
 
 
 def _packets(file: BinaryIO, places: list[int]) -> Iterator[str]:

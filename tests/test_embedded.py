@@ -238,3 +238,15 @@ def test_a_medium_that_opts_out_is_a_row_and_the_kept_say_that_nothing_was_found
     with tarfile.open(tar_path) as tar:
         facts = [json.load(tar.extractfile(one)) for one in tar if one.name.endswith(".json")]
     assert [one["meta"]["permission"]["embedded"] for one in facts] == [NONE_FOUND] * 2
+
+
+@pytest.mark.parametrize("where", ["start", "end"])
+def test_both_ends_of_a_huge_file_are_searched(tmp_path: Path, where: str) -> None:
+    """A sparse terabyte takes no longer than its ends."""
+    path, packet = tmp_path / "huge.mp4", NO_TRAINING.encode()
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+        file.seek(0 if where == "start" else (1 << 40) - len(packet))
+        file.write(packet)
+    with pytest.raises(Refused, match="DataMining"):
+        embedded_evidence([path])
