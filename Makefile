@@ -59,8 +59,9 @@ $(MOTO_STAMP): | $(PY)
 	.venv-moto/bin/python -m pip install --quiet 'moto[server]==$(MOTO_VERSION)'
 	@touch $@
 
+# two processes: much of the time a test waits, for Ray, a server or a child
 test: setup $(MOTO_STAMP)
-	$(PY) -m pytest -q tests
+	$(PY) -m pytest -q -n 2 --dist worksteal tests
 
 test-s3: setup
 	STILLSOUND_TEST_S3=$(or $(STILLSOUND_TEST_S3),radosgw) $(PY) -m pytest -q tests/test_s3.py tests/test_faults.py tests/test_remove.py -k "s3 or faults"

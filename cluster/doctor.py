@@ -118,7 +118,7 @@ def check_ytdlp(config: DoctorConfig) -> Finding:
         return Finding("ytdlp", found, f"older than {OLDEST_YTDLP:%Y.%m.%d} has known security faults: pip install --upgrade yt-dlp")
     age_days = (datetime.date.today() - day).days
     if age_days > STALE_DAYS:
-        return Finding("ytdlp", found, f"{age_days} days old, and sites change: pip install --upgrade yt-dlp yt-dlp-ejs")
+        found += f"; yt-dlp is {age_days} days old and sites change: pip install --upgrade yt-dlp yt-dlp-ejs"
     if versions["deno"] and _numbers(versions["deno"]) < OLDEST_DENO:
         return Finding("ytdlp", found, "yt-dlp takes deno 2.3.0 or newer: pip install --upgrade deno")
     return Finding("ytdlp", found)

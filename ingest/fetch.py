@@ -26,12 +26,11 @@ from configs.load import UserError, operational
 from ingest.guard import parse_allowed, url_refusal
 from ingest.licenses import allowed
 from ingest.sample import Item, Media, Reason, Refused, storable
+from ingest.sniff import HEAD_BYTES, media_type
 
 log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .avif .gif .bmp .tif .tiff .heic .heif".split())
-IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*")
-IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")  # of ISO/IEC 23008-12
 PASSED_ENVIRONMENT = ("SSL_CERT_FILE", "SSL_CERT_DIR", "LANG", "TZ", "LD_LIBRARY_PATH")
 CHECKOUT = Path(__file__).resolve().parent.parent
 GRACE_S = 5.0  # the child ends an item at timeout_s itself; the parent kills it this much later
@@ -277,11 +276,9 @@ def _media(item: Item, picture: Path, sound: Path, owned: bool, license: str) ->
 def _is_image(path: Path) -> bool:
     """By the first bytes, else by the suffix: an address on the web need not say."""
     with path.open("rb") as file:
-        head = file.read(12)
-    if head.startswith(IMAGE_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
-        return True
-    if head[4:8] == b"ftyp" and head[8:12] in IMAGE_BRANDS:
-        return True
+        known = media_type(file.read(HEAD_BYTES))
+    if known:
+        return known.startswith("image/")
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 

@@ -41,7 +41,6 @@ def test_a_missing_ffmpeg_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     ("versions", "says"),
     [
         ({"yt-dlp": "2026.07.03"}, "security"),
-        ({"yt-dlp": "2026.07.04"}, "days old"),
         ({"yt-dlp": ""}, "ingest extra"),
         ({"deno": "2.2.9"}, "deno 2.3.0"),
         ({"deno": "", "yt-dlp-ejs": ""}, ""),
@@ -50,14 +49,16 @@ def test_a_missing_ffmpeg_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_an_old_yt_dlp_or_javascript_runtime_is_seen(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], says: str) -> None:
     new = {"yt-dlp": f"{datetime.date.today():%Y.%m.%d}", "yt-dlp-ejs": "0.8.0", "deno": "2.9.8"}
-    if says == "days old":
-        new["yt-dlp"] = f"{max(doctor.OLDEST_YTDLP, datetime.date.today() - datetime.timedelta(days=91)):%Y.%m.%d}"
-        monkeypatch.setattr(doctor, "OLDEST_YTDLP", datetime.date(2020, 1, 1))
-        versions = {}
     monkeypatch.setattr(doctor, "_version_of", {**new, **versions}.get)
     finding = only("ytdlp")
     assert says in finding.fix and bool(says) == bool(finding.fix)
     assert all(name in finding.found for name in new)
+
+
+def test_a_yt_dlp_of_last_season_is_said_and_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "OLDEST_YTDLP", datetime.date(2020, 1, 1))
+    monkeypatch.setattr(doctor, "_version_of", lambda package: f"{datetime.date.today() - datetime.timedelta(days=91):%Y.%m.%d}")
+    assert only("ytdlp").ok and "91 days old" in only("ytdlp").found
 
 
 def test_a_folder_keeps_create_only_and_nothing_is_left(tmp_path: Path) -> None:
