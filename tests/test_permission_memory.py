@@ -20,7 +20,7 @@ from tests.test_permission import fetch, web_of
 from tests.test_web import killed, nothing, recycled
 
 FILES = list(PATHS.values())
-FILM = body(b"film", "video/mp4")
+FILM = body(b"\0film", "video/mp4")
 
 
 @pytest.fixture

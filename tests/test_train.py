@@ -342,7 +342,8 @@ def test_validation_gives_the_same_numbers_whatever_runs_beside_it(data: str, tm
     train(settings(data, tmp_path / "other", **often, zero_stage=3, accumulate=2))
     lines = {name: read_lines(tmp_path / name / "validation.jsonl") for name in ("one", "other")}
     assert [line["step"] for line in lines["one"]] == [4, 8, 12]
-    assert set(lines["one"][0]) == {"step", "loss", "loss_at_0.1", "loss_at_0.3", "loss_at_0.5"}
+    names = {"loss", "loss_at_0.1", "loss_at_0.3", "loss_at_0.5"}
+    assert set(lines["one"][0]) == {"step", *names, *(f"ema_{name}" for name in names)}
     for one, other in zip(lines["one"], lines["other"], strict=True):
         assert one == pytest.approx(other, rel=1e-5)
     assert losses(tmp_path / "one") == losses(tmp_path / "plain")

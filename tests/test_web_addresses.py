@@ -92,10 +92,10 @@ def test_no_notation_of_an_address_gets_past(private: HostileSite, hostile: Host
 
 def test_an_exception_is_for_the_operators_own_server_in_every_notation(hostile: HostileSite, fetch: Callable[..., Media]) -> None:
     """So that what refuses above is the address, and not the way it is written."""
-    hostile.answers["/a.mp4"] = body(b"film", "video/mp4")
+    hostile.answers["/a.mp4"] = body(b"\0film", "video/mp4")
     for notation in ("2130706433", "0x7f.0.0.1", "localhost"):
         hostile.answers["/b.mp4"] = body(b"", status=302, Location=f"http://{notation}:{port(hostile)}/a.mp4")
-        assert fetch("/b.mp4").picture.read_bytes() == b"film"
+        assert fetch("/b.mp4").picture.read_bytes() == b"\0film"
 
 
 @pytest.mark.parametrize(
@@ -216,10 +216,10 @@ def test_a_name_with_a_public_address_is_fetched(
 ) -> None:
     """The counter-example to the next two: the patched resolver works, and a dead address among public ones is passed over."""
     resolved([OTHER_PUBLIC, PUBLIC])
-    hostile.answers["/a.mp4"] = body(b"film", "video/mp4")
+    hostile.answers["/a.mp4"] = body(b"\0film", "video/mp4")
     config = FetchConfig(allow_private=[f"127.0.0.1:{port(hostile)}"])
     with Fetcher(config, tmp_path / "spool", ALLOW) as ours:
-        assert ours.fetch(named(private, "/a.mp4"), 64).picture.read_bytes() == b"film"
+        assert ours.fetch(named(private, "/a.mp4"), 64).picture.read_bytes() == b"\0film"
     assert private.asked == []
 
 
@@ -239,7 +239,7 @@ def test_a_name_that_resolves_to_something_private_is_refused_at_the_connect(
     hostile: HostileSite, private: HostileSite, resolved: Callable[..., None], tmp_path: Path, answers: list[list[str]], asked: list[str]
 ) -> None:
     resolved(*answers)
-    hostile.answers["/a.mp4"] = body(b"half a fi", "video/mp4", Content_Length="100")
+    hostile.answers["/a.mp4"] = body(b"\0half a fi", "video/mp4", Content_Length="100")
     with Fetcher(FetchConfig(allow_private=[f"127.0.0.1:{port(hostile)}"], retries=1), tmp_path / "spool", ALLOW) as ours:
         assert refused(lambda: ours.fetch(named(private, "/a.mp4"), 64)) == Reason.ADDRESS
     assert private.asked == [] and hostile.asked == asked
