@@ -1,8 +1,9 @@
 """The warm child that touches the network: started by `ingest.fetch` as `python -m ingest.fetch_process`, one per worker.
 
 It speaks JSON lines: first a line of settings, then a line per item (or per list or text to read); it answers each with
-what it fetched or why it refused. It is guarded (`ingest.guard`) before the first URL, starts no program, dies with its
-parent, and is killed by it when it overruns. It does not decode media and knows nothing of datasets.
+what it fetched or why it refused. It is guarded (`ingest.guard`) before the first URL, starts no program but, by option, the
+launcher of `ingest.runtime`; it dies with its parent, and is killed by it when it overruns. It does not decode media and
+knows nothing of datasets.
 """
 
 import contextlib
@@ -35,6 +36,7 @@ from ingest.youtube import (
     egress,
     license_of,
     list_videos,
+    prepare_runtime,
     redacted,
 )
 from ingest.youtube import refusal_of as youtube_refusal_of
@@ -250,6 +252,7 @@ class Desk:
     limits: Limits
     allow: tuple[str, ...]
     youtube: YoutubeConfig
+    launcher: str = ""  # of the JavaScript runtime
     rests: Rests = field(default_factory=Rests)
     webs: dict[str, Web] = field(default_factory=dict)
 
@@ -259,7 +262,8 @@ class Desk:
             self.webs[kind] = Web(self.limits, EXTRACTORS, rests=self.rests)
         elif kind not in self.webs:
             listing = kind == "youtube:list"
-            self.webs[kind] = Web(self.limits, LIST_EXTRACTORS if listing else VIDEO_EXTRACTORS, egress(self.youtube, listing), self.rests)
+            extractors = LIST_EXTRACTORS if listing else VIDEO_EXTRACTORS
+            self.webs[kind] = Web(self.limits, extractors, egress(self.youtube, listing, self.launcher), self.rests)
         return self.webs[kind]
 
 
@@ -304,13 +308,16 @@ def main() -> None:
     os.dup2(2, 1)  # whatever prints, prints to stderr
     settings = json.loads(sys.stdin.readline())
     limits = Limits(**{**settings["limits"], "allow_private": tuple(settings["limits"]["allow_private"])})
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+    youtube = YoutubeConfig(**(settings["youtube"] or {}))
+    launcher = prepare_runtime(youtube.js_runtime, Path("js-runtime").resolve())
+    most = resource.getrlimit(resource.RLIMIT_AS)[1] if launcher else MAX_MEMORY_BYTES  # the runtime has limits of its own
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, _alarm)
-    desk = Desk(limits, tuple(settings["allow"]), YoutubeConfig(**(settings["youtube"] or {})), Rests.of(settings["rests"]))
+    desk = Desk(limits, tuple(settings["allow"]), youtube, launcher, Rests.of(settings["rests"]))
     urls = desk.web("urls")  # warm before the guard: the first door imports what it needs
     urls.permission.learn(settings["permission"])
-    install_guard(limits.allow_private)
+    install_guard(limits.allow_private, launcher)
     replies.write(json.dumps({"ready": True}) + "\n")
     for line in sys.stdin:
         reply: dict[str, Any] = answer(desk, json.loads(line))

@@ -3,7 +3,8 @@
 `refusal(address)` is the policy, pure: it unwraps the notations that carry an IPv4 address inside an IPv6 one, and lets only
 globally routed unicast through. `install_guard` puts it on `socket.connect` (after DNS, at every redirect hop), on the
 scheme of every URL opened through urllib, and refuses starting any program. It only sees this process and Python's own
-sockets: a child such as ffmpeg would escape it, so none can be started. It cannot be taken off again.
+sockets: a child such as ffmpeg would escape it, so none can be started, but for one launcher that the operator may name
+(`ingest.runtime`), which confines what it starts. It cannot be taken off again.
 """
 
 import ipaddress
@@ -126,7 +127,7 @@ def _is_allowed_private(host: str, port: int, allowed: frozenset[tuple[str, int]
         return False
 
 
-def audit_hook(allowed: frozenset[tuple[str, int]]) -> Callable[[str, tuple[Any, ...]], None]:
+def audit_hook(allowed: frozenset[tuple[str, int]], launcher: str = "") -> Callable[[str, tuple[Any, ...]], None]:
     """The hook that `install_guard` installs; apart so that tests can call it without guarding their own process."""
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
@@ -136,7 +137,7 @@ def audit_hook(allowed: frozenset[tuple[str, int]]) -> Callable[[str, tuple[Any,
             why = url_refusal(args[0])
             if why:
                 raise Abort(Reason.ADDRESS, why)
-        elif event in _PROGRAMS:
+        elif event in _PROGRAMS and not (launcher and event == "subprocess.Popen" and args[0] == launcher):
             raise PermissionError(f"{event} is not allowed in the fetch process")
         elif event in _OTHER_WAYS:
             raise Abort(Reason.ADDRESS, f"{event} is not allowed in the fetch process")
@@ -144,6 +145,9 @@ def audit_hook(allowed: frozenset[tuple[str, int]]) -> Callable[[str, tuple[Any,
     return hook
 
 
-def install_guard(allow_private: Collection[str]) -> None:
-    """Guards this process until it ends; `allow_private` are `host:port` exceptions, for the operator's own servers."""
-    sys.addaudithook(audit_hook(parse_allowed(allow_private)))
+def install_guard(allow_private: Collection[str], launcher: str = "") -> None:
+    """Guards this process until it ends; `allow_private` are `host:port` exceptions, for the operator's own servers.
+
+    `launcher` is the absolute path of the one program that may be started; "" for none.
+    """
+    sys.addaudithook(audit_hook(parse_allowed(allow_private), launcher))

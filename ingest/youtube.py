@@ -5,12 +5,14 @@
 
 `list_videos` enumerates flat, in the fetch process; `enumerate_youtube` is the driver's side of it. A video is extracted once,
 by `ingest.fetch_process`. Cookies, proxies and PO tokens are secrets: settings name the files that hold them, so that no
-setting, log or record ever holds one, and every machine that fetches needs the files. No JavaScript runtime is ever started.
+setting, log or record ever holds one, and every machine that fetches needs the files. A JavaScript runtime is started by
+option only (`js_runtime`), in the sandbox of `ingest.runtime`.
 """
 
 import contextlib
 import logging
 import re
+import tempfile
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,13 +20,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from yt_dlp.dependencies import yt_dlp_ejs
 from yt_dlp.extractor.youtube import YoutubeIE, YoutubePlaylistIE, YoutubeSearchIE, YoutubeSearchURLIE, YoutubeTabIE
+from yt_dlp.extractor.youtube.jsc._builtin.vendor import VERSION as EJS_VERSION
 from yt_dlp.networking.exceptions import HTTPError, RequestError
 from yt_dlp.utils import DownloadError, ExtractorError, GeoRestrictedError
+from yt_dlp.utils._jsruntime import DenoJsRuntime
 
 from configs.load import UserError, operational
 from ingest.fetch import FetchConfig, Fetcher
 from ingest.licenses import YOUTUBE_MARKS, is_code, suggestion
+from ingest.runtime import find_deno, write_launcher
 from ingest.sample import Item, Reason, Refused
 from ingest.web import Egress, Web, causes
 
@@ -34,8 +40,8 @@ VIDEO_EXTRACTORS = ("^youtube$",)  # anchored: a bare name would also match ever
 LIST_EXTRACTORS = ("^youtube$", "^youtube:tab$", "^youtube:playlist$", "^youtube:search$", "^youtube:search_url$")
 HOSTS = ("youtube.com", "youtu.be", "youtubei.googleapis.com", "googlevideo.com")
 NO_RUNTIME = (
-    "source.youtube.cookies_file: of a signed-in session YouTube's media are found with a JavaScript runtime only, and none is started"
-    " here: expect rows with the reason `format`; without cookies, what is public comes through"
+    "source.youtube.cookies_file: of a signed-in session YouTube's media are found with a JavaScript runtime only: expect rows with the"
+    " reason `format`, or set source.youtube.js_runtime=deno (the youtube extra); without cookies, what is public comes through"
 )  # yt-dlp 2026.10: every client that takes cookies needs a player's script, and the one without (visionos) takes none
 BARE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 MAX_DEPTH = 2  # a channel lists its tabs, a tab its videos
@@ -71,6 +77,7 @@ class YoutubeConfig:
     cookies_file: str = operational("")
     proxies_file: str = operational("")  # http://[user:password@]host:port; on a private address also in network.allow_private
     po_tokens_file: str = operational("")  # CLIENT.CONTEXT+TOKEN, as in yt-dlp's youtube:po_token
+    js_runtime: str = operational("")  # "deno" (the youtube extra) or a path of one: runs YouTube's scripts, sandboxed; "" = none
     extractor_args: list[str] = operational([])  # as yt-dlp takes them: "youtube:player_client=visionos;lang=en"
     sleep_requests_s: float = operational(0.75)  # before each request of an extraction
     sleep_s: float = operational(2.0)  # before each download, at least
@@ -143,14 +150,46 @@ def _is_proxy(text: str) -> bool:
         return False
 
 
-def egress(config: YoutubeConfig, listing: bool) -> Egress:
-    """The ways out and yt-dlp's options for YouTube; for listing flat, or for extracting a video. `UserError` as `secrets_of`."""
+def prepare_runtime(js_runtime: str, folder: Path) -> str:
+    """Writes the launcher of `source.youtube.js_runtime` into `folder`, and tries it. Returns its path, "" without a runtime.
+
+    `UserError` where yt-dlp could not use it.
+    """
+    if not js_runtime:
+        return ""
+    try:
+        launcher = write_launcher(find_deno(js_runtime), folder)
+    except OSError as error:
+        raise _unusable(js_runtime, f"{error}; install the youtube extra (deno, yt-dlp-ejs), or give the path of a deno") from None
+    deno = DenoJsRuntime(path=str(launcher)).info
+    oldest = ".".join(map(str, DenoJsRuntime.MIN_SUPPORTED_VERSION))
+    if not deno or not deno.version[:1].isdigit():
+        raise _unusable(js_runtime, f"does not run here as deno; give the binary of deno {oldest} or newer, not a script that starts it")
+    if not deno.supported:
+        raise _unusable(js_runtime, f"deno {deno.version} is too old; yt-dlp needs {oldest} or newer")
+    if not yt_dlp_ejs or yt_dlp_ejs.version.split(".")[:2] != EJS_VERSION.split(".")[:2]:
+        found = f"yt-dlp-ejs {yt_dlp_ejs.version}" if yt_dlp_ejs else "no yt-dlp-ejs"
+        raise _unusable(js_runtime, f"{found} is installed; this yt-dlp needs yt-dlp-ejs=={EJS_VERSION}")
+    return str(launcher)
+
+
+def _unusable(js_runtime: str, why: str) -> UserError:
+    return UserError(f"source.youtube.js_runtime={js_runtime}: {why}")
+
+
+def egress(config: YoutubeConfig, listing: bool, launcher: str = "") -> Egress:
+    """Proxies and yt-dlp's options for YouTube; for listing flat, or for extracting a video. `UserError` as `secrets_of`.
+
+    `launcher` is the path of the JavaScript runtime, as `prepare_runtime` gave it.
+    """
     proxies, tokens = secrets_of(config)
     arguments = parse_extractor_args(config.extractor_args)
     if tokens:
         arguments.setdefault("youtube", {})["po_token"] = tokens
     options: dict[str, Any] = {"extractor_args": arguments, "sleep_interval_requests": config.sleep_requests_s}
     options |= {"sleep_interval": config.sleep_s, "max_sleep_interval": config.max_sleep_s}
+    if launcher and not listing:
+        options["js_runtimes"] = {"deno": {"path": launcher}}
     if listing:
         items = f"1:{config.max_results}" if config.max_results else None
         options |= {"extract_flat": "in_playlist", "noplaylist": False, "playlist_items": items}
@@ -216,9 +255,11 @@ def enumerate_youtube(path: str, config: YoutubeConfig, network: FetchConfig, sp
 
 
 def check_session(config: YoutubeConfig) -> None:
-    """`UserError` as `secrets_of`, and a line where cookies will not do what one expects of them."""
+    """`UserError` as `secrets_of` and `prepare_runtime`, and a line where cookies will not do what one expects of them."""
     secrets_of(config)
-    if config.cookies_file:
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_runtime(config.js_runtime, Path(folder))
+    if config.cookies_file and not config.js_runtime:
         log.warning(NO_RUNTIME)
 
 

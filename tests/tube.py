@@ -1,8 +1,8 @@
 """A YouTube of recorded shapes on loopback, behind an HTTP proxy that ends TLS with a certificate of its own.
 
 yt-dlp's real extractors talk to it as to the real one: every connect goes to the proxy on 127.0.0.1, no name is resolved. It
-serves watch pages, player answers, playlists, a channel with two tabs, search, and media with byte ranges, and remembers all
-that was asked.
+serves watch pages, player answers, a player's script of our own, playlists, a channel with two tabs, search, and media with
+byte ranges, and remembers all that was asked.
 """
 
 import contextlib
@@ -27,6 +27,26 @@ from ingest.serve import byte_range
 CC = "Creative Commons Attribution license (reuse allowed)"
 CHANNEL = "UC" + "a" * 22
 OWNER = {"owner": {"videoOwnerRenderer": {"title": {"runs": [{"text": "Someone"}]}}}}
+PLAYER = "/s/player/0a1b2c3d/player_ias.vflset/en_US/base.js"
+PLAYER_SCRIPT = """
+(function () {
+  "use strict";
+  var config = {signatureTimestamp: 20500};
+  class Address {
+    constructor() { this.values = {}; }
+    set(name, value) { this.values[name] = value; }
+    get(name) { return this.values[name]; }
+    clone() { return this; }
+    turn() { this.set("n", this.get("n").split("").reverse().join("")); }
+  }
+  function sign(url, name, signature) {
+    const address = new Address(url);
+    address.set("alr", "yes");
+    if (signature) address.set(name, signature.split("").reverse().join(""));
+    return address;
+  }
+}).call(this);
+"""  # in the form that yt-dlp's solver knows: it turns `n` and signatures round
 NAMES = ("*.youtube.com", "youtube.com", "*.googlevideo.com")
 
 
@@ -42,6 +62,7 @@ class Video:
     media_status: int = 200
     formats: bool = True
     player_status: int = 200
+    challenge: str = ""  # the `n` of the media's addresses, which a player's script has to transform
 
 
 class Tube(ThreadingHTTPServer):
@@ -121,7 +142,10 @@ class Site(BaseHTTPRequestHandler):
         if host.endswith("googlevideo.com"):
             self.media(query["v"][0], parts.path.strip("/"))
         elif parts.path == "/watch":
-            self.page(*watch_page(self.server.videos[query["v"][0]]))
+            video = self.server.videos[query["v"][0]]
+            self.page(*watch_page(video), script_url=PLAYER if video.challenge else "")
+        elif parts.path == PLAYER:
+            self.send(200, "text/javascript", PLAYER_SCRIPT.encode())
         elif parts.path == "/playlist":
             self.page(list_page("playlistVideoRenderer", self.server.listed))
         elif parts.path.startswith("/@"):
@@ -155,8 +179,9 @@ class Site(BaseHTTPRequestHandler):
             return self.send(206, "video/mp4", data[first : last + 1], Content_Range=f"bytes {first}-{last}/{len(data)}")
         self.send(status, "video/mp4", data if status == 200 else b"")
 
-    def page(self, data: dict[str, Any], player: dict[str, Any] | None = None) -> None:
-        script = f"ytcfg.set({json.dumps({'INNERTUBE_API_KEY': 'k', 'VISITOR_DATA': 'v'})});var ytInitialData = {json.dumps(data)};"
+    def page(self, data: dict[str, Any], player: dict[str, Any] | None = None, script_url: str = "") -> None:
+        config = {"INNERTUBE_API_KEY": "k", "VISITOR_DATA": "v", **({"PLAYER_JS_URL": script_url} if script_url else {})}
+        script = f"ytcfg.set({json.dumps(config)});var ytInitialData = {json.dumps(data)};"
         script += f"var ytInitialPlayerResponse = {json.dumps(player)};" if player else ""
         self.send(200, "text/html; charset=utf-8", f"<html><script>{script}</script></html>".encode())
 
@@ -189,9 +214,8 @@ def player_answer(video: Video, num_bytes: int) -> dict[str, Any]:
         picture = {"itag": 133, "mimeType": 'video/mp4; codecs="avc1.4d4015"', "width": 96, "height": 96, "fps": 10, "bitrate": 100000}
         sound = {"itag": 140, "mimeType": 'audio/mp4; codecs="mp4a.40.2"', "bitrate": 128000, "audioSampleRate": "16000"}
         both = [(picture, "picture"), (sound, "sound")]
-        answer["streamingData"] = {
-            "adaptiveFormats": [{**one, "url": f"{host}/{name}?v={video.id}&expire=9999999999"} for one, name in both]
-        }
+        end = f"?v={video.id}&expire=9999999999" + (f"&n={video.challenge}" if video.challenge else "")
+        answer["streamingData"] = {"adaptiveFormats": [{**one, "url": f"{host}/{name}{end}"} for one, name in both]}
     return answer
 
 
