@@ -443,7 +443,7 @@ def _parameters(limits: Limits, extractors: tuple[str, ...]) -> dict[str, Any]:
         "noplaylist": True,
         "playlist_items": "1",
         "cachedir": False,
-        "js_runtimes": {},  # a program, and none is started here
+        "js_runtimes": {},  # a program: none is started but by source.youtube.js_runtime (ingest.runtime)
         "compat_opts": {"no-certifi"} if "SSL_CERT_FILE" in os.environ else set(),  # the certificates that the operator named
         "updatetime": False,
         "quiet": True,
