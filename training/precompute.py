@@ -30,6 +30,7 @@ from cluster.units import RunSummary, UnitOutput, UnitTask, run_units
 from configs.load import UserError, operational
 from ingest.pixels import PictureError
 from training.codec import ImageConfig, embed_image_and_patches, encode_wav
+from training.heldout import HELD_OUT
 from training.mel import LEVELS, MelConfig
 from training.models import (
     RUN,
@@ -48,7 +49,7 @@ from training.recipes.clips import decode_image, decode_wav, mel_of_clips
 
 log = logging.getLogger(__name__)
 LATENT_COLUMNS = pa.schema([("split", pa.string()), ("media_id", pa.string()), ("start_s", pa.float64()), ("license", pa.string())])
-HELD_OUT = ("validation", "test")
+
 DAMAGED, REMOVED = "damaged", "removed"
 PRECISIONS = ("fp32", "bf16")
 DECODERS, BATCHES_AHEAD = 2, 2
