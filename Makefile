@@ -64,7 +64,7 @@ test: setup $(MOTO_STAMP)
 	$(PY) -m pytest -q -n 2 --dist worksteal tests
 
 test-s3: setup
-	STILLSOUND_TEST_S3=$(or $(STILLSOUND_TEST_S3),radosgw) $(PY) -m pytest -q tests/test_s3.py tests/test_faults.py tests/test_remove.py -k "s3 or faults"
+	STILLSOUND_TEST_S3=$(or $(STILLSOUND_TEST_S3),radosgw) $(PY) -m pytest -q tests/cluster/test_s3.py tests/cluster/test_faults.py tests/ingest/test_remove.py -k "s3 or faults"
 
 $(INTEROP_STAMP): | $(PY)
 	$(PY) -m venv .venv-interop
@@ -72,15 +72,15 @@ $(INTEROP_STAMP): | $(PY)
 	@touch $@
 
 interop: setup $(INTEROP_STAMP)
-	$(PY) -m pytest -q tests/test_interop.py
+	$(PY) -m pytest -q tests/whole/test_interop.py
 
 demo: setup
 	$(PY) -m cluster demo
 
 chaos: setup
-	STILLSOUND_KILLS=10 $(PY) -m pytest -q tests/test_kills.py
-	STILLSOUND_SLOW=1 $(PY) -m pytest -q tests/test_train.py tests/test_train_compile.py
-	$(PY) -m tests.chaos minutes=$(or $(MINUTES),10) $(if $(SEED),seed=$(SEED))
+	STILLSOUND_KILLS=10 $(PY) -m pytest -q tests/whole/test_kills.py
+	STILLSOUND_SLOW=1 $(PY) -m pytest -q tests/training/test_train.py tests/training/run/test_compile.py
+	$(PY) -m tests.whole.chaos minutes=$(or $(MINUTES),10) $(if $(SEED),seed=$(SEED))
 
 bench: setup $(MOTO_STAMP)
 	$(PY) -m benchmarks.clip minutes=5 | tee benchmarks/results/clip.json

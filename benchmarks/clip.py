@@ -22,10 +22,10 @@ import ffmpeg
 
 from cluster.dataset import UnitTask, WorkItem
 from cluster.units import cpu_seconds
-from ingest.clip import ClipConfig
+from ingest.clip.clipper import ClipConfig
 from ingest.ffmpeg import ffmpeg_exe
 from ingest.scrape import ScrapeConfig, ScrapeStage
-from ingest.sources import SourceConfig
+from ingest.sources.registry import SourceConfig
 
 RUNS = 3
 
@@ -37,7 +37,9 @@ def make_videos(folder: Path, videos: int, minutes: float) -> list[Path]:
         path = folder / f"video{number}.mp4"
         # colours and corners named: its seed does not decide them, and a flat picture would be refused, not written
         look = f"nb_colors=2:c0=0x2040{16 + 50 * (number % 4):02x}:c1=0xf0b040:x0=0:y0=0:x1=640:y1=360:seed={number}"
-        picture = ffmpeg.input(f"gradients=s=640x360:r=25:d={minutes * 60}:{look}:speed=0.05", f="lavfi").filter("noise", alls=12, allf="t")
+        picture = ffmpeg.input(
+            f"gradients=s=640x360:r=25:d={minutes * 60}:{look}:speed=0.05", f="lavfi"
+        ).filter("noise", alls=12, allf="t")
         sound = ffmpeg.input(f"anoisesrc=d={minutes * 60}:c=pink:r=44100:a=0.3:seed={number}", f="lavfi")
         options = {
             "vcodec": "libx264",
@@ -48,7 +50,11 @@ def make_videos(folder: Path, videos: int, minutes: float) -> list[Path]:
             "acodec": "aac",
             "loglevel": "error",
         }
-        words = ffmpeg.compile(ffmpeg.output(picture, sound, str(path), shortest=None, **options), cmd=ffmpeg_exe(), overwrite_output=True)
+        words = ffmpeg.compile(
+            ffmpeg.output(picture, sound, str(path), shortest=None, **options),
+            cmd=ffmpeg_exe(),
+            overwrite_output=True,
+        )
         subprocess.run(words, check=True)
         paths.append(path)
     return paths
@@ -56,7 +62,9 @@ def make_videos(folder: Path, videos: int, minutes: float) -> list[Path]:
 
 def ours(paths: list[Path], mode: str, scratch: Path) -> tuple[float, int]:
     """CPU-seconds and clips of one unit of all videos, with warm children, as a worker does it."""
-    config = ScrapeConfig(output="unused", source=SourceConfig(path="unused", license="own"), clip=ClipConfig(mode=mode))
+    config = ScrapeConfig(
+        output="unused", source=SourceConfig(path="unused", license="own"), clip=ClipConfig(mode=mode)
+    )
     stage = ScrapeStage(config)
     items = [{"source": "folder", "id": path.stem, "url": str(path), "license": "own"} for path in paths]
     warm = UnitTask("warm", [WorkItem("warm", 0, items[0])])
@@ -67,7 +75,9 @@ def ours(paths: list[Path], mode: str, scratch: Path) -> tuple[float, int]:
         stage(warm, scratch / "warm")
         before_s = cpu_seconds()
         output = stage(task, scratch / "all")
-        assert set(output.shard.counts) == {"kept"}, f"what is refused costs less than what is written: {output.shard.counts}"
+        assert set(output.shard.counts) == {"kept"}, (
+            f"what is refused costs less than what is written: {output.shard.counts}"
+        )
         return cpu_seconds() - before_s, output.shard.counts["kept"]
     finally:
         stage.close()
@@ -90,8 +100,31 @@ def floor(paths: list[Path], scratch: Path) -> float:
             "10.24",
             str(scratch / f"{path.stem}-%04d.wav"),
         ]
-        frames = ["-map", "0:v", "-vf", "scale=-2:256", "-fps_mode", "passthrough", "-q:v", "3", str(scratch / f"{path.stem}-%04d.jpg")]
-        words = [ffmpeg_exe(), "-y", "-loglevel", "error", "-threads", "1", "-skip_frame", "nokey", "-i", str(path), *sound, *frames]
+        frames = [
+            "-map",
+            "0:v",
+            "-vf",
+            "scale=-2:256",
+            "-fps_mode",
+            "passthrough",
+            "-q:v",
+            "3",
+            str(scratch / f"{path.stem}-%04d.jpg"),
+        ]
+        words = [
+            ffmpeg_exe(),
+            "-y",
+            "-loglevel",
+            "error",
+            "-threads",
+            "1",
+            "-skip_frame",
+            "nokey",
+            "-i",
+            str(path),
+            *sound,
+            *frames,
+        ]
         subprocess.run(words, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -109,7 +142,9 @@ def measure(minutes: float = 10.0, videos: int = 4) -> dict[str, object]:
             for mode in clips:
                 cpu_s, clips[mode] = ours(paths, mode, folder)
                 found[mode].append(cpu_s)
-    per_minute = {name: round(statistics.median(values) / (videos * minutes), 4) for name, values in found.items()}
+    per_minute = {
+        name: round(statistics.median(values) / (videos * minutes), 4) for name, values in found.items()
+    }
     return {
         "benchmark": "clip",
         "date": time.strftime("%Y-%m-%d"),

@@ -21,7 +21,7 @@ import soundfile
 
 from cluster.dataset import Dataset
 from cluster.shards import Row, write_shard
-from ingest.clip import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits
+from ingest.clip.clipper import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits
 from ingest.curate import CurateConfig, curate
 from ingest.ffmpeg import ffmpeg_exe
 from ingest.sample import Item, Media
@@ -30,9 +30,51 @@ from ingest.shard import CLIP_COLUMNS, clip_row
 
 RATE_HZ, WIDTH_PX, HEIGHT_PX, FPS = 16000, 192, 144, 10
 AGAIN = {  # name: container, what is encoded otherwise
-    "small": ("mp4", "-vf", "scale=128:96", "-c:v", "libx264", "-g", "53", "-crf", "33", "-c:a", "aac", "-b:a", "48k"),
-    "vp9": ("webm", "-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-g", "71", "-c:a", "libopus", "-b:a", "48k"),
-    "trimmed": ("mp4", "-ss", "1.37", "-c:v", "libx264", "-g", "61", "-crf", "28", "-c:a", "aac", "-b:a", "96k"),
+    "small": (
+        "mp4",
+        "-vf",
+        "scale=128:96",
+        "-c:v",
+        "libx264",
+        "-g",
+        "53",
+        "-crf",
+        "33",
+        "-c:a",
+        "aac",
+        "-b:a",
+        "48k",
+    ),
+    "vp9": (
+        "webm",
+        "-c:v",
+        "libvpx-vp9",
+        "-deadline",
+        "realtime",
+        "-cpu-used",
+        "8",
+        "-g",
+        "71",
+        "-c:a",
+        "libopus",
+        "-b:a",
+        "48k",
+    ),
+    "trimmed": (
+        "mp4",
+        "-ss",
+        "1.37",
+        "-c:v",
+        "libx264",
+        "-g",
+        "61",
+        "-crf",
+        "28",
+        "-c:a",
+        "aac",
+        "-b:a",
+        "96k",
+    ),
 }
 
 
@@ -43,7 +85,9 @@ def music(rng: np.random.Generator, seconds: float) -> np.ndarray:
         length_s, start = rng.uniform(0.3, 1.2), round(at_s * RATE_HZ)
         time_s = np.arange(min(round(length_s * RATE_HZ), len(wave) - start)) / RATE_HZ
         pitch_hz = 220 * 2 ** (rng.integers(0, 24) / 12)
-        wave[start : start + len(time_s)] += sum(np.sin(2 * np.pi * pitch_hz * k * time_s) / k for k in range(1, 6)) * np.exp(-5 * time_s)
+        wave[start : start + len(time_s)] += sum(
+            np.sin(2 * np.pi * pitch_hz * k * time_s) / k for k in range(1, 6)
+        ) * np.exp(-5 * time_s)
         at_s += length_s / 2
     return wave / 4
 
@@ -69,7 +113,11 @@ def frames(rng: np.random.Generator, seconds: float, still: bool) -> Iterator[by
     for _ in range(round(seconds * FPS)):
         if not left:
             left = round(rng.uniform(3, 9) * FPS)
-            big, place, speed = render_image(sample_scene(rng, 3), 320), rng.uniform(0, 100, 2), rng.uniform(-2, 2, 2)
+            big, place, speed = (
+                render_image(sample_scene(rng, 3), 320),
+                rng.uniform(0, 100, 2),
+                rng.uniform(-2, 2, 2),
+            )
         left -= 0 if still else 1
         place = np.clip(place + (0 if still else speed), 0, (320 - HEIGHT_PX, 320 - WIDTH_PX))
         y, x = place.astype(int)
@@ -80,9 +128,25 @@ def film(path: Path, picture_seed: int, sound: np.ndarray, seconds: float, still
     """A video of this sound, a keyframe every 4.7 s."""
     soundfile.write(path.with_suffix(".wav"), np.clip(sound, -1, 1), RATE_HZ, subtype="PCM_16")
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH_PX}x{HEIGHT_PX}", "-r", str(FPS), "-i", "-"]
-    coded = ["-c:v", "libx264", "-preset", "veryfast", "-g", "47", "-pix_fmt", "yuv420p", "-c:a", "aac", "-b:a", "128k", str(path)]
+    coded = [
+        "-c:v",
+        "libx264",
+        "-preset",
+        "veryfast",
+        "-g",
+        "47",
+        "-pix_fmt",
+        "yuv420p",
+        "-c:a",
+        "aac",
+        "-b:a",
+        "128k",
+        str(path),
+    ]
     words = [ffmpeg_exe(), "-v", "error", "-y", *raw, "-i", str(path.with_suffix(".wav")), *coded]
-    subprocess.run(words, input=b"".join(frames(np.random.default_rng(picture_seed), seconds, still)), check=True)
+    subprocess.run(
+        words, input=b"".join(frames(np.random.default_rng(picture_seed), seconds, still)), check=True
+    )
     return path
 
 
@@ -90,7 +154,10 @@ def encoded_again(path: Path, name: str) -> Path:
     """The video as somebody else would upload it; its key is behind the original's, as the lowest one stays."""
     container, *options = AGAIN[name]
     copy = path.with_name(f"b{path.stem}-{name}.{container}")
-    subprocess.run([ffmpeg_exe(), "-v", "error", "-y", "-i", str(path), "-pix_fmt", "yuv420p", *options, str(copy)], check=True)
+    subprocess.run(
+        [ffmpeg_exe(), "-v", "error", "-y", "-i", str(path), "-pix_fmt", "yuv420p", *options, str(copy)],
+        check=True,
+    )
     return copy
 
 
@@ -105,7 +172,15 @@ def make_films(folder: Path, videos: int, seconds: float) -> list[Path]:
         if number % 2 == 0:
             paths.append(film(folder / f"c-other-pictures{number:02d}.mp4", 2000 + number, sound, seconds))
         else:
-            paths.append(film(folder / f"c-one-still{number:02d}.mp4", 3000, SOUNDS[number % 3](rng, seconds), seconds, still=True))
+            paths.append(
+                film(
+                    folder / f"c-one-still{number:02d}.mp4",
+                    3000,
+                    SOUNDS[number % 3](rng, seconds),
+                    seconds,
+                    still=True,
+                )
+            )
     return paths
 
 
@@ -115,7 +190,10 @@ def cut(paths: list[Path], mode: str, clip_s: float) -> list[Row]:
     with Clipper(ClipConfig(clip_s, mode), AudioConfig(RATE_HZ), FrameConfig(64), MediaLimits()) as clipper:
         for path in paths:
             media = Media(path, path, False, "own")
-            rows += [clip_row(Item("folder", path.stem, str(path)), path.stem, media, one, "train", None, {}) for one in clipper.cut(media)]
+            rows += [
+                clip_row(Item("folder", path.stem, str(path)), path.stem, media, one, "train", None, {})
+                for one in clipper.cut(media)
+            ]
     return rows
 
 
@@ -139,7 +217,12 @@ def judged(rows: list[Row], buried: dict[str, str]) -> dict[str, float]:
 
 
 def measure(videos: int = 12, seconds: float = 60.0, clip_s: float = 10.24) -> dict[str, object]:
-    found: dict[str, object] = {"benchmark": "curate", "date": time.strftime("%Y-%m-%d"), "videos": videos, "seconds": seconds}
+    found: dict[str, object] = {
+        "benchmark": "curate",
+        "date": time.strftime("%Y-%m-%d"),
+        "videos": videos,
+        "seconds": seconds,
+    }
     with tempfile.TemporaryDirectory(prefix="stillsound-bench-") as name:
         paths = make_films(Path(name), videos, seconds)
         for mode in ("keyframe", "grid"):

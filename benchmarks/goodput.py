@@ -27,9 +27,9 @@ from typing import Any
 import psutil
 
 from benchmarks.clip import make_videos
-from ingest.clip import ClipConfig
+from ingest.clip.clipper import ClipConfig
 from ingest.scrape import ScrapeConfig, scrape
-from ingest.sources import SourceConfig
+from ingest.sources.registry import SourceConfig
 
 VIDEO_MINUTES = 2.0
 CPU_S_PER_VIDEO_MINUTE = 0.2  # a guess, for how many videos fill the time
@@ -56,13 +56,21 @@ def fill(folder: Path, films: list[Path], videos: int) -> Path:
 
 def drive(source: str, output: str, workers: int) -> None:
     """The driver, a process of its own; tells its summary as JSON."""
-    config = ScrapeConfig(output=output, source=SourceConfig(path=source, license="own"), clip=ClipConfig(), workers=workers, unit_size=4)
+    config = ScrapeConfig(
+        output=output,
+        source=SourceConfig(path=source, license="own"),
+        clip=ClipConfig(),
+        workers=workers,
+        unit_size=4,
+    )
     print(json.dumps(asdict(scrape(config, progress=False))), flush=True)
 
 
 def workers_of(driver: psutil.Process) -> list[psutil.Process]:
     with contextlib.suppress(psutil.Error):
-        return [process for process in driver.children(recursive=True) if process.name().startswith("ray::Worker")]
+        return [
+            process for process in driver.children(recursive=True) if process.name().startswith("ray::Worker")
+        ]
     return []
 
 
@@ -76,7 +84,14 @@ def look(worker: psutil.Process, seen: Seen) -> None:
 
 def run(source: Path, output: Path, workers: int, kill_every_s: float = 0.0) -> tuple[dict[str, Any], Seen]:
     """(summary and goodput, what was seen) of one scrape of all of `source`."""
-    words = [sys.executable, "-m", "benchmarks.goodput", f"drive={source}", f"output={output}", f"workers={workers}"]
+    words = [
+        sys.executable,
+        "-m",
+        "benchmarks.goodput",
+        f"drive={source}",
+        f"output={output}",
+        f"workers={workers}",
+    ]
     driver = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert driver.stdout
     told: list[str] = []
@@ -146,4 +161,9 @@ if __name__ == "__main__":
     if "drive" in words:
         drive(words["drive"], words["output"], num_workers)
     else:
-        print(json.dumps(measure(float(words.get("minutes", 5)), float(words.get("kill_every_s", 60)), num_workers), indent=1))
+        print(
+            json.dumps(
+                measure(float(words.get("minutes", 5)), float(words.get("kill_every_s", 60)), num_workers),
+                indent=1,
+            )
+        )

@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.loader import BATCH, make, ours
 from configs.load import load_config
-from training.catalogue import Catalogue
+from training.data.catalogue import Catalogue
 from training.recipes import diffusion
 from training.settings import TrainConfig
 from training.train import train
@@ -43,12 +43,22 @@ def measure(size: str, data: str, batch: int, steps: int) -> dict[str, float]:
             f"global_batch={batch}",
             f"lanes={batch}",
         ]
-        words += ["zero_stage=1", "precision=bf16", "validate_every=0", "preview_every=0", f"checkpoint_every={10 * steps}"]
+        words += [
+            "zero_stage=1",
+            "precision=bf16",
+            "validate_every=0",
+            "preview_every=0",
+            f"checkpoint_every={10 * steps}",
+        ]
         train(load_config(TrainConfig, words))
-        lines = [json.loads(line) for line in Path(name, "run/metrics.jsonl").open()][steps // 2 : -1]  # the last one begins a save
+        lines = [json.loads(line) for line in Path(name, "run/metrics.jsonl").open()][
+            steps // 2 : -1
+        ]  # the last one begins a save
     step_s = statistics.median(line["step_s"] for line in lines)
     found = {"samples_per_s": batch / step_s, "tflops": statistics.median(line["tflops"] for line in lines)}
-    found["data_wait_share"] = sum(line["data_wait_s"] for line in lines) / sum(line["step_s"] for line in lines)
+    found["data_wait_share"] = sum(line["data_wait_s"] for line in lines) / sum(
+        line["step_s"] for line in lines
+    )
     if "mfu" in lines[0]:
         found["mfu"] = statistics.median(line["mfu"] for line in lines)
     if torch.cuda.is_available():
@@ -73,7 +83,9 @@ def main(words: dict[str, str]) -> None:
             found[size]["loader_over_training"] = round(loader_per_s / found[size]["samples_per_s"], 1)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: not a result"
     machine = f"{device}, {platform.machine()}, {os.cpu_count()} cores, torch {version('torch')}, deepspeed {version('deepspeed')}"
-    text = json.dumps({"benchmark": "gpu", "date": time.strftime("%Y-%m-%d"), "machine": machine, **found}, indent=1)
+    text = json.dumps(
+        {"benchmark": "gpu", "date": time.strftime("%Y-%m-%d"), "machine": machine, **found}, indent=1
+    )
     print(text)
     if "output" in words:
         Path(words["output"]).write_text(f"{text}\n")

@@ -30,7 +30,7 @@ from cluster.dataset import Commit, Dataset
 from cluster.pool import do_unit
 from cluster.seals import seal_json
 from cluster.units import run_units
-from tests.servers import environment, moto, new_bucket
+from tests.fakes.servers import environment, moto, new_bucket
 
 
 def fill(dataset: Dataset) -> None:
@@ -87,7 +87,12 @@ def look(uri: str, units: int) -> dict[str, float]:
         assert len(dataset.committed_units()) == units
     with timed(found, "snapshot_s"):
         assert len(dataset.snapshot().commits) == units
-    told = subprocess.run([sys.executable, "-m", "benchmarks.listing", f"resume={uri}"], check=True, capture_output=True, text=True)
+    told = subprocess.run(
+        [sys.executable, "-m", "benchmarks.listing", f"resume={uri}"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return {**found, **json.loads(told.stdout.splitlines()[-1])}
 
 
@@ -125,4 +130,8 @@ if __name__ == "__main__":
     if "resume" in words:
         resume(words["resume"])
     else:
-        print(json.dumps(measure(int(words.get("local", 1_000_000)), int(words.get("stored", 10_000))), indent=1))
+        print(
+            json.dumps(
+                measure(int(words.get("local", 1_000_000)), int(words.get("stored", 10_000))), indent=1
+            )
+        )

@@ -33,18 +33,23 @@ from botocore.config import Config
 
 from cluster.dataset import Dataset
 from cluster.shards import Row, write_shard
-from tests.servers import FaultyProxy, environment, moto, new_bucket
-from training.catalogue import Catalogue
-from training.loader import Batch, Loader
-from training.mel import MelConfig
-from training.mixture import Mixture
-from training.npy import read_npy, to_npy
-from training.order import Order
+from tests.fakes.servers import FaultyProxy, environment, moto, new_bucket
+from training.data.catalogue import Catalogue
+from training.data.loader import Batch, Loader
+from training.data.mixture import Mixture
+from training.data.npy import read_npy, to_npy
+from training.data.order import Order
+from training.pipeline.mel import MelConfig
 from training.precompute import moments_of
 
 MEMBERS = ("latent.npy", "image.npy")
 LATENT_SHAPE, IMAGE_DIM = (2, 8, 256, 16), 512
-BATCH, LANES, BLOCK_SIZE, WINDOW_SIZE = 48, 8, 64, 128  # fewer lanes than usual, because there are fewer samples
+BATCH, LANES, BLOCK_SIZE, WINDOW_SIZE = (
+    48,
+    8,
+    64,
+    128,
+)  # fewer lanes than usual, because there are fewer samples
 PER_TAR = 256
 STEPS_PER_S = (2.0, 8.0)  # of 48 samples: one and four A100 at 40 % of their peak, 310 GFLOP a sample
 FAR = 10**9
@@ -59,9 +64,15 @@ def make(uri: str, samples: int) -> Dataset:
     for task in dataset.units():
         latents = rng.standard_normal((PER_TAR, *LATENT_SHAPE), np.float32).astype(np.float16)
         images = rng.standard_normal((PER_TAR, IMAGE_DIM), np.float32).astype(np.float16)
-        members = [{"latent.npy": to_npy(latent), "image.npy": to_npy(image)} for latent, image in zip(latents, images, strict=True)]
+        members = [
+            {"latent.npy": to_npy(latent), "image.npy": to_npy(image)}
+            for latent, image in zip(latents, images, strict=True)
+        ]
         item = task.items[0].item_id
-        rows = [Row(item, f"{task.unit}_{n:04d}", columns={"split": "train"}, members=parts) for n, parts in enumerate(members)]
+        rows = [
+            Row(item, f"{task.unit}_{n:04d}", columns={"split": "train"}, members=parts)
+            for n, parts in enumerate(members)
+        ]
         with tempfile.TemporaryDirectory() as folder:
             dataset.commit(task.unit, 0, write_shard(Path(folder), rows, columns), moments_of(rows))
     return dataset
@@ -87,7 +98,13 @@ def stock(tars: list[str], passes: int) -> float:
     """The same of webdataset as its documentation reads: shuffled shards, a shuffle buffer of 1000, decode, batched."""
     count, started = 0, time.process_time()
     for _ in range(passes):
-        dataset = webdataset.WebDataset(tars, shardshuffle=100, seed=0).shuffle(1000).decode().to_tuple(*MEMBERS).batched(BATCH)
+        dataset = (
+            webdataset.WebDataset(tars, shardshuffle=100, seed=0)
+            .shuffle(1000)
+            .decode()
+            .to_tuple(*MEMBERS)
+            .batched(BATCH)
+        )
         for batch in dataset:
             count += len(batch[0])
     return count / (time.process_time() - started)
@@ -127,7 +144,9 @@ def bare(uri: str, ranges: list[tuple[str, int, int]]) -> float:
 
     started = time.perf_counter()
     with ThreadPoolExecutor(8) as threads:
-        assert sum(threads.map(get, *zip(*ranges, strict=True))) == sum(end - start for _, start, end in ranges)
+        assert sum(threads.map(get, *zip(*ranges, strict=True))) == sum(
+            end - start for _, start, end in ranges
+        )
     return time.perf_counter() - started
 
 
@@ -140,7 +159,10 @@ def from_store(catalogue: Catalogue) -> dict[str, float]:
         with Loader(Mixture.of([catalogue], order), BATCH, 0, 1) as loader:
             while used < len(catalogue):
                 used += sum(sample is not None for sample in loader.batch(used // BATCH).samples)
-            seconds, ranges = time.perf_counter() - started, list(asked)  # those that are on their way count for nobody
+            seconds, ranges = (
+                time.perf_counter() - started,
+                list(asked),
+            )  # those that are on their way count for nobody
     read = sum(end - start for _, start, end in ranges)
     bare_rate = read / bare(catalogue.store.uri, ranges)
     return {
@@ -173,9 +195,16 @@ def stored(samples: int) -> dict[str, object]:
         rates = [from_store(catalogue) for _ in range(3)]
         os.environ["AWS_ENDPOINT_URL"] = proxy.url
         far = replace(catalogue, store=Dataset.open(dataset.uri).store)
-        waits = {f"{rate * BATCH:g} samples/s": round(wait_share(far, rate, round(20 * rate)), 5) for rate in STEPS_PER_S}
+        waits = {
+            f"{rate * BATCH:g} samples/s": round(wait_share(far, rate, round(20 * rate)), 5)
+            for rate in STEPS_PER_S
+        }
     middle = {name: round(statistics.median(rate[name] for rate in rates), 2) for name in rates[0]}
-    return {**middle, "wait_share_at_20_ms_and_5_percent_503": waits, "requests_through_the_proxy": len(proxy.requests)}
+    return {
+        **middle,
+        "wait_share_at_20_ms_and_5_percent_503": waits,
+        "requests_through_the_proxy": len(proxy.requests),
+    }
 
 
 def measure(samples: int, passes: int, rounds: int, num_stored: int) -> dict[str, object]:
@@ -184,7 +213,9 @@ def measure(samples: int, passes: int, rounds: int, num_stored: int) -> dict[str
         catalogue = Catalogue.of(dataset, dataset.snapshot(), "train", MEMBERS)
         tars = [f"{name}/latents/{tar}" for tar in catalogue.tars]
         pairs = [(ours(catalogue, passes), stock(tars, passes)) for _ in range(rounds)]
-        far, near = (statistics.median(first_batch_s(catalogue, position) for _ in range(5)) for position in (FAR, 0))
+        far, near = (
+            statistics.median(first_batch_s(catalogue, position) for _ in range(5)) for position in (FAR, 0)
+        )
         reads = stored(num_stored)
     return {
         "benchmark": "loader",
@@ -201,5 +232,8 @@ def measure(samples: int, passes: int, rounds: int, num_stored: int) -> dict[str
 
 if __name__ == "__main__":
     words = dict(word.split("=", 1) for word in sys.argv[1:])
-    numbers = (int(words.get(name, default)) for name, default in (("samples", 2048), ("passes", 2), ("rounds", 3), ("stored", 2048)))
+    numbers = (
+        int(words.get(name, default))
+        for name, default in (("samples", 2048), ("passes", 2), ("rounds", 3), ("stored", 2048))
+    )
     print(json.dumps(measure(*numbers), indent=1))

@@ -24,11 +24,11 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 
 from cluster.dataset import Dataset, UnitTask
 from cluster.pool import do_unit
-from ingest.clip import ClipConfig, FrameConfig
+from ingest.clip.clipper import ClipConfig, FrameConfig
 from ingest.scrape import ScrapeConfig, scrape
-from ingest.sources import SourceConfig
+from ingest.sources.registry import SourceConfig
 from ingest.synth import SynthConfig, synth
-from training.codec import embed_image, encode_wav
+from training.pipeline.codec import embed_image, encode_wav
 from training.precompute import PrecomputeConfig, PrecomputeStage, prepare, read_clip
 
 BATCH = 8
@@ -39,8 +39,15 @@ def make_models(folder: Path) -> dict[str, str]:
     """An AudioLDM-shaped autoencoder and a CLIP-shaped tower with random weights."""
     torch.manual_seed(0)
     down, up = ("DownEncoderBlock2D",) * 3, ("UpDecoderBlock2D",) * 3
-    shape = {"block_out_channels": CHANNELS, "layers_per_block": 2, "latent_channels": 8, "mid_block_add_attention": False}
-    AutoencoderKL(in_channels=1, out_channels=1, down_block_types=down, up_block_types=up, **shape).save_pretrained(folder / "autoencoder")
+    shape = {
+        "block_out_channels": CHANNELS,
+        "layers_per_block": 2,
+        "latent_channels": 8,
+        "mid_block_add_attention": False,
+    }
+    AutoencoderKL(
+        in_channels=1, out_channels=1, down_block_types=down, up_block_types=up, **shape
+    ).save_pretrained(folder / "autoencoder")
     CLIPVisionModelWithProjection(CLIPVisionConfig(projection_dim=512)).save_pretrained(folder / "tower")
     CLIPImageProcessor().save_pretrained(folder / "tower")
     return {"autoencoder": str(folder / "autoencoder"), "image_encoder": str(folder / "tower")}
@@ -48,7 +55,16 @@ def make_models(folder: Path) -> dict[str, str]:
 
 def make_clips(folder: Path, clips: int) -> str:
     others = {"webm": 0, "hls": 0, "dash": 0, "stills": 0, "silent": 0}
-    synth(SynthConfig(path=str(folder / "world"), videos=clips // 4, scenes_per_video=4, scene_s=10.4, size_px=256, **others))
+    synth(
+        SynthConfig(
+            path=str(folder / "world"),
+            videos=clips // 4,
+            scenes_per_video=4,
+            scene_s=10.4,
+            size_px=256,
+            **others,
+        )
+    )
     source, clip = SourceConfig(path=f"{folder}/world/media", license="own"), ClipConfig(duration_s=10.24)
     shape = {"clip": clip, "frame": FrameConfig(short_side_px=256)}
     config = ScrapeConfig(output=f"{folder}/clips", source=source, workers=0, unit_size=clips, **shape)
@@ -78,18 +94,30 @@ def bf16_errors(stage: PrecomputeStage, wavs: torch.Tensor, pixels: torch.Tensor
     with torch.no_grad():
         exact = (encode_wav(stage.autoencoder, wavs, stage.mel)[0], embed_image(stage.image_encoder, pixels))
         with torch.autocast("cpu", torch.bfloat16):
-            rough = (encode_wav(stage.autoencoder, wavs, stage.mel)[0], embed_image(stage.image_encoder, pixels))
-    errors = [float((one.float() - other).square().mean().sqrt() / other.std()) for one, other in zip(rough, exact, strict=True)]
+            rough = (
+                encode_wav(stage.autoencoder, wavs, stage.mel)[0],
+                embed_image(stage.image_encoder, pixels),
+            )
+    errors = [
+        float((one.float() - other).square().mean().sqrt() / other.std())
+        for one, other in zip(rough, exact, strict=True)
+    ]
     return {"bf16_latent_error": round(errors[0], 4), "bf16_embedding_error": round(errors[1], 4)}
 
 
 def measure(clips: int, rounds: int, threads: int) -> dict[str, object]:
     """The figures of both, and their ratio."""
     with tempfile.TemporaryDirectory(prefix="stillsound-bench-") as name:
-        config = PrecomputeConfig(make_clips(Path(name), clips), "", **make_models(Path(name)), batch_size=BATCH, threads=threads)
+        config = PrecomputeConfig(
+            make_clips(Path(name), clips), "", **make_models(Path(name)), batch_size=BATCH, threads=threads
+        )
         parent, pairs = Dataset.open(config.data), []
         rows = [row for row in parent.iter_rows() if row["status"] == "kept"]
-        tars = {unit: parent.store.read(commit.tar.name) for unit, commit in parent.commits().items() if commit.tar}
+        tars = {
+            unit: parent.store.read(commit.tar.name)
+            for unit, commit in parent.commits().items()
+            if commit.tar
+        }
         for number in range(rounds):
             output, factory = prepare(replace(config, output=f"{name}/latents-{number}"))
             stage = factory()
@@ -114,5 +142,7 @@ def measure(clips: int, rounds: int, threads: int) -> dict[str, object]:
 
 if __name__ == "__main__":
     words = dict(word.split("=", 1) for word in sys.argv[1:])
-    numbers = (int(words.get(name, default)) for name, default in (("clips", 64), ("rounds", 3), ("threads", 1)))
+    numbers = (
+        int(words.get(name, default)) for name, default in (("clips", 64), ("rounds", 3), ("threads", 1))
+    )
     print(json.dumps(measure(*numbers), indent=1))

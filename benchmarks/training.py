@@ -29,20 +29,32 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from benchmarks.loader import IMAGE_DIM, make
-from training import loop
-from training.catalogue import Catalogue
-from training.codec import embed_image, encode_wav
-from training.mel import MelConfig
-from training.randomness import SampleKey
+from training.data.catalogue import Catalogue
+from training.data.randomness import SampleKey
+from training.pipeline.codec import embed_image, encode_wav
+from training.pipeline.mel import MelConfig
 from training.recipes import diffusion
+from training.run import loop
 from training.settings import TrainConfig
 from training.train import train
 
 SAMPLES = 256
 SAVE_AT = 6  # of twice as many steps
 TOWERS = {
-    "b32": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 32},
-    "l14": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "patch_size": 14},
+    "b32": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "patch_size": 32,
+    },
+    "l14": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "patch_size": 14,
+    },
 }
 Step = Callable[[], None]
 
@@ -68,7 +80,11 @@ def online(facts: dict[str, Any], batch: dict[str, Tensor], tower: str) -> Step:
     model, mel = diffusion.build_model(diffusion.Config(), facts), MelConfig()
     down, up = ("DownEncoderBlock2D",) * 3, ("UpDecoderBlock2D",) * 3
     codec = AutoencoderKL(1, 1, down, up, (128, 256, 512), 2, latent_channels=8).eval().requires_grad_(False)
-    image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(projection_dim=IMAGE_DIM, **TOWERS[tower])).eval().requires_grad_(False)
+    image_encoder = (
+        CLIPVisionModelWithProjection(CLIPVisionConfig(projection_dim=IMAGE_DIM, **TOWERS[tower]))
+        .eval()
+        .requires_grad_(False)
+    )
     size = len(batch["weight"])
     wav, pixels = torch.randn(size, mel.num_samples) * 0.1, torch.randn(size, 3, 224, 224)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -77,7 +93,11 @@ def online(facts: dict[str, Any], batch: dict[str, Tensor], tower: str) -> Step:
     def step() -> None:
         with torch.no_grad():
             mean, std = encode_wav(codec, wav, mel)
-            encoded = {**batch, "latent": mean + std * torch.randn_like(mean), "image": embed_image(image_encoder, pixels)}
+            encoded = {
+                **batch,
+                "latent": mean + std * torch.randn_like(mean),
+                "image": embed_image(image_encoder, pixels),
+            }
         optimizer.zero_grad()
         model(encoded)["loss"].mean().backward()
         optimizer.step()
@@ -98,7 +118,9 @@ def seconds(step: Step, steps: int) -> float:
     return statistics.median(found[1:])
 
 
-def ours(data: str, output: Path, batch: int, threads: int, zero_stage: int = 0) -> tuple[float, float, float]:
+def ours(
+    data: str, output: Path, batch: int, threads: int, zero_stage: int = 0
+) -> tuple[float, float, float]:
     """The median step before any save and what the first save costs, in seconds, and the share of waiting for data.
 
     A save costs its own time, and what the steps after it take longer than those before: it uploads beside them.
@@ -110,9 +132,25 @@ def ours(data: str, output: Path, batch: int, threads: int, zero_stage: int = 0)
         save(*arguments)
         took.append(time.perf_counter() - started)
 
-    shape = {"workers": 0, "global_batch": batch, "lanes": batch, "zero_stage": zero_stage, "threads": threads, "ema": 0.9999}
+    shape = {
+        "workers": 0,
+        "global_batch": batch,
+        "lanes": batch,
+        "zero_stage": zero_stage,
+        "threads": threads,
+        "ema": 0.9999,
+    }
     with patch.object(loop, "save", timed):
-        train(TrainConfig(data=data, output=str(output), steps=2 * SAVE_AT, checkpoint_every=SAVE_AT, keep_checkpoints=1, **shape))  # type: ignore[arg-type]
+        train(
+            TrainConfig(
+                data=data,
+                output=str(output),
+                steps=2 * SAVE_AT,
+                checkpoint_every=SAVE_AT,
+                keep_checkpoints=1,
+                **shape,
+            )
+        )  # type: ignore[arg-type]
     lines = [json.loads(line) for line in (output / "metrics.jsonl").open()][1:]
     step_s = [line["step_s"] for line in lines]
     calm, later = statistics.median(step_s[: SAVE_AT - 1]), step_s[SAVE_AT - 1 :]
@@ -128,8 +166,14 @@ def measure(steps: int, rounds: int, batch: int, threads: int) -> dict[str, obje
         facts = diffusion.facts(dataset.snapshot(), dataset.meta, diffusion.Config())
         catalogue = Catalogue.of(dataset, dataset.snapshot(), "train", diffusion.MEMBERS)
         keys, samples = [SampleKey(0, 0, place) for place in range(batch)], catalogue.read(list(range(batch)))
-        tensors = diffusion.make_batch([samples[place] for place in range(batch)], keys, diffusion.Config(), facts)
-        found: dict[str, list[float]] = {"plain": [], "ours": [], **{f"online_{tower}": [] for tower in TOWERS}}
+        tensors = diffusion.make_batch(
+            [samples[place] for place in range(batch)], keys, diffusion.Config(), facts
+        )
+        found: dict[str, list[float]] = {
+            "plain": [],
+            "ours": [],
+            **{f"online_{tower}": [] for tower in TOWERS},
+        }
         told = []
         for number in range(rounds):
             found["plain"].append(seconds(plain(facts, tensors), steps))
@@ -146,7 +190,10 @@ def measure(steps: int, rounds: int, batch: int, threads: int) -> dict[str, obje
         "batch": batch,
         "seconds_per_step": {name: [round(value, 2) for value in values] for name, values in found.items()},
         "plain_over_ours": round(middle["plain"] / middle["ours"], 3),
-        **{f"ours_over_online_{tower}": round(middle[f"online_{tower}"] / middle["ours"], 2) for tower in TOWERS},
+        **{
+            f"ours_over_online_{tower}": round(middle[f"online_{tower}"] / middle["ours"], 2)
+            for tower in TOWERS
+        },
         "stall_steps": round(max(stall / step for step, stall, _ in told), 2),
         "stall_steps_at_zero_2": round(stall_s / step_s, 2),
         "data_wait_share": round(max(wait for _, _, wait in told), 5),
@@ -155,5 +202,8 @@ def measure(steps: int, rounds: int, batch: int, threads: int) -> dict[str, obje
 
 if __name__ == "__main__":
     words = dict(word.split("=", 1) for word in sys.argv[1:])
-    numbers = (int(words.get(name, default)) for name, default in (("steps", 4), ("rounds", 2), ("batch", 2), ("threads", 2)))
+    numbers = (
+        int(words.get(name, default))
+        for name, default in (("steps", 4), ("rounds", 2), ("batch", 2), ("threads", 2))
+    )
     print(json.dumps(measure(*numbers), indent=1))

@@ -34,12 +34,16 @@ SAMPLE_S = 0.5
 
 def noop_stage(task: UnitTask, scratch: Path) -> UnitOutput:
     """Refuses every item at once."""
-    return UnitOutput(write_shard(scratch, [Row(item.item_id, None, "refused", "silent") for item in task.items], COLUMNS))
+    return UnitOutput(
+        write_shard(scratch, [Row(item.item_id, None, "refused", "silent") for item in task.items], COLUMNS)
+    )
 
 
 def make(uri: Path | str, units: int) -> Dataset:
     dataset = Dataset.create_or_open(str(uri), "numbers", {}, [])
-    dataset.append_items(((f"item{n:09d}", {"n": n, "url": f"https://example.org/watch?v={n:011d}"}) for n in range(units)), 1)
+    dataset.append_items(
+        ((f"item{n:09d}", {"n": n, "url": f"https://example.org/watch?v={n:011d}"}) for n in range(units)), 1
+    )
     return dataset
 
 
@@ -55,20 +59,35 @@ def in_process(folder: Path, units: int) -> float:
 def drive(uri: str, workers: int) -> None:
     """The driver, a process of its own: runs the units and tells what they cost as JSON."""
     summary = run_units(Dataset.open(uri), lambda: noop_stage, workers, columns=COLUMNS, progress=False)
-    print(json.dumps({"done": summary.units_done, "failed": len(summary.failed), "seconds": summary.seconds}), flush=True)
+    print(
+        json.dumps({"done": summary.units_done, "failed": len(summary.failed), "seconds": summary.seconds}),
+        flush=True,
+    )
 
 
-def watch(driver: subprocess.Popen[str], commits: Path) -> tuple[list[tuple[float, int, float]], dict[str, float]]:
+def watch(
+    driver: subprocess.Popen[str], commits: Path
+) -> tuple[list[tuple[float, int, float]], dict[str, float]]:
     """(seconds, units committed, resident MB of the driver) as long as it runs, and CPU-seconds by name of process."""
     seen, cpu_s = [], dict[tuple[str, int], float]()
     process = psutil.Process(driver.pid)
     while driver.poll() is None:
         try:
-            num_units = sum(1 for entry in os.scandir(commits) if entry.name.endswith(".json")) if commits.exists() else 0
+            num_units = (
+                sum(1 for entry in os.scandir(commits) if entry.name.endswith(".json"))
+                if commits.exists()
+                else 0
+            )
             seen.append((time.monotonic(), num_units, process.memory_info().rss / 1e6))
             for member in (process, *process.children(recursive=True)):
                 times = member.cpu_times()
-                name = "driver" if member.pid == driver.pid else "workers" if "Worker" in member.name() else member.name()
+                name = (
+                    "driver"
+                    if member.pid == driver.pid
+                    else "workers"
+                    if "Worker" in member.name()
+                    else member.name()
+                )
                 cpu_s[name, member.pid] = times.user + times.system
         except psutil.Error:
             pass
@@ -90,7 +109,10 @@ def under_ray(folder: Path, units: int, workers: int) -> dict[str, object]:
     working = [(at, done, rss) for at, done, rss in seen if done]
     rate = np.polyfit([at for at, _, _ in working], [done for _, done, _ in working], 1)[0]
     slope = np.polyfit([done for _, done, _ in working], [rss for _, _, rss in working], 1)[0]
-    marks = {str(round(share * units)): min(working, key=lambda point: abs(point[1] - share * units))[2] for share in MARKS}
+    marks = {
+        str(round(share * units)): min(working, key=lambda point: abs(point[1] - share * units))[2]
+        for share in MARKS
+    }
     return {
         "units_per_s": round(float(rate), 1),
         "units_per_s_start_included": round(units / told["seconds"], 1),
@@ -124,4 +146,11 @@ if __name__ == "__main__":
     if "drive" in words:
         drive(words["drive"], num_workers)
     else:
-        print(json.dumps(measure(int(words.get("units", 100_000)), num_workers, int(words.get("baseline_units", 5000))), indent=1))
+        print(
+            json.dumps(
+                measure(
+                    int(words.get("units", 100_000)), num_workers, int(words.get("baseline_units", 5000))
+                ),
+                indent=1,
+            )
+        )

@@ -34,7 +34,14 @@ def doctor(
         return
     findings = diagnose(config)
     if as_json:
-        print(json.dumps({"ok": all(f.ok for f in findings), "checks": [dataclasses.asdict(f) | {"ok": f.ok} for f in findings]}))
+        print(
+            json.dumps(
+                {
+                    "ok": all(f.ok for f in findings),
+                    "checks": [dataclasses.asdict(f) | {"ok": f.ok} for f in findings],
+                }
+            )
+        )
     for finding in findings if not as_json else []:
         console.print(f"{'ok  ' if finding.ok else 'FAIL'} {finding.check:9s} {finding.found}", markup=False)
         if finding.fix:

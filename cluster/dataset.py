@@ -36,7 +36,9 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 LIST_ITEMS = 50_000
 LIST_ROWS = 2_000
-WORKLIST = pa.schema([("unit", pa.string()), ("item_id", pa.string()), ("attempt", pa.int32()), ("payload", pa.string())])
+WORKLIST = pa.schema(
+    [("unit", pa.string()), ("item_id", pa.string()), ("attempt", pa.int32()), ("payload", pa.string())]
+)
 TOMBSTONE = pa.schema([("key", pa.string()), ("reason", pa.string()), ("date", pa.string())])
 NUMBER = "(?:0|[1-9][0-9]*)"
 OWN_NAMES = {
@@ -115,7 +117,9 @@ class Snapshot:
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> "Snapshot":
-        return Snapshot(data["id"], data["uri"], tuple(Commit.from_json(commit) for commit in data["commits"]))
+        return Snapshot(
+            data["id"], data["uri"], tuple(Commit.from_json(commit) for commit in data["commits"])
+        )
 
     @staticmethod
     def of(uri: str, commits: Iterable[Commit]) -> "Snapshot":
@@ -139,7 +143,9 @@ class Dataset:
         try:
             meta = open_json(store.read("dataset.json"))
         except FileNotFoundError:
-            raise UserError(f"{uri}: no dataset here (dataset.json is missing); check the path or make it first") from None
+            raise UserError(
+                f"{uri}: no dataset here (dataset.json is missing); check the path or make it first"
+            ) from None
         except ValueError as error:
             raise UserError(f"{uri}/dataset.json: damaged ({error}); restore it from a copy") from None
         if meta["schema_version"] != SCHEMA_VERSION:
@@ -151,7 +157,9 @@ class Dataset:
         return Dataset(store, meta)
 
     @staticmethod
-    def create_or_open(uri: str, kind: str, config: dict[str, Any], parents: list[dict[str, Any]]) -> "Dataset":
+    def create_or_open(
+        uri: str, kind: str, config: dict[str, Any], parents: list[dict[str, Any]]
+    ) -> "Dataset":
         """The dataset at `uri`, new or existing. `config` holds semantic settings only.
 
         `UserError` with the difference where the existing one was made with other semantic settings, or of other parents.
@@ -167,11 +175,15 @@ class Dataset:
             was = _identity(existing.meta["config"], existing.meta["parents"])
             if semantic_hash(was) != meta["semantic_hash"]:
                 difference = describe_difference(was, identity)
-                raise UserError(f"{uri} was made with other settings: {difference}; use these, or another output") from None
+                raise UserError(
+                    f"{uri} was made with other settings: {difference}; use these, or another output"
+                ) from None
             return existing
         return Dataset(store, meta)
 
-    def append_items(self, items: Iterable[tuple[str, dict[str, Any]]], unit_size: int, attempt: int = 0) -> int:
+    def append_items(
+        self, items: Iterable[tuple[str, dict[str, Any]]], unit_size: int, attempt: int = 0
+    ) -> int:
         """Appends the items not yet listed (by id and attempt) as new units of `unit_size`; returns how many were new.
 
         Reads `items` as it goes, a list file for each `LIST_ITEMS`. Safe against a second driver appending at the same time:
@@ -193,7 +205,9 @@ class Dataset:
             if not len(fresh):
                 return 0
             ids = fresh.to_pylist()
-            table = _worklist_table({item_id: items[item_id] for item_id in ids}, self.count_units(), unit_size, attempt)
+            table = _worklist_table(
+                {item_id: items[item_id] for item_id in ids}, self.count_units(), unit_size, attempt
+            )
             data = seal_table(table, LIST_ROWS)
             try:
                 self.store.put(f"worklist/{len(names):06d}.parquet", data)
@@ -283,7 +297,9 @@ class Dataset:
         try:
             commit = Commit.from_json(open_json(self.store.read(name)))
         except (ValueError, KeyError, TypeError) as error:
-            raise DamagedDatasetError(f"{self.uri}/{name}: damaged: not a commit ({error}); {RESTORE}") from None
+            raise DamagedDatasetError(
+                f"{self.uri}/{name}: damaged: not a commit ({error}); {RESTORE}"
+            ) from None
         if name != f"commits/{commit.unit}.{commit.generation}.json":
             says = f"says it is unit {commit.unit}, generation {commit.generation}"
             raise DamagedDatasetError(f"{self.uri}/{name}: damaged: {says}; {RESTORE}")
@@ -300,7 +316,9 @@ class Dataset:
         except FileNotFoundError:
             raise DamagedDatasetError(f"{self.uri}/{commit.index.name}: missing; {RESTORE}") from None
         if len(data) != commit.index.size or hashlib.sha256(data).hexdigest() != commit.index.sha256:
-            raise DamagedDatasetError(f"{self.uri}/{commit.index.name}: damaged: its size or sha256 is not the committed one; {RESTORE}")
+            raise DamagedDatasetError(
+                f"{self.uri}/{commit.index.name}: damaged: its size or sha256 is not the committed one; {RESTORE}"
+            )
         return _read_table(data)
 
     def iter_rows(self, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -348,7 +366,11 @@ class Dataset:
         """Key -> reason of every tombstone; the newest reason where there are several."""
         names = self.list_own("tombstones")
         tables = (self._open_list(name).read() for name in names)
-        return {key: reason for table in tables for key, reason in zip(table["key"].to_pylist(), table["reason"].to_pylist(), strict=True)}
+        return {
+            key: reason
+            for table in tables
+            for key, reason in zip(table["key"].to_pylist(), table["reason"].to_pylist(), strict=True)
+        }
 
     def _worklist_files(self) -> list[str]:
         return self.list_own("worklist")
@@ -375,7 +397,9 @@ class Dataset:
             file = self._open_list(name)
             for group in range(file.num_row_groups):
                 if file.metadata.row_group(group).column(0).statistics.max >= start:
-                    yield from (row for row in file.read_row_group(group, columns).to_pylist() if row["unit"] >= start)
+                    yield from (
+                        row for row in file.read_row_group(group, columns).to_pylist() if row["unit"] >= start
+                    )
 
 
 @functools.cache
@@ -388,7 +412,10 @@ def _warn_of_strangers(uri: str, names: tuple[str, ...]) -> None:
 
 def _identity(config: dict[str, Any], parents: list[dict[str, Any]]) -> dict[str, Any]:
     """What makes two datasets the same: settings and the content of their parents, not the place where these lie."""
-    contents = [{name: value for name, value in parent.items() if name != "uri" or "snapshot" not in parent} for parent in parents]
+    contents = [
+        {name: value for name, value in parent.items() if name != "uri" or "snapshot" not in parent}
+        for parent in parents
+    ]
     return {"config": config, "parents": contents}
 
 
@@ -407,7 +434,9 @@ def _read_table(data: bytes) -> pa.Table:
     return pq.ParquetFile(io.BytesIO(data)).read()
 
 
-def _worklist_table(items: dict[str, dict[str, Any]], first_unit: int, unit_size: int, attempt: int) -> pa.Table:
+def _worklist_table(
+    items: dict[str, dict[str, Any]], first_unit: int, unit_size: int, attempt: int
+) -> pa.Table:
     rows = [
         {
             "unit": f"u{first_unit + place // unit_size:07d}",

@@ -50,7 +50,13 @@ def main(folder: str = "out/demo") -> None:
     with stage.timed("synth"):
         run("ingest", "synth", f"{root}/world")
     with stage.timed("scrape"), site(root, port):
-        scrape = ("ingest", "scrape", "configs/ingest/demo.yaml", f"output={root}/clips", f"source.path={root}/world/urls.csv")
+        scrape = (
+            "ingest",
+            "scrape",
+            "configs/ingest/demo.yaml",
+            f"output={root}/clips",
+            f"source.path={root}/world/urls.csv",
+        )
         run(*scrape, f"network.allow_private=[127.0.0.1:{port}]")
         console.rule("the same again: nothing to do")
         run(*scrape, f"network.allow_private=[127.0.0.1:{port}]")
@@ -58,12 +64,31 @@ def main(folder: str = "out/demo") -> None:
         run("ingest", "verify", f"{root}/clips")
     for recipe in ("contrastive", "autoencoder"):
         with stage.timed(recipe):
-            run("training", "train", f"configs/training/demo_{recipe}.yaml", f"data={root}/clips", f"output={root}/runs/{recipe}")
+            run(
+                "training",
+                "train",
+                f"configs/training/demo_{recipe}.yaml",
+                f"data={root}/clips",
+                f"output={root}/runs/{recipe}",
+            )
     with stage.timed("precompute"):
         models = (f"autoencoder={root}/runs/autoencoder", f"image_encoder={root}/runs/contrastive")
-        run("training", "precompute", "configs/training/demo_latents.yaml", f"data={root}/clips", f"output={root}/latents", *models)
+        run(
+            "training",
+            "precompute",
+            "configs/training/demo_latents.yaml",
+            f"data={root}/clips",
+            f"output={root}/latents",
+            *models,
+        )
     with stage.timed("diffusion"):
-        train = ("training", "train", "configs/training/demo.yaml", f"data={root}/latents", f"output={root}/runs/diffusion")
+        train = (
+            "training",
+            "train",
+            "configs/training/demo.yaml",
+            f"data={root}/latents",
+            f"output={root}/runs/diffusion",
+        )
         killed_at = train_and_kill(train, root / "runs/diffusion")
         console.rule("the same again: finished")
         run(*train)
@@ -71,14 +96,18 @@ def main(folder: str = "out/demo") -> None:
         model, truth = f"model={root}/runs/diffusion", f"truth={root}/world/truth"
         run("training", "evaluate", model, f"data={root}/clips", f"output={root}/evaluation", truth)
     with stage.timed("generate"):
-        run("training", "generate", model, f"images={root}/evaluation/images", f"output={root}/wavs", "seed=0")
+        run(
+            "training", "generate", model, f"images={root}/evaluation/images", f"output={root}/wavs", "seed=0"
+        )
         run("training", "export", model, f"output={root}/export")
     with stage.timed("report"):
         parts = (f"run={root}/runs/diffusion", f"scores={root}/evaluation", f"output={root}/report.html")
         run("ingest", "report", f"{root}/clips", *parts, "title=The Stillsound demo")
     summary = summarise(root, killed_at, stage.seconds)
     (root / "summary.json").write_text(json.dumps(summary, indent=1))
-    console.print_json(json.dumps({name: summary[name] for name in ("clips", "refused", "train", "scores", "seconds")}))
+    console.print_json(
+        json.dumps({name: summary[name] for name in ("clips", "refused", "train", "scores", "seconds")})
+    )
     console.print(f"open {root}/report.html")
 
 
@@ -120,20 +149,29 @@ def train_and_kill(train: tuple[str, ...], output: Path) -> int:
     trainer = subprocess.Popen(command(*train))
     _wait_for(lambda: trainer.poll() is not None or _well_past_a_checkpoint(output), WAIT_FOR_KILL_S)
     if trainer.poll() is None:
-        start = [event for event in read_lines(output / "events.jsonl")[before:] if event["event"] == "started"][-1]
+        start = [
+            event for event in read_lines(output / "events.jsonl")[before:] if event["event"] == "started"
+        ][-1]
         step, pid = read_lines(output / "metrics.jsonl")[-1]["step"], start["pids"][-1]
         console.print(f"[bold red]SIGKILL[/bold red] to training worker {pid} at step {step}")
         with open(output / "events.jsonl", "a") as events:
-            events.write(json.dumps({"event": "killed", "step": step, "pid": pid, "time": time.time()}) + "\n")
+            events.write(
+                json.dumps({"event": "killed", "step": step, "pid": pid, "time": time.time()}) + "\n"
+            )
         os.kill(pid, signal.SIGKILL)
     if trainer.wait():
         raise SystemExit(trainer.returncode)
-    return next((event["step"] for event in read_lines(output / "events.jsonl") if event["event"] == "killed"), 0)
+    return next(
+        (event["step"] for event in read_lines(output / "events.jsonl") if event["event"] == "killed"), 0
+    )
 
 
 def _well_past_a_checkpoint(output: Path) -> bool:
     """A committed checkpoint, and at least a few steps more that will have to be redone."""
-    steps = [int(marker.parent.name.removeprefix("step-")) for marker in output.glob("checkpoints/step-*/COMMITTED.json")]
+    steps = [
+        int(marker.parent.name.removeprefix("step-"))
+        for marker in output.glob("checkpoints/step-*/COMMITTED.json")
+    ]
     lines = read_lines(output / "metrics.jsonl")
     return bool(steps and lines and lines[-1]["step"] >= max(steps) + 10)
 
@@ -144,7 +182,10 @@ def summarise(root: Path, killed_at: int, seconds: dict[str, float]) -> dict[str
     for path in (root / "clips/commits").glob("*.json"):
         for name, count in json.loads(path.read_text())["counts"].items():
             counts[name] = counts.get(name, 0) + count
-    metrics, events = read_lines(root / "runs/diffusion/metrics.jsonl"), read_lines(root / "runs/diffusion/events.jsonl")
+    metrics, events = (
+        read_lines(root / "runs/diffusion/metrics.jsonl"),
+        read_lines(root / "runs/diffusion/events.jsonl"),
+    )
     resumed = [event["step"] for event in events if event["event"] == "resumed"]
     losses = [line["loss"] for line in metrics]
     part = max(1, len(losses) // 20)

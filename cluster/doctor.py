@@ -86,23 +86,39 @@ def check_ray(config: DoctorConfig) -> Finding:
     address = os.environ.get("RAY_ADDRESS", "")
     if address.startswith("http"):
         return Finding(
-            "ray", f"RAY_ADDRESS={address}", "that is the job server: set RAY_ADDRESS=host:6379 here, or use it with cluster submit"
+            "ray",
+            f"RAY_ADDRESS={address}",
+            "that is the job server: set RAY_ADDRESS=host:6379 here, or use it with cluster submit",
         )
-    options = {"address": "auto"} if address else {"address": "local", "num_cpus": 1, "include_dashboard": False}
+    options = (
+        {"address": "auto"} if address else {"address": "local", "num_cpus": 1, "include_dashboard": False}
+    )
     program = (
         f"import ray; ray.init(log_to_driver=False, logging_level='ERROR', **{options!r});"
         "print(ray.get(ray.remote(lambda: 'ran a task on').remote()), int(ray.cluster_resources().get('CPU', 0)), 'CPUs')"
     )
-    ok, said = _run([sys.executable, "-c", program], config.timeout_s, {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled")})
+    ok, said = _run(
+        [sys.executable, "-c", program],
+        config.timeout_s,
+        {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled")},
+    )
     where = f"the cluster at {address}" if address else "a local Ray"
-    return Finding("ray", f"{where}: {said}", "" if ok else "is it running, is its port open, do RAY_AUTH_MODE and the token agree?")
+    return Finding(
+        "ray",
+        f"{where}: {said}",
+        "" if ok else "is it running, is its port open, do RAY_AUTH_MODE and the token agree?",
+    )
 
 
 def check_ffmpeg(config: DoctorConfig) -> Finding:
     """The decoder that ingest would use: imageio-ffmpeg's own, or IMAGEIO_FFMPEG_EXE."""
     program = "import imageio_ffmpeg, subprocess, sys; sys.exit(subprocess.call([imageio_ffmpeg.get_ffmpeg_exe(), '-version']))"
     ok, said = _run([sys.executable, "-c", program], config.timeout_s, keep="first")
-    return Finding("ffmpeg", said, "" if ok else "install the ingest extra (make setup), or point IMAGEIO_FFMPEG_EXE at an ffmpeg")
+    return Finding(
+        "ffmpeg",
+        said,
+        "" if ok else "install the ingest extra (make setup), or point IMAGEIO_FFMPEG_EXE at an ffmpeg",
+    )
 
 
 def check_ytdlp(config: DoctorConfig) -> Finding:
@@ -115,7 +131,11 @@ def check_ytdlp(config: DoctorConfig) -> Finding:
         found += " (only source.youtube.js_runtime needs the latter two: the youtube extra)"
     day = _day_of(versions["yt-dlp"])
     if day < OLDEST_YTDLP:
-        return Finding("ytdlp", found, f"older than {OLDEST_YTDLP:%Y.%m.%d} has known security faults: pip install --upgrade yt-dlp")
+        return Finding(
+            "ytdlp",
+            found,
+            f"older than {OLDEST_YTDLP:%Y.%m.%d} has known security faults: pip install --upgrade yt-dlp",
+        )
     age_days = (datetime.date.today() - day).days
     if age_days > STALE_DAYS:
         found += f"; yt-dlp is {age_days} days old and sites change: pip install --upgrade yt-dlp yt-dlp-ejs"
@@ -158,11 +178,15 @@ def check_storage(config: DoctorConfig) -> Finding:
             store.delete(name)
     except (UserError, OSError) as error:
         return Finding(
-            "storage", f"{config.output}: {_one_line(error)}", "give an output that can be written, with credentials where it needs them"
+            "storage",
+            f"{config.output}: {_one_line(error)}",
+            "give an output that can be written, with credentials where it needs them",
         )
     if fix or not intact:
         return Finding(
-            "storage", f"{config.output}: a second writer overwrote the first", "use a store with conditional writes (If-None-Match)"
+            "storage",
+            f"{config.output}: a second writer overwrote the first",
+            "use a store with conditional writes (If-None-Match)",
         )
     return Finding("storage", f"{config.output}: the second writer of a name is refused")
 
@@ -170,7 +194,9 @@ def check_storage(config: DoctorConfig) -> Finding:
 def check_training(config: DoctorConfig) -> Finding:
     """The numerics and the all-reduce of this node, asked of the training room by name."""
     ok, said = _run([sys.executable, "-m", "training", "probe"], config.timeout_s)
-    return Finding("training", said, "" if ok else "run python -m training probe by hand (needs the training extra)")
+    return Finding(
+        "training", said, "" if ok else "run python -m training probe by hand (needs the training extra)"
+    )
 
 
 def _second_writer_wins(put: Callable[[str, bytes], None], name: str) -> bool:
@@ -181,18 +207,34 @@ def _second_writer_wins(put: Callable[[str, bytes], None], name: str) -> bool:
     return True
 
 
-def _run(command: list[str], timeout_s: float, environment: dict[str, str] | None = None, keep: str = "last") -> tuple[bool, str]:
+def _run(
+    command: list[str], timeout_s: float, environment: dict[str, str] | None = None, keep: str = "last"
+) -> tuple[bool, str]:
     """(whether it ended well, its first or last line). A command that hangs is ended after `timeout_s`."""
     root = str(Path(__file__).parent.parent)
     try:
         done = subprocess.run(
-            command, env={**os.environ, **(environment or {})}, cwd=root, timeout=timeout_s, capture_output=True, text=True, check=False
+            command,
+            env={**os.environ, **(environment or {})},
+            cwd=root,
+            timeout=timeout_s,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return False, f"no answer within {timeout_s:g} s"
-    lines = [line.strip() for line in (done.stdout if done.returncode == 0 else done.stderr or done.stdout).splitlines() if line.strip()]
+    lines = [
+        line.strip()
+        for line in (done.stdout if done.returncode == 0 else done.stderr or done.stdout).splitlines()
+        if line.strip()
+    ]
     log.debug("%s ended with %d: %s", command, done.returncode, json.dumps(lines[-20:]))
-    line = (lines[0] if keep == "first" and done.returncode == 0 else lines[-1]) if lines else f"ended with code {done.returncode}"
+    line = (
+        (lines[0] if keep == "first" and done.returncode == 0 else lines[-1])
+        if lines
+        else f"ended with code {done.returncode}"
+    )
     return done.returncode == 0, line[:200]
 
 

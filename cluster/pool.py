@@ -114,7 +114,9 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def guarded(open_dataset: Callable[[], Dataset], stage: Stage, task: UnitTask, retryable: frozenset[str]) -> Outcome:
+def guarded(
+    open_dataset: Callable[[], Dataset], stage: Stage, task: UnitTask, retryable: frozenset[str]
+) -> Outcome:
     """The one border where anything may go wrong: a failed unit is told, with its traceback in the log, and tried again."""
     try:
         return do_unit(open_dataset(), stage, task, retryable)
@@ -257,7 +259,10 @@ class RayPool:
                     if outcome and (outcome.fatal or not outcome.error):
                         tries.pop(task.unit, None)
                         yield outcome
-                    elif tries.setdefault(task.unit, 0) + (len(flight.tasks) == 1 or outcome is not None) < MAX_TRIES:
+                    elif (
+                        tries.setdefault(task.unit, 0) + (len(flight.tasks) == 1 or outcome is not None)
+                        < MAX_TRIES
+                    ):
                         tries[task.unit] += len(flight.tasks) == 1 or outcome is not None
                         again.append(task)
                     else:
@@ -285,7 +290,9 @@ class RayPool:
         for flight in flying.values():
             if time.monotonic() - flight.started > self.config.unit_deadline_s * len(flight.tasks):
                 units = ", ".join(task.unit for task in flight.tasks)
-                log.warning("a worker is killed: it holds %s for more than %.0f s", units, self.config.unit_deadline_s)
+                log.warning(
+                    "a worker is killed: it holds %s for more than %.0f s", units, self.config.unit_deadline_s
+                )
                 self.ray.kill(flight.actor)
                 flight.started = float("inf")
 

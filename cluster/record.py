@@ -46,7 +46,12 @@ def run_verb(
     with _stdout_to_stderr() if as_json else contextlib.nullcontext():
         summary = do()
     cpu_s = summary.get("cpu_s", 0.0) + _own_cpu_s() - cpu_before_s
-    summary = {"verb": verb, **summary, "seconds": round(time.monotonic() - started, 2), "cpu_s": round(cpu_s, 2)}
+    summary = {
+        "verb": verb,
+        **summary,
+        "seconds": round(time.monotonic() - started, 2),
+        "cpu_s": round(cpu_s, 2),
+    }
     if output:
         store, run_id = open_store(output), f"{time.strftime('%Y%m%dT%H%M%S')}-{verb}-{os.getpid()}"
         store.put(f"runs/{run_id}/config.yaml", unresolved(type(config), args).encode())

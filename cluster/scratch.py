@@ -25,7 +25,11 @@ NAME = re.compile(r"stillsound-(\d+)-(\d+)-(\d+)-")
 
 def new_scratch(purpose: str) -> Path:
     """A new folder of this process in the system's place for such."""
-    return Path(tempfile.mkdtemp(prefix=f"stillsound-{_machine()}-{os.getpid()}-{_own_start_ms(os.getpid())}-{purpose}-"))
+    return Path(
+        tempfile.mkdtemp(
+            prefix=f"stillsound-{_machine()}-{os.getpid()}-{_own_start_ms(os.getpid())}-{purpose}-"
+        )
+    )
 
 
 @contextlib.contextmanager

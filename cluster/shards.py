@@ -15,7 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-MEMBER = pa.struct([("ext", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("crc32", pa.uint32())])
+MEMBER = pa.struct(
+    [("ext", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("crc32", pa.uint32())]
+)
 CORE = [
     ("ordinal", pa.int32()),
     ("item_id", pa.string()),
@@ -57,7 +59,9 @@ def write_shard(folder: Path, rows: list[Row], columns: pa.Schema) -> Shard:
     kept = sorted((row for row in rows if row.status == "kept"), key=lambda row: row.key or "")
     keys = [row.key for row in kept]
     if len(set(keys)) != len(keys) or None in keys:
-        raise ValueError(f"keys of kept rows must be set and unique within a unit: {sorted(str(k) for k in keys)[:10]}…")
+        raise ValueError(
+            f"keys of kept rows must be set and unique within a unit: {sorted(str(k) for k in keys)[:10]}…"
+        )
     tar, members = None, {}
     if kept:
         tar = folder / "shard.tar"
@@ -97,7 +101,9 @@ def _write_tar(path: Path, kept: list[Row]) -> dict[str, list[dict[str, Any]]]:
                 data = row.members[ext]
                 offset = tar.offset + tarfile.BLOCKSIZE
                 tar.addfile(_header(f"{row.key}.{ext}", len(data)), io.BytesIO(data))
-                members[row.key].append({"ext": ext, "offset": offset, "size": len(data), "crc32": zlib.crc32(data)})
+                members[row.key].append(
+                    {"ext": ext, "offset": offset, "size": len(data), "crc32": zlib.crc32(data)}
+                )
     return members
 
 
@@ -116,10 +122,14 @@ def _check_tar(path: Path, members: dict[str, list[dict[str, Any]]]) -> None:
             for part in parts:
                 file.seek(part["offset"])
                 if not verify_member(file.read(part["size"]), part["crc32"]):
-                    raise OSError(f"{path}: {key}.{part['ext']} reads back with other bytes; is the local disk failing?")
+                    raise OSError(
+                        f"{path}: {key}.{part['ext']} reads back with other bytes; is the local disk failing?"
+                    )
 
 
-def _write_index(path: Path, rows: list[Row], members: dict[str, list[dict[str, Any]]], columns: pa.Schema) -> None:
+def _write_index(
+    path: Path, rows: list[Row], members: dict[str, list[dict[str, Any]]], columns: pa.Schema
+) -> None:
     records = [
         {
             "ordinal": ordinal,
@@ -133,4 +143,9 @@ def _write_index(path: Path, rows: list[Row], members: dict[str, list[dict[str, 
         }
         for ordinal, row in enumerate(rows)
     ]
-    pq.write_table(pa.Table.from_pylist(records, schema=index_schema(columns)), path, compression="zstd", store_schema=False)
+    pq.write_table(
+        pa.Table.from_pylist(records, schema=index_schema(columns)),
+        path,
+        compression="zstd",
+        store_schema=False,
+    )

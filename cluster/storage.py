@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import fsspec
-from tenacity import RetryError, Retrying, before_sleep_log, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    RetryError,
+    Retrying,
+    before_sleep_log,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_random_exponential,
+)
 
 from configs.load import StoppedError, UserError
 
@@ -28,7 +35,9 @@ SINGLE_PUT_BYTES = 1 << 30
 UNFINISHED = r"\.[0-9a-f]{32}\.partial|\.probe-[0-9a-f]{32}(-link)?"  # as `FolderStore` names what it has not published yet
 LARGE_BYTES, PART_BYTES, PARTS_AT_ONCE = 128 << 20, 64 << 20, 4
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S, MAX_WAIT_S = 10, 60, 20
-TRANSIENT_ERRNO = frozenset({errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.EAGAIN, errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE})
+TRANSIENT_ERRNO = frozenset(
+    {errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.EAGAIN, errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE}
+)
 
 
 class StorageDownError(OSError, StoppedError):
@@ -74,16 +83,22 @@ def open_store(uri: str, writable: bool = False) -> Store:
         store = RemoteStore(uri)
         _retrying(store.list_first, _is_busy)  # where nobody listens at all, that is said at once
     except (ValueError, ImportError) as error:
-        raise UserError(f"{uri}: no storage for scheme {scheme!r} ({error}); use a folder or s3://bucket/prefix") from error
+        raise UserError(
+            f"{uri}: no storage for scheme {scheme!r} ({error}); use a folder or s3://bucket/prefix"
+        ) from error
     except PermissionError as error:
-        raise UserError(f"{uri}: access denied ({error}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+        raise UserError(
+            f"{uri}: access denied ({error}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
     except FileNotFoundError as error:
         raise UserError(f"{uri}: no such bucket; create it first") from error
     except unanswered as error:
         if "credentials" in str(error).lower():
             hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
             raise UserError(f"{uri}: no credentials for object storage; {hint}") from error
-        raise UserError(f"{uri}: object storage does not answer ({type(error).__name__}: {error}); check AWS_ENDPOINT_URL") from error
+        raise UserError(
+            f"{uri}: object storage does not answer ({type(error).__name__}: {error}); check AWS_ENDPOINT_URL"
+        ) from error
     return store
 
 
@@ -112,7 +127,9 @@ def _open_folder(uri: str, writable: bool) -> "FolderStore":
                 probe.with_name(f"{probe.name}-link").unlink()
             except OSError as error:
                 hint = "what makes a name appear whole, once and for one writer; choose a disk that has them, or s3://bucket/prefix"
-                raise UserError(f"{uri}: its file system has no hard links ({error.strerror}), {hint}") from error
+                raise UserError(
+                    f"{uri}: its file system has no hard links ({error.strerror}), {hint}"
+                ) from error
             finally:
                 probe.unlink()
         except OSError as error:
@@ -156,7 +173,12 @@ class FolderStore:
 
     def list(self, prefix: str = "") -> list[str]:
         top = self.root / prefix
-        files = (Path(folder) / name for folder, _, names in os.walk(top) for name in names if not name.startswith("."))
+        files = (
+            Path(folder) / name
+            for folder, _, names in os.walk(top)
+            for name in names
+            if not name.startswith(".")
+        )
         return sorted(str(file.relative_to(self.root)) for file in files)
 
     def exists(self, name: str) -> bool:
@@ -245,7 +267,9 @@ class RemoteStore:
 
     def put(self, name: str, data: bytes) -> None:
         try:
-            _retrying(lambda: self.fs.pipe_file(self._path(name), data, mode="create", chunksize=SINGLE_PUT_BYTES))
+            _retrying(
+                lambda: self.fs.pipe_file(self._path(name), data, mode="create", chunksize=SINGLE_PUT_BYTES)
+            )
         except OSError as error:
             if not _is_conflict(error):
                 raise
@@ -258,7 +282,9 @@ class RemoteStore:
             return self.put(name, path.read_bytes())
         limits = {"mode": "create", "chunksize": PART_BYTES, "max_concurrency": PARTS_AT_ONCE}
         try:
-            if self.exists(name):  # not every server heeds the condition where it completes an upload in parts
+            if self.exists(
+                name
+            ):  # not every server heeds the condition where it completes an upload in parts
                 raise FileExistsError(name)
             _retrying(lambda: self.fs.put_file(str(path), self._path(name), **limits))
         except OSError as error:
@@ -271,7 +297,9 @@ class RemoteStore:
         size = path.stat().st_size
         with open(path, "rb") as file:
             pieces = ((file.read(PART_BYTES), start) for start in range(0, size, PART_BYTES))
-            return self.size(name) == size and all(self.read_range(name, at, at + len(piece)) == piece for piece, at in pieces)
+            return self.size(name) == size and all(
+                self.read_range(name, at, at + len(piece)) == piece for piece, at in pieces
+            )
 
     def replace(self, name: str, data: bytes) -> None:
         _retrying(lambda: self.fs.pipe_file(self._path(name), data))
@@ -315,7 +343,9 @@ class RemoteStore:
         name, _, upload = name.rpartition("?")
         bucket, _, key = self._path(name).partition("/")
         try:
-            _retrying(lambda: self.fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload))
+            _retrying(
+                lambda: self.fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload)
+            )
         except FileNotFoundError:
             pass
 
@@ -340,12 +370,17 @@ def _is_conflict(error: BaseException) -> bool:
 
 
 def _is_transient(error: BaseException) -> bool:
-    if isinstance(error, (FileNotFoundError, FileExistsError, PermissionError, UserError)) or _status(error) == 412:
+    if (
+        isinstance(error, (FileNotFoundError, FileExistsError, PermissionError, UserError))
+        or _status(error) == 412
+    ):
         return False
     if isinstance(error, (TimeoutError, ConnectionError)) or _status(error) == 409 or _is_busy(error):
         return True
     known = type(error).__module__.split(".")[0] in ("aiohttp", "botocore", "aiobotocore")
-    return (isinstance(error, OSError) and error.errno in TRANSIENT_ERRNO) or (known and "Credentials" not in type(error).__name__)
+    return (isinstance(error, OSError) and error.errno in TRANSIENT_ERRNO) or (
+        known and "Credentials" not in type(error).__name__
+    )
 
 
 def _is_busy(error: BaseException) -> bool:

@@ -35,9 +35,13 @@ ROOMS = ("cluster", "ingest", "training")
 def submission(words: Sequence[str], address: str, wait: bool = True) -> list[str]:
     """The `ray job submit` command for `words` (`python -m ROOM VERB …`). UserError for what would only fail over there."""
     if list(words[:2]) != ["python", "-m"] or len(words) < 4 or words[2] not in ROOMS:
-        raise UserError(f"cannot submit {' '.join(words)!r}: give the command after --, as in -- python -m ingest scrape CONFIG name=value")
+        raise UserError(
+            f"cannot submit {' '.join(words)!r}: give the command after --, as in -- python -m ingest scrape CONFIG name=value"
+        )
     if not address.startswith(("http://", "https://")):
-        raise UserError(f"address {address!r} is not a Ray job server: give --address http://HOST:8265 or set RAY_ADDRESS to one")
+        raise UserError(
+            f"address {address!r} is not a Ray job server: give --address http://HOST:8265 or set RAY_ADDRESS to one"
+        )
     for word in words[4:]:
         if re.search(r"://[^/\s]*@", word):
             raise UserError(
@@ -46,7 +50,17 @@ def submission(words: Sequence[str], address: str, wait: bool = True) -> list[st
         if word.endswith((".yaml", ".yml")) and "=" not in word:
             _require_shipped(word)
     environment = json.dumps({"excludes": list(EXCLUDES)})
-    command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", address, "--working-dir", "."]
+    command = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "job",
+        "submit",
+        "--address",
+        address,
+        "--working-dir",
+        ".",
+    ]
     return [*command, "--runtime-env-json", environment, *([] if wait else ["--no-wait"]), "--", *words]
 
 
@@ -61,4 +75,6 @@ def _require_shipped(config: str) -> None:
     if not path.is_relative_to(ROOT):
         raise UserError(f"config file {config} lies outside {ROOT}, which is what the job gets: copy it in")
     if not path.is_file():
-        raise UserError(f"no such config file: {config} (paths are relative to {ROOT}, which is what the job gets)")
+        raise UserError(
+            f"no such config file: {config} (paths are relative to {ROOT}, which is what the job gets)"
+        )

@@ -23,11 +23,30 @@ from typing import Any
 import pyarrow as pa
 from rich.console import RenderableType
 from rich.filesize import decimal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from cluster.dataset import Dataset, UnitTask
-from cluster.pool import CRASHED, LocalPool, Outcome, PoolConfig, RayPool, StageFactory, UnitOutput, cpu_seconds, ensure_ray
+from cluster.pool import (
+    CRASHED,
+    LocalPool,
+    Outcome,
+    PoolConfig,
+    RayPool,
+    StageFactory,
+    UnitOutput,
+    cpu_seconds,
+    ensure_ray,
+)
 from configs.load import StoppedError, UserError
 
 __all__ = ["RunSummary", "UnitOutput", "UnitTask", "cpu_seconds", "ensure_ray", "run_units"]
@@ -95,7 +114,9 @@ def run_units(
     if workers < 0:
         raise UserError(f"workers={workers}: give 0 (in this process) or more")
     columns = columns if columns is not None else pa.schema([])
-    config = PoolConfig(dataset.uri, stage_factory, columns, retryable_reasons | {CRASHED}, num_gpus, unit_deadline_s)
+    config = PoolConfig(
+        dataset.uri, stage_factory, columns, retryable_reasons | {CRASHED}, num_gpus, unit_deadline_s
+    )
     started, done = time.monotonic(), dataset.committed_units()
     summary, first_unit = RunSummary(units_before=len(done)), 0
     with contextlib.ExitStack() as stack:
@@ -103,30 +124,50 @@ def run_units(
         while True:
             passing = follow_up(dataset, config.retryable, max_attempts)
             attempts = ATTEMPTS_PER_RUN if first_unit else max_attempts
-            wanted = [attempt < attempts and unit not in done for unit, attempt in dataset.unit_attempts(first_unit)]
+            wanted = [
+                attempt < attempts and unit not in done for unit, attempt in dataset.unit_attempts(first_unit)
+            ]
             if not any(wanted):
                 break
             if first_unit and passing and retry_after_s:
                 log.info("what failed in passing is tried again in %g s", retry_after_s)
                 time.sleep(retry_after_s)
             pool = pool or stack.enter_context(_open_pool(config, workers))
-            _do(dataset.uri, pool, itertools.compress(dataset.iter_units(first_unit), wanted), sum(wanted), summary, progress)
+            _do(
+                dataset.uri,
+                pool,
+                itertools.compress(dataset.iter_units(first_unit), wanted),
+                sum(wanted),
+                summary,
+                progress,
+            )
             first_unit += len(wanted)
     summary.seconds = time.monotonic() - started
     return summary
 
 
-def _do(dataset_uri: str, pool: LocalPool | RayPool, todo: Iterator[UnitTask], total: int, summary: RunSummary, progress: bool) -> None:
+def _do(
+    dataset_uri: str,
+    pool: LocalPool | RayPool,
+    todo: Iterator[UnitTask],
+    total: int,
+    summary: RunSummary,
+    progress: bool,
+) -> None:
     with _progress(progress) as show:
         line = show.add_task("units", total=total, said="")
         for outcome in pool.stream(todo):
             if outcome.fatal:
-                raise StoppedError(f"{dataset_uri}: {outcome.error}; nothing is lost: run the same command again when it answers")
+                raise StoppedError(
+                    f"{dataset_uri}: {outcome.error}; nothing is lost: run the same command again when it answers"
+                )
             summary.add(outcome)
             show.update(line, advance=1, said=_said(summary))
             show.tell_log()
             if len(summary.failed) == HOPELESS_UNITS and not (summary.units_done or summary.deferred):
-                raise StoppedError(f"the first {HOPELESS_UNITS} units all failed, the last one with: {outcome.error}")
+                raise StoppedError(
+                    f"the first {HOPELESS_UNITS} units all failed, the last one with: {outcome.error}"
+                )
 
 
 def follow_up(dataset: Dataset, retryable: frozenset[str], max_attempts: int) -> bool:
@@ -167,8 +208,16 @@ def _open_pool(config: PoolConfig, workers: int) -> Iterator[LocalPool | RayPool
 def _said(summary: RunSummary) -> str:
     """What came of it so far: rows kept, and refused by reason, bytes, and the units that a later run tries again, with why."""
     kept = summary.counts.get("kept", 0)
-    parts = [f"kept {kept:,}", f"refused {sum(summary.counts.values()) - kept:,}{_reasons(summary.counts)}", decimal(summary.num_bytes)]
-    parts += [f"to try later: {_units(summary.deferred)}{_reasons(summary.deferred_counts)}"] if summary.deferred else []
+    parts = [
+        f"kept {kept:,}",
+        f"refused {sum(summary.counts.values()) - kept:,}{_reasons(summary.counts)}",
+        decimal(summary.num_bytes),
+    ]
+    parts += (
+        [f"to try later: {_units(summary.deferred)}{_reasons(summary.deferred_counts)}"]
+        if summary.deferred
+        else []
+    )
     parts += [f"failed: {_units(summary.failed)}"] if summary.failed else []
     return " · ".join(parts)
 
@@ -217,11 +266,25 @@ class RunProgress(Progress):
             return
         self.told_at = self.get_time()
         for task in self.tasks:
-            left = "-" if task.time_remaining is None else f"{datetime.timedelta(seconds=task.time_remaining)}"
+            left = (
+                "-" if task.time_remaining is None else f"{datetime.timedelta(seconds=task.time_remaining)}"
+            )
             done = f"{task.completed:,.0f} of {task.total or 0:,.0f} {task.description}"
             log.info("%s · %s · %s left · %s", done, rate_of(task.speed), left, task.fields["said"])
 
 
 def _progress(shown: bool) -> RunProgress:
-    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), RateColumn(), TimeElapsedColumn())
-    return RunProgress(*columns, TimeRemainingColumn(), disable=not shown, refresh_per_second=4, speed_estimate_period=RATE_OVER_S)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(20),
+        MofNCompleteColumn(),
+        RateColumn(),
+        TimeElapsedColumn(),
+    )
+    return RunProgress(
+        *columns,
+        TimeRemainingColumn(),
+        disable=not shown,
+        refresh_per_second=4,
+        speed_estimate_period=RATE_OVER_S,
+    )

@@ -61,7 +61,9 @@ def load_config(schema: type[T], args: Sequence[str]) -> T:
     """
     paths = [arg for arg in args if "=" not in arg]
     if len(paths) > 1:
-        raise UserError(f"more than one config file given: {', '.join(paths)}; give one, and settings as name=value")
+        raise UserError(
+            f"more than one config file given: {', '.join(paths)}; give one, and settings as name=value"
+        )
     config = OmegaConf.structured(schema)
     if paths:
         _merge(config, schema, _read_yaml(paths[0]), paths[0])
@@ -116,7 +118,9 @@ def run_app(app: typer.Typer) -> None:
     try:
         code = typer.main.get_command(app)(standalone_mode=False)
     except UserError as error:
-        _refuse(str(getattr(error, "cause", error)))  # Ray raises a subclass whose text is a traceback, the real one in .cause
+        _refuse(
+            str(getattr(error, "cause", error))
+        )  # Ray raises a subclass whose text is a traceback, the real one in .cause
     except StoppedError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(1)
@@ -143,13 +147,17 @@ def _one_line(message: object) -> str:
 
 def _read_yaml(path: str) -> dict[str, Any]:
     if not os.path.exists(path):
-        raise UserError(f"no such config file: {path}{_did_you_mean(path, _yaml_files_beside(path))} (settings are given as name=value)")
+        raise UserError(
+            f"no such config file: {path}{_did_you_mean(path, _yaml_files_beside(path))} (settings are given as name=value)"
+        )
     try:
         tree = OmegaConf.load(path)
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {_one_line(error)}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read config file {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise UserError(
+            f"cannot read config file {path}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     if not isinstance(tree, DictConfig):
         raise UserError(f"{path} must hold settings (name: value), not a list or a single value")
     return cast(dict[str, Any], OmegaConf.to_container(tree))
@@ -170,7 +178,9 @@ def _read_override(schema: type, arg: str) -> dict[str, Any]:
         try:
             value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[call-overload,index]
         except (yaml.YAMLError, OmegaConfBaseException) as error:
-            raise UserError(f'the value of "{arg}" cannot be read: {_one_line(error)}; quote it, or write lists as [a,b]') from error
+            raise UserError(
+                f'the value of "{arg}" cannot be read: {_one_line(error)}; quote it, or write lists as [a,b]'
+            ) from error
     else:
         value = text
     for name in reversed(names):
@@ -192,7 +202,9 @@ def _merge(config: DictConfig, schema: type, tree: dict[str, Any], origin: str) 
             raise UserError(f"{'.'.join(names)} = {_show(value)} is not {expected} (in {origin})") from error
 
 
-def _assignments(schema: Any, tree: dict[str, Any], above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _assignments(
+    schema: Any, tree: dict[str, Any], above: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], Any]]:
     for key, value in tree.items():
         inner = _section(_hints(schema)[str(key)])
         if inner and isinstance(value, dict) and value:
@@ -216,9 +228,13 @@ def _refuse_unknown(schema: Any, tree: dict[str, Any], prefix: str, origin: str)
 
 def _instantiate(config: DictConfig, schema: type[T]) -> T:
     try:
-        missing = [full for name in sorted(OmegaConf.missing_keys(config)) for full in _required(schema, name)]
+        missing = [
+            full for name in sorted(OmegaConf.missing_keys(config)) for full in _required(schema, name)
+        ]
         if missing:
-            raise UserError(f"missing setting{'s' if len(missing) > 1 else ''}: {', '.join(missing)}; add {missing[0]}=… to the command")
+            raise UserError(
+                f"missing setting{'s' if len(missing) > 1 else ''}: {', '.join(missing)}; add {missing[0]}=… to the command"
+            )
         return cast(T, OmegaConf.to_object(config))
     except UserError:
         raise
@@ -282,7 +298,9 @@ def _type_name(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return f"one of {', '.join(map(str, typing.get_args(annotation)))}"
     return "of type " + (
-        annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else str(annotation).replace("typing.", "")
+        annotation.__name__
+        if isinstance(annotation, type) and not typing.get_args(annotation)
+        else str(annotation).replace("typing.", "")
     )
 
 

@@ -18,7 +18,9 @@ Show = Callable[[dict[str, Any]], None]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False, soft_wrap=True, markup=False)  # what is printed may come from elsewhere
 ARGS = typer.Argument(None, metavar="[CONFIG] [name=value…]")
-JSON = typer.Option(False, "--json", help="the summary as one JSON object on stdout, everything else on stderr")
+JSON = typer.Option(
+    False, "--json", help="the summary as one JSON object on stdout, everything else on stderr"
+)
 PURGE = typer.Option(False, "--purge", help="delete at once: runs that pin an old snapshot cannot resume")
 DRY_RUN = typer.Option(False, "--dry-run", help="print the plan and do nothing")
 
@@ -39,9 +41,20 @@ def synth(output: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bo
     config = load_config(SynthConfig, words)
 
     def show(summary: dict[str, Any]) -> None:
-        console.print(f"{summary['media']} media in {output}/media, their truth in {output}/truth; {summary['seconds']:.0f} s")
+        console.print(
+            f"{summary['media']} media in {output}/media, their truth in {output}/truth; {summary['seconds']:.0f} s"
+        )
 
-    run_verb("synth", words, config, lambda: run(config), output=output, show=show, as_json=as_json, dry_run=dry_run)
+    run_verb(
+        "synth",
+        words,
+        config,
+        lambda: run(config),
+        output=output,
+        show=show,
+        as_json=as_json,
+        dry_run=dry_run,
+    )
 
 
 @app.command()
@@ -69,7 +82,16 @@ def scrape(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN
     def do() -> dict[str, Any]:
         return dataclasses.asdict(run(config, progress=not as_json))
 
-    summary = run_verb("scrape", args or [], config, do, output=config.output, show=show_units, as_json=as_json, dry_run=dry_run)
+    summary = run_verb(
+        "scrape",
+        args or [],
+        config,
+        do,
+        output=config.output,
+        show=show_units,
+        as_json=as_json,
+        dry_run=dry_run,
+    )
     if summary and (summary["failed"] or summary["deferred"]):
         raise typer.Exit(1)
 
@@ -86,7 +108,9 @@ def curate(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: 
     def show(summary: dict[str, Any]) -> None:
         verb = "would be buried" if dry_run else "buried"
         counts = [f"{count} {verb} as {reason}" for reason, count in summary["buried"].items() if count]
-        console.print(f"{summary['samples']} samples: {summary['kept']} stay; {', '.join(counts) or 'nothing to bury'}")
+        console.print(
+            f"{summary['samples']} samples: {summary['kept']} stay; {', '.join(counts) or 'nothing to bury'}"
+        )
 
     do_in_dataset("curate", words, config, lambda: run(config, dry_run), show, as_json, dry_run)
 
@@ -104,7 +128,9 @@ def remove(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: 
         said = "would be removed" if dry_run else "removed"
         console.print(f"{summary['samples']} samples {said}; units written again: {summary['units']}")
         if summary["pending"]:
-            console.print(f"{summary['pending']} items that are listed and not scraped yet {'would be' if dry_run else 'are'} kept out")
+            console.print(
+                f"{summary['pending']} items that are listed and not scraped yet {'would be' if dry_run else 'are'} kept out"
+            )
         for name in summary["unmatched"]:
             console.print(f"not found: {name}", style="yellow")
         show_removed(summary)
@@ -127,12 +153,19 @@ def refresh(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run:
 
     def show(summary: dict[str, Any]) -> None:
         said = "would be buried" if dry_run else "buried"
-        why = ", ".join(f"{reason} {count}" for reason, count in summary["withdrawn"].items()) or "nothing withdrawn"
-        console.print(f"{summary['asked']} of {summary['items']} items asked; {why}; {summary['samples']} samples {said}")
+        why = (
+            ", ".join(f"{reason} {count}" for reason, count in summary["withdrawn"].items())
+            or "nothing withdrawn"
+        )
+        console.print(
+            f"{summary['asked']} of {summary['items']} items asked; {why}; {summary['samples']} samples {said}"
+        )
         if summary["asked_before"]:
             console.print(f"{summary['asked_before']} were asked before this run was cut off")
         if summary["later"]:
-            console.print(f"{summary['later']} items could not be asked now: run the same command again", style="yellow")
+            console.print(
+                f"{summary['later']} items could not be asked now: run the same command again", style="yellow"
+            )
         for name in ("unclear", "not_covered"):
             if summary[name]:
                 console.print(f"{summary[name]} items {name.replace('_', ' ')}: they stay", style="yellow")
@@ -149,11 +182,15 @@ def show_removed(summary: dict[str, Any]) -> None:
         seen = f"{entry['run']} step {entry['step']} ({entry['checkpoint']})"
         console.print(f"may have seen {entry['samples']} of them: {seen}")
     for unit, error in sorted(summary["failed"].items()):
-        console.print(printable(f"{unit} failed: {error}; the tombstones hold; run the same command again"), style="red")
+        console.print(
+            printable(f"{unit} failed: {error}; the tombstones hold; run the same command again"), style="red"
+        )
 
 
 @app.command()
-def gc(dataset: str, args: list[str] = ARGS, purge: bool = PURGE, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
+def gc(
+    dataset: str, args: list[str] = ARGS, purge: bool = PURGE, as_json: bool = JSON, dry_run: bool = DRY_RUN
+) -> None:
     """Delete what no commit of DATASET names any more, a week after it became garbage."""
     from ingest.gc import GcConfig
     from ingest.gc import gc as run
@@ -206,7 +243,9 @@ def report(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: 
         console.print(f"wrote {path}")
 
 
-def do_in_dataset(verb: str, words: list[str], config: Any, do: Do, show: Show, as_json: bool, dry_run: bool) -> dict[str, Any] | None:
+def do_in_dataset(
+    verb: str, words: list[str], config: Any, do: Do, show: Show, as_json: bool, dry_run: bool
+) -> dict[str, Any] | None:
     """`run_verb` for verbs that know what they would do: a dry run looks, tells and leaves no record."""
     output = "" if dry_run else config.dataset
     return run_verb(verb, words, config, do, output=output, show=show, as_json=as_json, dry_run=False)
@@ -220,10 +259,23 @@ def stills(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN
     config = load_config(StillsConfig, args or [])
 
     def show(summary: dict[str, Any]) -> None:
-        refused = f"; {summary['refused']} cannot be read: {config.output}/refused.tsv" if summary["refused"] else ""
+        refused = (
+            f"; {summary['refused']} cannot be read: {config.output}/refused.tsv"
+            if summary["refused"]
+            else ""
+        )
         console.print(f"{summary['videos']} videos, listed in {config.output}/list.tsv{refused}")
 
-    run_verb("stills", args or [], config, lambda: make_stills(config), output=config.output, show=show, as_json=as_json, dry_run=dry_run)
+    run_verb(
+        "stills",
+        args or [],
+        config,
+        lambda: make_stills(config),
+        output=config.output,
+        show=show,
+        as_json=as_json,
+        dry_run=dry_run,
+    )
 
 
 def show_units(summary: dict[str, Any]) -> None:
@@ -238,7 +290,10 @@ def show_units(summary: dict[str, Any]) -> None:
     cost = f"{summary['num_bytes'] / 1e6:.1f} MB in {summary['seconds']:.1f} s, {summary['cpu_s']:.1f} CPU-s"
     console.print(f"{summary['units_done']} units done, {summary['units_before']} were there before; {cost}")
     if summary["deferred"]:
-        why = ", ".join(f"{name.removeprefix('refused:')} {count}" for name, count in sorted(summary["deferred_counts"].items()))
+        why = ", ".join(
+            f"{name.removeprefix('refused:')} {count}"
+            for name, count in sorted(summary["deferred_counts"].items())
+        )
         later = f"{len(summary['deferred'])} units left for later (mostly transient failures: {why}): run the same command again"
         console.print(later, style="yellow")
     for unit, error in sorted(summary["failed"].items()):

@@ -9,7 +9,7 @@ and whatever is buried has a near one that stays. Candidates share 16 of the ima
 shape: every pair up to 6 image bits and 7 shape bits apart is found, of those further apart most. Where more than 256 share
 all that (a camera that never moves), they must share 16 bits of the sound's change, too.
 
-That compares clips cut at the same times; ingest.reuploads finds videos whose windows lie elsewhere. Rows and near pairs lie
+That compares clips cut at the same times; ingest.dedup.reuploads finds videos whose windows lie elsewhere. Rows and near pairs lie
 in a temporary SQLite file (about 500 bytes per sample, 20 per pair); in memory stand 41 bytes per sample, 50 more at times,
 and the keys of the tombstones. It removes no bytes (ingest.remove does).
 """
@@ -28,8 +28,8 @@ import numpy as np
 from cluster.dataset import Dataset
 from cluster.scratch import scratch_folder
 from configs.load import UserError
-from ingest.fingerprint import AUDIO_BYTES, IMAGE_BYTES, SHADES, audio_distances, image_distances
-from ingest.reuploads import LEAST_FRAMES, Tracks, find_reuploads
+from ingest.dedup.fingerprint import AUDIO_BYTES, IMAGE_BYTES, SHADES, audio_distances, image_distances
+from ingest.dedup.reuploads import LEAST_FRAMES, Tracks, find_reuploads
 from ingest.sample import split_group
 
 REASONS = ("", "duplicate", "near_duplicate", "channel_cap", "split_conflict")
@@ -45,7 +45,7 @@ CROWD = 256
 
 @dataclass
 class CurateConfig:
-    """`image_distance`: bits of 64; `audio_distance`: see ingest.fingerprint. Both must be near. Of a channel (iNaturalist: an
+    """`image_distance`: bits of 64; `audio_distance`: see ingest.dedup.fingerprint. Both must be near. Of a channel (iNaturalist: an
     observer), at most `max_per_channel` clips and `max_hours_per_channel` hours stay; 0: no cap.
     """
 
@@ -62,7 +62,9 @@ class CurateConfig:
         if not 0 <= self.image_distance <= MAX_IMAGE_DISTANCE:
             raise UserError(f"image_distance={self.image_distance}: give 0 to {MAX_IMAGE_DISTANCE} bits")
         if not 0 <= self.audio_distance < 0.5:
-            raise UserError(f"audio_distance={self.audio_distance}: give 0 to 0.5; from 0.33 on, other sounds count as near")
+            raise UserError(
+                f"audio_distance={self.audio_distance}: give 0 to 0.5; from 0.33 on, other sounds count as near"
+            )
 
 
 def curate(config: CurateConfig, dry_run: bool = False) -> dict[str, Any]:
@@ -82,7 +84,12 @@ def curate(config: CurateConfig, dry_run: bool = False) -> dict[str, Any]:
         finally:
             database.close()
     counts = {REASONS[mark]: int((marks == mark).sum()) for mark in range(1, len(REASONS))}
-    return {"dataset": config.dataset, "samples": len(marks), "kept": int((marks == 0).sum()), "buried": counts}
+    return {
+        "dataset": config.dataset,
+        "samples": len(marks),
+        "kept": int((marks == 0).sum()),
+        "buried": counts,
+    }
 
 
 def _spool(dataset: Dataset, database: sqlite3.Connection) -> None:
@@ -103,8 +110,13 @@ def _spool(dataset: Dataset, database: sqlite3.Connection) -> None:
         living = [row for row in rows if row["status"] == "kept" and row["key"] not in buried]
         if lacking or not all(row["image_hash"] and row["audio_fingerprint"] for row in living):
             what = f"the index of unit {commit.unit} has no {lacking[0] if lacking else 'image_hash'}"
-            raise UserError(f"{dataset.uri}: {what}: it was made before fingerprints were recorded; scrape again into another output")
-        database.executemany("INSERT OR IGNORE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (_record(row, split_by) for row in living))
+            raise UserError(
+                f"{dataset.uri}: {what}: it was made before fingerprints were recorded; scrape again into another output"
+            )
+        database.executemany(
+            "INSERT OR IGNORE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (_record(row, split_by) for row in living),
+        )
     database.execute("COMMIT")
 
 
@@ -113,7 +125,15 @@ def _record(row: dict[str, Any], split_by: str) -> tuple[str, str, str, str, str
     prints = bytes.fromhex(row["image_hash"] + row["audio_fingerprint"])
     fellows = split_group(source, media, channel, split_by)
     told = (f"{source}@{channel}" if channel else "", row["split"] or "", row["duration_s"] or 0.0)
-    return row["key"], f"{source}:{media}", fellows, *told, prints, row["image_palette"] or b"", row["audio_sequence"] or b""
+    return (
+        row["key"],
+        f"{source}:{media}",
+        fellows,
+        *told,
+        prints,
+        row["image_palette"] or b"",
+        row["audio_sequence"] or b"",
+    )
 
 
 def _judge(database: sqlite3.Connection, config: CurateConfig, folder: Path) -> np.ndarray:
@@ -144,7 +164,9 @@ def _mark_splits(database: sqlite3.Connection, marks: np.ndarray) -> None:
     firsts = "SELECT fellows, split, MIN(key) FROM samples GROUP BY fellows HAVING COUNT(DISTINCT split) > 1"
     split_of = {fellows: split for fellows, split, _ in database.execute(firsts)}
     if split_of:
-        for place, (fellows, split) in enumerate(database.execute("SELECT fellows, split FROM samples ORDER BY key")):
+        for place, (fellows, split) in enumerate(
+            database.execute("SELECT fellows, split FROM samples ORDER BY key")
+        ):
             if split_of.get(fellows, split) != split:
                 marks[place] = SPLIT
 
@@ -157,7 +179,9 @@ def _mark_duplicates(prints: np.ndarray, marks: np.ndarray) -> None:
     marks[order[1:][same]] = DUPLICATE
 
 
-def _mark_near(database: sqlite3.Connection, prints: np.ndarray, marks: np.ndarray, config: CurateConfig) -> None:
+def _mark_near(
+    database: sqlite3.Connection, prints: np.ndarray, marks: np.ndarray, config: CurateConfig
+) -> None:
     """In the order of keys, a sample goes if one near it stays."""
     database.execute("CREATE TABLE near (high INTEGER, low INTEGER, PRIMARY KEY (high, low)) WITHOUT ROWID")
     living = np.flatnonzero(marks == 0)
@@ -181,7 +205,9 @@ def _candidates(prints: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     A bucket of more than CROWD is divided by 16 bits of change, in eight ways.
     """
     image = np.ascontiguousarray(prints[:, :1]).view(np.uint8).astype(np.uint32)
-    shape, change = (np.ascontiguousarray(prints[:, words]).view(np.uint16) for words in (slice(1, 3), slice(3, 5)))
+    shape, change = (
+        np.ascontiguousarray(prints[:, words]).view(np.uint16) for words in (slice(1, 3), slice(3, 5))
+    )
     for one, other in itertools.combinations(range(IMAGE_BYTES), 2):
         picture = image[:, one] << 24 | image[:, other] << 16
         for word in range(shape.shape[1]):
@@ -217,7 +243,9 @@ def _neighbours(bucket: np.ndarray, places: np.ndarray) -> Iterator[tuple[np.nda
             yield places[part], places[part + distance]
 
 
-def _mark_reuploads(database: sqlite3.Connection, images: np.ndarray, marks: np.ndarray, folder: Path) -> None:
+def _mark_reuploads(
+    database: sqlite3.Connection, images: np.ndarray, marks: np.ndarray, folder: Path
+) -> None:
     """Clips of media that were found again, cut elsewhere."""
     (longest,) = database.execute("SELECT MAX(LENGTH(sequence)) FROM samples").fetchone()
     if not longest or longest < FIRST_BYTES + LEAST_FRAMES:
@@ -225,12 +253,16 @@ def _mark_reuploads(database: sqlite3.Connection, images: np.ndarray, marks: np.
     frames = np.memmap(folder / "frames", np.uint8, "w+", shape=(len(marks), longest - FIRST_BYTES))
     palettes = np.memmap(folder / "palettes", np.uint8, "w+", shape=(len(marks), SHADES**3))
     first, media = np.zeros(len(marks), np.int32), np.zeros(len(marks), np.uint64)
-    for place, (name, palette, sequence) in enumerate(database.execute("SELECT media, palette, sequence FROM samples ORDER BY key")):
+    for place, (name, palette, sequence) in enumerate(
+        database.execute("SELECT media, palette, sequence FROM samples ORDER BY key")
+    ):
         media[place] = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
         if sequence and palette:
             palettes[place] = np.frombuffer(palette, np.uint8)
             first[place] = int.from_bytes(sequence[:FIRST_BYTES], "little")
-            frames[place, : len(sequence) - FIRST_BYTES] = np.frombuffer(sequence, np.uint8, offset=FIRST_BYTES)
+            frames[place, : len(sequence) - FIRST_BYTES] = np.frombuffer(
+                sequence, np.uint8, offset=FIRST_BYTES
+            )
     _, lowest, number = np.unique(media, return_index=True, return_inverse=True)
     ranks = np.empty(len(lowest), np.int32)
     ranks[np.argsort(lowest)] = np.arange(len(lowest))
@@ -245,7 +277,9 @@ def _mark_channels(database: sqlite3.Connection, marks: np.ndarray, config: Cura
     if min(most, most_s) == float("inf"):
         return
     counts, seconds = Counter[str](), defaultdict[str, float](float)
-    for place, (channel, duration_s) in enumerate(database.execute("SELECT channel, duration_s FROM samples ORDER BY key")):
+    for place, (channel, duration_s) in enumerate(
+        database.execute("SELECT channel, duration_s FROM samples ORDER BY key")
+    ):
         if marks[place] == 0 and channel:
             if counts[channel] + 1 > most or seconds[channel] + duration_s > most_s + 1e-6:
                 marks[place] = CAPPED

@@ -53,7 +53,10 @@ def gc(config: GcConfig, dry_run: bool = False) -> dict[str, Any]:
             dataset.store.discard(piece.name)
         else:
             dataset.store.delete(piece.name)
-    told = {"deleted": [piece.name for piece in due], "waiting": [piece.name for piece in garbage if not piece.due]}
+    told = {
+        "deleted": [piece.name for piece in due],
+        "waiting": [piece.name for piece in garbage if not piece.due],
+    }
     return {"dataset": config.dataset, "dry_run": dry_run, **told, "num_bytes": num_bytes}
 
 
@@ -62,7 +65,10 @@ def find_garbage(dataset: Dataset, config: GcConfig, now_s: float) -> Iterator[G
 
     `UserError` where one of those commits is damaged: nobody can say what it names.
     """
-    names = [*dataset.list_own("shards"), *dataset.list_own("index")]  # before the commits: one made since is seen
+    names = [
+        *dataset.list_own("shards"),
+        *dataset.list_own("index"),
+    ]  # before the commits: one made since is seen
     try:
         newest = dataset.commits()
     except OSError as error:

@@ -19,12 +19,34 @@ CLASSES = ("public-domain", "attribution", "share-alike", "non-commercial", "no-
 """What `license.allow` may name besides codes. All but `public-domain` are demands of a license."""
 
 CC_KINDS = ("BY", "BY-SA", "BY-NC", "BY-NC-SA", "BY-ND", "BY-NC-ND")
-OLD_KINDS = ("SA", "NC", "NC-SA", "ND", "NC-ND")  # version 1.0 alone (2.0 in Japan) had licenses without attribution
+OLD_KINDS = (
+    "SA",
+    "NC",
+    "NC-SA",
+    "ND",
+    "NC-ND",
+)  # version 1.0 alone (2.0 in Japan) had licenses without attribution
 CC_VERSIONS = ("1.0", "2.0", "2.1", "2.5", "3.0", "4.0")
-SAMPLING = {"sampling": "CC-Sampling-1.0", "sampling+": "CC-Sampling-Plus-1.0", "nc-sampling+": "CC-NC-Sampling-Plus-1.0"}
+SAMPLING = {
+    "sampling": "CC-Sampling-1.0",
+    "sampling+": "CC-Sampling-Plus-1.0",
+    "nc-sampling+": "CC-NC-Sampling-Plus-1.0",
+}
 PUBLIC_DOMAIN = ("CC0-1.0", "PDM-1.0", "CC-PDDC", "PDDL-1.0", "Unlicense", "public-domain")
 NOTICE = (
-    *("MIT", "MIT-0", "ISC", "Zlib", "0BSD", "BSD-2-Clause", "BSD-3-Clause", "Apache-1.1", "Apache-2.0", "Artistic-1.0", "Artistic-2.0"),
+    *(
+        "MIT",
+        "MIT-0",
+        "ISC",
+        "Zlib",
+        "0BSD",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "Apache-1.1",
+        "Apache-2.0",
+        "Artistic-1.0",
+        "Artistic-2.0",
+    ),
     *("OGL-UK-1.0", "OGL-UK-2.0", "OGL-UK-3.0", "OGL-Canada-2.0", "etalab-2.0", "ODC-By-1.0"),
 )
 COPYLEFT = (
@@ -53,10 +75,42 @@ PORTS = frozenset(
     " MY NL NO NZ PE PH PL PR PT RO RS SCOTLAND SE SG SI TH TW UA UG UK US VE VN ZA".split()
 )
 COUNTRIES = {
-    **{"austria": "AT", "australia": "AU", "belgium": "BE", "brazil": "BR", "canada": "CA", "chile": "CL", "china": "CN"},
-    **{"denmark": "DK", "deutschland": "DE", "finland": "FI", "france": "FR", "germany": "DE", "greece": "GR", "india": "IN"},
-    **{"ireland": "IE", "israel": "IL", "italy": "IT", "japan": "JP", "korea": "KR", "mexico": "MX", "netherlands": "NL"},
-    **{"norway": "NO", "poland": "PL", "portugal": "PT", "spain": "ES", "sweden": "SE", "switzerland": "CH", "taiwan": "TW"},
+    **{
+        "austria": "AT",
+        "australia": "AU",
+        "belgium": "BE",
+        "brazil": "BR",
+        "canada": "CA",
+        "chile": "CL",
+        "china": "CN",
+    },
+    **{
+        "denmark": "DK",
+        "deutschland": "DE",
+        "finland": "FI",
+        "france": "FR",
+        "germany": "DE",
+        "greece": "GR",
+        "india": "IN",
+    },
+    **{
+        "ireland": "IE",
+        "israel": "IL",
+        "italy": "IT",
+        "japan": "JP",
+        "korea": "KR",
+        "mexico": "MX",
+        "netherlands": "NL",
+    },
+    **{
+        "norway": "NO",
+        "poland": "PL",
+        "portugal": "PT",
+        "spain": "ES",
+        "sweden": "SE",
+        "switzerland": "CH",
+        "taiwan": "TW",
+    },
 }
 SITE_LICENSES = {
     "custom:https://www.pexels.com/license/": r"(www\.)?pexels\.com/((photo|creative-commons)-)?license|pexels(?: license)?",
@@ -85,35 +139,73 @@ SITE_CODES: dict[str, dict[str, str]] = {
     },
     "flickr": {
         "0": "all-rights-reserved",
-        **{str(n): f"CC-{kind}-2.0" for n, kind in enumerate(("BY-NC-SA", "BY-NC", "BY-NC-ND", "BY", "BY-SA", "BY-ND"), 1)},
+        **{
+            str(n): f"CC-{kind}-2.0"
+            for n, kind in enumerate(("BY-NC-SA", "BY-NC", "BY-NC-ND", "BY", "BY-SA", "BY-ND"), 1)
+        },
         "7": "custom:https://www.flickr.com/commons/usage/",
         "8": "custom:https://www.usa.gov/government-works",
         "9": "CC0-1.0",
         "10": "PDM-1.0",
-        **{str(n): f"CC-{kind}-4.0" for n, kind in enumerate(("BY", "BY-SA", "BY-ND", "BY-NC", "BY-NC-SA", "BY-NC-ND"), 11)},
+        **{
+            str(n): f"CC-{kind}-4.0"
+            for n, kind in enumerate(("BY", "BY-SA", "BY-ND", "BY-NC", "BY-NC-SA", "BY-NC-ND"), 11)
+        },
     },
 }
 """Codes that mean something on one site only: there, `cc-by` has a version, and 4 is a license."""
 
 NAMES = {
     **dict.fromkeys(
-        ("cc0", "cc 0", "cc zero", "creative commons cc0", "creative commons 0", "creative commons zero", "zero 1.0"), "CC0-1.0"
+        (
+            "cc0",
+            "cc 0",
+            "cc zero",
+            "creative commons cc0",
+            "creative commons 0",
+            "creative commons zero",
+            "zero 1.0",
+        ),
+        "CC0-1.0",
     ),
-    **dict.fromkeys(("cc0 1.0", "cc0 1.0 universal", "cc zero 1.0", "creative commons cc0 1.0", "creative commons zero 1.0"), "CC0-1.0"),
     **dict.fromkeys(
-        ("creative commons zero 1.0 universal", "cc0 1.0 universal public domain dedication", "creative commons cc0"), "CC0-1.0"
+        (
+            "cc0 1.0",
+            "cc0 1.0 universal",
+            "cc zero 1.0",
+            "creative commons cc0 1.0",
+            "creative commons zero 1.0",
+        ),
+        "CC0-1.0",
     ),
-    **dict.fromkeys(("pdm", "pdm 1.0", "cc pdm 1.0", "cc pdm", "public domain mark", "public domain mark 1.0"), "PDM-1.0"),
-    **dict.fromkeys(("creative commons public domain mark 1.0", "public domain mark 1.0 universal"), "PDM-1.0"),
+    **dict.fromkeys(
+        (
+            "creative commons zero 1.0 universal",
+            "cc0 1.0 universal public domain dedication",
+            "creative commons cc0",
+        ),
+        "CC0-1.0",
+    ),
+    **dict.fromkeys(
+        ("pdm", "pdm 1.0", "cc pdm 1.0", "cc pdm", "public domain mark", "public domain mark 1.0"), "PDM-1.0"
+    ),
+    **dict.fromkeys(
+        ("creative commons public domain mark 1.0", "public domain mark 1.0 universal"), "PDM-1.0"
+    ),
     **dict.fromkeys(("public domain", "pd", "pd self", "pd author", "pd user"), "public-domain"),
     **dict.fromkeys(("all rights reserved", "copyright", "copyrighted"), "all-rights-reserved"),
     **dict.fromkeys(("mit", "mit license", "the mit license", "expat"), "MIT"),
-    **dict.fromkeys(("apache 2.0", "apache 2", "apache license 2.0", "apache license version 2.0"), "Apache-2.0"),
+    **dict.fromkeys(
+        ("apache 2.0", "apache 2", "apache license 2.0", "apache license version 2.0"), "Apache-2.0"
+    ),
     **dict.fromkeys(("bsd 2 clause", "bsd 2 clause license", "simplified bsd license"), "BSD-2-Clause"),
     **dict.fromkeys(("bsd 3 clause", "bsd 3 clause license", "new bsd license"), "BSD-3-Clause"),
     **dict.fromkeys(("artistic license 2.0", "artistic 2"), "Artistic-2.0"),
     **dict.fromkeys(("free art license 1.3", "fal 1.3", "licence art libre 1.3"), "LAL-1.3"),
-    **dict.fromkeys(("lov2", "licence ouverte 2.0", "open licence 2.0", "licence ouverte open licence version 2.0"), "etalab-2.0"),
+    **dict.fromkeys(
+        ("lov2", "licence ouverte 2.0", "open licence 2.0", "licence ouverte open licence version 2.0"),
+        "etalab-2.0",
+    ),
     "the unlicense": "Unlicense",
     "sampling+ 1.0": "CC-Sampling-Plus-1.0",
 }
@@ -129,24 +221,36 @@ PATHS = (
     (r"open\.canada\.ca/en/open-government-licence-canada", lambda m: "OGL-Canada-2.0"),
     (r"artlibre\.org/licence/lal(?:/\w+)?", lambda m: "LAL-1.3"),
     (r"unlicense\.org", lambda m: "Unlicense"),
-    (r"opendatacommons\.org/licenses/(odbl|by|pddl)(?:/1[.-]0|/summary)?", lambda m: _spelled({"by": "odc-by"}.get(m[1], m[1]) + "-1.0")),
+    (
+        r"opendatacommons\.org/licenses/(odbl|by|pddl)(?:/1[.-]0|/summary)?",
+        lambda m: _spelled({"by": "odc-by"}.get(m[1], m[1]) + "-1.0"),
+    ),
 )
 """URLs without scheme and `www.`, in small letters, and what they name."""
 
 MAX_CHARS = 300
 _BY_NAME = {code.lower(): code for code in LICENSES}
-_URL = re.compile(r"(?:https?:)?(?://)?(?:www\.)?([a-z0-9-]+(?:\.[a-z0-9-]+)+(?:/[^\s?#]*)?)(?:[?#]\S*)?", re.IGNORECASE)
+_URL = re.compile(
+    r"(?:https?:)?(?://)?(?:www\.)?([a-z0-9-]+(?:\.[a-z0-9-]+)+(?:/[^\s?#]*)?)(?:[?#]\S*)?", re.IGNORECASE
+)
 _CC_PATH = re.compile(
-    r"creativecommons\.org/licenses/([a-z+-]+)(?:/(\d\.\d)(?:/([a-z]+))?)?(?:/(?:deed|legalcode|rdf)(?:\.[\w-]+)*)?/?", re.IGNORECASE
+    r"creativecommons\.org/licenses/([a-z+-]+)(?:/(\d\.\d)(?:/([a-z]+))?)?(?:/(?:deed|legalcode|rdf)(?:\.[\w-]+)*)?/?",
+    re.IGNORECASE,
 )
 _PUBLIC_PATH = re.compile(
     r"creativecommons\.org/(?:publicdomain/(zero|mark)/1\.0|(licenses/publicdomain)|publicdomain/(certification)/1\.0/us)"
     r"(?:/(?:deed|legalcode|rdf)(?:\.[\w-]+)*)?/?",
     re.IGNORECASE,
 )
-_CC_CODE = re.compile(rf"CC-((?:BY|NC|ND|SA)(?:-(?:NC|ND|SA))*)(?:-(\d\.\d)(?:-({'|'.join(sorted(PORTS))}))?)?")
-_GNU = re.compile(r"(?:gnu )?(gfdl|fdl|lgpl|agpl|gpl) ?(?:version )?v?(\d)(?:\.(\d))? ?(\+|or later|only|or any later version)?")
-_OGL = re.compile(r"(?:ogl|open government licence|open government license)(?: uk)?(?: version)? v?([123])(?:\.0)?")
+_CC_CODE = re.compile(
+    rf"CC-((?:BY|NC|ND|SA)(?:-(?:NC|ND|SA))*)(?:-(\d\.\d)(?:-({'|'.join(sorted(PORTS))}))?)?"
+)
+_GNU = re.compile(
+    r"(?:gnu )?(gfdl|fdl|lgpl|agpl|gpl) ?(?:version )?v?(\d)(?:\.(\d))? ?(\+|or later|only|or any later version)?"
+)
+_OGL = re.compile(
+    r"(?:ogl|open government licence|open government license)(?: uk)?(?: version)? v?([123])(?:\.0)?"
+)
 _WORDS = (
     (r"creative commons", "cc"),
     (r"no derivative works|no derivatives?|no derivs?|noderivatives?|noderivs?", "nd"),
@@ -156,7 +260,9 @@ _WORDS = (
     (r"(?:new )?(?:south|north)? ?(?:zealand)", "nz"),
     (r"united (?:states|kingdom)", lambda m: "us" if "states" in m[0] else "uk"),
 )
-_FILLERS = frozenset("this work is licensed under a the license licence version public international intl unported generic".split())
+_FILLERS = frozenset(
+    "this work is licensed under a the license licence version public international intl unported generic".split()
+)
 
 
 @dataclass
@@ -170,7 +276,15 @@ class LicenseConfig:
     """
 
     allow: list[str] = field(
-        default_factory=lambda: ["CC0-1.0", "PDM-1.0", "CC-BY-4.0", "CC-BY-3.0", "CC-BY-SA-4.0", "CC-BY-SA-3.0", "own"]
+        default_factory=lambda: [
+            "CC0-1.0",
+            "PDM-1.0",
+            "CC-BY-4.0",
+            "CC-BY-3.0",
+            "CC-BY-SA-4.0",
+            "CC-BY-SA-3.0",
+            "own",
+        ]
     )
 
 
@@ -197,7 +311,9 @@ def license_code(text: str, site: str = "") -> str:
 
 
 def _custom(url: str) -> str:
-    if not re.fullmatch(r"https?://[\w.-]+(:\d+)?([/?#][\w.~:/?#@$&+,;=%-]*)?", url, re.IGNORECASE | re.ASCII):
+    if not re.fullmatch(
+        r"https?://[\w.-]+(:\d+)?([/?#][\w.~:/?#@$&+,;=%-]*)?", url, re.IGNORECASE | re.ASCII
+    ):
         return "unknown"
     known = _of_site(re.sub(r"^https?://|/+$", "", url, flags=re.IGNORECASE).lower())
     return known if known != "unknown" else f"custom:{url}"
@@ -214,7 +330,9 @@ def _of_url(address: str) -> str:
         if kind in SAMPLING:
             return SAMPLING[kind] if version == "1.0" and not port else "unknown"
         return _creative(set(kind.split("-")), version, port)
-    plain = re.sub(r"(\.(?:html|txt|json|php)|-standalone\.html|\.en\.html)$", "", address.lower().rstrip("/"))
+    plain = re.sub(
+        r"(\.(?:html|txt|json|php)|-standalone\.html|\.en\.html)$", "", address.lower().rstrip("/")
+    )
     for pattern, name in PATHS:
         found = re.fullmatch(pattern, plain)
         if found:
@@ -366,16 +484,24 @@ def check_allow(allow: Sequence[str]) -> None:
     """`ValueError` for an entry of `license.allow` that can let nothing in, with what may have been meant."""
     for entry in allow:
         if entry == "unknown":
-            raise ValueError("license.allow: 'unknown' cannot be allowed; state source.license where the material is yours")
+            raise ValueError(
+                "license.allow: 'unknown' cannot be allowed; state source.license where the material is yours"
+            )
         if not is_code(entry) and entry not in CLASSES:
-            raise ValueError(f"license.allow: {entry!r} is neither a license code nor a class{suggestion(entry)}")
+            raise ValueError(
+                f"license.allow: {entry!r} is neither a license code nor a class{suggestion(entry)}"
+            )
 
 
 def suggestion(text: str) -> str:
     """What to give instead of a code that is none, as the end of a message."""
     code = license_code(text)
     versions = [one for one in LICENSES if one.lower().startswith(f"{text.lower()}-")]
-    close = [code] if code not in ("", "unknown") else versions[-1:] or difflib.get_close_matches(text, (*LICENSES, *CLASSES), 1)
+    close = (
+        [code]
+        if code not in ("", "unknown")
+        else versions[-1:] or difflib.get_close_matches(text, (*LICENSES, *CLASSES), 1)
+    )
     meant = f"did you mean {close[0]}? Else " if close else ""
     return f"; {meant}give an SPDX code such as CC0-1.0 or CC-BY-4.0, custom:<url>, own, or (in license.allow) one of {', '.join(CLASSES)}"
 
@@ -394,4 +520,8 @@ def url_of(code: str) -> str:
     closed = (*SAMPLING.values(), "public-domain", "all-rights-reserved", "own", "unknown")
     if code in SAMPLING.values():
         return f"https://creativecommons.org/licenses/{next(name for name, one in SAMPLING.items() if one == code)}/1.0/"
-    return f"https://spdx.org/licenses/{code}.html" if code in LICENSES and code not in closed and not creative else ""
+    return (
+        f"https://spdx.org/licenses/{code}.html"
+        if code in LICENSES and code not in closed and not creative
+        else ""
+    )

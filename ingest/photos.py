@@ -13,7 +13,9 @@ from pathlib import Path
 
 from configs.load import UserError
 
-SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .avif .avifs .heic .heif .jp2 .j2k .ppm .pgm".split())
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .avif .avifs .heic .heif .jp2 .j2k .ppm .pgm".split()
+)
 
 
 def find_photos(images: str) -> dict[str, Path]:
@@ -32,7 +34,11 @@ def find_photos(images: str) -> dict[str, Path]:
     named_itself = [place] == found
     photos = [path for path in found if named_itself or (_looks_like_photo(path) and not path.is_dir())]
     if not photos:
-        state = f"no picture ({', '.join(sorted(SUFFIXES))}) there" if found or place.exists() else "does not exist"
+        state = (
+            f"no picture ({', '.join(sorted(SUFFIXES))}) there"
+            if found or place.exists()
+            else "does not exist"
+        )
         raise UserError(f"images={images}: {state}; give a picture, a folder or a glob")
     return dict(zip(_names([path.relative_to(root) for path in photos]), photos, strict=True))
 

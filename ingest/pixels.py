@@ -35,7 +35,17 @@ UPRIGHT = {
 FEW_BITS = {"L;2": 85, "L;4": 17}  # what a grey of few bits is multiplied with
 SRGB = ImageCms.createProfile("sRGB")
 LAB = ImageCms.createProfile("LAB")
-BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError, struct.error, zlib.error)
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
 TOO_LARGE, UNSUPPORTED, CORRUPT = "too_large", "unsupported", "corrupt"
 
 
@@ -47,7 +57,9 @@ class PictureError(ValueError):
         self.kind = kind
 
 
-def open_picture(source: str | Path | bytes | IO[bytes], max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+def open_picture(
+    source: str | Path | bytes | IO[bytes], max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = FORMATS
+) -> Image.Image:
     """The (first) picture of a file as `to_srgb` gives it. Raises `PictureError`; never decodes more than `max_pixels`."""
     if isinstance(source, str | Path):
         _check_regular(source)
@@ -115,7 +127,11 @@ def _colours_and_alpha(picture: Image.Image, transparent: Any) -> tuple[Image.Im
     """8-bit colours (L, RGB, CMYK or LAB) and, where something is transparent, its mask (L)."""
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.asarray(picture)
-        mask = Image.fromarray((values != transparent).astype(np.uint8) * 255) if isinstance(transparent, int) else None
+        mask = (
+            Image.fromarray((values != transparent).astype(np.uint8) * 255)
+            if isinstance(transparent, int)
+            else None
+        )
         return Image.fromarray(_eight_bits(values, picture.mode)), mask
     if picture.has_transparency_data:
         if transparent is not None:
@@ -155,7 +171,9 @@ def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             pass  # a profile of another kind of picture, or a broken one
     if picture.mode == "LAB":
-        converted = ImageCms.profileToProfile(picture, ImageCms.ImageCmsProfile(LAB), ImageCms.ImageCmsProfile(SRGB), outputMode="RGB")
+        converted = ImageCms.profileToProfile(
+            picture, ImageCms.ImageCmsProfile(LAB), ImageCms.ImageCmsProfile(SRGB), outputMode="RGB"
+        )
         assert converted is not None, "only a conversion in place gives None"
         return converted
     return picture.convert("RGB")

@@ -3,7 +3,7 @@
     refresh(RefreshConfig("out/clips", derived=["out/latents"]))
 
 Each item with a kept sample is asked for as by a scrape, as politely and behind the same guard, but without the body of its
-media: permission (`ingest.permission`), license, and whether it is still there. Withdrawn is what its site now keeps from
+media: permission (`ingest.rights.permission`), license, and whether it is still there. Withdrawn is what its site now keeps from
 machine use (`opt_out`), what has no allowed license any more (`license`), and what is gone (`removed`: 404, 410; of YouTube also
 private). These samples get a tombstone, here and in `derived`, and their shards are written again as by `ingest remove`. A
 failure in passing changes nothing, nor does a refusal that is none of these. DATASET/refresh notes what was asked and when, so
@@ -28,12 +28,12 @@ from typing import Any
 from cluster.dataset import Dataset, UnitTask
 from cluster.scratch import scratch_folder
 from configs.load import UserError
-from ingest.fetch import FetchConfig, Fetcher
-from ingest.inaturalist import pair_license
+from ingest.fetch.fetcher import FetchConfig, Fetcher
 from ingest.licenses import allowed
 from ingest.remove import bury, find, open_derived, rewrite_all, seen_by
 from ingest.sample import RETRYABLE, Item, Reason, Refused
-from ingest.youtube import YoutubeConfig
+from ingest.sources.inaturalist import pair_license
+from ingest.sources.youtube import YoutubeConfig
 
 log = logging.getLogger(__name__)
 WITHDRAWN = frozenset({Reason.OPT_OUT, Reason.LICENSE, Reason.REMOVED})
@@ -84,15 +84,21 @@ def refresh(config: RefreshConfig, dry_run: bool = False) -> dict[str, Any]:
     """
     dataset = Dataset.open(config.dataset)
     if dataset.meta["kind"] != "clips":
-        raise UserError(f"{config.dataset}: holds {dataset.meta['kind']}; name the dataset of clips, and this one as derived=[…]")
+        raise UserError(
+            f"{config.dataset}: holds {dataset.meta['kind']}; name the dataset of clips, and this one as derived=[…]"
+        )
     if not dataset.meta["config"].get("license", {}).get("allow"):
-        raise UserError(f"{config.dataset}/dataset.json names no license.allow: what is allowed there is not known")
+        raise UserError(
+            f"{config.dataset}/dataset.json names no license.allow: what is allowed there is not known"
+        )
     others = [open_derived(uri) for uri in config.derived]
     tally: Counter[str] = Counter()
     gone: dict[str, str] = {}
     since = _resumed_since(config, dataset, dry_run)
     for work, verdicts in _asked_units(config, dataset, since, tally):
-        reasons = {key: verdicts[item] for item in verdicts for key in work.keys[item] if verdicts[item] in WITHDRAWN}
+        reasons = {
+            key: verdicts[item] for item in verdicts for key in work.keys[item] if verdicts[item] in WITHDRAWN
+        }
         gone |= reasons
         if not dry_run:
             _bury_all([dataset, *others], reasons)
@@ -141,9 +147,15 @@ def _asked_units(
 
 
 def _ask_batch(
-    config: RefreshConfig, pool: ThreadPoolExecutor, fetchers: list[Fetcher], batch: list[Work], tally: Counter[str]
+    config: RefreshConfig,
+    pool: ThreadPoolExecutor,
+    fetchers: list[Fetcher],
+    batch: list[Work],
+    tally: Counter[str],
 ) -> Iterator[tuple[Work, dict[str, str]]]:
-    jobs = [pool.submit(_ask_unit, config, fetcher, work) for fetcher, work in zip(fetchers, batch, strict=False)]
+    jobs = [
+        pool.submit(_ask_unit, config, fetcher, work) for fetcher, work in zip(fetchers, batch, strict=False)
+    ]
     for work, job in zip(batch, jobs, strict=True):
         verdicts = job.result()
         tally.update(verdicts.values())
@@ -212,7 +224,11 @@ def _verdict(item: Item, refusal: Refused) -> str:
 
 def ask_inaturalist(config: RefreshConfig, fetcher: Fetcher, items: dict[str, Item]) -> dict[str, str]:
     """One request to the API for all of a unit: a pair stands while both are listed under licenses that are allowed."""
-    known = {item_id: str(item.meta["observation"]) for item_id, item in items.items() if item.meta.get("observation")}
+    known = {
+        item_id: str(item.meta["observation"])
+        for item_id, item in items.items()
+        if item.meta.get("observation")
+    }
     verdicts = {item_id: NOT_COVERED for item_id in items if item_id not in known}
     if not known:
         return verdicts
@@ -230,14 +246,22 @@ def ask_inaturalist(config: RefreshConfig, fetcher: Fetcher, items: dict[str, It
         return verdicts | dict.fromkeys(known, LATER)
     for item_id, observation in known.items():
         license = pair_license(found.get(observation, {}), items[item_id].id)
-        verdicts[item_id] = STANDS if license and allowed(license, fetcher.allow) else str(Reason.LICENSE if license else Reason.REMOVED)
+        verdicts[item_id] = (
+            STANDS
+            if license and allowed(license, fetcher.allow)
+            else str(Reason.LICENSE if license else Reason.REMOVED)
+        )
     return verdicts
 
 
 def _youtube(config: RefreshConfig, dataset: Dataset) -> YoutubeConfig:
     """With the channels that were vouched for when the dataset was made, unless others are now."""
     vouched = dataset.meta["config"].get("source", {}).get("youtube", {}).get("vouched_channels") or {}
-    return config.youtube if config.youtube.vouched_channels else replace(config.youtube, vouched_channels=vouched)
+    return (
+        config.youtube
+        if config.youtube.vouched_channels
+        else replace(config.youtube, vouched_channels=vouched)
+    )
 
 
 def _bury_all(datasets: list[Dataset], reasons: dict[str, str]) -> None:
@@ -270,7 +294,13 @@ def _is_one_of(keys: set[str], row: dict[str, Any]) -> bool:
 def _summary(config: RefreshConfig, tally: Counter[str], gone: dict[str, str]) -> dict[str, Any]:
     withdrawn = {str(reason): tally[str(reason)] for reason in sorted(WITHDRAWN) if tally[str(reason)]}
     asked = tally[STANDS] + tally[UNCLEAR] + sum(withdrawn.values())
-    counts = {"items": tally["items"], "asked": asked, "asked_before": tally["before"], "stand": tally[STANDS], "withdrawn": withdrawn}
+    counts = {
+        "items": tally["items"],
+        "asked": asked,
+        "asked_before": tally["before"],
+        "stand": tally[STANDS],
+        "withdrawn": withdrawn,
+    }
     left = {"later": tally[LATER], "unclear": tally[UNCLEAR], "not_covered": tally[NOT_COVERED]}
     return {"dataset": config.dataset, **counts, "samples": len(gone), **left}
 
@@ -278,16 +308,26 @@ def _summary(config: RefreshConfig, tally: Counter[str], gone: dict[str, str]) -
 def _note(dataset: Dataset, work: Work, verdicts: dict[str, str]) -> None:
     """Writes down what was asked, and when; what comes later is due again."""
     now = datetime.datetime.now(datetime.UTC).isoformat()
-    fresh = {item: {"date": now, "said": verdict} for item, verdict in verdicts.items() if verdict not in (LATER, NOT_COVERED)}
+    fresh = {
+        item: {"date": now, "said": verdict}
+        for item, verdict in verdicts.items()
+        if verdict not in (LATER, NOT_COVERED)
+    }
     if fresh:
-        dataset.store.replace(f"{FOLDER}/{work.unit}.json", json.dumps({**work.noted, **fresh}, indent=1, sort_keys=True).encode())
+        dataset.store.replace(
+            f"{FOLDER}/{work.unit}.json",
+            json.dumps({**work.noted, **fresh}, indent=1, sort_keys=True).encode(),
+        )
 
 
 def _read_notes(dataset: Dataset, unit: str) -> dict[str, dict[str, str]]:
     """What earlier runs wrote down; damaged notes are as none."""
     try:
         notes = json.loads(dataset.store.read(f"{FOLDER}/{unit}.json"))
-        return {item: {"date": _date(note["date"]).isoformat(), "said": str(note["said"])} for item, note in notes.items()}
+        return {
+            item: {"date": _date(note["date"]).isoformat(), "said": str(note["said"])}
+            for item, note in notes.items()
+        }
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError, AttributeError) as error:

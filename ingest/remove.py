@@ -41,9 +41,7 @@ log = logging.getLogger(__name__)
 SELECTORS = ("key", "media", "channel", "license", "ids")
 REMOVED = "removed"
 STAYS = frozenset({"source", "media_id", "channel", "license", "split"})
-CHECKPOINTS_MEAN = (
-    "every checkpoint of a run that pinned a snapshot with a removed sample of its split; whether it had come to the sample is not checked"
-)
+CHECKPOINTS_MEAN = "every checkpoint of a run that pinned a snapshot with a removed sample of its split; whether it had come to the sample is not checked"
 
 
 @dataclass
@@ -100,17 +98,33 @@ def remove(config: RemoveConfig, dry_run: bool = False) -> dict[str, Any]:
     unmatched = sorted(wanted - _names(here) - _listed(here.dataset, wanted)) if config.ids else []
     pending = _pending(here.dataset, config, wanted)
     if not here.samples and not here.commits and not pending:
-        raise UserError(f"{config.dataset}: nothing there has {_selection(config)}; ingest report shows what it holds")
+        raise UserError(
+            f"{config.dataset}: nothing there has {_selection(config)}; ingest report shows what it holds"
+        )
     keys = set(here.samples)
-    found = [here, *(find(open_derived(uri), lambda row: row["key"] in keys, config.reason) for uri in config.derived)]
+    found = [
+        here,
+        *(find(open_derived(uri), lambda row: row["key"] in keys, config.reason) for uri in config.derived),
+    ]
     checkpoints = [entry for uri in config.runs for entry in seen_by(uri, found)]
     units, failed = sum(len(part.commits) for part in found) if config.rewrite else 0, {}
     if not dry_run:
         for part in found:
             bury(part.dataset, keys | (_bans(config, wanted) if part is here else set()), config.reason)
         failed = rewrite_all(found, config.reason, config.workers) if config.rewrite else {}
-    summary = {"dataset": config.dataset, "samples": len(keys), "pending": pending, "units": units - len(failed), "failed": failed}
-    return {**summary, "unmatched": unmatched, "checkpoints": checkpoints, "checkpoints_mean": CHECKPOINTS_MEAN}
+    summary = {
+        "dataset": config.dataset,
+        "samples": len(keys),
+        "pending": pending,
+        "units": units - len(failed),
+        "failed": failed,
+    }
+    return {
+        **summary,
+        "unmatched": unmatched,
+        "checkpoints": checkpoints,
+        "checkpoints_mean": CHECKPOINTS_MEAN,
+    }
 
 
 def find(dataset: Dataset, match: Match, reason: str) -> Found:
@@ -147,7 +161,9 @@ def _wanted(config: RemoveConfig) -> set[str]:
     try:
         words = {line.strip() for line in Path(config.ids).read_text(encoding="utf-8-sig").split("\n")} - {""}
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"ids={config.ids}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise UserError(
+            f"ids={config.ids}: cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
     if not words:
         raise UserError(f"ids={config.ids}: the file is empty; write a key or a media id per line")
     return words
@@ -185,21 +201,27 @@ def _pending(dataset: Dataset, config: RemoveConfig, wanted: set[str]) -> int:
 
 
 def _bans_of_listed(payload: dict[str, Any]) -> set[str]:
-    source, id, medium, channel, license = (str(payload.get(name) or "") for name in ("source", "id", "medium", "channel", "license"))
+    source, id, medium, channel, license = (
+        str(payload.get(name) or "") for name in ("source", "id", "medium", "channel", "license")
+    )
     return bans_of(source, id, channel, license) | bans_of(source, medium or id, channel, license)
 
 
 def _listed(dataset: Dataset, wanted: set[str]) -> set[str]:
     """The words by which an item of the work list is called."""
     items = (item for task in dataset.iter_units() for item in task.items)
-    return wanted & {word for item in items for word in (item.item_id, item.payload.get("id"), item.payload.get("medium"))}
+    return wanted & {
+        word for item in items for word in (item.item_id, item.payload.get("id"), item.payload.get("medium"))
+    }
 
 
 def _names(found: Found) -> set[str]:
     """Every word by which a row that was hit could have been named."""
     units = {unit for unit, _ in found.samples.values()} | {commit.unit for commit in found.commits}
     commits = (commit for commit in found.dataset.commits().values() if commit.unit in units)
-    rows = (row for commit in commits for row in found.dataset.read_index(commit).to_pylist() if found.match(row))
+    rows = (
+        row for commit in commits for row in found.dataset.read_index(commit).to_pylist() if found.match(row)
+    )
     return {word for row in rows for word in (row["key"], row.get("media_id"), row["item_id"]) if word}
 
 
@@ -207,7 +229,9 @@ def open_derived(uri: str) -> Dataset:
     """A dataset made of another one. `UserError` where it was not."""
     dataset = Dataset.open(uri)
     if not dataset.meta["parents"]:
-        raise UserError(f"derived={uri}: was not derived from a dataset; name the latents that precompute made of it")
+        raise UserError(
+            f"derived={uri}: was not derived from a dataset; name the latents that precompute made of it"
+        )
     return dataset
 
 
@@ -282,20 +306,37 @@ def seen_by(uri: str, found: list[Found]) -> Iterator[dict[str, Any]]:
         run = _read_json(store, "run.json")
     except FileNotFoundError:
         raise UserError(f"runs={uri}: no run.json there; name the output folder of a training run") from None
-    snapshots, split = [Snapshot.from_json(snapshot) for snapshot in run["snapshots"]], run["config"].get("split")
-    pairs = [(snapshot, part) for snapshot in snapshots for part in found if _same_dataset(snapshot, part.dataset)]
+    snapshots, split = (
+        [Snapshot.from_json(snapshot) for snapshot in run["snapshots"]],
+        run["config"].get("split"),
+    )
+    pairs = [
+        (snapshot, part) for snapshot in snapshots for part in found if _same_dataset(snapshot, part.dataset)
+    ]
     samples = sum(_pinned(snapshot, split, part) for snapshot, part in pairs)
     for name in store.list("checkpoints") if samples else []:
         found_step = re.fullmatch(r"checkpoints/step-(\d+)/COMMITTED\.json", name)
         if found_step and int(found_step[1]) > 0:
-            yield {"run": uri, "step": int(found_step[1]), "checkpoint": name.rpartition("/")[0], "samples": samples}
+            yield {
+                "run": uri,
+                "step": int(found_step[1]),
+                "checkpoint": name.rpartition("/")[0],
+                "samples": samples,
+            }
     if samples and store.exists("FINISHED.json"):
-        yield {"run": uri, "step": int(_read_json(store, "FINISHED.json")["step"]), "checkpoint": "model", "samples": samples}
+        yield {
+            "run": uri,
+            "step": int(_read_json(store, "FINISHED.json")["step"]),
+            "checkpoint": "model",
+            "samples": samples,
+        }
 
 
 def _same_dataset(snapshot: Snapshot, dataset: Dataset) -> bool:
     """By place, or, where it was moved, by an index that both know."""
-    places = (os.path.abspath(uri) if "://" not in uri else uri.rstrip("/") for uri in (snapshot.uri, dataset.uri))
+    places = (
+        os.path.abspath(uri) if "://" not in uri else uri.rstrip("/") for uri in (snapshot.uri, dataset.uri)
+    )
     known = {commit.index.sha256 for commit in dataset.commits().values()}
     return len(set(places)) == 1 or any(commit.index.sha256 in known for commit in snapshot.commits)
 
@@ -304,7 +345,11 @@ def _pinned(snapshot: Snapshot, split: str | None, found: Found) -> int:
     """How many of the removed samples the snapshot holds in its split; where its index is gone, all of the unit count."""
     count = 0
     for commit in snapshot.commits:
-        ours = {key for key, (unit, own) in found.samples.items() if unit == commit.unit and split in (None, "", own)}
+        ours = {
+            key
+            for key, (unit, own) in found.samples.items()
+            if unit == commit.unit and split in (None, "", own)
+        }
         if not ours:
             continue
         if not found.dataset.store.exists(commit.index.name):

@@ -30,15 +30,15 @@ from cluster.dataset import Dataset
 from cluster.jsonl import read_lines
 from cluster.shards import verify_member
 from configs.load import UserError
-from ingest.card import plain, write_card
-from ingest.croissant import croissant_text
+from ingest.pages.card import plain, write_card
+from ingest.pages.croissant import croissant_text
+from ingest.pages.survey import NUM_BINS, Histogram, Survey, survey
 from ingest.remove import SELECTORS
-from ingest.survey import NUM_BINS, Histogram, Survey, survey
 
 log = logging.getLogger(__name__)
 MAX_SNAPSHOT = 1_000_000
 MAX_DRAWN = 200  # shards looked at for the gallery, where most hold nothing
-TEMPLATE = Path(__file__).with_name("report.html.j2")
+TEMPLATE = Path(__file__).parent / "pages" / "report.html.j2"
 
 
 @dataclass
@@ -70,7 +70,11 @@ def write_report(config: ReportConfig) -> str:
     found = survey(dataset)
     if config.card:
         inside = not config.output  # elsewhere a README.md may be somebody's
-        card, list_of = ("README.md", "ATTRIBUTION.csv") if inside else (f"{output.stem}.card.md", f"{output.stem}.attribution.csv")
+        card, list_of = (
+            ("README.md", "ATTRIBUTION.csv")
+            if inside
+            else (f"{output.stem}.card.md", f"{output.stem}.attribution.csv")
+        )
         write_card(dataset, found, output.with_name(card), output.with_name(list_of))
         croissant = output.with_name("croissant.json" if inside else f"{output.stem}.croissant.json")
         croissant.write_text(croissant_text(dataset, found, near=inside), encoding="utf-8")
@@ -116,7 +120,12 @@ def _settings_of(dataset: Dataset, name: str) -> dict[str, Any] | None:
     try:
         settings = yaml.safe_load(dataset.store.read(name)) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        log.warning("%s/%s: damaged and left out of the report: %s", dataset.uri, name, " ".join(str(error).split())[:200])
+        log.warning(
+            "%s/%s: damaged and left out of the report: %s",
+            dataset.uri,
+            name,
+            " ".join(str(error).split())[:200],
+        )
         return None
     return settings if isinstance(settings, dict) else None
 
@@ -128,7 +137,13 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> list[str]:
         if isinstance(value, dict):
             words += _flat(value, f"{prefix}{name}.")
         else:
-            text = value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+            text = (
+                value
+                if isinstance(value, str)
+                else ""
+                if value is None
+                else json.dumps(value, ensure_ascii=False)
+            )
             words.append(f"{prefix}{name}={text}")
     return words
 
@@ -137,19 +152,28 @@ def charts_of(found: Survey) -> list[dict[str, Any]]:
     """Durations of items, then measures of the kept clips; those of which nothing is known are left out."""
     charts = [_lengths(found.lengths_s)] if found.lengths_s.counts.any() else []
     charts += [_clips_per_item(found)] if found.clips_per_item else []
-    return charts + [_measures(histogram) for histogram in found.histograms.values() if histogram.counts.any()]
+    return charts + [
+        _measures(histogram) for histogram in found.histograms.values() if histogram.counts.any()
+    ]
 
 
 def _lengths(histogram: Histogram) -> dict[str, Any]:
     round_ones = {1: "1 s", 10: "10 s", 60: "1 min", 600: "10 min", 3600: "1 h", 36000: "10 h"}
-    ticks = [(math.log(value / histogram.low, histogram.high / histogram.low), text) for value, text in round_ones.items()]
-    return _drawing(histogram.label, "items", _between(histogram, _duration), histogram.counts.tolist(), ticks)
+    ticks = [
+        (math.log(value / histogram.low, histogram.high / histogram.low), text)
+        for value, text in round_ones.items()
+    ]
+    return _drawing(
+        histogram.label, "items", _between(histogram, _duration), histogram.counts.tolist(), ticks
+    )
 
 
 def _measures(histogram: Histogram) -> dict[str, Any]:
     places = (0, 0.25, 0.5, 0.75, 1)
     ticks = [(place, f"{histogram.low + place * (histogram.high - histogram.low):.3g}") for place in places]
-    return _drawing(histogram.label, "clips", _between(histogram, "{:.3g}".format), histogram.counts.tolist(), ticks)
+    return _drawing(
+        histogram.label, "clips", _between(histogram, "{:.3g}".format), histogram.counts.tolist(), ticks
+    )
 
 
 def _between(histogram: Histogram, shown: Callable[[float], str]) -> list[str]:
@@ -170,21 +194,39 @@ def _clips_per_item(found: Survey) -> dict[str, Any]:
     if numbers[-1] > most:
         names[-1] = f"{firsts[-1]} to {numbers[-1]} clips"
     label = f"clips kept of an item, {found.seconds / found.kept:.3g} s each"
-    middles = [((place + 0.5) / len(counts), str(firsts[place])) for place in sorted({0, len(counts) // 2, len(counts) - 1})]
+    middles = [
+        ((place + 0.5) / len(counts), str(firsts[place]))
+        for place in sorted({0, len(counts) // 2, len(counts) - 1})
+    ]
     return _drawing(label, "items", names, counts, middles)
 
 
-def _drawing(label: str, things: str, names: list[str], counts: list[int], ticks: list[tuple[float, str]]) -> dict[str, Any]:
+def _drawing(
+    label: str, things: str, names: list[str], counts: list[int], ticks: list[tuple[float, str]]
+) -> dict[str, Any]:
     """Bars, 320 wide and 90 high, with a name for each, and `ticks` of a place between 0 and 1 and a text."""
     width, top = 320 / len(counts), max(counts)
     bars = [
-        {"x": round(n * width, 1), "height": round(90 * count / top, 1), "name": f"{name}: {count:,} {things}"}
+        {
+            "x": round(n * width, 1),
+            "height": round(90 * count / top, 1),
+            "name": f"{name}: {count:,} {things}",
+        }
         for n, (name, count) in enumerate(zip(names, counts, strict=True))
         if count
     ]
     anchors = {0.0: "start", 1.0: "end"}
-    marks = [{"x": round(320 * place, 1), "text": text, "anchor": anchors.get(place, "middle")} for place, text in ticks]
-    return {"label": label, "top": f"{top:,} {things}", "bars": bars, "ticks": marks, "width": round(width - 1, 1)}
+    marks = [
+        {"x": round(320 * place, 1), "text": text, "anchor": anchors.get(place, "middle")}
+        for place, text in ticks
+    ]
+    return {
+        "label": label,
+        "top": f"{top:,} {things}",
+        "bars": bars,
+        "ticks": marks,
+        "width": round(width - 1, 1),
+    }
 
 
 def _duration(seconds: float) -> str:
@@ -203,7 +245,11 @@ def _gallery(dataset: Dataset, most: int) -> list[dict[str, Any]]:
         if sum(min(len(shard), 3) for shard in shards) >= most:
             break
         if commit.tar:
-            rows = [row for row in dataset.read_index(commit).to_pylist() if row["status"] == "kept" and row["key"] not in buried]
+            rows = [
+                row
+                for row in dataset.read_index(commit).to_pylist()
+                if row["status"] == "kept" and row["key"] not in buried
+            ]
             shards.append([(commit.tar.name, row) for row in rng.sample(rows, len(rows))])
     rounds = range(0, max(map(len, shards), default=0), 3)
     picks = (pick for first in rounds for shard in shards for pick in shard[first : first + 3])
@@ -221,7 +267,12 @@ def _sample(dataset: Dataset, tar: str, row: dict[str, Any]) -> dict[str, Any] |
         except FileNotFoundError:
             data[member["ext"]] = b""
         if not verify_member(data[member["ext"]], member["crc32"]):
-            log.warning("%s/%s: %s is damaged and left out of the report; run ingest verify", dataset.uri, tar, row["key"])
+            log.warning(
+                "%s/%s: %s is damaged and left out of the report; run ingest verify",
+                dataset.uri,
+                tar,
+                row["key"],
+            )
             return None
     facts = {name: row[name] for name in ("key", "title", "license", "start_s", "url", "channel")}
     return {**facts, "image": _uri("image/jpeg", data["jpg"]), **_sound(io.BytesIO(data["flac"]))}
@@ -232,7 +283,10 @@ def _sound(file: Any) -> dict[str, str]:
     audio, rate_hz = soundfile.read(file, dtype="float32")
     flac = io.BytesIO()
     soundfile.write(flac, audio, rate_hz, format="FLAC", subtype="PCM_16")
-    return {"sound": _uri("audio/flac", flac.getvalue()), "spectrogram": _uri("image/png", spectrogram_png(audio))}
+    return {
+        "sound": _uri("audio/flac", flac.getvalue()),
+        "spectrogram": _uri("image/png", spectrogram_png(audio)),
+    }
 
 
 def spectrogram_png(audio: np.ndarray, height_px: int = 96) -> bytes:
@@ -242,7 +296,9 @@ def spectrogram_png(audio: np.ndarray, height_px: int = 96) -> bytes:
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop] * np.hanning(n_fft)
     level_db = 20 * np.log10(np.abs(np.fft.rfft(frames)) + 1e-6)
     scaled = np.clip((level_db - level_db.max()) / 80 + 1, 0, 1).T[::-1]
-    stops = np.array([[8, 10, 30], [60, 20, 110], [170, 45, 110], [245, 125, 60], [252, 250, 190]], dtype=float)
+    stops = np.array(
+        [[8, 10, 30], [60, 20, 110], [170, 45, 110], [245, 125, 60], [252, 250, 190]], dtype=float
+    )
     place = scaled * (len(stops) - 1)
     low = np.minimum(place.astype(int), len(stops) - 2)
     colours = stops[low] + (stops[low + 1] - stops[low]) * (place - low)[..., None]
@@ -261,7 +317,9 @@ def _run(folder: Path) -> dict[str, Any]:
     steps = np.array([line["step"] for line in metrics])
     smooth = np.convolve(np.pad(losses, (12, 12), mode="edge"), np.ones(25) / 25, mode="valid")
     top, last = float(np.quantile(losses, 0.995)), int(steps[-1])
-    marks = [event for event in read_lines(folder / "events.jsonl") if event.get("event") in ("killed", "resumed")]
+    marks = [
+        event for event in read_lines(folder / "events.jsonl") if event.get("event") in ("killed", "resumed")
+    ]
     return {
         "steps": last,
         "first": float(losses[:25].mean()),
@@ -269,13 +327,18 @@ def _run(folder: Path) -> dict[str, Any]:
         "top": top,
         "raw": _polyline(steps / last, losses / top),
         "smooth": _polyline(steps / last, smooth[: len(steps)] / top),
-        "marks": [{"x": 800 * event["step"] / last, "name": event["event"], "step": event["step"]} for event in marks],
+        "marks": [
+            {"x": 800 * event["step"] / last, "name": event["event"], "step": event["step"]}
+            for event in marks
+        ],
     }
 
 
 def _polyline(x: np.ndarray, y: np.ndarray) -> str:
     stride = max(1, len(x) // 1500)
-    return " ".join(f"{800 * a:.1f},{200 - 190 * min(b, 1.05):.1f}" for a, b in zip(x[::stride], y[::stride], strict=True))
+    return " ".join(
+        f"{800 * a:.1f},{200 - 190 * min(b, 1.05):.1f}" for a, b in zip(x[::stride], y[::stride], strict=True)
+    )
 
 
 def _scores(folder: Path) -> dict[str, Any]:

@@ -120,7 +120,9 @@ class Item:
     def bans(self, channel: str = "", license: str = "") -> set[str]:
         """Every ban that would keep it out: of the whole medium, and of this piece. What fetch learnt goes before its own words."""
         channel, license = channel or self.channel, license or self.license
-        return bans_of(self.source, self.media_id, channel, license) | bans_of(self.source, self.id, channel, license)
+        return bans_of(self.source, self.media_id, channel, license) | bans_of(
+            self.source, self.id, channel, license
+        )
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,12 @@ def ban(selector: str, value: str) -> str:
 
 def bans_of(source: str, media_id: str, channel: str, license: str) -> set[str]:
     """Every ban that would keep such a medium out. Keys of samples have no colon: no ban is taken for one."""
-    words = [("media", media_id), ("media", f"{source}:{media_id}"), ("channel", channel), ("license", license)]
+    words = [
+        ("media", media_id),
+        ("media", f"{source}:{media_id}"),
+        ("channel", channel),
+        ("license", license),
+    ]
     return {ban(selector, value) for selector, value in words if value}
 
 

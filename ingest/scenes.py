@@ -96,12 +96,16 @@ def render_image(scene: Scene, size_px: int) -> np.ndarray:
     return np.asarray(canvas.resize((size_px, size_px), Image.Resampling.BOX))
 
 
-def _stripes_and_mask(thing: SceneObject, big: int, scale: float) -> tuple[Image.Image, tuple[int, int], Image.Image]:
+def _stripes_and_mask(
+    thing: SceneObject, big: int, scale: float
+) -> tuple[Image.Image, tuple[int, int], Image.Image]:
     """The striped fill, and the shape as its mask, around the object's centre."""
     side = SIZE_RANGE[0] + (SIZE_RANGE[1] - SIZE_RANGE[0]) * thing.size
     red, green, blue = colorsys.hsv_to_rgb(0.75 * thing.hue, 0.85, 1.0)
     bright = np.array([red, green, blue])
-    waves = _log_between(STRIPES_RANGE, thing.stripes) / (0.5 * big * scale)  # per pixel: independent of the object's size
+    waves = _log_between(STRIPES_RANGE, thing.stripes) / (
+        0.5 * big * scale
+    )  # per pixel: independent of the object's size
     wave = 0.5 + 0.5 * np.sign(np.sin(2 * np.pi * waves * np.arange(big)))
     fill = (bright[None] * (0.25 + 0.75 * wave[:, None]) * 255).astype(np.uint8)
     picture = Image.fromarray(np.ascontiguousarray(np.broadcast_to(fill[None], (big, big, 3))))
@@ -116,7 +120,9 @@ def _draw_shape(draw: ImageDraw.ImageDraw, thing: SceneObject, radius: float, bi
     if thing.shape == "circle":
         draw.ellipse([*(centre - radius), *(centre + radius)], fill=255)
         return
-    draw.polygon([tuple(point) for point in centre + radius * _outline(thing.shape, thing.angle_deg)], fill=255)
+    draw.polygon(
+        [tuple(point) for point in centre + radius * _outline(thing.shape, thing.angle_deg)], fill=255
+    )
 
 
 def _outline(shape: str, angle_deg: float) -> np.ndarray:
@@ -138,7 +144,9 @@ def _outline(shape: str, angle_deg: float) -> np.ndarray:
         ]
         points = np.array([*corners, (-arm, -arm)])
     else:
-        number, inner, turn = {"square": (4, 1.0, 45), "triangle": (3, 1.0, -90), "star": (5, 0.42, -90)}[shape]
+        number, inner, turn = {"square": (4, 1.0, 45), "triangle": (3, 1.0, -90), "star": (5, 0.42, -90)}[
+            shape
+        ]
         steps = number * (2 if inner < 1 else 1)
         turns = np.deg2rad(turn + 360 * np.arange(steps) / steps)
         lengths = np.where(np.arange(steps) % 2, inner, 1.0)
@@ -147,20 +155,31 @@ def _outline(shape: str, angle_deg: float) -> np.ndarray:
     return points @ np.array([[c, s], [-s, c]])
 
 
-def render_audio(scene: Scene, duration_s: float, sample_rate_hz: int, rng: np.random.Generator) -> np.ndarray:
+def render_audio(
+    scene: Scene, duration_s: float, sample_rate_hz: int, rng: np.random.Generator
+) -> np.ndarray:
     """The sound, float32 [num_samples] within -1..1; onset phase, detuning (<= 8 cents) and level are drawn from `rng`."""
     time_s = np.arange(round(duration_s * sample_rate_hz)) / sample_rate_hz
-    sound = sum(_object_sound(thing, attributes(Scene((thing,), 0, 0)), time_s, sample_rate_hz, rng) for thing in scene.objects)
+    sound = sum(
+        _object_sound(thing, attributes(Scene((thing,), 0, 0)), time_s, sample_rate_hz, rng)
+        for thing in scene.objects
+    )
     noise = rng.standard_normal(len(time_s)) * 10 ** (-50 / 20)
     level = 10 ** (rng.uniform(-3, 0) / 20)
     return (0.5 * level * (np.asarray(sound) / len(scene.objects) + noise)).astype(np.float32)
 
 
 def _object_sound(
-    thing: SceneObject, facts: dict[str, Any], time_s: np.ndarray, sample_rate_hz: int, rng: np.random.Generator
+    thing: SceneObject,
+    facts: dict[str, Any],
+    time_s: np.ndarray,
+    sample_rate_hz: int,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     f0_hz = facts["f0_hz"] * 2 ** (rng.uniform(-8, 8) / 1200)
-    wave = harmonics(thing.shape, f0_hz, facts["tilt_db_per_octave"], time_s, sample_rate_hz, rng.uniform(0, 2 * np.pi, 32))
+    wave = harmonics(
+        thing.shape, f0_hz, facts["tilt_db_per_octave"], time_s, sample_rate_hz, rng.uniform(0, 2 * np.pi, 32)
+    )
     return wave * onset_envelope(facts["rate_hz"], rng.uniform(0, 1), time_s)
 
 
@@ -170,9 +189,15 @@ def onset_envelope(rate_hz: float, phase: float, time_s: np.ndarray) -> np.ndarr
     return np.minimum(since_onset / 0.005, 1.0) * np.exp(-since_onset * 3.0 * rate_hz)
 
 
-def harmonics(shape: str, f0_hz: float, tilt_db: float, time_s: np.ndarray, sample_rate_hz: int, phases: np.ndarray) -> np.ndarray:
+def harmonics(
+    shape: str, f0_hz: float, tilt_db: float, time_s: np.ndarray, sample_rate_hz: int, phases: np.ndarray
+) -> np.ndarray:
     """The steady tone of a shape at unit peak (about), float64 [num_samples]; harmonics over 0.45 of the rate are left out."""
-    amplitudes = {k: a * 10 ** (tilt_db * np.log2(k) / 20) for k, a in TIMBRES[shape].items() if k * f0_hz < 0.45 * sample_rate_hz}
+    amplitudes = {
+        k: a * 10 ** (tilt_db * np.log2(k) / 20)
+        for k, a in TIMBRES[shape].items()
+        if k * f0_hz < 0.45 * sample_rate_hz
+    }
     wave = sum(a * np.sin(2 * np.pi * k * f0_hz * time_s + phases[k % 32]) for k, a in amplitudes.items())
     return np.asarray(wave) / np.sqrt(sum(a * a for a in amplitudes.values())) * 0.7
 
@@ -184,7 +209,9 @@ def scene_to_dict(scene: Scene) -> dict[str, Any]:
 
 def scene_from_dict(data: dict[str, Any]) -> Scene:
     """The inverse of `scene_to_dict`."""
-    return Scene(tuple(SceneObject(**thing) for thing in data["objects"]), data["background"], data["gradient"])
+    return Scene(
+        tuple(SceneObject(**thing) for thing in data["objects"]), data["background"], data["gradient"]
+    )
 
 
 def _log_between(limits: tuple[float, float], share: float) -> float:

@@ -25,13 +25,13 @@ from cluster.scratch import scratch_folder
 from cluster.shards import Row, write_shard
 from cluster.units import RunSummary, UnitOutput, UnitTask, run_units
 from configs.load import UserError, operational, semantic_dict
-from ingest.clip import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits
-from ingest.fetch import FetchConfig, Fetcher
-from ingest.filter import FilterConfig, judge_clip
+from ingest.clip.clipper import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits
+from ingest.clip.filter import FilterConfig, judge_clip
+from ingest.fetch.fetcher import FetchConfig, Fetcher
 from ingest.licenses import SITE_CODES, LicenseConfig, allowed, check_allow
 from ingest.sample import RETRYABLE, Item, Media, Reason, Refused, split_group, without_tokens
 from ingest.shard import CLIP_COLUMNS, banned_row, clip_row, refused_row
-from ingest.sources import SourceConfig, enumerate_items
+from ingest.sources.registry import SourceConfig, enumerate_items
 
 log = logging.getLogger(__name__)
 CLIPPING = 2  # raised whenever the same media and settings give other clips than before
@@ -80,7 +80,9 @@ def scrape(config: ScrapeConfig, progress: bool = True) -> RunSummary:
     items = enumerate_items(config.source, config.network, config.output)
     first = next(items, None)
     if first is None:
-        raise UserError(f"source.path={config.source.path}: nothing found there for source.kind={config.source.kind}")
+        raise UserError(
+            f"source.path={config.source.path}: nothing found there for source.kind={config.source.kind}"
+        )
     dataset = Dataset.create_or_open(config.output, "clips", semantic(config), parents=[])
     bans = frozenset(key for key in dataset.tombstones() if ":" in key)
     wanted = _allowed(itertools.chain([first], items), bans)
@@ -93,7 +95,9 @@ def scrape(config: ScrapeConfig, progress: bool = True) -> RunSummary:
         retryable_reasons=frozenset(str(reason) for reason in RETRYABLE),
         columns=CLIP_COLUMNS,
         retry_after_s=config.retry_after_s,
-        unit_deadline_s=UNIT_DEADLINE * config.unit_size * (config.network.timeout_s + config.limits.timeout_s),
+        unit_deadline_s=UNIT_DEADLINE
+        * config.unit_size
+        * (config.network.timeout_s + config.limits.timeout_s),
         progress=progress,
     )
 
@@ -107,7 +111,9 @@ def _allowed(items: Iterable[Item], bans: frozenset[str]) -> Iterator[Item]:
         else:
             yield item
     if kept_out:
-        log.warning("%d items were removed from this dataset (ingest remove) and are not listed again", kept_out)
+        log.warning(
+            "%d items were removed from this dataset (ingest remove) and are not listed again", kept_out
+        )
 
 
 def _warning_of_moved(dataset: Dataset, items: Iterable[Item]) -> Iterator[Item]:
@@ -151,11 +157,20 @@ class _Places:
 
 
 def _place(payload: dict[str, Any]) -> str:
-    return json.dumps([payload.get("url"), payload.get("sound_url"), payload.get("start_s") or 0.0, payload.get("end_s") or 0.0])
+    return json.dumps(
+        [
+            payload.get("url"),
+            payload.get("sound_url"),
+            payload.get("start_s") or 0.0,
+            payload.get("end_s") or 0.0,
+        ]
+    )
 
 
 def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+    return int.from_bytes(
+        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
+    )
 
 
 def semantic(config: ScrapeConfig) -> dict[str, Any]:
@@ -175,12 +190,19 @@ def check(config: ScrapeConfig) -> None:
     if config.unit_size < 1:
         raise UserError(f"unit_size={config.unit_size}: give 1 or more")
     if min(config.split.validation, config.split.test) < 0 or config.split.validation + config.split.test > 1:
-        raise UserError(f"split: validation={config.split.validation} and test={config.split.test} are not shares of one whole")
-    network, brings = config.network, config.network.share(config.workers).bytes_per_s * config.network.timeout_s
+        raise UserError(
+            f"split: validation={config.split.validation} and test={config.split.test} are not shares of one whole"
+        )
+    network, brings = (
+        config.network,
+        config.network.share(config.workers).bytes_per_s * config.network.timeout_s,
+    )
     if 0 < brings < network.max_bytes:
         told = f"a worker's share brings {brings / 1e6:.0f} MB in network.timeout_s={network.timeout_s:.0f}"
         fix = f"raise that, or lower workers={config.workers} or network.max_bytes={network.max_bytes}"
-        raise UserError(f"network.bytes_per_s={network.bytes_per_s:.0f}: {told}, and larger items would never come; {fix}")
+        raise UserError(
+            f"network.bytes_per_s={network.bytes_per_s:.0f}: {told}, and larger items would never come; {fix}"
+        )
     if config.split.by not in ("media", "channel"):
         raise UserError(f"split.by={config.split.by}: give media or channel")
 
@@ -192,10 +214,20 @@ def _check_licenses(config: ScrapeConfig) -> None:
         check_allow(allow)
     except ValueError as error:
         raise UserError(str(error)) from None
-    if source.kind == "folder" and source.license and Path(source.path).is_dir() and not allowed(source.license, allow):
+    if (
+        source.kind == "folder"
+        and source.license
+        and Path(source.path).is_dir()
+        and not allowed(source.license, allow)
+    ):
         fix = f"add {source.license} there, or state another license"
-        raise UserError(f"source.license={source.license}: license.allow={','.join(allow)} lets nothing of it in; {fix}")
-    possible = [*SITE_CODES.get(source.kind, {}).values(), *(source.youtube.vouched_channels.values() if source.kind == "youtube" else ())]
+        raise UserError(
+            f"source.license={source.license}: license.allow={','.join(allow)} lets nothing of it in; {fix}"
+        )
+    possible = [
+        *SITE_CODES.get(source.kind, {}).values(),
+        *(source.youtube.vouched_channels.values() if source.kind == "youtube" else ()),
+    ]
     if possible and not any(allowed(code, allow) for code in possible):
         raise UserError(
             f"license.allow={','.join(allow)} lets in nothing of {source.kind}, where there is {', '.join(sorted(set(possible)))}"
@@ -210,13 +242,19 @@ class ScrapeStage:
         self.stack = contextlib.ExitStack()
         self.spool = self.stack.enter_context(scratch_folder("spool"))
         network = config.network.share(config.workers)
-        self.fetcher = self.stack.enter_context(Fetcher(network, self.spool, tuple(config.license.allow), config.source.youtube))
-        self.clipper = self.stack.enter_context(Clipper(config.clip, config.audio, config.frame, config.limits))
+        self.fetcher = self.stack.enter_context(
+            Fetcher(network, self.spool, tuple(config.license.allow), config.source.youtube)
+        )
+        self.clipper = self.stack.enter_context(
+            Clipper(config.clip, config.audio, config.frame, config.limits)
+        )
 
     def __call__(self, task: UnitTask, scratch: Path) -> UnitOutput:
         rows: list[Row] = []
         for work in task.items:
-            rows += scrape_item(Item(**work.payload), work.item_id, self.fetcher, self.clipper, self.config, self.bans)
+            rows += scrape_item(
+                Item(**work.payload), work.item_id, self.fetcher, self.clipper, self.config, self.bans
+            )
         retryable = {row.item_id for row in rows if row.reason in RETRYABLE}
         return UnitOutput(write_shard(scratch, rows, CLIP_COLUMNS), retryable=len(retryable))
 
@@ -225,7 +263,12 @@ class ScrapeStage:
 
 
 def scrape_item(
-    item: Item, item_id: str, fetcher: Fetcher, clipper: Clipper, config: ScrapeConfig, bans: frozenset[str] = frozenset()
+    item: Item,
+    item_id: str,
+    fetcher: Fetcher,
+    clipper: Clipper,
+    config: ScrapeConfig,
+    bans: frozenset[str] = frozenset(),
 ) -> list[Row]:
     """Rows of one item: a row per clip, kept or refused, and for parts that gave none; or one refused row where the whole gave none."""
     media: Media | None = None
@@ -233,7 +276,9 @@ def scrape_item(
         if bans & item.bans():
             return [banned_row(item, item_id)]
         if item.license and not allowed(item.license, config.license.allow):
-            raise Refused(Reason.LICENSE, f"license {item.license} is not allowed")  # before anything of it is read
+            raise Refused(
+                Reason.LICENSE, f"license {item.license} is not allowed"
+            )  # before anything of it is read
         media = fetcher.fetch(item, config.frame.short_side_px)
         if bans & item.bans(media.channel, media.license):
             return [banned_row(item, item_id)]
@@ -249,8 +294,12 @@ def scrape_item(
     finally:
         if media and media.owned:
             _discard(media)
-    split = split_of(split_group(item.source, item.media_id, media.channel or item.channel, config.split.by), config.split)
-    return [clip_row(item, item_id, media, clip, split, *judge_clip(clip, config.filter)) for clip in clips] + lost
+    split = split_of(
+        split_group(item.source, item.media_id, media.channel or item.channel, config.split.by), config.split
+    )
+    return [
+        clip_row(item, item_id, media, clip, split, *judge_clip(clip, config.filter)) for clip in clips
+    ] + lost
 
 
 def _with_embedded(media: Media, embedded: str) -> dict[str, Any]:

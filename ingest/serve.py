@@ -40,7 +40,12 @@ CONTENT_TYPES = {
     ".jpg": "image/jpeg",
     ".wav": "audio/wav",
 }
-MP4_ROLES = {1: "direct", 2: "busy", 3: "unlicensed", 4: "noai"}  # by place in the catalogue; and every tenth is direct
+MP4_ROLES = {
+    1: "direct",
+    2: "busy",
+    3: "unlicensed",
+    4: "noai",
+}  # by place in the catalogue; and every tenth is direct
 DEAD = {"/watch/dead0000.html": 404, "/watch/dead0001.html": 410, "/media/dead0002.mp4": 404}
 BLOCK_BYTES = 1 << 18
 
@@ -74,7 +79,11 @@ class Site:
 
     @cached_property
     def pages(self) -> dict[str, str]:
-        return {_page_path(entry): _page(entry, role) for entry, role in self.with_roles() if role not in ("direct", "still")}
+        return {
+            _page_path(entry): _page(entry, role)
+            for entry, role in self.with_roles()
+            if role not in ("direct", "still")
+        }
 
     def with_roles(self) -> Iterator[tuple[dict[str, Any], str]]:
         """Every entry with how it is offered: page, direct, busy, unlicensed, noai or still."""
@@ -116,7 +125,9 @@ def read_site(folder: Path) -> Site:
     try:
         entries = json.loads((folder / "catalogue.json").read_text())
     except FileNotFoundError:
-        raise UserError(f"{folder}: no catalogue.json there; render one with `python -m ingest synth {folder}`") from None
+        raise UserError(
+            f"{folder}: no catalogue.json there; render one with `python -m ingest synth {folder}`"
+        ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}/catalogue.json cannot be read: {error}") from None
     site = Site(folder, entries)
@@ -130,7 +141,10 @@ def serve(config: ServeConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with running_site(Path(config.path), config.port) as site:
-        print(f"serving {config.path} at {site.url}, listed in {Path(config.path) / 'urls.csv'}; Ctrl-C ends it", flush=True)
+        print(
+            f"serving {config.path} at {site.url}, listed in {Path(config.path) / 'urls.csv'}; Ctrl-C ends it",
+            flush=True,
+        )
         stop.wait()
 
 
@@ -198,7 +212,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send_page(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
         body = text.encode()
-        self._send_head(status, {"Content-Type": "text/html; charset=utf-8", "Content-Length": str(len(body)), **(headers or {})})
+        self._send_head(
+            status,
+            {"Content-Type": "text/html; charset=utf-8", "Content-Length": str(len(body)), **(headers or {})},
+        )
         if self.command == "GET":
             self.wfile.write(body)
 
@@ -206,14 +223,19 @@ class Handler(BaseHTTPRequestHandler):
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             first, last = 0, size - 1
-            headers = {"Content-Type": CONTENT_TYPES.get(path.suffix, "application/octet-stream"), "Accept-Ranges": "bytes"}
+            headers = {
+                "Content-Type": CONTENT_TYPES.get(path.suffix, "application/octet-stream"),
+                "Accept-Ranges": "bytes",
+            }
             asked = byte_range(self.headers.get("Range"), size)
             if asked == "unsatisfiable":
                 return self._send_head(416, {"Content-Range": f"bytes */{size}", "Content-Length": "0"})
             if isinstance(asked, tuple):
                 first, last = asked
                 headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-            self._send_head(206 if isinstance(asked, tuple) else 200, {**headers, "Content-Length": str(last - first + 1)})
+            self._send_head(
+                206 if isinstance(asked, tuple) else 200, {**headers, "Content-Length": str(last - first + 1)}
+            )
             if self.command == "GET":
                 self._send_bytes(file, first, last)
 

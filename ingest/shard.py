@@ -14,9 +14,9 @@ import pyarrow as pa
 import soundfile
 
 from cluster.shards import Row
-from ingest.facts import plain_json
-from ingest.fingerprint import audio_fingerprint, audio_sequence, image_hash, image_palette
+from ingest.dedup.fingerprint import audio_fingerprint, audio_sequence, image_hash, image_palette
 from ingest.sample import Clip, Item, Media, Reason, Refused, sample_key, without_tokens
+from ingest.sources.metadata import plain_json
 
 CLIP_COLUMNS = pa.schema(
     [
@@ -44,17 +44,37 @@ TOOLS = ("av", "ffmpeg-python", "imageio-ffmpeg", "yt-dlp", "soundfile", "pillow
 
 def refused_row(item: Item, item_id: str, refusal: Refused, license: str = "", channel: str = "") -> Row:
     """The row of an item that gave no clip at all."""
-    columns = {"source": item.source, "media_id": item.media_id, "url": without_tokens(item.url), "title": item.title}
+    columns = {
+        "source": item.source,
+        "media_id": item.media_id,
+        "url": without_tokens(item.url),
+        "title": item.title,
+    }
     columns |= {"license": license or item.license, "channel": channel or item.channel}
     return Row(item_id, None, "refused", str(refusal.reason), refusal.detail, columns)
 
 
 def banned_row(item: Item, item_id: str) -> Row:
     """The row of an item that a removal keeps out: neither its title nor its address."""
-    return Row(item_id, None, "refused", str(Reason.TAKEN_DOWN), None, {"source": item.source, "media_id": item.media_id})
+    return Row(
+        item_id,
+        None,
+        "refused",
+        str(Reason.TAKEN_DOWN),
+        None,
+        {"source": item.source, "media_id": item.media_id},
+    )
 
 
-def clip_row(item: Item, item_id: str, media: Media, clip: Clip, split: str, reason: Reason | None, scores: dict[str, float]) -> Row:
+def clip_row(
+    item: Item,
+    item_id: str,
+    media: Media,
+    clip: Clip,
+    split: str,
+    reason: Reason | None,
+    scores: dict[str, float],
+) -> Row:
     """A kept sample with its three members, or, where the filter gave a `reason`, a refused row with the scores."""
     facts: dict[str, Any] = {
         "source": item.source,
@@ -73,11 +93,18 @@ def clip_row(item: Item, item_id: str, media: Media, clip: Clip, split: str, rea
     columns = {**facts, "scores": json.dumps(scores, sort_keys=True)}
     if reason:
         return Row(item_id, key, "refused", str(reason), None, columns)
-    columns |= {"image_hash": image_hash(clip.image), "audio_fingerprint": audio_fingerprint(clip.own_audio, clip.sample_rate_hz)}
+    columns |= {
+        "image_hash": image_hash(clip.image),
+        "audio_fingerprint": audio_fingerprint(clip.own_audio, clip.sample_rate_hz),
+    }
     columns["image_palette"] = image_palette(clip.image)
-    columns["audio_sequence"] = audio_sequence(clip.own_audio, clip.sample_rate_hz, round(clip.start_s * clip.sample_rate_hz))
+    columns["audio_sequence"] = audio_sequence(
+        clip.own_audio, clip.sample_rate_hz, round(clip.start_s * clip.sample_rate_hz)
+    )
     meta = plain_json({**item.meta, **media.meta})
-    return Row(item_id, key, columns=columns, members=_members(clip, {**facts, "scores": scores, "meta": meta}))
+    return Row(
+        item_id, key, columns=columns, members=_members(clip, {**facts, "scores": scores, "meta": meta})
+    )
 
 
 def _short(media_id: str) -> str:
@@ -90,10 +117,15 @@ def _short(media_id: str) -> str:
 def _members(clip: Clip, facts: dict[str, Any]) -> dict[str, bytes]:
     flac = io.BytesIO()
     soundfile.write(flac, clip.audio, clip.sample_rate_hz, format="FLAC", subtype="PCM_16")
-    hashes = {"audio_sha256": hashlib.sha256(clip.audio.tobytes()).hexdigest(), "image_sha256": hashlib.sha256(clip.image).hexdigest()}
+    hashes = {
+        "audio_sha256": hashlib.sha256(clip.audio.tobytes()).hexdigest(),
+        "image_sha256": hashlib.sha256(clip.image).hexdigest(),
+    }
     shape = {"sample_rate_hz": clip.sample_rate_hz, "width_px": clip.width_px, "height_px": clip.height_px}
     laid = {"mode": clip.mode, "valid_s": clip.duration_s if clip.valid_s is None else clip.valid_s}
-    text = json.dumps({**facts, **shape, **laid, **hashes, "tools": _tool_versions()}, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(
+        {**facts, **shape, **laid, **hashes, "tools": _tool_versions()}, sort_keys=True, ensure_ascii=False
+    )
     return {"flac": flac.getvalue(), "jpg": clip.image, "json": text.encode()}
 
 

@@ -71,21 +71,31 @@ def make_stills(config: StillsConfig) -> dict[str, Any]:
     try:
         (output / "videos").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"output={config.output}: not writable ({error.strerror}); choose another folder") from None
+        raise UserError(
+            f"output={config.output}: not writable ({error.strerror}); choose another folder"
+        ) from None
     videos = {id: video_path(config, id) for id in photos}
     sources = _read_sources(output)
     with ThreadPoolExecutor(config.workers) as pool:
         digests = dict(zip(photos, pool.map(_digest, photos.values()), strict=True))
         stale = [sources.get(str(videos[id].relative_to(output))) != digests[id] for id in photos]
         reasons = list(pool.map(partial(_render, config), photos.values(), videos.values(), stale))
-    kept = {str(videos[id].relative_to(output)): digests[id] for id, reason in zip(photos, reasons, strict=True) if not reason}
+    kept = {
+        str(videos[id].relative_to(output)): digests[id]
+        for id, reason in zip(photos, reasons, strict=True)
+        if not reason
+    }
     _write(output / SOURCES, json.dumps(sources | kept, indent=0))
     made = [
         (id, str(videos[id].relative_to(output)), captions.get(_below(config.images, photo), ""))
         for (id, photo), reason in zip(photos.items(), reasons, strict=True)
         if not reason
     ]
-    refused = [(id, _below(config.images, photos[id]), reason) for id, reason in zip(photos, reasons, strict=True) if reason]
+    refused = [
+        (id, _below(config.images, photos[id]), reason)
+        for id, reason in zip(photos, reasons, strict=True)
+        if reason
+    ]
     _write_list(output / "list.tsv", ("id", "path", "caption"), made)
     _write_list(output / "refused.tsv", ("id", "path", "reason"), refused)
     return {"videos": len(made), "refused": len(refused)}
@@ -101,7 +111,9 @@ def read_captions(path: str) -> dict[str, str]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"captions={path}: cannot be read as csv: {error}") from None
     if rows and not {"path", "caption"} <= rows[0].keys():
-        raise UserError(f"captions={path}: columns path and caption are needed; it has {', '.join(map(str, rows[0]))}")
+        raise UserError(
+            f"captions={path}: columns path and caption are needed; it has {', '.join(map(str, rows[0]))}"
+        )
     return {str(row["path"]): " ".join(str(row["caption"] or "").split()) for row in rows}
 
 
@@ -151,14 +163,31 @@ def _render(config: StillsConfig, photo: Path, video: Path, stale: bool) -> str:
 def _encoding(config: StillsConfig, frame: Image.Image, target: Path) -> list[str]:
     """The ffmpeg command that reads the frame's RGB bytes. Converted by BT.709 at every size, and marked so: players guess
     the matrix of an unmarked video by its height."""
-    picture = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{frame.width}x{frame.height}", r=config.fps)
-    still = picture.filter("scale", in_range="pc", out_range="tv", out_color_matrix="bt709", flags=EXACT).filter("format", "yuv420p")
+    picture = ffmpeg.input(
+        "pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{frame.width}x{frame.height}", r=config.fps
+    )
+    still = picture.filter(
+        "scale", in_range="pc", out_range="tv", out_color_matrix="bt709", flags=EXACT
+    ).filter("format", "yuv420p")
     still = still.filter("loop", loop=-1, size=1, start=0)
-    options = {"vcodec": "libx264", "preset": "veryfast", "tune": "stillimage", "crf": CRF, "pix_fmt": "yuv420p", "threads": 1}
+    options = {
+        "vcodec": "libx264",
+        "preset": "veryfast",
+        "tune": "stillimage",
+        "crf": CRF,
+        "pix_fmt": "yuv420p",
+        "threads": 1,
+    }
     options |= {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
-    options |= {"vframes": round(config.duration_s * config.fps), "movflags": "+faststart", "loglevel": "error"}
+    options |= {
+        "vframes": round(config.duration_s * config.fps),
+        "movflags": "+faststart",
+        "loglevel": "error",
+    }
     options |= {"map_metadata": -1, "fflags": "+bitexact", "flags:v": "+bitexact"}
-    return list(ffmpeg.compile(ffmpeg.output(still, str(target), **options), cmd=ffmpeg_exe(), overwrite_output=True))
+    return list(
+        ffmpeg.compile(ffmpeg.output(still, str(target), **options), cmd=ffmpeg_exe(), overwrite_output=True)
+    )
 
 
 def _scaled(picture: Image.Image, short_side_px: int) -> Image.Image:

@@ -61,7 +61,9 @@ def synth(config: SynthConfig) -> dict[str, Any]:
     if config.scenes_per_video < 1 or config.scene_s <= 0 or config.size_px < 16 or config.size_px % 2:
         raise UserError("scenes_per_video >= 1, scene_s > 0 and an even size_px >= 16 are needed")
     if (config.scene_s * config.fps) % 2:
-        raise UserError(f"scene_s={config.scene_s} x fps={config.fps}: give an even number of frames, so that a scene has a middle frame")
+        raise UserError(
+            f"scene_s={config.scene_s} x fps={config.fps}: give an even number of frames, so that a scene has a middle frame"
+        )
     root = Path(config.path).resolve()
     try:
         for name in ("media", "truth"):
@@ -90,7 +92,12 @@ def _render(config: SynthConfig, wanted: tuple[str, int]) -> dict[str, Any]:
     license = licenses[number % len(licenses)]
     entry: dict[str, Any] = {"id": media_id, "kind": kind, "license": license, "title": f"Scenes {media_id}"}
     truth = [
-        {"start_s": i * config.scene_s, "duration_s": config.scene_s, "attributes": attributes(scene), "scene": scene_to_dict(scene)}
+        {
+            "start_s": i * config.scene_s,
+            "duration_s": config.scene_s,
+            "attributes": attributes(scene),
+            "scene": scene_to_dict(scene),
+        }
         for i, scene in enumerate(scenes)
     ]
     entry["files"] = _write_media(root / "media", media_id, kind, scenes, sound, config)
@@ -98,14 +105,20 @@ def _render(config: SynthConfig, wanted: tuple[str, int]) -> dict[str, Any]:
     return entry
 
 
-def _write_media(folder: Path, media_id: str, kind: str, scenes: list[Scene], sound: np.ndarray, config: SynthConfig) -> list[str]:
+def _write_media(
+    folder: Path, media_id: str, kind: str, scenes: list[Scene], sound: np.ndarray, config: SynthConfig
+) -> list[str]:
     """Writes the files of a medium if they are not there; returns their names below `folder`, the one to link first."""
     if kind == "still":
         names = [f"{media_id}.jpg", f"{media_id}.wav"]
         Image.fromarray(render_image(scenes[0], config.size_px * 2)).save(folder / names[0], quality=92)
         soundfile.write(folder / names[1], sound, SAMPLE_RATE_HZ, subtype="PCM_16")
         return names
-    name = {"webm": f"{media_id}.webm", "hls": f"{media_id}/index.m3u8", "dash": f"{media_id}/manifest.mpd"}.get(kind, f"{media_id}.mp4")
+    name = {
+        "webm": f"{media_id}.webm",
+        "hls": f"{media_id}/index.m3u8",
+        "dash": f"{media_id}/manifest.mpd",
+    }.get(kind, f"{media_id}.mp4")
     if not (folder / name).exists():
         (folder / name).parent.mkdir(exist_ok=True)
         _encode(folder / name, kind, scenes, sound, config)
@@ -136,13 +149,48 @@ def _codec_options(kind: str, config: SynthConfig) -> dict[str, Any]:
     """Encoder settings of a kind; keyframes at the middle of every scene and nowhere else but at the start."""
     middle_s = config.scene_s / 2
     keys = ",".join(f"{middle_s + i * config.scene_s:.3f}" for i in range(config.scenes_per_video))
-    shared = {"force_key_frames": keys, "threads": 1, "pix_fmt": "yuv420p", "loglevel": "error", "map_metadata": -1, "fflags": "+bitexact"}
-    h264 = {"vcodec": "libx264", "preset": "ultrafast", "crf": 20, "g": 100000, "sc_threshold": 0, "acodec": "aac", "audio_bitrate": "96k"}
+    shared = {
+        "force_key_frames": keys,
+        "threads": 1,
+        "pix_fmt": "yuv420p",
+        "loglevel": "error",
+        "map_metadata": -1,
+        "fflags": "+bitexact",
+    }
+    h264 = {
+        "vcodec": "libx264",
+        "preset": "ultrafast",
+        "crf": 20,
+        "g": 100000,
+        "sc_threshold": 0,
+        "acodec": "aac",
+        "audio_bitrate": "96k",
+    }
     if kind == "webm":
-        vp9 = {"vcodec": "libvpx-vp9", "crf": 30, "video_bitrate": 0, "cpu-used": 8, "deadline": "realtime", "g": 100000}
+        vp9 = {
+            "vcodec": "libvpx-vp9",
+            "crf": 30,
+            "video_bitrate": 0,
+            "cpu-used": 8,
+            "deadline": "realtime",
+            "g": 100000,
+        }
         return {**shared, **vp9, "acodec": "libopus", "audio_bitrate": "64k"}
     if kind == "hls":
-        return {**shared, **h264, "format": "hls", "hls_time": 10, "hls_playlist_type": "vod", "hls_segment_filename": "part%03d.ts"}
+        return {
+            **shared,
+            **h264,
+            "format": "hls",
+            "hls_time": 10,
+            "hls_playlist_type": "vod",
+            "hls_segment_filename": "part%03d.ts",
+        }
     if kind == "dash":
-        return {**shared, **h264, "format": "dash", "seg_duration": 10, "adaptation_sets": "id=0,streams=v id=1,streams=a"}
+        return {
+            **shared,
+            **h264,
+            "format": "dash",
+            "seg_duration": 10,
+            "adaptation_sets": "id=0,streams=v id=1,streams=a",
+        }
     return {**shared, **h264, "movflags": "+faststart"}

@@ -23,7 +23,9 @@ def verify(uri: str) -> Iterator[str]:
         return
     listed, problems = _listed(dataset)
     yield from problems
-    listed = listed if dataset.meta["kind"] == "clips" else {}  # rows of latents are of the clips' items, not of the list's
+    listed = (
+        listed if dataset.meta["kind"] == "clips" else {}
+    )  # rows of latents are of the clips' items, not of the list's
     seen: dict[str, str] = {}
     newest = set(dataset.commit_names())
     for name in dataset.list_own("commits"):
@@ -56,7 +58,11 @@ def _listed(dataset: Dataset) -> tuple[dict[str, int], list[str]]:
             listed[task.unit] = hash(frozenset(item.item_id for item in task.items))
     except OSError as error:
         return {}, [str(error)]
-    problems = [f"worklist: unit {unit} stands at place {place}" for place, unit in enumerate(listed) if unit != f"u{place:07d}"]
+    problems = [
+        f"worklist: unit {unit} stands at place {place}"
+        for place, unit in enumerate(listed)
+        if unit != f"u{place:07d}"
+    ]
     problems += [
         f"{name}: of a unit that the work list does not have"
         for name in dataset.commit_names()
@@ -81,7 +87,9 @@ def _damage(dataset: Dataset, part: Part) -> str | None:
     return None
 
 
-def _rows(dataset: Dataset, commit: Commit, seen: dict[str, str], check_members: bool, items: int | None) -> Iterator[str]:
+def _rows(
+    dataset: Dataset, commit: Commit, seen: dict[str, str], check_members: bool, items: int | None
+) -> Iterator[str]:
     """Checks counts and keys; where the tar is damaged, names the members hit."""
     rows = dataset.read_index(commit).to_pylist()
     kept = [row for row in rows if row["status"] == "kept"]

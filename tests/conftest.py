@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import environment, new_bucket, s3_server
+from tests.fakes.servers import environment, new_bucket, s3_server
 
 os.environ.update(
     {
@@ -19,9 +19,13 @@ os.environ.update(
         "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",
     }
 )
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # explicit: a local Ray would write a token to the home folder; make test sets a token
+os.environ.setdefault(
+    "RAY_AUTH_MODE", "disabled"
+)  # explicit: a local Ray would write a token to the home folder; make test sets a token
 os.environ.pop("RAY_ADDRESS", None)
-SLOW = pytest.mark.skipif(os.environ.get("STILLSOUND_SLOW") != "1", reason="takes half a minute or more: make chaos")
+SLOW = pytest.mark.skipif(
+    os.environ.get("STILLSOUND_SLOW") != "1", reason="takes half a minute or more: make chaos"
+)
 ROOT = Path(__file__).parent.parent
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
 

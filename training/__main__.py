@@ -14,7 +14,9 @@ from configs.terminal import log_to_stderr, printable
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False, soft_wrap=True, markup=False)
 ARGS = typer.Argument(None, metavar="[CONFIG] [name=value…]")
-JSON = typer.Option(False, "--json", help="the summary as one JSON object on stdout, everything else on stderr")
+JSON = typer.Option(
+    False, "--json", help="the summary as one JSON object on stdout, everything else on stderr"
+)
 DRY_RUN = typer.Option(False, "--dry-run", help="print the plan and do nothing")
 
 
@@ -36,7 +38,16 @@ def train(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN)
 
         return run(config)
 
-    run_verb("train", args or [], config, do, output=config.output, show=_show_training, as_json=as_json, dry_run=dry_run)
+    run_verb(
+        "train",
+        args or [],
+        config,
+        do,
+        output=config.output,
+        show=_show_training,
+        as_json=as_json,
+        dry_run=dry_run,
+    )
 
 
 @app.command()
@@ -53,7 +64,16 @@ def precompute(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY
 
         return asdict(run(config, progress=not as_json))
 
-    summary = run_verb("precompute", args or [], config, do, output=config.output, show=_show_units, as_json=as_json, dry_run=dry_run)
+    summary = run_verb(
+        "precompute",
+        args or [],
+        config,
+        do,
+        output=config.output,
+        show=_show_units,
+        as_json=as_json,
+        dry_run=dry_run,
+    )
     if summary and (summary["failed"] or summary["deferred"]):
         raise typer.Exit(1)
 
@@ -70,7 +90,16 @@ def generate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_R
         left_out = f", {len(summary['skipped'])} pictures left out" if summary["skipped"] else ""
         console.print(f"{len(summary['wavs'])} wav files in {config.output}{left_out}")
 
-    run_verb("generate", args or [], config, lambda: run(config), output=config.output, show=show, as_json=as_json, dry_run=dry_run)
+    run_verb(
+        "generate",
+        args or [],
+        config,
+        lambda: run(config),
+        output=config.output,
+        show=show,
+        as_json=as_json,
+        dry_run=dry_run,
+    )
 
 
 @app.command()
@@ -80,7 +109,16 @@ def evaluate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_R
     from training.evaluate import evaluate as run
 
     config = load_config(EvaluateConfig, args or [])
-    run_verb("evaluate", args or [], config, lambda: run(config), output=config.output, show=_show_scores, as_json=as_json, dry_run=dry_run)
+    run_verb(
+        "evaluate",
+        args or [],
+        config,
+        lambda: run(config),
+        output=config.output,
+        show=_show_scores,
+        as_json=as_json,
+        dry_run=dry_run,
+    )
 
 
 @app.command()
@@ -92,9 +130,20 @@ def export(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN
     config = load_config(ExportConfig, args or [])
 
     def show(summary: dict[str, Any]) -> None:
-        console.print(f"wrote {summary['output']}: DiffusionPipeline.from_pretrained(…, trust_remote_code=True) loads it")
+        console.print(
+            f"wrote {summary['output']}: DiffusionPipeline.from_pretrained(…, trust_remote_code=True) loads it"
+        )
 
-    run_verb("export", args or [], config, lambda: run(config), output="", show=show, as_json=as_json, dry_run=dry_run)
+    run_verb(
+        "export",
+        args or [],
+        config,
+        lambda: run(config),
+        output="",
+        show=show,
+        as_json=as_json,
+        dry_run=dry_run,
+    )
 
 
 @app.command()
@@ -110,7 +159,11 @@ def inspect(run: str, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
         print(json.dumps({"checkpoints": lines}))
     for line in lines if not as_json else []:
         state = f"damaged: {line['problem']}" if line["problem"] else "sound"
-        facts = "  ".join(f"{name} {line['facts'][name]}" for name in ("position", "workers", "zero_stage", "ema") if name in line["facts"])
+        facts = "  ".join(
+            f"{name} {line['facts'][name]}"
+            for name in ("position", "workers", "zero_stage", "ema")
+            if name in line["facts"]
+        )
         told = f"step {line['step']:8d}  {line['files']:4d} files  {line['bytes'] / 1e6:9.1f} MB  {facts}  {state}"
         console.print(told, soft_wrap=True, style="red" if line["problem"] else None)
     if not lines and not as_json:
@@ -125,7 +178,9 @@ def probe(as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     from training.probe import probe as run
 
     if dry_run:
-        console.print("would multiply matrices and all-reduce over two processes of this node, and write nothing")
+        console.print(
+            "would multiply matrices and all-reduce over two processes of this node, and write nothing"
+        )
         return
     try:
         found = run()
@@ -135,14 +190,18 @@ def probe(as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     if as_json:
         print(json.dumps(found))
     else:
-        console.print(f"torch {found['torch']} on {found['device']}, all-reduce over {found['all_reduce']} in {found['seconds']} s")
+        console.print(
+            f"torch {found['torch']} on {found['device']}, all-reduce over {found['all_reduce']} in {found['seconds']} s"
+        )
 
 
 def _show_training(summary: dict[str, Any]) -> None:
     if summary["finished_before"]:
         console.print(f"finished: all {summary['steps']} steps are done; the model is in {summary['model']}")
     else:
-        console.print(f"trained to step {summary['steps']} in {summary['seconds']:.0f} s; the model is in {summary['model']}")
+        console.print(
+            f"trained to step {summary['steps']} in {summary['seconds']:.0f} s; the model is in {summary['model']}"
+        )
 
 
 def _show_units(summary: dict[str, Any]) -> None:
@@ -150,19 +209,32 @@ def _show_units(summary: dict[str, Any]) -> None:
         console.print(f"nothing to do: all {summary['units_before']} units are committed")
         return
     counts = ", ".join(f"{count} {name}" for name, count in sorted(summary["counts"].items()))
-    console.print(f"{summary['units_done']} units done ({counts}), {summary['units_before']} were there before; {summary['seconds']:.0f} s")
+    console.print(
+        f"{summary['units_done']} units done ({counts}), {summary['units_before']} were there before; {summary['seconds']:.0f} s"
+    )
     for unit, error in sorted(summary["failed"].items()):
         console.print(printable(f"unit {unit} failed: {error}"), style="red")
 
 
 def _show_scores(summary: dict[str, Any]) -> None:
-    table = Table("attribute", "generated", "real (codec)", "chance", "shuffled", "gap closed", "closed when shuffled", box=None)
+    table = Table(
+        "attribute",
+        "generated",
+        "real (codec)",
+        "chance",
+        "shuffled",
+        "gap closed",
+        "closed when shuffled",
+        box=None,
+    )
     for name, scores in summary["scores"].items():
         intervals = summary["intervals"].get(name, {})
         parts = ("generated", "real", "chance", "shuffled", "closed", "shuffled_closed")
         table.add_row(name, *(_with_interval(scores[part], intervals.get(part)) for part in parts))
     console.print(table)
-    console.print(f"{summary['num_clips']} held-out clips of {summary['num_media']} media; in brackets 95 % intervals")
+    console.print(
+        f"{summary['num_clips']} held-out clips of {summary['num_media']} media; in brackets 95 % intervals"
+    )
 
 
 def _with_interval(share: float, interval: list[float] | None) -> str:

@@ -25,12 +25,12 @@ from cluster.dataset import Commit, Dataset
 from cluster.shards import verify_member
 from configs.load import UserError, operational
 from ingest.pixels import PictureError, open_picture
-from training.choice import choose, seed_of
+from training.data.choice import choose, seed_of
 from training.export import make_folder, open_pipeline
 from training.generate import check_sampling, choose_guidance, stopped_by_bad_mels
 from training.judge import judge
-from training.mel import MelConfig
-from training.pipeline import StillsoundPipeline
+from training.pipeline.mel import MelConfig
+from training.pipeline.pipeline import StillsoundPipeline
 from training.recipes.clips import decode_wav
 from training.score import score
 
@@ -81,7 +81,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     config = replace(config, guidance=choose_guidance(pipeline, config.guidance))
     clips = find_clips(dataset, config, pipeline.mel.num_samples)
     if len(clips) < 2:
-        raise UserError(f"data={config.data}: {len(clips)} clips of split={config.split} have a truth in {config.truth}; need 2 or more")
+        raise UserError(
+            f"data={config.data}: {len(clips)} clips of split={config.split} have a truth in {config.truth}; need 2 or more"
+        )
     with stopped_by_bad_mels(config.model, "a clip through the codec alone"):
         real = reconstruct(pipeline, clips, config.batch)
     with stopped_by_bad_mels(config.model, "a generated clip"):
@@ -105,7 +107,9 @@ def _check(config: EvaluateConfig) -> None:
     if config.seed < 0:
         raise UserError(f"seed={config.seed}: give 0 or more")
     if not config.truth or not Path(config.truth).is_dir():
-        raise UserError(f"truth={config.truth}: no such folder; give the truth folder of python -m ingest synth")
+        raise UserError(
+            f"truth={config.truth}: no such folder; give the truth folder of python -m ingest synth"
+        )
 
 
 def check_comparable(dataset: Dataset, mel: MelConfig) -> None:
@@ -114,19 +118,32 @@ def check_comparable(dataset: Dataset, mel: MelConfig) -> None:
     rate_hz, duration_s = audio["sample_rate_hz"], clip["duration_s"]
     if rate_hz != mel.sample_rate_hz:
         asked = f"scrape clips with audio.sample_rate_hz={mel.sample_rate_hz}"
-        raise UserError(f"data={dataset.uri}: has audio.sample_rate_hz={rate_hz}, the model makes {mel.sample_rate_hz}; {asked}")
+        raise UserError(
+            f"data={dataset.uri}: has audio.sample_rate_hz={rate_hz}, the model makes {mel.sample_rate_hz}; {asked}"
+        )
     if replace(mel, duration_s=duration_s).num_samples != mel.num_samples:
         asked = f"scrape clips with clip.duration_s={mel.duration_s:g}"
-        raise UserError(f"data={dataset.uri}: has clip.duration_s={duration_s:g}, the model makes {mel.duration_s:g} s; {asked}")
+        raise UserError(
+            f"data={dataset.uri}: has clip.duration_s={duration_s:g}, the model makes {mel.duration_s:g} s; {asked}"
+        )
 
 
-def synthesize(pipeline: StillsoundPipeline, clips: list[HeldOut], config: EvaluateConfig) -> list[np.ndarray]:
+def synthesize(
+    pipeline: StillsoundPipeline, clips: list[HeldOut], config: EvaluateConfig
+) -> list[np.ndarray]:
     """A sound [n] for every clip's picture, from noise of its own: `batch` and the other clips change nothing."""
     wavs: list[np.ndarray] = []
     for start in range(0, len(clips), config.batch):
         batch = clips[start : start + config.batch]
         noise = [torch.Generator().manual_seed(seed_of(config.seed, clip.key)) for clip in batch]
-        wavs += list(pipeline([clip.picture for clip in batch], generator=noise, guidance=config.guidance, steps=config.steps))
+        wavs += list(
+            pipeline(
+                [clip.picture for clip in batch],
+                generator=noise,
+                guidance=config.guidance,
+                steps=config.steps,
+            )
+        )
     return wavs
 
 
@@ -141,34 +158,62 @@ def reconstruct(pipeline: StillsoundPipeline, clips: list[HeldOut], batch: int) 
 def find_clips(dataset: Dataset, config: EvaluateConfig, num_samples: int) -> list[HeldOut]:
     """Up to `num_clips` kept clips of the split that have a truth, in the order of their keys.
 
-    Which ones depends on keys alone (training.choice): what was removed keeps its place. Damaged ones are named and left out.
+    Which ones depends on keys alone (training.data.choice): what was removed keeps its place. Damaged ones are named and left out.
     """
     buried = dataset.tombstones()
-    rows = {row["key"]: row for row in dataset.iter_rows() if row["status"] in ("kept", REMOVED) and row["split"] == config.split}
+    rows = {
+        row["key"]: row
+        for row in dataset.iter_rows()
+        if row["status"] in ("kept", REMOVED) and row["split"] == config.split
+    }
     gone = {key for key, row in rows.items() if row["status"] == REMOVED or key in buried}
-    truths = {key: truth for key, row in rows.items() if key not in gone and (truth := find_truth(Path(config.truth), row))}
+    truths = {
+        key: truth
+        for key, row in rows.items()
+        if key not in gone and (truth := find_truth(Path(config.truth), row))
+    }
     if len(truths) < len(rows) - len(gone):
-        log.warning("%d of %d held-out clips have no truth and are left out", len(rows) - len(gone) - len(truths), len(rows) - len(gone))
+        log.warning(
+            "%d of %d held-out clips have no truth and are left out",
+            len(rows) - len(gone) - len(truths),
+            len(rows) - len(gone),
+        )
     keys = sorted(truths.keys() | gone)
     chosen = choose(keys, np.array([key in gone for key in keys], bool), config.num_clips, at_least=2)
     commits = dataset.commits()
-    found = [_read_clip(dataset, commits, rows[keys[place]], truths, num_samples) for place in sorted(chosen) if keys[place] in truths]
+    found = [
+        _read_clip(dataset, commits, rows[keys[place]], truths, num_samples)
+        for place in sorted(chosen)
+        if keys[place] in truths
+    ]
     return [clip for clip in found if clip]
 
 
 def _read_clip(
-    dataset: Dataset, commits: dict[str, Commit], row: dict[str, Any], truths: dict[str, dict[str, Any]], num_samples: int
+    dataset: Dataset,
+    commits: dict[str, Commit],
+    row: dict[str, Any],
+    truths: dict[str, dict[str, Any]],
+    num_samples: int,
 ) -> HeldOut | None:
     """None where its bytes are damaged, which is logged."""
     key, tar = row["key"], commits[row["unit"]].tar
     assert tar is not None, "a kept row has a tar"
     try:
-        members = {member["ext"]: _read(dataset, tar.name, member) for member in row["members"] if member["ext"] in ("flac", "jpg")}
+        members = {
+            member["ext"]: _read(dataset, tar.name, member)
+            for member in row["members"]
+            if member["ext"] in ("flac", "jpg")
+        }
         wav, picture = decode_wav(members["flac"])[:num_samples], open_picture(members["jpg"])
     except (OSError, KeyError, PictureError, soundfile.LibsndfileError) as error:
-        log.warning("%s of %s is left out: %s; run python -m ingest verify %s", key, dataset.uri, error, dataset.uri)
+        log.warning(
+            "%s of %s is left out: %s; run python -m ingest verify %s", key, dataset.uri, error, dataset.uri
+        )
         return None
-    return HeldOut(key, members["jpg"], np.pad(wav, (0, num_samples - len(wav))), truths[key], picture, row["media_id"])
+    return HeldOut(
+        key, members["jpg"], np.pad(wav, (0, num_samples - len(wav))), truths[key], picture, row["media_id"]
+    )
 
 
 def find_truth(folder: Path, row: dict[str, Any]) -> dict[str, Any] | None:
@@ -180,10 +225,19 @@ def find_truth(folder: Path, row: dict[str, Any]) -> dict[str, Any] | None:
             continue
         try:
             scenes = json.loads(path.read_text())
-            found = next((s["attributes"] for s in scenes if s["start_s"] <= middle_s < s["start_s"] + s["duration_s"]), None)
+            found = next(
+                (
+                    s["attributes"]
+                    for s in scenes
+                    if s["start_s"] <= middle_s < s["start_s"] + s["duration_s"]
+                ),
+                None,
+            )
             return {name: found[name] for name in TRUTHS} if found else None
         except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"truth={path}: is no truth file of python -m ingest synth ({type(error).__name__}: {error})") from None
+            raise UserError(
+                f"truth={path}: is no truth file of python -m ingest synth ({type(error).__name__}: {error})"
+            ) from None
     return None
 
 
@@ -203,7 +257,12 @@ def _read(dataset: Dataset, tar: str, member: dict[str, Any]) -> bytes:
 
 
 def _write(
-    folder: Path, result: dict[str, Any], clips: list[HeldOut], generated: list[np.ndarray], real: list[np.ndarray], rate_hz: int
+    folder: Path,
+    result: dict[str, Any],
+    clips: list[HeldOut],
+    generated: list[np.ndarray],
+    real: list[np.ndarray],
+    rate_hz: int,
 ) -> None:
     """The examples, instead of those of older scores, and scores.json last."""
     clear_examples(folder)

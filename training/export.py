@@ -17,7 +17,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 from cluster.dataset import Dataset
 from cluster.scratch import scratch_folder
 from configs.load import UserError
-from training.models import (
+from training.data.pinned import check_codec
+from training.pipeline.pipeline import StillsoundPipeline
+from training.pretrained import (
     RUN,
     fetch_models,
     folder_sha256,
@@ -28,11 +30,14 @@ from training.models import (
     plain_processor,
     read_processor,
 )
-from training.pinned import check_codec
-from training.pipeline import StillsoundPipeline
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = ("ingest/pixels.py", "training/mel.py", "training/codec.py", "training/pipeline.py")
+SHIPPED = (
+    "ingest/pixels.py",
+    "training/pipeline/mel.py",
+    "training/pipeline/codec.py",
+    "training/pipeline/pipeline.py",
+)
 OURS = ("from training.", "from ingest.")
 
 
@@ -53,7 +58,9 @@ def export(config: ExportConfig) -> dict[str, Any]:
     (folder / "pipeline.py").write_text(shipped_source())
     index = json.loads((folder / "model_index.json").read_text())
     index["_class_name"] = ["pipeline", StillsoundPipeline.__name__]
-    index["conditioning"]["exported_sha256"] = {name: folder_sha256(folder / name) for name in ("autoencoder", "image_encoder", "unet")}
+    index["conditioning"]["exported_sha256"] = {
+        name: folder_sha256(folder / name) for name in ("autoencoder", "image_encoder", "unet")
+    }
     (folder / "model_index.json").write_text(json.dumps(index, indent=1))
     return {"output": str(folder)}
 
@@ -86,7 +93,9 @@ def _run_parts(folder: Path, said: str, latents: str) -> dict[str, Any]:
     """The UNet from the run, and the codec and the image tower that it carries; of older runs, those beside its latents."""
     model = folder if (folder / "conditioning.json").is_file() else folder / "model"
     if not (model / "conditioning.json").is_file() or not is_finished(folder):
-        raise UserError(f"model={said}: holds no finished diffusion model; train it to the end, or give an exported folder")
+        raise UserError(
+            f"model={said}: holds no finished diffusion model; train it to the end, or give an exported folder"
+        )
     conditioning = json.loads((model / "conditioning.json").read_text())
     with scratch_folder("models") as scratch:
         carried = (model / "autoencoder").is_dir()
@@ -98,7 +107,11 @@ def _run_parts(folder: Path, said: str, latents: str) -> dict[str, Any]:
         parts = _codec_parts(source)
         processor = read_processor(source / "image_encoder")
     kept = {name: value for name, value in conditioning.items() if name != "latents"}
-    return {**_diffusion_parts(model), **parts, "conditioning": {**kept, "processor": _processor(processor, conditioning)}}
+    return {
+        **_diffusion_parts(model),
+        **parts,
+        "conditioning": {**kept, "processor": _processor(processor, conditioning)},
+    }
 
 
 def _processor(settings: dict[str, Any], conditioning: dict[str, Any]) -> dict[str, Any]:
@@ -123,7 +136,9 @@ def _older_latents(model: Path, conditioning: dict[str, Any], said: str, latents
         dataset = Dataset.open(uri, "latents")
     except UserError as error:
         fix = "give their new place: python -m training export model=… latents=…"
-        raise UserError(f"model={said}: its codec lies beside its latents, which are not at {uri} ({error}); {fix}") from error
+        raise UserError(
+            f"model={said}: its codec lies beside its latents, which are not at {uri} ({error}); {fix}"
+        ) from error
     check_codec("latents", dataset, conditioning.get("sha256", {}))
     run = next((place / RUN for place in (model, model.parent) if (place / RUN).is_file()), None)
     snapshots = json.loads(run.read_text())["snapshots"] if run else []
@@ -143,7 +158,10 @@ def _diffusion_parts(folder: Path) -> dict[str, Any]:
 
 
 def _codec_parts(folder: Path) -> dict[str, Any]:
-    return {"autoencoder": load_autoencoder(folder / "autoencoder"), "image_encoder": load_image_encoder(folder / "image_encoder")}
+    return {
+        "autoencoder": load_autoencoder(folder / "autoencoder"),
+        "image_encoder": load_image_encoder(folder / "image_encoder"),
+    }
 
 
 def make_folder(path: str) -> Path:

@@ -18,9 +18,9 @@ import torch
 from configs.load import StoppedError, UserError, operational
 from ingest.photos import find_photos
 from ingest.pixels import PictureError, open_picture
-from training.codec import BadMelError
 from training.export import make_folder, open_pipeline
-from training.pipeline import StillsoundPipeline
+from training.pipeline.codec import BadMelError
+from training.pipeline.pipeline import StillsoundPipeline
 
 log = logging.getLogger(__name__)
 NUM_NAMED = 5  # bad pictures that an error names
@@ -88,7 +88,11 @@ def unreadable(photos: dict[str, Path]) -> dict[str, str]:
 def _describe(skipped: dict[str, str], count: int, skipping: bool) -> str:
     named = "; ".join(f"{path} ({why})" for path, why in list(skipped.items())[:NUM_NAMED])
     more = f" and {len(skipped) - NUM_NAMED} more" if len(skipped) > NUM_NAMED else ""
-    fix = "give another" if skipping or len(skipped) == count else "mend or remove them, or give skip_unreadable=true"
+    fix = (
+        "give another"
+        if skipping or len(skipped) == count
+        else "mend or remove them, or give skip_unreadable=true"
+    )
     return f"images: {len(skipped)} of {count} cannot be used: {named}{more}; {fix}"
 
 
@@ -99,7 +103,9 @@ def choose_guidance(pipeline: StillsoundPipeline, wanted: float | None) -> float
     except ValueError as error:
         raise UserError(str(error)) from error
     if wanted is None and guidance == 1:
-        log.warning("this model was trained with condition_dropout=0 and has no null embedding: sampling without guidance")
+        log.warning(
+            "this model was trained with condition_dropout=0 and has no null embedding: sampling without guidance"
+        )
     return guidance
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from cluster.scratch import scratch_folder
 from cluster.storage import open_store
 from configs.load import UserError
-from training.checkpoints import DamagedError, committed_steps, download, folder_of, read_marker
+from training.checkpoints.store import DamagedError, committed_steps, download, folder_of, read_marker
 
 
 def inspect(run: str) -> list[dict[str, Any]]:
@@ -18,14 +18,20 @@ def inspect(run: str) -> list[dict[str, Any]]:
     """
     store = open_store(run)
     if not store.exists("run.json"):
-        raise UserError(f"{run}: no run here (run.json is missing); give the output of python -m training train")
+        raise UserError(
+            f"{run}: no run here (run.json is missing); give the output of python -m training train"
+        )
     lines = []
     for step in committed_steps(store):
         line = {"step": step, "folder": folder_of(step), "files": 0, "bytes": 0, "facts": {}, "problem": ""}
         lines.append(line)
         try:
             checkpoint = read_marker(store, step)
-            line |= {"files": len(checkpoint.files), "bytes": sum(file["size"] for file in checkpoint.files), "facts": checkpoint.facts}
+            line |= {
+                "files": len(checkpoint.files),
+                "bytes": sum(file["size"] for file in checkpoint.files),
+                "facts": checkpoint.facts,
+            }
             with scratch_folder("inspect") as folder:
                 for entry in checkpoint.files:
                     download(store, entry, folder).unlink()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ingest.scenes import F0_RANGE_HZ, RATE_RANGE_HZ, SHAPES, TILT_RANGE_DB, harmonics, onset_envelope
-from training.mel import MelConfig, wav_to_log_mel
+from training.pipeline.mel import MelConfig, wav_to_log_mel
 
 F0_STEP_CENTS = 10
 F0_TOLERANCE_CENTS = 50
@@ -29,7 +29,9 @@ HOP_S = 0.01
 
 def judge(wav: np.ndarray, sample_rate_hz: int) -> dict[str, Any]:
     """`timbre` (index of ingest.scenes.SHAPES), `f0_hz` and `rate_hz` of a mono waveform [n] in -1..1."""
-    log_mel = wav_to_log_mel(torch.from_numpy(np.ascontiguousarray(wav, np.float32))[None], _mel(len(wav), sample_rate_hz))[0]
+    log_mel = wav_to_log_mel(
+        torch.from_numpy(np.ascontiguousarray(wav, np.float32))[None], _mel(len(wav), sample_rate_hz)
+    )[0]
     mel = log_mel.exp().numpy()
     timbre, f0_hz = _hear_tone(mel, sample_rate_hz)
     return {"timbre": timbre, "f0_hz": f0_hz, "rate_hz": _hear_rate(mel.sum(1))}
@@ -39,7 +41,11 @@ def correct(heard: dict[str, Any], truth: dict[str, Any]) -> dict[str, bool]:
     """Per attribute, whether it is right: the same timbre, f0 within 50 cents, onset rate within 10 %."""
     cents = abs(1200 * np.log2(heard["f0_hz"] / truth["f0_hz"]))
     ratio = abs(heard["rate_hz"] / truth["rate_hz"] - 1)
-    return {"timbre": heard["timbre"] == truth["timbre"], "f0": bool(cents <= F0_TOLERANCE_CENTS), "rate": bool(ratio <= RATE_TOLERANCE)}
+    return {
+        "timbre": heard["timbre"] == truth["timbre"],
+        "f0": bool(cents <= F0_TOLERANCE_CENTS),
+        "rate": bool(ratio <= RATE_TOLERANCE),
+    }
 
 
 def _mel(num_samples: int, sample_rate_hz: int) -> MelConfig:
@@ -74,8 +80,15 @@ def _tones(sample_rate_hz: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     spectra, shapes, fundamentals = [], [], []
     for number, shape in enumerate(SHAPES):
         for tilt in tilts:
-            waves = np.stack([harmonics(shape, f0_hz, tilt, time_s, sample_rate_hz, phases) for f0_hz in f0s_hz]).astype(np.float32)
-            mel = wav_to_log_mel(torch.from_numpy(waves), _mel(len(time_s), sample_rate_hz)).exp().mean(1).numpy()
+            waves = np.stack(
+                [harmonics(shape, f0_hz, tilt, time_s, sample_rate_hz, phases) for f0_hz in f0s_hz]
+            ).astype(np.float32)
+            mel = (
+                wav_to_log_mel(torch.from_numpy(waves), _mel(len(time_s), sample_rate_hz))
+                .exp()
+                .mean(1)
+                .numpy()
+            )
             spectra += [_compress(spectrum) for spectrum in mel]
             shapes += [number] * len(f0s_hz)
             fundamentals += list(f0s_hz)
@@ -89,7 +102,11 @@ def _pulses(num_frames: int) -> tuple[np.ndarray, np.ndarray]:
     rates_hz = low_hz * RATE_STEP ** np.arange(np.log(high_hz / low_hz) / np.log(RATE_STEP))
     fine = 10
     time_s = np.arange(num_frames * fine) * HOP_S / fine
-    curves = [onset_envelope(rate, phase, time_s) for rate in rates_hz for phase in np.arange(NUM_PHASES) / NUM_PHASES]
+    curves = [
+        onset_envelope(rate, phase, time_s)
+        for rate in rates_hz
+        for phase in np.arange(NUM_PHASES) / NUM_PHASES
+    ]
     smooth = np.sqrt(np.stack(curves).reshape(len(curves), num_frames, fine).mean(2))
     return np.stack([_unit(curve - curve.mean()) for curve in smooth]), np.repeat(rates_hz, NUM_PHASES)
 

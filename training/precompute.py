@@ -29,10 +29,11 @@ from cluster.storage import absolute
 from cluster.units import RunSummary, UnitOutput, UnitTask, run_units
 from configs.load import UserError, operational
 from ingest.pixels import PictureError
-from training.codec import ImageConfig, embed_image_and_patches, encode_wav
-from training.heldout import HELD_OUT
-from training.mel import LEVELS, MelConfig
-from training.models import (
+from training.data.heldout import HELD_OUT
+from training.data.npy import read_npy, to_npy
+from training.pipeline.codec import ImageConfig, embed_image_and_patches, encode_wav
+from training.pipeline.mel import LEVELS, MelConfig
+from training.pretrained import (
     RUN,
     check_finite,
     fetch_models,
@@ -43,12 +44,13 @@ from training.models import (
     pictures_version,
     read_processor,
 )
-from training.npy import read_npy, to_npy
 from training.recipes.autoencoder import MEL_FILE
 from training.recipes.clips import decode_image, decode_wav, mel_of_clips
 
 log = logging.getLogger(__name__)
-LATENT_COLUMNS = pa.schema([("split", pa.string()), ("media_id", pa.string()), ("start_s", pa.float64()), ("license", pa.string())])
+LATENT_COLUMNS = pa.schema(
+    [("split", pa.string()), ("media_id", pa.string()), ("start_s", pa.float64()), ("license", pa.string())]
+)
 
 DAMAGED, REMOVED = "damaged", "removed"
 PRECISIONS = ("fp32", "bf16")
@@ -84,7 +86,14 @@ class PrecomputeConfig:
 def precompute(config: PrecomputeConfig, progress: bool = True) -> RunSummary:
     """Encodes what is not yet encoded. `UserError` for missing models or data, or an output made with other settings."""
     output, factory = prepare(config)
-    return run_units(output, factory, config.workers, columns=LATENT_COLUMNS, num_gpus=config.gpus_per_worker, progress=progress)
+    return run_units(
+        output,
+        factory,
+        config.workers,
+        columns=LATENT_COLUMNS,
+        num_gpus=config.gpus_per_worker,
+        progress=progress,
+    )
 
 
 def prepare(config: PrecomputeConfig) -> tuple[Dataset, Callable[[], "PrecomputeStage"]]:
@@ -106,14 +115,26 @@ def prepare(config: PrecomputeConfig) -> tuple[Dataset, Callable[[], "Precompute
         raise UserError(f"data={config.data}: has no commits yet; run python -m ingest scrape first")
     check_autoencoder(load_autoencoder(models["autoencoder"]), mel, config.autoencoder)
     processor = read_processor(models["image_encoder"])
-    check_image_encoder(load_image_encoder(models["image_encoder"]), ImageConfig.from_processor(processor), config.image_encoder)
+    check_image_encoder(
+        load_image_encoder(models["image_encoder"]),
+        ImageConfig.from_processor(processor),
+        config.image_encoder,
+    )
     semantic: dict[str, Any] = {"patch_tokens": config.patch_tokens, "precision": config.precision}
-    semantic |= {"mel": mel.settings(), "processor": processor, "sha256": {name: folder_sha256(path) for name, path in models.items()}}
+    semantic |= {
+        "mel": mel.settings(),
+        "processor": processor,
+        "sha256": {name: folder_sha256(path) for name, path in models.items()},
+    }
     if pictures_version(processor) > 1:
         semantic["pictures"] = pictures_version(processor)
-    output = Dataset.create_or_open(absolute(config.output), "latents", semantic, [{"uri": parent.uri, "snapshot": snapshot.id}])
+    output = Dataset.create_or_open(
+        absolute(config.output), "latents", semantic, [{"uri": parent.uri, "snapshot": snapshot.id}]
+    )
     _keep_models(output, models)
-    items = [(f"{commit.unit}.{commit.generation}", {"commit": commit.to_json()}) for commit in snapshot.commits]
+    items = [
+        (f"{commit.unit}.{commit.generation}", {"commit": commit.to_json()}) for commit in snapshot.commits
+    ]
     output.append_items(items, unit_size=1)
     return output, partial(PrecomputeStage, parent.uri, output.uri, mel, config)
 
@@ -123,7 +144,9 @@ def check_autoencoder(autoencoder: Any, mel: MelConfig, said: str) -> None:
     check_finite(autoencoder, "autoencoder", said)
     ratio = 2 ** (len(autoencoder.config.block_out_channels) - 1)
     if ratio != mel.downsampling:
-        raise UserError(f"autoencoder={said}: downsamples mels by {ratio}, need {mel.downsampling}: give one of three levels")
+        raise UserError(
+            f"autoencoder={said}: downsamples mels by {ratio}, need {mel.downsampling}: give one of three levels"
+        )
 
 
 @torch.no_grad()
@@ -134,7 +157,9 @@ def check_image_encoder(tower: Any, image: ImageConfig, said: str) -> None:
         embedding, _ = embed_image_and_patches(tower, torch.zeros(1, 3, image.size_px, image.size_px))
     except (AttributeError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"image_encoder={said}: gives no embedding of a picture of {image.size_px} px ({reason}); give another") from error
+        raise UserError(
+            f"image_encoder={said}: gives no embedding of a picture of {image.size_px} px ({reason}); give another"
+        ) from error
     if embedding.ndim != 2 or not torch.isfinite(embedding).all():
         raise UserError(f"image_encoder={said}: gives no finite embedding of a picture; give another")
 
@@ -146,7 +171,9 @@ def level_of(autoencoder: Path) -> str:
         return str(json.loads(written.read_text()).get("level", LEVELS[0]))
     if any((folder / RUN).is_file() for folder in (autoencoder, autoencoder.parent)):
         return "recorded"
-    log.warning("the autoencoder is a published one: clips enter it without their mean and with a peak of 0.5; level=recorded leaves them")
+    log.warning(
+        "the autoencoder is a published one: clips enter it without their mean and with a peak of 0.5; level=recorded leaves them"
+    )
     return "audioldm"
 
 
@@ -201,7 +228,9 @@ class PrecomputeStage:
                 self._encode(batch)
         return rows
 
-    def _decoded(self, tar: memoryview, waiting: list[tuple[Row, list[dict[str, Any]]]]) -> Iterator[list[Decoded]]:
+    def _decoded(
+        self, tar: memoryview, waiting: list[tuple[Row, list[dict[str, Any]]]]
+    ) -> Iterator[list[Decoded]]:
         """Batch after batch, the next ones decoded while one is encoded; a damaged clip is told in its row and left out."""
 
         def decode(row: Row, members: list[dict[str, Any]]) -> Decoded | None:
@@ -214,7 +243,9 @@ class PrecomputeStage:
 
         coming: deque[list[Future[Decoded | None]]] = deque()
         for start in range(0, len(waiting), self.batch_size):
-            coming.append([self.decoders.submit(decode, *clip) for clip in waiting[start : start + self.batch_size]])
+            coming.append(
+                [self.decoders.submit(decode, *clip) for clip in waiting[start : start + self.batch_size]]
+            )
             if len(coming) > BATCHES_AHEAD:
                 yield [found for future in coming.popleft() if (found := future.result())]
         for batch in coming:
@@ -239,7 +270,9 @@ class PrecomputeStage:
             row.members = {name: to_npy(array[number]) for name, array in members.items()}
 
 
-def read_clip(tar: bytes | memoryview, members: list[dict[str, Any]], image: ImageConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def read_clip(
+    tar: bytes | memoryview, members: list[dict[str, Any]], image: ImageConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A clip's waveform [n] and pixels [3, s, s]. `OSError` where a member is not the one the index recorded."""
     parts = {}
     for member in members:
@@ -260,10 +293,15 @@ def moments_of(rows: list[Row]) -> dict[str, Any]:
     train = [row for row in rows if row.status == "kept" and row.columns["split"] not in HELD_OUT]
     facts: dict[str, Any] = {"latent_count": 0, "image_count": 0}
     for row in train:
-        moments, image = (read_npy(row.members[f"{name}.npy"]).astype(np.float64) for name in ("latent", "image"))
+        moments, image = (
+            read_npy(row.members[f"{name}.npy"]).astype(np.float64) for name in ("latent", "image")
+        )
         facts["latent_shape"] = list(moments.shape[1:])
         mean, variance = moments[0], moments[1] ** 2
-        values = {"latent": (mean.sum((1, 2)), (mean**2 + variance).sum((1, 2)), mean[0].size), "image": (image, image**2, 1)}
+        values = {
+            "latent": (mean.sum((1, 2)), (mean**2 + variance).sum((1, 2)), mean[0].size),
+            "image": (image, image**2, 1),
+        }
         for name, (total, squares, count) in values.items():
             facts[f"{name}_count"] += count
             facts[f"{name}_sum"] = total + facts.get(f"{name}_sum", 0)

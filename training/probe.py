@@ -25,7 +25,9 @@ def probe() -> dict[str, Any]:
     exact = left.double() @ right.double()
     error = float(((left.to(device) @ right.to(device)).cpu().double() - exact).abs().max())
     if not error < TOLERANCE:
-        raise RuntimeError(f"a {SIZE} x {SIZE} product on {device} is off by {error:.2g}, allowed {TOLERANCE:.2g}")
+        raise RuntimeError(
+            f"a {SIZE} x {SIZE} product on {device} is off by {error:.2g}, allowed {TOLERANCE:.2g}"
+        )
     backend = "nccl" if torch.cuda.device_count() >= WORLD else "gloo"
     _all_reduce(backend)
     return {

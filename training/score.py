@@ -23,7 +23,11 @@ Intervals = dict[str, dict[str, list[float]]]
 
 
 def score(
-    generated: list[dict[str, Any]], real: list[dict[str, Any]], truths: list[dict[str, Any]], media: Sequence[str], seed: int
+    generated: list[dict[str, Any]],
+    real: list[dict[str, Any]],
+    truths: list[dict[str, Any]],
+    media: Sequence[str],
+    seed: int,
 ) -> tuple[Scores, Intervals]:
     """Per attribute the four shares and the closed gaps, and the 95 % interval of each.
 
@@ -40,9 +44,13 @@ def score(
         scores[attribute] = {name: round(float(share[0]), 4) for name, share in found.items()}
         if len(names) < 2:
             continue
-        sums = np.stack([np.bincount(numbers, values[:, column], len(names)) for column in range(len(SHARES))], 1)
+        sums = np.stack(
+            [np.bincount(numbers, values[:, column], len(names)) for column in range(len(SHARES))], 1
+        )
         resampled = _with_gaps((drawn @ sums) / (drawn @ np.bincount(numbers))[:, None])
-        intervals[attribute] = {name: np.percentile(shares, INTERVAL).round(4).tolist() for name, shares in resampled.items()}
+        intervals[attribute] = {
+            name: np.percentile(shares, INTERVAL).round(4).tolist() for name, shares in resampled.items()
+        }
     return scores, intervals
 
 
@@ -50,7 +58,9 @@ def derangement(media: Sequence[str], seed: int, number: int = 0) -> np.ndarray:
     """A random permutation [num_clips] without fixed points; no clip meets one of its own medium, unless most are of one."""
     rng = np.random.default_rng([seed, number])
     names, numbers, counts = np.unique(np.asarray(media), return_inverse=True, return_counts=True)
-    order = np.lexsort((rng.random(len(media)), rng.permutation(len(names))[numbers]))  # media in a row, shuffled within
+    order = np.lexsort(
+        (rng.random(len(media)), rng.permutation(len(names))[numbers])
+    )  # media in a row, shuffled within
     far = int(counts.max())
     step = int(rng.integers(far, len(media) - far + 1)) if 2 * far <= len(media) else len(media) // 2
     other = np.empty(len(media), dtype=int)
@@ -59,7 +69,11 @@ def derangement(media: Sequence[str], seed: int, number: int = 0) -> np.ndarray:
 
 
 def _hits(
-    generated: list[dict[str, Any]], real: list[dict[str, Any]], truths: list[dict[str, Any]], media: Sequence[str], seed: int
+    generated: list[dict[str, Any]],
+    real: list[dict[str, Any]],
+    truths: list[dict[str, Any]],
+    media: Sequence[str],
+    seed: int,
 ) -> dict[str, np.ndarray]:
     """Per attribute, each clip's part in the four `SHARES`, float [num_clips, 4] in 0..1."""
     others = [derangement(media, seed, number) for number in range(NUM_DERANGEMENTS)]
@@ -75,7 +89,10 @@ def _hits(
         "shuffled": [right(generated, other) for other in others],
     }
     return {
-        attribute: np.stack([np.mean([[hit[attribute] for hit in hits] for hits in found[name]], axis=0) for name in SHARES], 1)
+        attribute: np.stack(
+            [np.mean([[hit[attribute] for hit in hits] for hits in found[name]], axis=0) for name in SHARES],
+            1,
+        )
         for attribute in ATTRIBUTES
     }
 

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from configs.load import UserError, operational, semantic_dict
-from training.order import BLOCK_SIZE, WINDOW_SIZE, check_geometry
+from training.data.order import BLOCK_SIZE, WINDOW_SIZE, check_geometry
 from training.recipes.autoencoder import Config as AutoencoderConfig
 from training.recipes.contrastive import Config as ContrastiveConfig
 from training.recipes.diffusion import Config as DiffusionConfig
@@ -32,7 +32,7 @@ class TrainConfig:
     `global_batch`: samples per step over all workers and accumulation; a multiple of `lanes`, which `workers` must divide.
     `accumulate`: micro batches of a step; in contrastive training negatives are of one micro batch, so there it changes the loss.
 
-    `block_size` neighbours are read at once and `window_size` samples of a lane shuffled together (training.order.Order).
+    `block_size` neighbours are read at once and `window_size` samples of a lane shuffled together (training.data.order.Order).
     `schedule` cosine falls to zero at `steps`. `ema` 0 keeps the plain weights. `zero_stage` 0 to 3. `split`: which
     samples to learn from. `validate_every` steps (0: never) the loss of `validation_items` of `validation_split`
     is measured by the live and by the averaged weights, and `preview_every` steps `preview_items` of them are drawn as pictures and sounds.
@@ -87,14 +87,37 @@ class TrainConfig:
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
 
     def __post_init__(self) -> None:
-        for name, known in (("recipe", RECIPES), ("precision", PRECISIONS), ("schedule", SCHEDULES), ("zero_stage", range(4))):
+        for name, known in (
+            ("recipe", RECIPES),
+            ("precision", PRECISIONS),
+            ("schedule", SCHEDULES),
+            ("zero_stage", range(4)),
+        ):
             if getattr(self, name) not in known:
                 raise UserError(f"{name}={getattr(self, name)}: give one of {', '.join(map(str, known))}")
-        positive = ("steps", "accumulate", "block_size", "window_size", "lr", "checkpoint_every", "keep_checkpoints", "threads", "prefetch")
+        positive = (
+            "steps",
+            "accumulate",
+            "block_size",
+            "window_size",
+            "lr",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "threads",
+            "prefetch",
+        )
         for name in (*positive, "validation_items", "preview_items"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name}={getattr(self, name)}: give a positive number")
-        for name in ("workers", "warmup_steps", "max_failures", "gradient_clip", "weight_decay", "validate_every", "preview_every"):
+        for name in (
+            "workers",
+            "warmup_steps",
+            "max_failures",
+            "gradient_clip",
+            "weight_decay",
+            "validate_every",
+            "preview_every",
+        ):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)}: give 0 or more")
         if not 0 <= self.ema < 1:
@@ -102,14 +125,22 @@ class TrainConfig:
         if self.offload and self.zero_stage == 0:
             raise UserError("offload=true: needs zero_stage=1, 2 or 3")
         if self.precision == "bf16" and self.zero_stage == 0:
-            raise UserError("zero_stage=0: averages no fp32 weights with precision=bf16; give zero_stage=1, which also needs less memory")
+            raise UserError(
+                "zero_stage=0: averages no fp32 weights with precision=bf16; give zero_stage=1, which also needs less memory"
+            )
         if self.weights and len(self.weights) != 1 + len(self.more_data):
-            raise UserError(f"weights={self.weights}: give {1 + len(self.more_data)}, one for data and one for each of more_data, or none")
+            raise UserError(
+                f"weights={self.weights}: give {1 + len(self.more_data)}, one for data and one for each of more_data, or none"
+            )
         if len({self.data, *self.more_data}) <= len(self.more_data):
-            raise UserError(f"more_data={self.more_data}: names a dataset twice; give it a greater weight instead")
+            raise UserError(
+                f"more_data={self.more_data}: names a dataset twice; give it a greater weight instead"
+            )
         check_geometry(self.lanes, self.global_batch, max(1, self.workers))
         if self.global_batch % (max(1, self.workers) * self.accumulate):
-            raise UserError(f"accumulate={self.accumulate}: workers x accumulate must divide global_batch={self.global_batch}")
+            raise UserError(
+                f"accumulate={self.accumulate}: workers x accumulate must divide global_batch={self.global_batch}"
+            )
 
     @property
     def all_data(self) -> list[str]:
@@ -131,7 +162,11 @@ def identity(config: TrainConfig) -> dict[str, Any]:
     """Settings that change the numbers of a run: the chosen recipe's section, and `steps` only if the schedule uses it."""
     found = semantic_dict(config) | {"numbers": NUMBERS}
     others = [name for name in RECIPES if name != config.recipe]
-    return {name: value for name, value in found.items() if name not in others and (name != "steps" or config.schedule != "constant")}
+    return {
+        name: value
+        for name, value in found.items()
+        if name not in others and (name != "steps" or config.schedule != "constant")
+    }
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

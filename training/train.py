@@ -2,7 +2,7 @@
 
     train(load_config(TrainConfig, ["configs/training/demo.yaml"]))
 
-`training.prepare` checks settings and data before any machine works and pins the snapshot in `<output>/run.json`; the driver
+`training.run.prepare` checks settings and data before any machine works and pins the snapshot in `<output>/run.json`; the driver
 starts the workers; when one dies they start again by themselves from the newest checkpoint. `workers=0` trains in this process.
 """
 
@@ -20,18 +20,25 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from cluster.jsonl import last_line, read_lines
 from cluster.scratch import scratch_folder
 from cluster.storage import Store, open_store
 from cluster.units import ensure_ray
 from configs.load import StoppedError
-from training.engine import ensure_process_group, wants_gpu
-from training.history import EVENTS, FINISHED, events, finished_step
-from training.interrupt import ASKED, listen
-from training.loop import Plan, work
-from training.prepare import prepare
+from training.run.engine import ensure_process_group, wants_gpu
+from training.run.history import EVENTS, FINISHED, events, finished_step
+from training.run.interrupt import ASKED, listen
+from training.run.loop import Plan, work
+from training.run.prepare import prepare
 from training.settings import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -61,10 +68,21 @@ def train(config: TrainConfig) -> dict[str, Any]:
         if finished_step(store) < config.steps:
             raise StoppedError(_reason(store))
     finished = json.loads(store.read(FINISHED))
-    starts = [event["step"] for event in events(store)[before:] if event.get("event") in ("started", "resumed")]
-    summary = {"steps": finished["step"], "finished_before": done >= config.steps, "resumed_from": starts[0] if starts else done}
+    starts = [
+        event["step"] for event in events(store)[before:] if event.get("event") in ("started", "resumed")
+    ]
+    summary = {
+        "steps": finished["step"],
+        "finished_before": done >= config.steps,
+        "resumed_from": starts[0] if starts else done,
+    }
     cpu_s = 0.0 if summary["finished_before"] else finished["cpu_s"]  # of the workers that came to the end
-    return {**summary, "seconds": round(time.monotonic() - started, 1), "cpu_s": cpu_s, "model": f"{config.output}/model"}
+    return {
+        **summary,
+        "seconds": round(time.monotonic() - started, 1),
+        "cpu_s": cpu_s,
+        "model": f"{config.output}/model",
+    }
 
 
 def _work_here(plan: Plan) -> None:
@@ -75,11 +93,15 @@ def _work_here(plan: Plan) -> None:
         if isinstance(error, StoppedError):
             raise
         hint = "make room there" if error.errno in NO_ROOM else "see to it"
-        raise StoppedError(f"stopped: {error}; {hint}, then run the same command again: it goes on from the newest checkpoint") from error
+        raise StoppedError(
+            f"stopped: {error}; {hint}, then run the same command again: it goes on from the newest checkpoint"
+        ) from error
 
 
 def _reason(store: Store) -> str:
-    reasons = (event["reason"] for event in reversed(events(store)) if event.get("event") in ("failed", "stopped"))
+    reasons = (
+        event["reason"] for event in reversed(events(store)) if event.get("event") in ("failed", "stopped")
+    )
     return next(reasons, "the workers ended without a reason")
 
 
@@ -96,13 +118,20 @@ def _under_ray(plan: Plan) -> None:
     gpus = int(ray.cluster_resources().get("GPU", 0)) if wants_gpu() else 0
     gpu = gpus >= config.workers
     if gpus and not gpu:
-        log.warning("the cluster has %d GPUs for workers=%d: training on CPUs; give workers=%d for GPUs", gpus, config.workers, gpus)
+        log.warning(
+            "the cluster has %d GPUs for workers=%d: training on CPUs; give workers=%d for GPUs",
+            gpus,
+            config.workers,
+            gpus,
+        )
     with scratch_folder("ray-train") as folder:
         trainer = TorchTrainer(
             functools.partial(_work_in_ray, plan),
             scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=gpu),
             torch_config=_listening(TorchConfig)(backend="nccl" if gpu else "gloo"),
-            run_config=RunConfig(storage_path=str(folder), failure_config=FailureConfig(max_failures=config.max_failures)),
+            run_config=RunConfig(
+                storage_path=str(folder), failure_config=FailureConfig(max_failures=config.max_failures)
+            ),
         )
         try:
             stop = functools.partial(open_store(config.output).replace, plan.stop_name, b"")
@@ -110,7 +139,9 @@ def _under_ray(plan: Plan) -> None:
                 trainer.fit()
         except TrainingFailedError as error:
             failures = list(getattr(error, "worker_failures", {}).values()) or [error]
-            raise StoppedError(f"stopped after {config.max_failures} new starts: {str(failures[0]).strip().splitlines()[-1]}") from error
+            raise StoppedError(
+                f"stopped after {config.max_failures} new starts: {str(failures[0]).strip().splitlines()[-1]}"
+            ) from error
 
 
 def _listening(torch_config: Any) -> Any:
@@ -146,8 +177,16 @@ def _told_to_stop(stop: Callable[[], object]) -> Iterator[None]:
 def watch(output: str, steps: int) -> Iterator[None]:
     """A live line of the run's own journal while the block runs: step, loss, resumes. On stderr, for runs in a folder."""
     stop = threading.Event()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    shown = Progress(*columns, TextColumn("{task.fields[said]}"), console=Console(stderr=True), disable="://" in output)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    shown = Progress(
+        *columns, TextColumn("{task.fields[said]}"), console=Console(stderr=True), disable="://" in output
+    )
 
     def follow() -> None:
         line = shown.add_task("steps", total=steps, said="")

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from cluster.dataset import Snapshot
 from configs.load import UserError
-from training.mel import LEVELS, MelConfig
-from training.randomness import SampleKey, keyed_rng
+from training.data.randomness import SampleKey, keyed_rng
+from training.pipeline.mel import LEVELS, MelConfig
 from training.recipes.clips import decode_log_mel, mel_facts, weights
 
 MEMBERS: tuple[str, ...] = ("flac",)
@@ -59,7 +59,9 @@ def facts(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> d
     found = mel_facts(dataset_meta, config.level)
     ratio = 2 ** (len(config.channels) - 1)
     if ratio != found["mel"]["downsampling"]:
-        raise UserError(f"autoencoder.channels has {len(config.channels)} levels: a ratio of {ratio}, need {found['mel']['downsampling']}")
+        raise UserError(
+            f"autoencoder.channels has {len(config.channels)} levels: a ratio of {ratio}, need {found['mel']['downsampling']}"
+        )
     if config.crop_frames % ratio:
         raise UserError(f"autoencoder.crop_frames={config.crop_frames}: give a multiple of {ratio}, or 0")
     return found
@@ -97,7 +99,9 @@ class Autoencoder(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         dtype = self.codec.dtype  # of the weights; the batch and the losses are float32
-        mean, log_variance = self.codec.quant_conv(self.codec.encoder(batch["log_mel"].to(dtype))).float().chunk(2, dim=1)
+        mean, log_variance = (
+            self.codec.quant_conv(self.codec.encoder(batch["log_mel"].to(dtype))).float().chunk(2, dim=1)
+        )
         log_variance = log_variance.clamp(-30, 20)
         latent = mean + (0.5 * log_variance).exp() * batch["noise"]
         decoded = self.codec.decoder(self.codec.post_quant_conv(latent.to(dtype)))
@@ -121,7 +125,9 @@ def build_model(config: Config, facts: dict[str, Any]) -> nn.Module:
     return Autoencoder(config, MelConfig(**facts["mel"]))
 
 
-def make_batch(samples: list[dict[str, bytes] | None], keys: list[SampleKey], config: Config, facts: dict[str, Any]) -> dict[str, Tensor]:
+def make_batch(
+    samples: list[dict[str, bytes] | None], keys: list[SampleKey], config: Config, facts: dict[str, Any]
+) -> dict[str, Tensor]:
     """`log_mel` [b, 1, crop, mels], `noise` [b, c, crop/4, mels/4], `weight` [b]; crop and noise come from the keys."""
     mel = MelConfig(**facts["mel"])
     frames = min(config.crop_frames or mel.num_frames, mel.num_frames)
@@ -133,7 +139,9 @@ def make_batch(samples: list[dict[str, bytes] | None], keys: list[SampleKey], co
             continue
         start = int(keyed_rng(key, "crop").integers(mel.num_frames - frames + 1))
         log_mel[place, 0] = decode_log_mel(sample["flac"], mel)[start : start + frames]
-        noise[place] = torch.from_numpy(keyed_rng(key, "noise").standard_normal(noise.shape[1:], dtype=np.float32))
+        noise[place] = torch.from_numpy(
+            keyed_rng(key, "noise").standard_normal(noise.shape[1:], dtype=np.float32)
+        )
     return {"log_mel": log_mel, "noise": noise, "weight": weights(samples)}
 
 

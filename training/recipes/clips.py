@@ -14,8 +14,8 @@ from torch import Tensor
 
 from configs.load import UserError
 from ingest.pixels import open_picture
-from training.codec import ImageConfig, image_to_tensor
-from training.mel import MelConfig, wav_to_log_mel
+from training.pipeline.codec import ImageConfig, image_to_tensor
+from training.pipeline.mel import MelConfig, wav_to_log_mel
 
 
 def mel_of_clips(dataset_meta: dict[str, Any]) -> MelConfig:

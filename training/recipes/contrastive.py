@@ -23,9 +23,9 @@ from transformers import BitConfig, BitModel, CLIPVisionConfig, CLIPVisionModelW
 
 from cluster.dataset import Snapshot
 from configs.load import UserError
-from training.codec import ImageConfig, embed_image
-from training.mel import MelConfig
-from training.randomness import SampleKey
+from training.data.randomness import SampleKey
+from training.pipeline.codec import ImageConfig, embed_image
+from training.pipeline.mel import MelConfig
 from training.recipes.clips import decode_image, decode_log_mel, mel_facts, weights
 
 MEMBERS: tuple[str, ...] = ("flac", "jpg", "json")
@@ -88,23 +88,37 @@ class Contrastive(nn.Module):
         self.audio = AudioTower(config.audio, mel.num_mels)
         self.image_head = nn.Identity() if clip else nn.Linear(config.image.widths[-1], config.embedding_dim)
         self.audio_head = nn.Linear(2 * config.audio.width, config.embedding_dim)
-        self.log_scale = nn.Parameter(torch.tensor([math.log(1 / config.temperature)]))  # DeepSpeed cannot broadcast scalars
+        self.log_scale = nn.Parameter(
+            torch.tensor([math.log(1 / config.temperature)])
+        )  # DeepSpeed cannot broadcast scalars
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         dtype = self.log_scale.dtype  # of the weights; the batch and the losses are float32
-        image = nn.functional.normalize(self.image_head(embed_image(self.image, batch["image"].to(dtype))).float(), dim=-1)
-        audio = nn.functional.normalize(self.audio_head(self.audio(batch["log_mel"].to(dtype))).float(), dim=-1)
+        image = nn.functional.normalize(
+            self.image_head(embed_image(self.image, batch["image"].to(dtype))).float(), dim=-1
+        )
+        audio = nn.functional.normalize(
+            self.audio_head(self.audio(batch["log_mel"].to(dtype))).float(), dim=-1
+        )
         weight, scale = batch["weight"], self.log_scale.float().exp().clamp(max=100)
         media = torch.where(weight == 0, HOLE, batch["media"])
-        pairs, all_media, truth = torch.cat([image, audio], 1), media, torch.arange(len(media), device=media.device)
-        if self.training and dist.is_initialized() and dist.get_world_size() > 1:  # a validation batch is one rank's
+        pairs, all_media, truth = (
+            torch.cat([image, audio], 1),
+            media,
+            torch.arange(len(media), device=media.device),
+        )
+        if (
+            self.training and dist.is_initialized() and dist.get_world_size() > 1
+        ):  # a validation batch is one rank's
             pairs, all_media = gather_features(pairs), gather_rows(media)
             truth = truth * dist.get_world_size() + dist.get_rank()
         images, audios = pairs.chunk(2, dim=1)
         masked = no_negatives(media, all_media, truth)
         across = (scale * image @ audios.T).masked_fill(masked, MASKED)
         down = (scale * audio @ images.T).masked_fill(masked, MASKED)
-        loss = 0.5 * sum(nn.functional.cross_entropy(logits, truth, reduction="none") for logits in (across, down))
+        loss = 0.5 * sum(
+            nn.functional.cross_entropy(logits, truth, reduction="none") for logits in (across, down)
+        )
         hit = (across.argmax(1) == truth).to(weight.dtype)
         return {"loss": loss * weight, "accuracy": hit * weight}
 
@@ -149,7 +163,9 @@ class AudioTower(nn.Module):
     def __init__(self, config: AudioTowerConfig, num_mels: int):
         super().__init__()
         self.stem = nn.Conv1d(num_mels, config.width, 5, padding=2)
-        levels = [[nn.MaxPool1d(2), *(Residual(config.width) for _ in range(depth))] for depth in config.depths]
+        levels = [
+            [nn.MaxPool1d(2), *(Residual(config.width) for _ in range(depth))] for depth in config.depths
+        ]
         self.levels = nn.Sequential(*[layer for level in levels for layer in level])
 
     def forward(self, log_mel: Tensor) -> Tensor:
@@ -193,7 +209,9 @@ def _clip(config: Config) -> nn.Module:
 
 def _resnet(image: ImageTowerConfig) -> nn.Module:
     sizes = {"embedding_size": image.stem, "hidden_sizes": list(image.widths), "depths": list(image.depths)}
-    return BitModel(BitConfig(**sizes, num_groups=image.norm_groups, layer_type="preactivation", global_padding=None))
+    return BitModel(
+        BitConfig(**sizes, num_groups=image.norm_groups, layer_type="preactivation", global_padding=None)
+    )
 
 
 def build_model(config: Config, facts: dict[str, Any]) -> nn.Module:
@@ -201,7 +219,9 @@ def build_model(config: Config, facts: dict[str, Any]) -> nn.Module:
     return Contrastive(config, MelConfig(**facts["mel"]))
 
 
-def make_batch(samples: list[dict[str, bytes] | None], keys: list[SampleKey], config: Config, facts: dict[str, Any]) -> dict[str, Tensor]:
+def make_batch(
+    samples: list[dict[str, bytes] | None], keys: list[SampleKey], config: Config, facts: dict[str, Any]
+) -> dict[str, Tensor]:
     """`image` [b, 3, s, s] in -1..1, `log_mel` [b, frames, mels] centred, `weight` [b], `media` int64 [b], a number for each medium.
 
     Nothing is drawn from the keys.
@@ -231,7 +251,12 @@ def save(state: dict[str, Tensor], config: Config, facts: dict[str, Any], folder
     model.load_state_dict(state)
     model.image.save_pretrained(folder / "image_encoder")
     size = config.image.size_px
-    settings = {"size": {"height": size, "width": size}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_resize": True}
+    settings = {
+        "size": {"height": size, "width": size},
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "do_resize": True,
+    }
     (folder / "image_encoder" / "preprocessor_config.json").write_text(json.dumps(settings, indent=1))
     rest = {name: tensor.contiguous() for name, tensor in state.items() if not name.startswith("image.")}
     save_file(rest, folder / "audio.safetensors")

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from cluster.dataset import Snapshot
 from configs.load import UserError
-from training.npy import read_npy
-from training.randomness import VALIDATION, SampleKey, keyed_rng
+from training.data.npy import read_npy
+from training.data.randomness import VALIDATION, SampleKey, keyed_rng
 
 MEMBERS: tuple[str, ...] = ("latent.npy", "image.npy")
 NUM_TIMESTEPS = 1000
@@ -61,8 +61,17 @@ def facts(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> d
         raise UserError(f"data={snapshot.uri}: holds no training sample")
     latent_mean, latent_spread = merge_moments(found, "latent")
     image_mean, image_spread = merge_moments(found, "image")
-    geometry = {"latent_shape": found[0]["latent_shape"], "mel": dataset_meta["config"]["mel"], "latents": snapshot.uri}
-    moments = {"latent_mean": latent_mean, "latent_std": latent_spread, "image_mean": image_mean, "image_std": image_spread}
+    geometry = {
+        "latent_shape": found[0]["latent_shape"],
+        "mel": dataset_meta["config"]["mel"],
+        "latents": snapshot.uri,
+    }
+    moments = {
+        "latent_mean": latent_mean,
+        "latent_std": latent_spread,
+        "image_mean": image_mean,
+        "image_std": image_spread,
+    }
     return {**geometry, **moments}
 
 
@@ -85,7 +94,9 @@ def merge_moments(found: list[dict[str, Any]], name: str) -> tuple[list[float], 
     new picture that wakes a dead unit up would be hundreds of deviations off.
     """
     count = sum(facts[f"{name}_count"] for facts in found)
-    total, squares = (np.sum([facts[f"{name}_{part}"] for facts in found], axis=0) for part in ("sum", "sumsq"))
+    total, squares = (
+        np.sum([facts[f"{name}_{part}"] for facts in found], axis=0) for part in ("sum", "sumsq")
+    )
     mean = total / count
     variance = squares / count - mean**2
     constant = variance <= np.maximum(LEAST_SPREAD, FLOAT16_STEP * np.abs(mean)) ** 2
@@ -132,10 +143,17 @@ class Diffusion(nn.Module):
         latent, noise, time = batch["latent"], batch["noise"], batch["time"]
         dtype = self.null_embedding.dtype  # in bf16 a time of 0.7 would be off by two of the thousand steps
         condition = torch.lerp(
-            batch["image"], self.null_embedding.to(batch["image"].dtype).expand_as(batch["image"]), batch["drop"][:, None]
+            batch["image"],
+            self.null_embedding.to(batch["image"].dtype).expand_as(batch["image"]),
+            batch["drop"][:, None],
         )
         mixed = torch.lerp(latent, noise, time[:, None, None, None])
-        flow = self.unet(mixed.to(dtype), time * NUM_TIMESTEPS, encoder_hidden_states=None, class_labels=condition.to(dtype)).sample
+        flow = self.unet(
+            mixed.to(dtype),
+            time * NUM_TIMESTEPS,
+            encoder_hidden_states=None,
+            class_labels=condition.to(dtype),
+        ).sample
         error = (flow.float() - (noise - latent)).square().mean((1, 2, 3))
         return {"loss": error * batch["weight"]}
 
@@ -145,7 +163,9 @@ def build_model(config: Config, facts: dict[str, Any]) -> nn.Module:
     return Diffusion(config, facts)
 
 
-def make_batch(samples: list[dict[str, bytes] | None], keys: list[SampleKey], config: Config, facts: dict[str, Any]) -> dict[str, Tensor]:
+def make_batch(
+    samples: list[dict[str, bytes] | None], keys: list[SampleKey], config: Config, facts: dict[str, Any]
+) -> dict[str, Tensor]:
     """Normalised latents, re-sampled from their moments, with noise, time and condition dropout, all from the keys."""
     shape = tuple(facts["latent_shape"])
     latent, noise = torch.zeros(len(samples), *shape), torch.zeros(len(samples), *shape)
@@ -163,7 +183,9 @@ def make_batch(samples: list[dict[str, bytes] | None], keys: list[SampleKey], co
         if key.epoch == VALIDATION:
             time[place] = VALIDATION_TIMES[key.position % len(VALIDATION_TIMES)]
             continue
-        time[place] = 1 / (1 + np.exp(-(config.time_mean + config.time_spread * keyed_rng(key, "time").standard_normal())))
+        time[place] = 1 / (
+            1 + np.exp(-(config.time_mean + config.time_spread * keyed_rng(key, "time").standard_normal()))
+        )
         drop[place] = float(keyed_rng(key, "dropout").random() < config.condition_dropout)
     weight = torch.tensor([0.0 if sample is None else 1.0 for sample in samples])
     return {"latent": latent, "noise": noise, "time": time, "image": image, "drop": drop, "weight": weight}
@@ -171,7 +193,10 @@ def make_batch(samples: list[dict[str, bytes] | None], keys: list[SampleKey], co
 
 def draw(model: nn.Module, tensors: dict[str, Tensor], facts: dict[str, Any]) -> dict[str, Tensor]:
     """Latents [b, c, t, f] for the batch's images, from its noise in DRAW_STEPS Euler steps without guidance, and the true ones."""
-    mean, std = (torch.tensor(facts[f"latent_{name}"], device=tensors["noise"].device)[:, None, None] for name in ("mean", "std"))
+    mean, std = (
+        torch.tensor(facts[f"latent_{name}"], device=tensors["noise"].device)[:, None, None]
+        for name in ("mean", "std")
+    )
     dtype = next(model.parameters()).dtype
     latent, condition = tensors["noise"], tensors["image"].to(dtype)
     times = torch.linspace(1, 0, DRAW_STEPS + 1).tolist()
@@ -197,5 +222,9 @@ def save(state: dict[str, Tensor], config: Config, facts: dict[str, Any], folder
     model.load_state_dict(state)
     model.unet.save_pretrained(folder / "unet")
     FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TIMESTEPS).save_pretrained(folder / "scheduler")
-    conditioning = {**facts, "null_embedding": model.null_embedding.tolist(), "condition_dropout": config.condition_dropout}
+    conditioning = {
+        **facts,
+        "null_embedding": model.null_embedding.tolist(),
+        "condition_dropout": config.condition_dropout,
+    }
     (folder / "conditioning.json").write_text(json.dumps(conditioning, indent=1))

@@ -1,0 +1,166 @@
+"""Which addresses a fetch may reach, and the audit hook that holds every connect of this process to it.
+
+`refusal(address)` is the policy, pure: it unwraps the notations that carry an IPv4 address inside an IPv6 one, and lets only
+globally routed unicast through. `install_guard` puts it on `socket.connect` (after DNS, at every redirect hop), on the
+scheme of every URL opened through urllib, and refuses starting any program. It only sees this process and Python's own
+sockets: a child such as ffmpeg would escape it, so none can be started, but for one launcher that the operator may name
+(`ingest.fetch.runtime`), which confines what it starts. It cannot be taken off again.
+"""
+
+import ipaddress
+import sys
+from collections.abc import Callable, Collection
+from typing import Any
+from urllib.parse import urlsplit
+
+from ingest.sample import Reason
+
+SCHEMES = ("http", "https")
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+# is_global alone lets these through (or did in some Python): deny them by name
+_DENIED_V4 = [
+    ipaddress.ip_network(text)
+    for text in (
+        "192.0.0.0/24",  # 192.0.0.192 is Oracle's metadata server
+        "192.88.99.0/24",  # 6to4 relays
+        "100.64.0.0/10",  # carrier-grade NAT; 100.100.100.200 is Alibaba's metadata server
+        "168.63.129.16/32",  # Azure's host agent, on a public address
+        "224.0.0.0/3",  # multicast and reserved
+    )
+]
+_GLOBAL_V6 = ipaddress.ip_network("2000::/3")
+_DENIED_V6 = [ipaddress.ip_network(text) for text in ("2001::/23", "2001:db8::/32", "3fff::/20")]
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_SIX_TO_FOUR = ipaddress.ip_network("2002::/16")
+_PROGRAMS = frozenset(
+    {
+        "subprocess.Popen",
+        "os.system",
+        "os.exec",
+        "os.posix_spawn",
+        "os.spawn",
+        "os.fork",
+        "os.forkpty",
+        "pty.spawn",
+    }
+)
+_OTHER_WAYS = frozenset({"ftplib.connect", "smtplib.connect", "socket.sendto", "socket.sendmsg"})
+
+
+class Abort(BaseException):
+    """Ends the item at once: a BaseException, so that no `except Exception` of a downloader turns it into a retry."""
+
+    def __init__(self, reason: Reason, detail: str = ""):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def refusal(address: str) -> str | None:
+    """Why `address` (a literal as `socket.connect` gets it) may not be reached, or None where it may.
+
+    Host names, zone ids and everything that is no plain address literal are refused: names are resolved before connect.
+    """
+    try:
+        plain = unwrap(ipaddress.ip_address(address.split("%")[0]))
+    except ValueError:
+        return f"{address!r} is not an address"
+    allowed = _allowed_v4(plain) if isinstance(plain, ipaddress.IPv4Address) else _allowed_v6(plain)
+    if allowed:
+        return None
+    return f"{address} is not a public address" + (f" ({plain})" if str(plain) != address else "")
+
+
+def unwrap(ip: Address) -> Address:
+    """The IPv4 address inside an IPv4-mapped, IPv4-compatible, NAT64 or 6to4 one; any other address as it is."""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip
+    number = int(ip)
+    if ip.ipv4_mapped is not None or ip in _NAT64 or (number >> 32 == 0 and number > 1):
+        return ipaddress.IPv4Address(number & 0xFFFFFFFF)
+    if ip in _SIX_TO_FOUR:
+        return ipaddress.IPv4Address(number >> 80 & 0xFFFFFFFF)
+    return ip
+
+
+def _allowed_v4(ip: ipaddress.IPv4Address) -> bool:
+    return ip.is_global and not ip.is_multicast and not any(ip in net for net in _DENIED_V4)
+
+
+def _allowed_v6(ip: ipaddress.IPv6Address) -> bool:
+    return ip.is_global and ip in _GLOBAL_V6 and not any(ip in net for net in _DENIED_V6)
+
+
+def url_refusal(url: str) -> str | None:
+    """Why `url` may not be opened, judged by its text alone, or None: only http and https, a host, no user name."""
+    try:
+        parts = urlsplit(url)
+        port_is_number = parts.port is None or parts.port >= 0
+    except ValueError as error:
+        return f"malformed URL: {error}"
+    if parts.scheme.lower() not in SCHEMES:
+        return f"scheme {parts.scheme!r} is not http or https"
+    if not parts.hostname or not port_is_number:
+        return "URL without a host"
+    if "@" in parts.netloc:
+        return "URL with a user name"
+    return None
+
+
+def parse_allowed(entries: Collection[str]) -> frozenset[tuple[str, int]]:
+    """`host:port` texts (address literals, `[::1]:80`, or localhost) as (address, port) pairs. ValueError names a bad one."""
+    pairs: set[tuple[str, int]] = set()
+    for entry in entries:
+        host, _, port = entry.rpartition(":")
+        hosts = ("127.0.0.1", "::1") if host == "localhost" else (host.removeprefix("[").removesuffix("]"),)
+        try:
+            pairs.update((str(unwrap(ipaddress.ip_address(name))), int(port)) for name in hosts)
+        except ValueError:
+            raise ValueError(f"{entry!r} is not address:port (such as 127.0.0.1:8080)") from None
+    return frozenset(pairs)
+
+
+def check_connect(address: Any, allowed: frozenset[tuple[str, int]]) -> None:
+    """Raises `Abort` (address) unless a connect to `address`, as `socket.connect` was given it, may go ahead."""
+    if not isinstance(address, tuple) or len(address) < 2:
+        raise Abort(Reason.ADDRESS, "not an internet address")
+    host, port = str(address[0]), address[1]
+    why = refusal(host)
+    if why and not _is_allowed_private(host, port, allowed):
+        raise Abort(Reason.ADDRESS, why)
+
+
+def _is_allowed_private(host: str, port: int, allowed: frozenset[tuple[str, int]]) -> bool:
+    try:
+        return (str(unwrap(ipaddress.ip_address(host))), port) in allowed
+    except ValueError:
+        return False
+
+
+def audit_hook(
+    allowed: frozenset[tuple[str, int]], launcher: str = ""
+) -> Callable[[str, tuple[Any, ...]], None]:
+    """The hook that `install_guard` installs; apart so that tests can call it without guarding their own process."""
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if event == "socket.connect":
+            check_connect(args[1], allowed)
+        elif event == "urllib.Request":
+            why = url_refusal(args[0])
+            if why:
+                raise Abort(Reason.ADDRESS, why)
+        elif event in _PROGRAMS and not (launcher and event == "subprocess.Popen" and args[0] == launcher):
+            raise PermissionError(f"{event} is not allowed in the fetch process")
+        elif event in _OTHER_WAYS:
+            raise Abort(Reason.ADDRESS, f"{event} is not allowed in the fetch process")
+
+    return hook
+
+
+def install_guard(allow_private: Collection[str], launcher: str = "") -> None:
+    """Guards this process until it ends; `allow_private` are `host:port` exceptions, for the operator's own servers.
+
+    `launcher` is the absolute path of the one program that may be started; "" for none.
+    """
+    sys.addaudithook(audit_hook(parse_allowed(allow_private), launcher))

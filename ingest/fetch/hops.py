@@ -1,0 +1,186 @@
+"""What each request passes on its way, those of redirects included: urllib's handlers under yt-dlp's, made safe for the open web.
+
+`GuardedRH` is the request handler that `ingest.fetch.web` gives to yt-dlp. Which addresses may be connected to is `ingest.fetch.guard`'s.
+"""
+
+import io
+import urllib.request
+import urllib.response
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from yt_dlp.networking._urllib import HTTPHandler, ProxyHandler, RedirectHandler, UrllibRH
+
+from ingest.fetch.guard import Abort
+from ingest.fetch.sniff import HEAD_BYTES, is_text, media_type
+from ingest.sample import Reason
+
+NO_ENCODINGS = ("identity", "none", "binary", "7bit", "8bit", "utf-8", "utf8", "aws-chunked", "chunked")
+"""What stands in Content-Encoding although the bytes are plain."""
+
+
+class GuardedRH(UrllibRH):
+    """urllib's handler without ftp, data and file URLs, with decompression in pieces; a proxy is asked for named hosts only."""
+
+    _SUPPORTED_URL_SCHEMES = ("http", "https")
+    _SUPPORTED_PROXY_SCHEMES = ("http",)
+
+    def __init__(
+        self,
+        far_side_refusal: Callable[[str], str | None],
+        before_hop: Callable[[str], None],
+        **settings: Any,
+    ):
+        super().__init__(**settings)
+        self._far_side_refusal = far_side_refusal
+        self._before_hop = before_hop
+
+    def _create_instance(
+        self, proxies: Any, cookiejar: Any, legacy_ssl_support: Any = None
+    ) -> urllib.request.OpenerDirector:
+        opener = urllib.request.OpenerDirector()
+        for handler in (
+            Turnstile(self._before_hop),
+            FarSide(proxies, self._far_side_refusal),
+            EncodedHTTPHandler(context=self._make_sslcontext(legacy_ssl_support=legacy_ssl_support)),
+            urllib.request.HTTPCookieProcessor(cookiejar),
+            urllib.request.UnknownHandler(),
+            urllib.request.HTTPDefaultErrorHandler(),
+            urllib.request.HTTPErrorProcessor(),
+            BodilessRedirectHandler(),
+        ):
+            opener.add_handler(handler)
+        opener.addheaders = []
+        return opener
+
+
+class Turnstile(urllib.request.BaseHandler):
+    """Holds every hop back for as long as its host's rate and rest ask."""
+
+    def __init__(self, before_hop: Callable[[str], None]):
+        self._before_hop = before_hop
+
+    def http_request(self, req: Any) -> Any:
+        self._before_hop(req.full_url)
+        return req
+
+    https_request = http_request
+
+
+class FarSide(ProxyHandler):
+    """Sends a request, redirected ones too, through the proxy, if its host may be asked for there."""
+
+    def __init__(self, proxies: Any, refusal: Callable[[str], str | None]):
+        super().__init__(proxies)
+        self._refusal = refusal
+
+    def proxy_open(self, req: Any) -> Any:
+        why = self._refusal(req.full_url) if any(self.proxies.values()) else None
+        if why:
+            raise Abort(Reason.ADDRESS, why)
+        return super().proxy_open(req)
+
+
+class EncodedHTTPHandler(HTTPHandler):
+    """Undoes gzip and deflate piece by piece, where yt-dlp would do it at once (a gzip bomb of 1 MB holds 1 GB).
+
+    The header is a claim: object stores keep names like aws-chunked or utf-8 there, and some say gzip of plain bytes.
+    """
+
+    def http_response(self, req: Any, resp: Any) -> Any:
+        stated = (resp.headers.get("Content-Encoding") or "").lower()
+        names = [
+            name.strip() for name in stated.split(",") if name.strip() and name.strip() not in NO_ENCODINGS
+        ]
+        if stated and not 300 <= resp.status < 400:  # the body of a redirect is never read
+            resp = self._plain(resp, names)
+        return super().http_response(req, resp)
+
+    https_response = http_response
+
+    def _plain(self, resp: Any, names: list[str]) -> Any:
+        """The answer as it was before its encodings; one whose bytes are not encoded as stated is taken as it is."""
+        body = Peeked(resp)
+        head = body.peek(HEAD_BYTES) if names else b""
+        packed = head.startswith(b"\x1f\x8b") or (
+            names == ["deflate"] and not (media_type(head) or is_text(head))
+        )
+        if packed and set(names) <= {"gzip", "x-gzip", "deflate"}:
+            body = Inflated(body)
+            del resp.headers["Content-Length"]
+        elif names and head and not (media_type(head) or is_text(head)):
+            raise Abort(Reason.UNSUPPORTED, f"content encoding {', '.join(names)[:40]!r}")
+        del resp.headers["Content-Encoding"]
+        plain = urllib.response.addinfourl(body, resp.headers, resp.url, resp.status)  # type: ignore[arg-type]
+        plain.msg = resp.reason  # type: ignore[attr-defined]
+        return plain
+
+
+class Peeked(io.BufferedIOBase):
+    """An answer whose first bytes may be looked at before they are read."""
+
+    def __init__(self, inner: Any):
+        self._inner = inner
+        self._head = b""
+
+    def peek(self, num_bytes: int) -> bytes:
+        """Up to `num_bytes` from the start; fewer only where the answer is shorter."""
+        while len(self._head) < num_bytes and (block := self._inner.read(num_bytes - len(self._head))):
+            self._head += block
+        return self._head
+
+    def read(self, amt: int | None = None) -> bytes:
+        if amt is None or amt < 0:
+            head, self._head = self._head, b""
+            return head + self._inner.read()
+        if not self._head:
+            return bytes(self._inner.read(amt))
+        head, self._head = self._head[:amt], self._head[amt:]
+        return head
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._inner.close()
+        super().close()
+
+
+class Inflated(Peeked):
+    """The bytes that were packed with gzip, zlib or bare deflate; never more in memory than one read asks for.
+
+    `Abort` (corrupt) for other bytes, (network) where the stream ends too early.
+    """
+
+    def __init__(self, inner: Peeked):
+        super().__init__(inner)
+        bare = inner.peek(2)[:1] not in (b"\x1f", b"\x78")
+        self._inflate = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS | 32)
+        self._packed = b""
+
+    def read(self, amt: int | None = None) -> bytes:
+        whole = amt is None or amt < 0
+        data = b""
+        while not self._inflate.eof and (whole or not data):
+            data += self._some(65536 if whole else max(1, amt or 0))
+        return data
+
+    def _some(self, most: int) -> bytes:
+        packed = self._packed or self._inner.read(65536)
+        if not packed:
+            raise Abort(Reason.NETWORK, "a compressed answer was cut off")
+        try:
+            data = self._inflate.decompress(packed, most)
+        except zlib.error as error:
+            raise Abort(Reason.CORRUPT, f"bad content encoding: {error}") from None
+        self._packed = self._inflate.unconsumed_tail
+        return data
+
+
+class BodilessRedirectHandler(RedirectHandler):
+    """Follows without a look at the redirect's own body, which urllib would read to its end, however long that is."""
+
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> Any:
+        fp.read = bytes
+        return super().redirect_request(req, fp, code, msg, headers, newurl)

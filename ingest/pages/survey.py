@@ -1,0 +1,174 @@
+"""Numbers of a whole dataset of clips, in one pass over its index: what the report and the dataset card tell.
+
+    found = survey(dataset)            # holds the names of units, and of channels up to a cap; no samples
+
+Counts every row; for histograms it counts into fixed bins. Reads no shard.
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.dataset import Dataset
+from ingest.sample import RETRYABLE, bans_of
+
+COLUMNS = [
+    "item_id",
+    "key",
+    "status",
+    "reason",
+    "detail",
+    "source",
+    "media_id",
+    "url",
+    "license",
+    "channel",
+    "split",
+    "start_s",
+    "duration_s",
+    "scores",
+]
+MAX_CHANNELS = 50_000
+SCORES = {
+    "rms_dbfs": ("loudness, dBFS", -80.0, 0.0),
+    "spectral_change": ("change of the spectrum", 0.0, 1.0),
+    "brightness": ("brightness of the frame", 0.0, 256.0),
+    "contrast": ("contrast of the frame", 0.0, 128.0),
+}
+SHORTEST_S, LONGEST_S = 1.0, 36_000.0
+NUM_BINS = 32
+
+
+@dataclass
+class Histogram:
+    """`counts` of values in bins from `low` to `high`, equal ones or, by `log`, of equal ratio; what is outside falls into the
+    bin at the end."""
+
+    label: str
+    low: float
+    high: float
+    log: bool = False
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(NUM_BINS, int))
+
+    @property
+    def edges(self) -> np.ndarray:
+        """Where the bins begin, and where the last one ends: [NUM_BINS + 1]."""
+        return (np.geomspace if self.log else np.linspace)(self.low, self.high, NUM_BINS + 1)
+
+    def add(self, values: list[float]) -> None:
+        places = np.searchsorted(self.edges[1:-1], np.array(values), side="right")
+        self.counts += np.bincount(places, minlength=NUM_BINS)
+
+
+@dataclass
+class Survey:
+    """`listed` items of the work list; `answered` of them have a row, `cut` gave at least one clip, `used` a kept one.
+
+    `lengths_s`: of the items that gave a clip, where their last one ends. The index does not say how long a medium is; this is
+    the part of it that was cut.
+    """
+
+    listed: int = 0
+    answered: int = 0
+    cut: int = 0
+    used: int = 0
+    clips: int = 0
+    kept: int = 0
+    seconds: float = 0.0
+    num_bytes: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    licenses: Counter[str] = field(default_factory=Counter)
+    channels: Counter[str] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)
+    clips_per_item: Counter[int] = field(default_factory=Counter)
+    lengths_s: Histogram = field(
+        default_factory=lambda: Histogram(
+            "length of media, as far as clips were cut", SHORTEST_S, LONGEST_S, log=True
+        )
+    )
+    histograms: dict[str, Histogram] = field(
+        default_factory=lambda: {name: Histogram(*bounds) for name, bounds in SCORES.items()}
+    )
+
+    @property
+    def final(self) -> list[tuple[str, int]]:
+        """Reasons that stand, the commonest first."""
+        return [(reason, count) for reason, count in self.reasons.most_common() if reason not in RETRYABLE]
+
+    @property
+    def passing(self) -> list[tuple[str, int]]:
+        """Reasons that may pass, the commonest first."""
+        return [(reason, count) for reason, count in self.reasons.most_common() if reason in RETRYABLE]
+
+
+def survey(dataset: Dataset) -> Survey:
+    """The numbers of everything that is committed; tombstones count as refused for their reason."""
+    found, buried = Survey(), dataset.buried()
+    later = {unit for unit, attempt in dataset.unit_attempts() if attempt}
+    found.listed = sum(len(task.items) for task in dataset.iter_units() if task.items[0].attempt == 0)
+    for commit in dataset.iter_commits():
+        found.num_bytes += commit.tar.size if commit.tar else 0
+        _count_unit(found, dataset.read_index(commit).select(COLUMNS), buried, follow_up=commit.unit in later)
+    return found
+
+
+def _count_unit(found: Survey, table: pa.Table, buried: dict[str, str], follow_up: bool) -> None:
+    kept_of: Counter[str] = Counter()
+    ends_s: dict[str, float] = {}
+    scores: dict[str, list[float]] = {name: [] for name in SCORES}
+    rows: list[dict[str, Any]] = table.to_pylist()
+    for row in rows:
+        if row["key"]:
+            ends_s[row["item_id"]] = max(
+                ends_s.get(row["item_id"], 0.0), (row["start_s"] or 0.0) + (row["duration_s"] or 0.0)
+            )
+            found.clips += 1
+        reason = buried.get(row["key"]) if row["status"] in ("kept", "removed") else row["reason"]
+        if reason:
+            found.reasons[reason] += 1
+            if row["url"] and reason not in found.examples and not _is_taken_down(row, buried):
+                found.examples[reason] = _example(row)
+            continue
+        if row["status"] != "kept":
+            continue
+        kept_of[row["item_id"]] += 1
+        found.seconds += row["duration_s"] or 0
+        for counter, name in (
+            (found.licenses, "license"),
+            (found.sources, "source"),
+            (found.splits, "split"),
+            (found.channels, "channel"),
+        ):
+            counter[row[name] or ""] += 1
+        for name, value in json.loads(row["scores"] or "{}").items():
+            if name in scores:
+                scores[name].append(value)
+    found.kept += kept_of.total()
+    found.answered += 0 if follow_up else len({row["item_id"] for row in rows})
+    found.cut += len(ends_s)
+    found.lengths_s.add([end_s for end_s in ends_s.values() if end_s])
+    found.used += len(kept_of)
+    found.clips_per_item.update(kept_of.values())
+    for name, values in scores.items():
+        found.histograms[name].add(values)
+    if len(found.channels) > 2 * MAX_CHANNELS:
+        found.channels = Counter(dict(found.channels.most_common(MAX_CHANNELS)))
+
+
+def _is_taken_down(row: dict[str, Any], buried: dict[str, str]) -> bool:
+    """By its own tombstone, or by that of its medium, channel or license: such rows are not shown."""
+    return row["key"] in buried or bool(
+        buried.keys() & bans_of(row["source"], row["media_id"], row["channel"], row["license"])
+    )
+
+
+def _example(row: dict[str, Any]) -> str:
+    """Where a refused item or clip is, and what was said of it."""
+    where = f"{row['url']} at {row['start_s']:.1f} s" if row["start_s"] is not None else row["url"]
+    return f"{where}: {row['detail']}" if row["detail"] else where

@@ -1,0 +1,330 @@
+"""Whether a site lets its pages and media be taken for training: what is asked, how long the answer holds, and the evidence.
+
+    permission.begin(item.source)
+    permission.check_url(url)                  # before each request, those of redirects and segments too
+    permission.check_response(url, headers)    # before a body is read
+    permission.check_page(facts, url)          # before a medium of the page is asked for
+    permission.evidence()                      # what was asked for this item, when, and what it said
+
+Each host (scheme, host, port) is asked for robots.txt, /.well-known/tdmrep.json and /ai.txt, each at most once a day and
+process; licenses in RSL that robots.txt, a header or a page names are read, too. An opt-out is `Abort` (opt_out), final, with
+the signal, its value and its URL. A robots.txt or RSL document that fails in passing is retryable: nothing is taken meanwhile.
+
+Not asked are the sources of `EXEMPT`, whose terms are others. For these only statements about training in headers count.
+"""
+
+import datetime
+import hashlib
+import json
+import mimetypes
+import re
+import time
+import urllib.parse
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ingest.fetch.guard import Abort, url_refusal
+from ingest.rights.page import PageFacts
+from ingest.rights.robots import (
+    MEDIA_EXTENSIONS,
+    Rules,
+    matches,
+    normalise,
+    parse_ai_txt,
+    parse_robots,
+    path_of,
+)
+from ingest.rights.rsl import MEDIA_TYPE, UnreadableError, read_rsl, rsl_refusal
+from ingest.rights.usage import AGENT, header_opt_out, tdmrep_rules
+from ingest.sample import Reason, without_tokens
+
+EXEMPT = {
+    "youtube": "a video's license mark and YouTube's terms hold; its media hosts have no robots.txt for us",
+    "inaturalist": "photos and sounds are licensed each, its API and open data are made for such use",
+    "": "lists and API answers, which are not media",
+}
+"""By source: why its hosts are not asked for robots.txt, tdmrep.json and ai.txt."""
+PATHS = {"robots": "/robots.txt", "tdmrep": "/.well-known/tdmrep.json", "ai": "/ai.txt"}
+LIFE_S = 86_400.0  # RFC 9309: no robots.txt is used for longer than a day
+MAX_LICENSES = 4  # RSL documents per place that names some
+MAX_RECORDS = 1000
+MAX_TOLD_BYTES = 16_384  # of a record; longer ones are asked for again by the next process
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a host answered: the HTTP status (300 and more: there is no such file), and its first bytes."""
+
+    status: int
+    body: bytes = b""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A file that was asked for. `content` is plain JSON: rules, locations or licenses, by `kind`."""
+
+    kind: str
+    url: str
+    asked_s: float  # since the epoch
+    status: int
+    sha256: str
+    content: Any
+
+
+class Permission:
+    """What one process knows of the hosts it met. `ask(url)` fetches a text, and raises `Abort` where that fails in passing."""
+
+    def __init__(self, ask: Callable[[str], Answer], agents: Iterable[str] = (AGENT,)):
+        self._ask = ask
+        self._agents = tuple(dict.fromkeys(name for name in agents if name))
+        self._records: dict[str, Record] = {}
+        self._rules: dict[str, Rules] = {}
+        self._news: list[Record] = []
+        self._is_asking = False
+        self.begin("")
+
+    def begin(self, source: str) -> None:
+        """Forgets the item before, but not what hosts answered."""
+        self._applies = source not in EXEMPT
+        self._evidence: dict[str, dict[str, Any]] = {}
+        self._terms: dict[
+            str, tuple[list[list[str]], str]
+        ] = {}  # RSL of pages, by where it is: contents, and who names it
+
+    def learn(self, records: Iterable[dict[str, Any]]) -> None:
+        """Takes over what an earlier process was told."""
+        for record in records:
+            self._keep(Record(**record))
+
+    def take_news(self) -> list[dict[str, Any]]:
+        """What was asked since the last call, for the parent."""
+        news, self._news = self._news, []
+        told = [asdict(record) for record in news]
+        return [record for record in told if len(json.dumps(record)) <= MAX_TOLD_BYTES]
+
+    def evidence(self) -> dict[str, Any]:
+        """{"asked": [{"url", "date", "status", "sha256", "says"}]} of this item; none of an exempt source."""
+        return {"asked": [self._evidence[url] for url in sorted(self._evidence)]}
+
+    def check_url(self, url: str) -> None:
+        """Asks the host of `url`, if it is new, and raises `Abort` where it does not let us have this path."""
+        if not self._applies or self._is_asking:
+            return
+        origin, path = _origin(url), path_of(url)
+        if path == PATHS["robots"]:
+            return
+        self._check_robots(origin, path)
+        self._check_tdmrep(origin, path)
+        self._check_ai_txt(origin, path)
+        robots = self._record("robots", origin + PATHS["robots"])
+        self._check_licenses(self._rules_of(robots).licenses, url, robots.url)
+        for where, (contents, base) in self._terms.items():
+            _refuse(rsl_refusal(contents, url, base), "RSL", where)
+
+    def check_response(self, url: str, headers: Any) -> None:
+        """Raises `Abort` where the headers of an answer (an email.message.Message) opt out, before its body is read."""
+        reservation = headers.get("tdm-reservation")
+        usage = [*(headers.get_all("Content-Usage") or []), *(headers.get_all("Content-Signal") or [])]
+        found = header_opt_out(headers.get_all("X-Robots-Tag") or [], reservation, usage, index=self._applies)
+        if found.startswith("tdm") and headers.get("tdm-policy"):
+            found += f", tdm-policy: {headers['tdm-policy'][:200]}"
+        _refuse(found, "", url)
+        if not self._applies:
+            return
+        self._check_licenses(_rsl_links(headers.get_all("Link") or []), url, url, keep=True)
+        content_type = headers.get_content_type() if headers.get("Content-Type") else ""
+        self._check_ai_txt_type(url, content_type)
+
+    def check_page(self, page: PageFacts, url: str) -> None:
+        """Raises `Abort` where a page, or a license in RSL that it holds or links, opts out; keeps what it says of its media."""
+        _refuse(page.opt_out, "", url)
+        if not self._applies:
+            return
+        says = "no statement against it"
+        self._evidence[without_tokens(url)] = _evidence(url, time.time(), 200, page.sha256, says)
+        for place, text in enumerate(page.rsl_inline[:MAX_LICENSES]):
+            where = f"{url}#{place}" if place else url
+            self._check_terms(_rsl_content(text.encode("utf-8", "replace")), url, url, where, keep=True)
+        self._check_licenses(page.rsl_links, url, url, keep=True)
+
+    def _check_robots(self, origin: str, path: str) -> None:
+        robots = self._record("robots", origin + PATHS["robots"])
+        rules = self._rules_of(robots)
+        allowed, line = rules.decide(path)
+        refusal = (line if not allowed else "") or rules.usage_refusal(path)
+        self._note(robots, line)
+        _refuse(refusal, "robots.txt", robots.url)
+
+    def _check_tdmrep(self, origin: str, path: str) -> None:
+        """The first location that matches decides, as the report has it; and the longest, as most people write it."""
+        record = self._record("tdmrep", origin + PATHS["tdmrep"])
+        self._note(record, "")
+        normal = normalise(path)
+        matching = [rule for rule in record.content if matches(rule[0], normal)]
+        deciding = [*matching[:1], *sorted(matching, key=lambda rule: -len(rule[0]))[:1]]
+        for location, is_reserved, policy in deciding:
+            more = f", tdm-policy {policy}" if policy else ""
+            _refuse(
+                f"tdm-reservation 1 for {location}{more}" if is_reserved else "", "tdmrep.json", record.url
+            )
+
+    def _check_ai_txt(self, origin: str, path: str) -> None:
+        record = self._record("ai", origin + PATHS["ai"])
+        allowed, line = self._rules_of(record).decide(path)
+        self._note(record, line)
+        _refuse("" if allowed else line, "ai.txt", record.url)
+        _refuse(self._rules_of(record).usage_refusal(path), "ai.txt", record.url)
+
+    def _check_ai_txt_type(self, url: str, content_type: str) -> None:
+        """A medium whose address does not tell its type has the extensions of its Content-Type."""
+        path = urllib.parse.urlsplit(url).path
+        if path.rpartition(".")[2].lower() in MEDIA_EXTENSIONS or not content_type.startswith(
+            ("video/", "audio/", "image/")
+        ):
+            return
+        record = self._record("ai", _origin(url) + PATHS["ai"])
+        for extension in mimetypes.guess_all_extensions(content_type, strict=False):
+            allowed, line = self._rules_of(record).decide(f"{path}{extension}")
+            _refuse("" if allowed else f"{line} ({content_type})", "ai.txt", record.url)
+
+    def _check_licenses(self, links: Iterable[str], url: str, base: str, keep: bool = False) -> None:
+        """Reads the RSL documents that `base` (robots.txt, a page, a medium) names, and holds `url` against them."""
+        for link in list(dict.fromkeys(links))[:MAX_LICENSES]:
+            address = _absolute(base, link)
+            if not address:
+                continue
+            record = self._record("rsl", address)
+            self._note(record, "")
+            self._check_terms(record.content, url, base, record.url, keep)
+
+    def _check_terms(self, content: Any, url: str, base: str, where: str, keep: bool) -> None:
+        """`content`: see `_rsl_content`. `keep`: it may also speak of media that are asked for later."""
+        if isinstance(content, str):
+            _refuse(f"cannot be read ({content})", "RSL", where)
+            return
+        _refuse(rsl_refusal(content, url, base), "RSL", where)
+        if keep:
+            self._terms.setdefault(where, (content, base))
+
+    def _rules_of(self, record: Record) -> Rules:
+        if record.url not in self._rules:
+            self._rules[record.url] = Rules.from_json(record.content)
+        return self._rules[record.url]
+
+    def _record(self, kind: str, url: str) -> Record:
+        """What `url` said: as known, if that is not older than a day, else asked for now."""
+        known = self._records.get(url)
+        if known and known.kind == kind and time.time() - known.asked_s < LIFE_S:
+            return known
+        answer = self._answer(kind, url)
+        data = answer.body if 200 <= answer.status < 300 else b""
+        digest = hashlib.sha256(data).hexdigest() if data else ""
+        record = Record(kind, url, time.time(), answer.status, digest, _content(kind, data, self._agents))
+        self._keep(record)
+        self._news.append(record)
+        return record
+
+    def _answer(self, kind: str, url: str) -> Answer:
+        """tdmrep.json and ai.txt are optional: a server that fails over them has none. Of the others a failure is retryable."""
+        self._is_asking = True
+        try:
+            return self._ask(url)
+        except Abort as failure:
+            optional = kind in ("tdmrep", "ai") and failure.reason not in (
+                Reason.RATE_LIMITED,
+                Reason.TIMEOUT,
+                Reason.NETWORK,
+            )
+            if optional or (kind == "rsl" and failure.reason == Reason.ADDRESS):
+                return Answer(500)
+            raise Abort(failure.reason, f"{without_tokens(url)}: {failure.detail}") from None
+        finally:
+            self._is_asking = False
+
+    def _keep(self, record: Record) -> None:
+        self._records.pop(record.url, None)
+        self._rules.pop(record.url, None)
+        self._records[record.url] = record
+        while len(self._records) > MAX_RECORDS:
+            oldest = next(iter(self._records))
+            del self._records[oldest]
+            self._rules.pop(oldest, None)
+
+    def _note(self, record: Record, line: str) -> None:
+        """Adds to the evidence of the item what a file said of one of its addresses."""
+        says = line or ("no rule applies" if record.status < 300 else "there is none")
+        url = without_tokens(record.url)
+        entry = self._evidence.setdefault(
+            url, _evidence(url, record.asked_s, record.status, record.sha256, says)
+        )
+        if says not in entry["says"] and len(entry["says"]) < 300:
+            entry["says"] += f"; {says}"
+
+
+def _origin(url: str) -> str:
+    """Scheme, host and port."""
+    parts = urllib.parse.urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}".lower()
+
+
+def _absolute(base: str, link: str) -> str:
+    """The address that `link` means on the page `base`; "" for one that is not asked for."""
+    try:
+        address = urllib.parse.urljoin(base, link)
+    except ValueError:
+        return ""
+    return "" if url_refusal(address) else address
+
+
+def _refuse(refusal: str, signal: str, url: str) -> None:
+    """Raises `Abort` (opt_out) that names the signal, what it says and where, unless it says nothing."""
+    if refusal:
+        raise Abort(Reason.OPT_OUT, f"{f'{signal}: ' if signal else ''}{refusal} ({without_tokens(url)})")
+
+
+def _evidence(url: str, asked_s: float, status: int, sha256: str, says: str) -> dict[str, Any]:
+    date = datetime.datetime.fromtimestamp(asked_s, datetime.UTC).date().isoformat()
+    return {"url": without_tokens(url), "date": date, "status": status, "sha256": sha256, "says": says}
+
+
+def _content(kind: str, data: bytes, agents: tuple[str, ...]) -> Any:
+    """A file as plain JSON."""
+    if kind == "robots":
+        return parse_robots(data, agents).to_json()
+    if kind == "ai":
+        return parse_ai_txt(data, agents).to_json()
+    if kind == "tdmrep":
+        return [
+            [_location(location), is_reserved, policy] for location, is_reserved, policy in tdmrep_rules(data)
+        ]
+    return _rsl_content(data)
+
+
+def _rsl_content(data: bytes) -> Any:
+    """[[url, refusal], …] of an RSL document; a text for one whose terms cannot be read."""
+    try:
+        return read_rsl(data)
+    except UnreadableError as error:
+        return str(error)
+
+
+def _location(pattern: str) -> str:
+    """A location of tdmrep.json as a pattern of robots.txt."""
+    return normalise(
+        path_of(pattern) if "://" in pattern else pattern if pattern.startswith(("/", "*")) else f"/{pattern}"
+    )
+
+
+def _rsl_links(values: Iterable[str]) -> list[str]:
+    """Addresses of `Link: <…>; rel="license"; type="application/rsl+xml"` headers."""
+    links = []
+    for target, parameters in re.findall(r"<([^<>]*)>([^<]*)", ", ".join(values)[:16_384]):
+        relation = re.search(r";\s*rel\s*=\s*(\"[^\"]*\"|[^;,\s]*)", parameters, re.I)
+        if (
+            relation
+            and "license" in relation[1].strip('"').lower().split()
+            and MEDIA_TYPE in parameters.lower()
+        ):
+            links.append(target.strip())
+    return links

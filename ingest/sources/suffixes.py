@@ -1,0 +1,163 @@
+"""Which files are video, picture or sound by their suffix, and which of one name belong together.
+
+    choose(files)      the items of files that share a stem: videos, a silent video with its sound, a picture with its sound
+
+Of a video with a sound beside it, the container's header decides: only a video without a sound track of its own takes the
+other file (video2dataset's mp4 and m4a; yt-dlp's unmerged x.f137.mp4 and x.f140.m4a). No medium is decoded here.
+"""
+
+import importlib.util
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+VIDEO_SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .qt .f4v .3gp .3g2 .mkv .webm .ogv .ogm .avi .divx .flv .wmv .asf .mpg .mpeg .mpe .m2p .vob .mod .ts .mts"
+    " .m2ts .m2t .tod .mxf .dv".split()
+)
+HEIF_SUFFIXES = (".heic", ".heif") if importlib.util.find_spec("pillow_heif") else ()
+PICTURE_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".avif",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    *HEIF_SUFFIXES,
+)
+SOUND_SUFFIXES = tuple(".wav .flac .mp3 .ogg .opus .m4a .mka .aac .m4b .oga .wma .aif .aiff .amr".split())
+"""Of a pair, the first that is there."""
+
+FORMAT_TAG = re.compile(
+    r"\.f(?:\d{1,4}(?:-\w{1,20})?|(?:hls|dash)-[\w=-]{1,30})$"
+)  # of a stream that yt-dlp did not merge: x.f137.mp4
+MP4_SUFFIXES = frozenset(".mp4 .m4v .mov .qt .f4v .3gp .3g2 .m4a".split())
+MATROSKA_SUFFIXES = frozenset(".mkv .webm .mka".split())
+AVI_SUFFIXES = frozenset((".avi", ".divx"))
+MAX_BOXES, MAX_HEADER_BYTES = 200, 4 << 20
+
+
+@dataclass(frozen=True)
+class File:
+    """A file, or `size` bytes of one from `offset` on. `stem` and `suffix` make its name; the suffix is in small letters."""
+
+    stem: str
+    suffix: str
+    path: Path
+    offset: int = 0
+    size: int = -1
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What becomes one item. `sound` is None where the picture is a video with its own."""
+
+    picture: File
+    sound: File | None = None
+
+
+def untagged(stem: str) -> str:
+    """The stem without yt-dlp's mark of a stream."""
+    return FORMAT_TAG.sub("", stem)
+
+
+def choose(files: Iterable[File]) -> list[Choice]:
+    """The items of files that share a stem, but for the marks of unmerged streams; files not named in any are left over."""
+    ordered = sorted(files, key=lambda file: (file.stem, file.suffix))
+    whole = [file for file in ordered if not FORMAT_TAG.search(file.stem)]
+    parts = [file for file in ordered if FORMAT_TAG.search(file.stem)]
+    chosen = _of_one_stem(whole)
+    if not any(choice.picture.suffix in VIDEO_SUFFIXES for choice in chosen):
+        chosen += _of_streams(parts)
+    return chosen
+
+
+def _of_one_stem(files: list[File]) -> list[Choice]:
+    videos = [file for file in files if file.suffix in VIDEO_SUFFIXES]
+    picture, sound = _first(files, PICTURE_SUFFIXES), _first(files, SOUND_SUFFIXES)
+    chosen, paired = [], False
+    for video in videos:
+        takes_other = sound is not None and tracks(video) == {"picture"}
+        paired = paired or takes_other
+        chosen.append(Choice(video, sound if takes_other else None))
+    if picture and sound and not paired:
+        chosen.append(Choice(picture, sound))
+    return chosen
+
+
+def _of_streams(parts: list[File]) -> list[Choice]:
+    """Of yt-dlp's unmerged streams, a picture with a sound; a stream that holds both stands alone."""
+    held = {file: tracks(file) for file in parts if file.suffix in VIDEO_SUFFIXES}
+    pictures = [file for file in held if held[file] == {"picture"}]
+    sounds = [file for file in parts if file.suffix in SOUND_SUFFIXES or held.get(file) == {"sound"}]
+    if pictures and sounds:
+        return [Choice(pictures[0], sounds[0])]
+    return [Choice(file) for file in held if held[file] != {"sound"}]
+
+
+def tracks(file: File) -> set[str] | None:
+    """{"picture", "sound"} or a part of it, by the header of an MP4, Matroska or AVI file; None where that does not say."""
+    try:
+        with file.path.open("rb") as opened:
+            size = file.size if file.size >= 0 else file.path.stat().st_size
+            if file.suffix in MP4_SUFFIXES:
+                return _mp4_tracks(opened, file.offset, file.offset + size)
+            if file.suffix in MATROSKA_SUFFIXES:
+                return _matroska_tracks(opened, file.offset, size)
+            if file.suffix in AVI_SUFFIXES:
+                return _avi_tracks(opened, file.offset, size)
+    except OSError:
+        return None
+    return None
+
+
+def _mp4_tracks(opened: BinaryIO, at: int, end: int) -> set[str] | None:
+    """By the handlers of the tracks in `moov` (ISO/IEC 14496-12, 8.4.3)."""
+    for _ in range(MAX_BOXES):
+        opened.seek(at)
+        head = opened.read(16)
+        if len(head) < 8 or at + 8 > end:
+            return None
+        size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        size = int.from_bytes(head[8:16], "big") if size == 1 else size
+        if kind == b"moov":
+            opened.seek(at)
+            moov = opened.read(min(size or end - at, end - at, MAX_HEADER_BYTES))
+            handlers = set(re.findall(rb"hdlr.{8}(vide|soun)", moov, re.DOTALL))
+            names = {b"vide": "picture", b"soun": "sound"}
+            return {names[handler] for handler in handlers} or None
+        if size < 8:
+            return None
+        at += size
+    return None
+
+
+def _matroska_tracks(opened: BinaryIO, offset: int, size: int) -> set[str] | None:
+    """By the ids of the codecs (RFC 9559, 5.1.4.1.21), which stand near the beginning."""
+    opened.seek(offset)
+    head = opened.read(min(size, 1 << 20))
+    if not head.startswith(b"\x1aE\xdf\xa3"):
+        return None
+    kinds = set(re.findall(rb"\x86[\x81-\xa0]([VA])_[A-Z0-9]", head))
+    names = {b"V": "picture", b"A": "sound"}
+    return {names[kind] for kind in kinds} or None
+
+
+def _avi_tracks(opened: BinaryIO, offset: int, size: int) -> set[str] | None:
+    """By the headers of the streams, all of which stand before the media."""
+    opened.seek(offset)
+    head = opened.read(min(size, 64 << 10))
+    if head[:4] != b"RIFF" or head[8:12] != b"AVI ":
+        return None
+    names = {b"vids": "picture", b"auds": "sound"}
+    return {names[kind] for kind in re.findall(rb"strh.{4}(vids|auds)", head, re.DOTALL)} or None
+
+
+def _first(files: list[File], suffixes: tuple[str, ...]) -> File | None:
+    ranked = [file for suffix in suffixes for file in files if file.suffix == suffix]
+    return ranked[0] if ranked else None

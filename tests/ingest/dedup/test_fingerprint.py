@@ -1,0 +1,193 @@
+"""Fingerprints: near for the same picture or sound encoded again, far for others; how far is what ingest.curate relies on."""
+
+import io
+import subprocess
+import tempfile
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+from PIL import Image
+
+from ingest.curate import CurateConfig
+from ingest.dedup.fingerprint import (
+    FRAME_S,
+    audio_distances,
+    audio_fingerprint,
+    audio_sequence,
+    image_distances,
+    image_hash,
+    image_palette,
+    palette_distances,
+)
+from ingest.dedup.reuploads import COLOUR_SHARE, SOUND_SHARE
+from ingest.ffmpeg import ffmpeg_exe
+from ingest.scenes import render_audio, render_image, sample_scene
+
+RATE = 16000
+AUDIO_NEAR, IMAGE_NEAR = CurateConfig("").audio_distance, CurateConfig("").image_distance
+
+
+def noise(seed: int, seconds: float = 5.0) -> np.ndarray:
+    return (
+        (np.random.default_rng(seed).standard_normal(round(seconds * RATE)) * 4000)
+        .clip(-32768, 32767)
+        .astype(np.int16)
+    )
+
+
+def tone(hz: float, seconds: float = 5.0) -> np.ndarray:
+    return (8000 * np.sin(2 * np.pi * hz * np.arange(round(seconds * RATE)) / RATE)).astype(np.int16)
+
+
+def scene_sound(seed: int, seconds: float = 5.0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (render_audio(sample_scene(rng, 2), seconds, RATE, rng) * 20000).astype(np.int16)
+
+
+def encoded(audio: np.ndarray, container: str, *options: str, level: float = 1.0) -> np.ndarray:
+    """The sound after a real encoder and decoder, of the same length."""
+    wav = io.BytesIO()
+    soundfile.write(wav, (audio * level).astype(np.int16), RATE, format="WAV", subtype="PCM_16")
+    with tempfile.NamedTemporaryFile(
+        suffix=f".{container}"
+    ) as file:  # a file: its header says how much the encoder delayed
+        command = [ffmpeg_exe(), "-v", "error", "-y", "-i", "-", *options, file.name]
+        subprocess.run(command, input=wav.getvalue(), check=True)
+        command = [
+            ffmpeg_exe(),
+            "-v",
+            "error",
+            "-i",
+            file.name,
+            "-f",
+            "s16le",
+            "-ar",
+            str(RATE),
+            "-ac",
+            "1",
+            "-",
+        ]
+        pcm = np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, np.int16)
+    return np.pad(pcm, (0, max(0, len(audio) - len(pcm))))[: len(audio)]
+
+
+def jpeg(pixels: np.ndarray, size_px: int, quality: int = 90) -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(pixels).resize((size_px, size_px), Image.Resampling.LANCZOS).save(
+        data, "JPEG", quality=quality
+    )
+    return data.getvalue()
+
+
+def audio_apart(one: np.ndarray, other: np.ndarray) -> float:
+    words = [
+        np.frombuffer(bytes.fromhex(audio_fingerprint(audio, RATE)), np.uint64) for audio in (one, other)
+    ]
+    return float(audio_distances(words[0], words[1]))
+
+
+def image_apart(one: bytes, other: bytes) -> int:
+    hashes = [np.frombuffer(bytes.fromhex(image_hash(data)), np.uint64) for data in (one, other)]
+    return int(image_distances(hashes[0], hashes[1])[0])
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda audio: encoded(audio, "mp4", "-c:a", "aac", "-b:a", "128k"),
+        lambda audio: encoded(audio, "mp4", "-c:a", "aac", "-b:a", "48k", "-ar", "44100", level=0.3),
+        lambda audio: encoded(audio, "webm", "-c:a", "libopus", "-b:a", "48k", level=0.7),
+        lambda audio: encoded(audio, "mp3", "-c:a", "libmp3lame", "-b:a", "64k"),
+        lambda audio: (audio * 0.1).astype(np.int16),
+    ],
+    ids=["aac128k", "aac48k-44100Hz-quiet", "opus48k", "mp3-64k", "level"],
+)
+@pytest.mark.parametrize(
+    "sound",
+    [noise(1), tone(440), scene_sound(2), scene_sound(3, 1.6)],
+    ids=["noise", "tone", "scene", "short"],
+)
+def test_a_sound_encoded_again_is_near(sound: np.ndarray, again) -> None:
+    assert audio_apart(sound, again(sound)) <= AUDIO_NEAR
+
+
+def test_other_sounds_are_far() -> None:
+    sounds = [
+        *(noise(seed) for seed in range(6)),
+        *(tone(hz) for hz in (220, 330, 880)),
+        *(scene_sound(seed) for seed in range(10, 16)),
+    ]
+    apart = [audio_apart(one, other) for place, one in enumerate(sounds) for other in sounds[:place]]
+    assert min(apart) > AUDIO_NEAR
+
+
+@given(rate=st.sampled_from([8000, 16000, 48000]), audio=st.lists(st.integers(-32768, 32767), max_size=300))
+@effort(deadline=None, max_examples=60)
+def test_any_sound_has_a_fingerprint_of_one_length(rate: int, audio: list[int]) -> None:
+    assert len(bytes.fromhex(audio_fingerprint(np.array(audio, np.int16), rate))) == 32
+
+
+def test_a_picture_resized_and_compressed_again_is_near_and_another_is_far() -> None:
+    pictures = [render_image(sample_scene(np.random.default_rng(seed), 3), 512) for seed in range(8)]
+    for pixels in pictures:
+        for size_px, quality in ((128, 80), (256, 40), (480, 95)):
+            assert image_apart(jpeg(pixels, 512), jpeg(pixels, size_px, quality)) <= IMAGE_NEAR
+    hashes = [jpeg(pixels, 256) for pixels in pictures]
+    assert (
+        min(image_apart(one, other) for place, one in enumerate(hashes) for other in hashes[:place])
+        > IMAGE_NEAR
+    )
+
+
+@pytest.mark.parametrize("trimmed_s", [0.0, 1.37])
+def test_a_sound_cut_elsewhere_has_the_same_frames_by_media_time(trimmed_s: float) -> None:
+    """From 3 s on of one that was encoded again; of other sounds, at no shift are so many bits the same."""
+    whole = scene_sound(7, 12.0)
+    again = encoded(whole, "mp4", "-c:a", "aac", "-b:a", "48k", level=0.5)[round(trimmed_s * RATE) :]
+    clip, copy = sequence(whole, 0.0), sequence(again, 3.0125 - trimmed_s)
+    assert apart(clip, copy, round(trimmed_s / FRAME_S)) < SOUND_SHARE
+    other = sequence(scene_sound(57, 12.0), 0.0)
+    assert min(apart(clip, other, shift) for shift in range(-40, 40)) > SOUND_SHARE
+
+
+def sequence(wave: np.ndarray, start_s: float, seconds: float = 8.0) -> tuple[int, np.ndarray]:
+    start = round(start_s * RATE)
+    data = audio_sequence(wave[start : start + round(seconds * RATE)], RATE, start)
+    return int.from_bytes(data[:4], "little"), np.frombuffer(data, np.uint8, offset=4)
+
+
+def apart(one: tuple[int, np.ndarray], other: tuple[int, np.ndarray], shift: int) -> float:
+    """Share of the lit bits that differ, where `other` is `shift` frames ahead, give or take one."""
+    shares = []
+    for slip in (-1, 0, 1):
+        start, end = (
+            max(one[0], other[0] + shift + slip),
+            min(one[0] + len(one[1]), other[0] + shift + slip + len(other[1])),
+        )
+        ones, others = (
+            one[1][start - one[0] : end - one[0]],
+            other[1][start - other[0] - shift - slip : end - other[0] - shift - slip],
+        )
+        shares.append(np.bitwise_count(ones ^ others).sum() / np.bitwise_count(ones | others).sum())
+    return float(min(shares))
+
+
+def test_a_sound_too_short_for_frames_has_none() -> None:
+    assert (
+        len(audio_sequence(noise(1, 0.8), RATE, 0)) == 4 and len(audio_sequence(noise(1, 1.0), RATE, 0)) > 4
+    )
+
+
+def test_colours_are_near_seconds_later_and_far_in_another_scene() -> None:
+    views = [render_image(sample_scene(np.random.default_rng(seed), 3), 256) for seed in (1, 2)]
+    shots = [
+        jpeg(np.ascontiguousarray(views[0][:200, :200]), 96),
+        jpeg(np.ascontiguousarray(views[0][40:240, 30:230]), 64, 50),
+        jpeg(views[1], 96),
+    ]
+    first, panned, other = (np.frombuffer(image_palette(shot), np.uint8) for shot in shots)
+    assert palette_distances(first, panned) <= COLOUR_SHARE < palette_distances(first, other)

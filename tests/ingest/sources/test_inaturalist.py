@@ -1,0 +1,485 @@
+"""iNaturalist: pairs of a photo and a sound from exports and from a loopback API, licensed by both, asked within limits."""
+
+import contextlib
+import csv
+import io
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from cluster.dataset import Dataset
+from configs.load import UserError
+from ingest.clip.clipper import ClipConfig, FrameConfig
+from ingest.fetch.fetcher import FetchConfig
+from ingest.licenses import SITE_CODES, combined, is_code, license_code, properties, strictness
+from ingest.sample import Item
+from ingest.scrape import LicenseConfig, ScrapeConfig, SplitConfig, scrape
+from ingest.sources.inaturalist import InaturalistConfig, pairs_of
+from ingest.sources.registry import SourceConfig, enumerate_items
+
+RATE_HZ = 16000
+
+
+def observation(
+    id: int, photo_license: str | None = "cc-by", sound_license: str | None = "cc-by", base: str = ""
+) -> dict[str, Any]:
+    """As the API gives it: photo 10 x id, sound 100 x id, addresses below `base`."""
+    base = base or "https://static.example"
+    photo = {
+        "id": 10 * id,
+        "license_code": photo_license,
+        "url": f"{base}/photos/{10 * id}/square.jpg",
+        "attribution": "(c) Ann",
+    }
+    sound = {
+        "id": 100 * id,
+        "license_code": sound_license,
+        "file_url": f"{base}/sounds/{100 * id}.wav?1",
+        "attribution": "(c) Ann",
+    }
+    taxon = {"name": "Turdus merula", "preferred_common_name": "Blackbird", "rank": "species"}
+    return {
+        "id": id,
+        "photos": [photo],
+        "sounds": [sound],
+        "taxon": taxon,
+        "user": {"login": "ann", "id": 7},
+        "geojson": {"x": 1},
+    }
+
+
+class Api(ThreadingHTTPServer):
+    """Pages by id_above, and media. `answers` are given first: (status, headers). `asked`: (seconds, query) of the API."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.observations: list[dict[str, Any]] = []
+        self.answers: list[tuple[int, dict[str, str]]] = []
+        self.asked: list[tuple[float, dict[str, list[str]]]] = []
+        self.media: list[str] = []
+        self.raw = b""
+        self.hidden: set[int] = set()  # counted, and not listed
+        self.counts_all = False  # total_results without regard to id_above
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.server_address[1]}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}/v1/observations?taxon_id=3"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Api
+
+    def do_GET(self) -> None:
+        parts, query = urlsplit(self.path), parse_qs(urlsplit(self.path).query, keep_blank_values=True)
+        if parts.path.startswith("/v1/"):
+            self.server.asked.append((time.monotonic(), query))
+            status, headers = self.server.answers.pop(0) if self.server.answers else (200, {})
+            above, size = int(query["id_above"][0]), int(query["per_page"][0])
+            left = [one for one in self.server.observations if one["id"] > above]
+            found = [one for one in left[:size] if one["id"] not in self.server.hidden]
+            total = len(self.server.observations) if self.server.counts_all else len(left)
+            data, kind = json.dumps({"total_results": total, "results": found}).encode(), "application/json"
+            data = self.server.raw or data
+        else:
+            self.server.media.append(parts.path)
+            status, headers = 200, {}
+            data, kind = (photo(), "image/jpeg") if "photos" in parts.path else (sound(), "audio/wav")
+        self.send_response(status)
+        for name, value in {"Content-Type": kind, "Content-Length": str(len(data)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def photo() -> bytes:
+    rng, file = np.random.default_rng(0), io.BytesIO()
+    Image.fromarray(rng.integers(0, 255, (96, 128, 3), dtype=np.uint8)).save(file, "jpeg")
+    return file.getvalue()
+
+
+def sound() -> bytes:
+    """4 s of a tone with noise: two windows of 1.6 s."""
+    file, t_s = io.BytesIO(), np.arange(4 * RATE_HZ) / RATE_HZ
+    noise = np.random.default_rng(0).normal(0, 0.05, len(t_s))
+    soundfile.write(
+        file,
+        0.3 * np.sin(2 * np.pi * 440 * t_s) * (1 + np.sin(2 * np.pi * 3 * t_s)) / 2 + noise,
+        RATE_HZ,
+        format="WAV",
+    )
+    return file.getvalue()
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    with Api() as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        server.observations = [observation(id, base=f"http://{server.address}") for id in range(1, 8)]
+        yield server
+        server.shutdown()
+
+
+def listed(path: Path | str, output: str = "", address: str = "", **settings: Any) -> list[Item]:
+    config = InaturalistConfig(**{"per_page": 3, "requests_per_min": 60000, **settings})
+    network = FetchConfig(
+        allow_private=[address] if address else [], requests_per_s=0, retries=1, max_wait_s=2
+    )
+    return list(enumerate_items(SourceConfig(str(path), "inaturalist", inaturalist=config), network, output))
+
+
+def test_an_observation_is_a_pair_with_both_ids_and_both_licenses() -> None:
+    (item,) = pairs_of(observation(4, "cc0", "cc-by-nc"), "large")
+    assert (item.id, item.license) == ("40_400", "CC-BY-NC-4.0")
+    assert (item.url, item.sound_url) == (
+        "https://static.example/photos/40/large.jpg",
+        "https://static.example/sounds/400.wav?1",
+    )
+    assert (item.channel, item.title) == ("ann", "Blackbird")
+    assert (
+        item.meta["photo_license"] == "CC0-1.0"
+        and item.meta["sound_license"] == "CC-BY-NC-4.0"
+        and item.meta["observation"] == 4
+    )
+
+
+@pytest.mark.parametrize(
+    ("stated", "code"),
+    [
+        (None, "all-rights-reserved"),
+        ("", "all-rights-reserved"),
+        ("CC-BY", "CC-BY-4.0"),
+        ("cc0", "CC0-1.0"),
+        ("pd", "PDM-1.0"),
+        ("gfdl", "unknown"),
+    ],
+)
+def test_no_code_means_all_rights_reserved(stated: str | None, code: str) -> None:
+    assert license_code(stated or "", "inaturalist") == code
+
+
+@pytest.mark.parametrize(
+    ("photo", "sound", "pair"),
+    [
+        ("CC0-1.0", "CC-BY-4.0", "CC-BY-4.0"),
+        ("CC-BY-NC-4.0", "CC-BY-4.0", "CC-BY-NC-4.0"),
+        ("CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0"),  # neither alone is as strict as both
+        ("CC-BY-SA-4.0", "CC-BY-ND-4.0", "CC-BY-ND-4.0"),
+        ("CC-BY-NC-SA-4.0", "CC-BY-ND-4.0", "CC-BY-NC-ND-4.0"),
+        ("CC-BY-NC-ND-4.0", "all-rights-reserved", "all-rights-reserved"),
+        ("all-rights-reserved", "unknown", "unknown"),
+        ("CC0-1.0", "PDM-1.0", "CC0-1.0"),
+    ],
+)
+def test_a_pair_has_what_both_demand(photo: str, sound: str, pair: str) -> None:
+    assert combined(photo, sound) == pair and properties(combined(sound, photo)) == properties(pair)
+
+
+def test_every_pair_of_licenses_has_one_that_is_no_freer_than_either() -> None:
+    codes = {*SITE_CODES["inaturalist"].values(), "unknown"}
+    for one in codes:
+        for other in codes:
+            pair = combined(one, other)
+            assert is_code(pair)
+            assert strictness(pair) >= max(strictness(one), strictness(other))
+
+
+def test_each_sound_pairs_with_the_freest_photo_and_hidden_media_with_none() -> None:
+    many = observation(1)
+    many["photos"] = [
+        {"id": 1, "license_code": None, "url": "https://a/1/square.jpg"},
+        {"id": 2, "license_code": "cc0", "url": "https://a/2/square.jpg"},
+    ]
+    many["sounds"] += [
+        {"id": 9, "license_code": "cc0", "file_url": "https://a/9.mp3"},
+        {"id": 8, "hidden": True, "file_url": "https://a/8.mp3"},
+    ]
+    assert [(item.id, item.license) for item in pairs_of(many, "large")] == [
+        ("2_100", "CC-BY-4.0"),
+        ("2_9", "CC0-1.0"),
+    ]
+    assert pairs_of({**many, "photos": []}, "large") == pairs_of({**many, "sounds": None}, "large") == []
+
+
+@pytest.mark.parametrize("kind", ["photos", "sounds"])
+@pytest.mark.parametrize(
+    ("mark", "listed"),
+    [
+        ({"flags": [{"flag": "copyright infringement", "resolved": False}]}, False),
+        ({"flags": [{"flag": "copyright infringement", "resolved": True}]}, False),
+        ({"flags": [{"flag": "spam"}]}, False),
+        ({"flags": ["copyright infringement"]}, False),
+        ({"flags": [{"flag": "inappropriate", "resolved": True}]}, True),
+        ({"flags": []}, True),
+        ({"moderator_actions": [{"action": "hide"}]}, False),
+        ({"moderator_actions": [], "hidden": False}, True),
+        ({"hidden": True}, False),
+        (
+            {
+                "url": "https://www.inaturalist.org/assets/copyright-infringement-square.png",
+                "file_url": "https://a/copyright_infringement",
+            },
+            False,
+        ),
+        ({"attribution": "Copyright infringement"}, False),
+    ],
+)
+def test_flagged_hidden_and_placeholder_media_are_never_listed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, mark: dict[str, Any], listed: bool
+) -> None:
+    marked = observation(2)
+    marked[kind][0] |= mark
+    (tmp_path / "a.json").write_text(json.dumps([observation(1), marked]))
+    items = list(enumerate_items(SourceConfig(str(tmp_path / "a.json"), "inaturalist")))
+    assert [item.id for item in items] == (["10_100", "20_200"] if listed else ["10_100"])
+    assert ("1 photos and sounds are flagged, hidden or replaced" in caplog.text) != listed
+
+
+@pytest.mark.parametrize("name", ["answer.json", "list.json", "lines.jsonl", "site.json"])
+def test_exports_of_every_shape_give_the_same_pairs(tmp_path: Path, name: str) -> None:
+    ours = [observation(1), observation(2, None)]
+    site = [{**one, "photos": None, "sounds": None} for one in ours]
+    for one, plain in zip(site, ours, strict=True):
+        one["observation_photos"], one["observation_sounds"] = (
+            [{"photo": plain["photos"][0]}],
+            [{"sound": plain["sounds"][0]}],
+        )
+    texts = {
+        "answer.json": json.dumps({"results": ours}),
+        "list.json": json.dumps(ours),
+        "site.json": json.dumps(site),
+    }
+    (tmp_path / name).write_text(texts.get(name) or "\n".join(map(json.dumps, ours)))
+    items = listed(tmp_path / name)
+    assert [(item.id, item.license) for item in items] == [
+        ("10_100", "CC-BY-4.0"),
+        ("20_200", "all-rights-reserved"),
+    ]
+
+
+def test_the_sites_csv_tells_no_licenses_of_photos_and_sounds(tmp_path: Path) -> None:
+    columns = ["id", "license", "image_url", "sound_url", "user_login", "common_name", "scientific_name"]
+    row = [
+        "5",
+        "CC-BY",
+        "https://a/photos/50/medium.jpeg",
+        "https://a/sounds/500.m4a?1",
+        "ann",
+        "Blackbird",
+        "Turdus merula",
+    ]
+    for more, license in (([], "unknown"), (["photo_license", "sound_license"], "CC-BY-SA-4.0")):
+        with (tmp_path / "export.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow([*columns, *more])
+            writer.writerow([*row, *(["CC-BY", "CC-BY-SA"] if more else [])])
+            writer.writerow(
+                [
+                    "6",
+                    "CC0",
+                    "https://a/photos/60/medium.jpeg",
+                    "",
+                    "bob",
+                    "",
+                    "",
+                    *(["", ""] if more else []),
+                ]
+            )
+        (item,) = listed(tmp_path / "export.csv")
+        assert (item.id, item.license, item.title, item.url) == (
+            "50_500",
+            license,
+            "Blackbird",
+            "https://a/photos/50/large.jpeg",
+        )
+        assert item.meta["photo_license"] == ("CC-BY-4.0" if more else "unknown"), (
+            "the observation's license is not the photo's"
+        )
+
+
+def test_the_api_is_paged_by_id_and_each_pair_comes_once(api: Api) -> None:
+    api.observations[4]["photos"] = api.observations[3]["photos"]
+    api.observations[4]["sounds"] = api.observations[3]["sounds"]  # the same media under two observations
+    items = listed(api.url, address=api.address)
+    assert [item.id for item in items] == [f"{10 * id}_{100 * id}" for id in (1, 2, 3, 4, 6, 7)]
+    assert [query["id_above"] for _, query in api.asked] == [["0"], ["3"], ["6"]]
+    assert all(
+        query["taxon_id"] == ["3"] and query["sounds"] == ["true"] and query["order"] == ["asc"]
+        for _, query in api.asked
+    )
+
+
+def test_no_more_observations_than_asked_for(api: Api) -> None:
+    assert len(listed(api.url, address=api.address, max_observations=4)) == 4
+    assert len(listed(api.url, address=api.address, max_observations=0)) == 7
+
+
+def test_requests_keep_the_distance_that_the_rate_demands(api: Api) -> None:
+    listed(api.url, address=api.address, requests_per_min=200)
+    times = [when for when, _ in api.asked]
+    assert len(times) == 3 and all(after - before >= 0.29 for before, after in zip(times, times[1:]))
+
+
+def test_a_busy_api_is_waited_for_as_it_asks(api: Api) -> None:
+    api.answers = [(429, {"Retry-After": "1"})]
+    started = time.monotonic()
+    assert len(listed(api.url, address=api.address)) == 7
+    assert time.monotonic() - started >= 1.0 and len(api.asked) == 4
+
+
+def test_what_is_asked_again_keeps_the_distance_and_counts(api: Api, tmp_path: Path) -> None:
+    api.answers = [(503, {}), (200, {}), (429, {"Retry-After": "1"})]
+    assert len(listed(api.url, str(tmp_path), api.address, requests_per_min=120)) == 7
+    times = [when for when, _ in api.asked]
+    assert len(times) == 5 and all(after - before >= 0.49 for before, after in zip(times, times[1:]))
+    (spent,) = json.loads((tmp_path / "listing/inaturalist-requests.json").read_text()).values()
+    assert spent == 5
+    api.asked.clear()
+    api.answers = [(503, {}), (503, {}), (503, {})]
+    with pytest.raises(UserError, match="cannot be listed: server_error"):
+        listed(api.url, address=api.address, requests_per_day=2)
+    assert len(api.asked) == 2  # not a third: the day's budget is spent
+
+
+def test_an_api_that_says_no_without_a_time_is_left_alone(api: Api) -> None:
+    api.answers = [(200, {}), (429, {})]
+    assert len(listed(api.url, address=api.address)) == 3 and len(api.asked) == 2
+
+
+def test_an_api_that_is_busy_for_long_ends_the_list_and_the_next_run_goes_on(
+    api: Api, tmp_path: Path
+) -> None:
+    api.answers = [(200, {}), (429, {"Retry-After": "3600"})]
+    assert len(listed(api.url, str(tmp_path), api.address)) == 3
+    api.asked.clear()
+    assert len(listed(api.url, str(tmp_path), api.address)) == 7
+    assert [query["id_above"] for _, query in api.asked] == [["3"], ["6"]], (
+        "a full page is never asked for again"
+    )
+    api.answers = [(429, {"Retry-After": "3600"})]
+    with pytest.raises(UserError, match="cannot be listed: rate_limited"):
+        listed(api.url, address=api.address)
+
+
+def test_the_days_budget_holds_over_runs(api: Api, tmp_path: Path) -> None:
+    assert len(listed(api.url, str(tmp_path), api.address, requests_per_day=2)) == 6
+    assert len(listed(api.url, str(tmp_path), api.address, requests_per_day=2)) == 6
+    assert len(api.asked) == 2
+    assert len(listed(api.url, str(tmp_path), api.address, requests_per_day=3)) == 7
+    assert len(api.asked) == 3
+
+
+def test_an_answer_of_another_form_is_one_clear_line(api: Api) -> None:
+    for raw in (b"<html>", b'{"error": "x"}', b'{"results": [{"id": "x"}]}'):
+        api.raw = raw
+        with pytest.raises(UserError, match="answers in no form that is known"):
+            listed(api.url, address=api.address)
+
+
+def test_the_api_is_behind_the_guard(api: Api) -> None:
+    with pytest.raises(UserError, match="cannot be listed: address"):
+        listed(api.url, requests_per_min=60)
+    assert not api.asked
+
+
+def test_a_scrape_gives_windows_of_the_sound_with_the_photo(api: Api, tmp_path: Path) -> None:
+    base = f"http://{api.address}"
+    api.observations = [
+        observation(1, base=base),
+        observation(2, None, base=base),
+        observation(3, "cc0", "cc-by-nc", base=base),
+    ]
+    source = SourceConfig(api.url, "inaturalist", inaturalist=InaturalistConfig(requests_per_min=60000))
+    network = FetchConfig(allow_private=[api.address])
+    settings: dict[str, Any] = {
+        "clip": ClipConfig(1.6),
+        "frame": FrameConfig(64),
+        "network": network,
+        "workers": 0,
+        "unit_size": 2,
+    }
+    config = ScrapeConfig(
+        output=str(tmp_path / "clips"), source=source, license=LicenseConfig(["CC-BY-4.0"]), **settings
+    )
+    assert scrape(config, progress=False).counts == {"kept": 2, "refused:license": 2}
+    assert scrape(config, progress=False).units_done == 0
+    assert set(api.media) == {"/photos/10/large.jpg", "/sounds/100.wav"}, (
+        "what may not be kept is not asked for"
+    )
+    rows = {row["key"]: row for row in Dataset.open(str(tmp_path / "clips")).iter_rows()}
+    kept = [row for row in rows.values() if row["status"] == "kept"]
+    assert sorted(row["key"].rsplit("_", 1)[0] for row in kept) == ["inaturalist_10_100"] * 2
+    assert {row["license"] for row in kept} == {"CC-BY-4.0"} and {row["channel"] for row in kept} == {"ann"}
+
+
+def test_all_pairs_of_an_observer_fall_into_one_split(api: Api, tmp_path: Path) -> None:
+    api.observations = [observation(id, base=f"http://{api.address}") for id in range(1, 7)]
+    for one in api.observations:
+        one["user"]["login"] = f"observer{one['id'] % 2}"
+    source = SourceConfig(api.url, "inaturalist", inaturalist=InaturalistConfig(requests_per_min=60000))
+    network = FetchConfig(allow_private=[api.address], requests_per_s=0)
+    settings: dict[str, Any] = {
+        "clip": ClipConfig(1.6),
+        "frame": FrameConfig(64),
+        "network": network,
+        "workers": 0,
+    }
+    scrape(
+        ScrapeConfig(
+            output=str(tmp_path / "clips"), source=source, split=SplitConfig(validation=0.5), **settings
+        ),
+        progress=False,
+    )
+    splits = {(row["channel"], row["split"]) for row in Dataset.open(str(tmp_path / "clips")).iter_rows()}
+    assert splits == {("observer0", "validation"), ("observer1", "train")}
+
+
+@pytest.mark.parametrize(
+    ("path", "settings", "told"),
+    [
+        ("missing.json", {}, "no such file"),
+        ("https://api.inaturalist.org/v1/taxa", {}, "the API's observations"),
+        (
+            "https://api.inaturalist.org/v1/observations",
+            {"requests_per_min": 61},
+            "at most 60 requests a minute",
+        ),
+        ("https://api.inaturalist.org/v1/observations", {"requests_per_day": 10001}, "10000 a day"),
+        ("x", {"per_page": 201}, "per_page=201"),
+        ("x", {"photo_size": "huge"}, "photo_size=huge"),
+        ("broken.json", {}, "cannot be read"),
+        ("number.json", {}, "not a list of observations"),
+        ("plain.csv", {}, "image_url and sound_url"),
+    ],
+)
+def test_what_cannot_work_is_one_clear_line(
+    tmp_path: Path, path: str, settings: dict[str, Any], told: str
+) -> None:
+    for name, text in (("broken.json", "{"), ("number.json", "[1]"), ("plain.csv", "id,url\n1,x\n")):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=told):
+        listed(path if path.startswith("http") else tmp_path / path, **{"requests_per_min": 60, **settings})
+
+
+def test_the_operators_statement_is_not_taken(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="source.license=own"):
+        enumerate_items(SourceConfig(str(tmp_path), "inaturalist", "own"))

@@ -1,0 +1,112 @@
+"""Contrastive training: whose negatives are whose, the same loss at every number of workers, and batches of many media."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from configs.load import load_config
+from tests.conftest import ROOT
+from tests.fakes.contrastive_ranks import CONFIG, MEL, batch_of
+from training.data.order import Order
+from training.recipes import contrastive
+from training.recipes.contrastive import medium_of
+from training.settings import TrainConfig, identity
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, torch.Tensor]]:
+    folder = tmp_path_factory.mktemp("steps")
+    subprocess.run(
+        [sys.executable, "-m", "tests.fakes.contrastive_ranks", str(folder)],
+        cwd=ROOT,
+        check=True,
+        timeout=120,
+    )
+    return {world: torch.load(folder / f"{world}.pt") for world in (1, 2, 4)}
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_any_number_of_workers_computes_the_same_loss_and_gradients(
+    steps: dict[int, dict[str, torch.Tensor]], world: int
+) -> None:
+    assert steps[world].keys() == steps[1].keys() > {"loss", "log_scale"}
+    for name, expected in steps[1].items():
+        assert torch.allclose(steps[world][name], expected, rtol=1e-4, atol=1e-6), name
+
+
+def losses(**change: torch.Tensor) -> torch.Tensor:
+    """[b], of a model whose weights are always the same."""
+    torch.manual_seed(0)
+    model: Any = contrastive.Contrastive(CONFIG, MEL)
+    with torch.no_grad():
+        return model({**batch_of(0, 1), **change})["loss"]
+
+
+def test_a_clip_of_the_same_medium_is_no_negative() -> None:
+    louder = batch_of(0, 1)["log_mel"]
+    louder[3] *= -2  # of the medium of sample 0
+    before, after = losses(), losses(log_mel=louder)
+    assert before[0] == pytest.approx(float(after[0]), abs=1e-6)
+    assert (before[[1, 2, 4, 5, 7]] - after[[1, 2, 4, 5, 7]]).abs().min() > 1e-5
+
+
+def test_a_hole_is_nobodys_negative_and_weighs_nothing() -> None:
+    louder = batch_of(0, 1)["log_mel"]
+    louder[6] *= -2
+    before, after = losses(), losses(log_mel=louder)
+    assert torch.allclose(before, after, atol=1e-6)
+    assert before[6] == 0
+
+
+def test_samples_of_one_medium_alone_have_nothing_to_tell_apart() -> None:
+    assert torch.allclose(
+        losses(media=torch.zeros(8, dtype=torch.int64), weight=torch.ones(8)), torch.zeros(8)
+    )
+
+
+def metadata(source: str, media_id: str, start_s: float) -> bytes:
+    return json.dumps({"source": source, "media_id": media_id, "start_s": start_s}).encode()
+
+
+def test_a_medium_is_known_by_its_source_and_id_whatever_was_cut_from_it() -> None:
+    number = medium_of(metadata("youtube", "abc", 0.0))
+    assert number == medium_of(memoryview(metadata("youtube", "abc", 12.5))) >= 0
+    assert number not in (medium_of(metadata("youtube", "abd", 0.0)), medium_of(metadata("urls", "abc", 0.0)))
+
+
+def share_with_a_neighbour(config: TrainConfig, clips: int, per_medium: int) -> float:
+    """Of the samples of a few steps, those with another clip of their medium in the global batch."""
+    order, size = (
+        Order(clips, config.lanes, config.seed, config.block_size, config.window_size),
+        config.global_batch,
+    )
+    found = []
+    for step in range(20, 24):
+        media = np.array(
+            [order.sample(position) // per_medium for position in range(step * size, (step + 1) * size)]
+        )
+        _, place, counts = np.unique(media, return_inverse=True, return_counts=True)
+        found.append(np.mean(counts[place] > 1))
+    return float(np.mean(found))
+
+
+@pytest.mark.parametrize(
+    "preset", sorted(path.name for path in (ROOT / "configs/training").glob("*contrastive*.yaml"))
+)
+def test_shipped_presets_spread_the_clips_of_a_medium_over_batches(preset: str) -> None:
+    config = load_config(TrainConfig, [str(ROOT / "configs/training" / preset), "data=x", "output=y"])
+    by_chance = 1 - (1 - config.global_batch / 100_000) ** 9
+    assert share_with_a_neighbour(config, 100_000, 10) < 1.5 * by_chance
+
+
+def test_accumulation_divides_the_negatives_so_it_cannot_change_at_a_resume(tmp_path: Path) -> None:
+    one, two = (
+        TrainConfig(data="x", output="y", recipe="contrastive", accumulate=number) for number in (1, 2)
+    )
+    assert identity(one) != identity(two)

@@ -1,0 +1,249 @@
+"""Evaluate: what is refused, what is chosen, what stays in its folder, and how sure its numbers are."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from cluster.dataset import Dataset
+from configs.load import UserError
+from ingest.report import ReportConfig, write_report
+from tests.whole.test_chain import Chain, chain  # noqa: F401
+from training.evaluate import EvaluateConfig, check_comparable, clear_examples, evaluate, find_clips
+from training.pipeline.mel import MelConfig
+from training.score import NUM_DERANGEMENTS, derangement, score
+
+
+def asked(chain: Chain, output: Path, **other: Any) -> EvaluateConfig:  # noqa: F811
+    basic = {"truth": f"{chain.world}/truth", "steps": 1, "threads": 1, "split": "train", "num_clips": 5}
+    return EvaluateConfig(model=chain.diffusion, data=chain.clips, output=str(output), **{**basic, **other})
+
+
+def sounds(folder: Path) -> dict[str, np.ndarray]:
+    return {path.name: soundfile.read(path)[0] for path in sorted((folder / "wavs").glob("*.wav"))}
+
+
+@pytest.fixture(scope="module")
+def evaluated(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    folder = tmp_path_factory.mktemp("evaluated")
+    evaluate(asked(chain, folder, batch=3))
+    return folder
+
+
+def test_sounds_and_scores_depend_neither_on_the_batch_nor_on_the_other_clips(
+    chain: Chain,  # noqa: F811
+    evaluated: Path,
+    tmp_path: Path,
+) -> None:
+    alone = evaluate(asked(chain, tmp_path / "1", batch=1))
+    fewer = evaluate(asked(chain, tmp_path / "fewer", num_clips=3))
+    one, three, some = (sounds(folder) for folder in (tmp_path / "1", evaluated, tmp_path / "fewer"))
+    assert (
+        alone["scores"] == json.loads((evaluated / "scores.json").read_text())["scores"]
+        and fewer["num_clips"] == 3
+    )
+    assert set(one) == set(three) > set(some)
+    assert all(np.abs(one[name] - three[name]).max() < 1e-3 for name in one)
+    assert all(np.abs(one[name] - some[name]).max() < 1e-3 for name in some)
+
+
+def test_examples_of_older_scores_are_cleared_and_nothing_else(chain: Chain, tmp_path: Path) -> None:  # noqa: F811
+    evaluate(asked(chain, tmp_path))
+    mine = [tmp_path / "images/mine.jpg", tmp_path / "wavs/mine.generated.wav", tmp_path / "notes.txt"]
+    for path in mine:
+        path.write_bytes(b"mine")
+    evaluate(asked(chain, tmp_path, num_clips=2))
+    examples = json.loads((tmp_path / "scores.json").read_text())["examples"]
+    assert len(examples) == 2 and all(path.read_bytes() == b"mine" for path in mine)
+    expected = {f"{key}.{kind}.wav" for key in examples for kind in ("generated", "real")} | {
+        "mine.generated.wav"
+    }
+    assert {path.name for path in (tmp_path / "wavs").iterdir()} == expected
+    assert {path.name for path in (tmp_path / "images").iterdir()} == {f"{key}.jpg" for key in examples} | {
+        "mine.jpg"
+    }
+
+
+def test_the_report_shows_scores_with_and_without_intervals(
+    chain: Chain, evaluated: Path, tmp_path: Path
+) -> None:  # noqa: F811
+    shutil.copytree(evaluated, tmp_path / "older")
+    older = json.loads((evaluated / "scores.json").read_text())
+    low, high = older.pop("intervals")["timbre"]["closed"]
+    (tmp_path / "older/scores.json").write_text(json.dumps(older))
+    pages = [
+        Path(
+            write_report(
+                ReportConfig(dataset=chain.clips, scores=str(folder), output=f"{tmp_path}/{number}.html")
+            )
+        ).read_text()
+        for number, folder in enumerate((evaluated, tmp_path / "older"))
+    ]
+    told = f"({100 * low:.0f} to {100 * high:.0f})"
+    assert told in pages[0] and told not in pages[1]
+
+
+def test_scores_that_do_not_name_their_examples_are_cleared_by_pairs(tmp_path: Path) -> None:
+    names = (
+        "images/a.jpg",
+        "images/mine.jpg",
+        "wavs/a.generated.wav",
+        "wavs/a.real.wav",
+        "wavs/mine.real.wav",
+    )
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "scores.json").write_text('{"scores": {}}')
+    clear_examples(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
+        "mine.jpg",
+        "mine.real.wav",
+    ]
+
+
+def test_a_list_of_examples_cannot_reach_outside(tmp_path: Path) -> None:
+    (tmp_path / "out/images").mkdir(parents=True)
+    (tmp_path / "keep.jpg").write_bytes(b"")
+    (tmp_path / "out/scores.json").write_text(json.dumps({"examples": ["../../keep"]}))
+    clear_examples(tmp_path / "out")
+    assert (tmp_path / "keep.jpg").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"sample_rate_hz": 32000},
+            "has audio.sample_rate_hz=16000, the model makes 32000; scrape clips with",
+        ),
+        (
+            {"duration_s": 3.2},
+            "has clip.duration_s=1.6, the model makes 3.2 s; scrape clips with clip.duration_s=3.2",
+        ),
+    ],
+)
+def test_clips_of_another_rate_or_length_are_refused(chain: Chain, change: dict[str, Any], says: str) -> None:  # noqa: F811
+    with pytest.raises(UserError, match=says):
+        check_comparable(Dataset.open(chain.clips), MelConfig(**{"duration_s": 1.6, **change}))
+    check_comparable(Dataset.open(chain.clips), MelConfig(duration_s=1.601))  # the same number of frames
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"num_clips": 1}, "num_clips=1: give 2 or more"),
+        ({"batch": 0}, "batch=0: give 1 or more"),
+        ({"seed": -1}, "seed=-1: give 0 or more"),
+        ({"truth": ""}, "truth=: no such folder"),
+        ({"split": "nowhere"}, "0 clips of split=nowhere have a truth"),
+    ],
+)
+def test_settings_that_cannot_work_are_one_line(
+    chain: Chain, tmp_path: Path, change: dict[str, Any], says: str
+) -> None:  # noqa: F811
+    with pytest.raises(UserError, match=says):
+        evaluate(asked(chain, tmp_path, **change))
+
+
+def keys_of(clips: Dataset, config: EvaluateConfig) -> list[str]:
+    return [clip.key for clip in find_clips(clips, config, 25600)]
+
+
+@pytest.mark.parametrize("how", ["buried", "damaged"])
+def test_a_hole_changes_nothing_about_which_other_clips_are_scored(
+    how: str,
+    chain: Chain,  # noqa: F811
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clips = Dataset.open(shutil.copytree(chain.clips, tmp_path / "clips").as_posix())
+    config = asked(chain, tmp_path)
+    before = keys_of(clips, config)
+    assert len(before) == 5 and before == sorted(before)
+    if how == "buried":
+        clips.bury({before[2]: "asked"})
+    else:
+        row = next(row for row in clips.iter_rows() if row["key"] == before[2])
+        tar, member = clips.commits()[row["unit"]].tar, row["members"][0]
+        assert tar
+        content = bytearray((tmp_path / "clips" / tar.name).read_bytes())
+        content[member["offset"] + member["size"] // 2] ^= 1
+        (tmp_path / "clips" / tar.name).write_bytes(content)
+    assert keys_of(clips, config) == before[:2] + before[3:]
+    assert (before[2] in caplog.text) == (how == "damaged")
+
+
+def test_two_clips_are_scored_even_where_all_that_were_chosen_are_gone(chain: Chain, tmp_path: Path) -> None:  # noqa: F811
+    clips = Dataset.open(shutil.copytree(chain.clips, tmp_path / "clips").as_posix())
+    config = asked(chain, tmp_path, num_clips=2)
+    clips.bury(dict.fromkeys(keys_of(clips, config), "asked"))
+    assert len(keys_of(clips, config)) == 2
+
+
+@pytest.mark.parametrize(
+    "text", ['{"not": "scenes"}', "[", '[{"start_s": 0, "duration_s": 99, "attributes": {"timbre": 1}}]']
+)
+def test_a_truth_of_another_form_is_one_line(text: str, chain: Chain, tmp_path: Path) -> None:  # noqa: F811
+    shutil.copytree(f"{chain.world}/truth", tmp_path / "truth")
+    for path in (tmp_path / "truth").iterdir():
+        path.write_text(text)
+    with pytest.raises(UserError, match="is no truth file"):
+        evaluate(asked(chain, tmp_path / "out", truth=f"{tmp_path}/truth"))
+
+
+TRUTHS = [
+    {"timbre": number % 5, "f0_hz": 100.0 + 20 * (number % 7), "rate_hz": 2.0 + number % 3}
+    for number in range(60)
+]
+MEDIA = [f"m{number // 5}" for number in range(60)]
+
+
+def test_the_truth_is_scored_as_the_ceiling_and_intervals_hold_the_scores() -> None:
+    half = [truth if number % 2 else TRUTHS[(number + 7) % 60] for number, truth in enumerate(TRUTHS)]
+    scores, intervals = score(half, TRUTHS, TRUTHS, MEDIA, seed=0)
+    again = score(half, TRUTHS, TRUTHS, MEDIA, seed=0)
+    assert (scores, intervals) == again, "seeded"
+    assert scores["timbre"]["real"] == 1.0 and intervals["timbre"]["real"] == [1.0, 1.0]
+    for attribute, shares in scores.items():
+        assert (
+            set(shares)
+            == set(intervals[attribute])
+            == {"generated", "real", "chance", "shuffled", "closed", "shuffled_closed"}
+        )
+        assert all(low <= shares[name] <= high for name, (low, high) in intervals[attribute].items())
+    low, high = intervals["timbre"]["generated"]
+    assert 0 < high - low < 0.5
+
+
+def test_intervals_are_wider_where_clips_of_a_medium_are_alike() -> None:
+    """Twelve media of which each is wholly right or wholly wrong say less than sixty clips that are so by themselves."""
+    wrong = {"timbre": 9, "f0_hz": 9.0, "rate_hz": 99.0}
+    by_media = [TRUTHS[number] if number // 5 % 2 else wrong for number in range(60)]
+    by_clip = [TRUTHS[number] if number % 2 else wrong for number in range(60)]
+    widths = []
+    for heard in (by_media, by_clip):
+        low, high = score(heard, TRUTHS, TRUTHS, MEDIA, seed=0)[1]["timbre"]["generated"]
+        widths.append(high - low)
+    assert widths[0] > 2 * widths[1]
+
+
+def test_one_medium_has_scores_and_no_intervals() -> None:
+    scores, intervals = score(TRUTHS, TRUTHS, TRUTHS, ["m"] * 60, seed=0)
+    assert scores["f0"]["generated"] == 1.0 and intervals == {}
+
+
+def test_a_derangement_meets_no_clip_of_the_same_medium() -> None:
+    uneven = ["a"] * 4 + ["b"] * 3 + ["c"] + ["d"] * 2
+    for media in (MEDIA, uneven, ["a", "b"]):
+        for number in range(NUM_DERANGEMENTS):
+            other = derangement(media, 3, number)
+            assert sorted(other) == list(range(len(media)))
+            assert all(media[place] != media[met] for place, met in enumerate(other))
+    for media in (["a"] * 7, ["a"] * 6 + ["b"], ["a", "a"]):
+        assert (derangement(media, 0) != np.arange(len(media))).all()
+    assert not np.array_equal(derangement(MEDIA, 0, 0), derangement(MEDIA, 0, 1))

@@ -1,0 +1,176 @@
+"""Other people's files within a dataset, and damaged objects of its own: one line in every verb, and nothing of theirs deleted."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import ingest.__main__
+from cluster import dataset as dataset_module
+from cluster.dataset import Dataset
+from cluster.shards import write_shard
+from cluster.storage import open_store
+from configs.load import run_app
+from ingest.report import ReportConfig, commands_of, write_report
+from ingest.scrape import ScrapeConfig, semantic
+from ingest.shard import CLIP_COLUMNS
+from ingest.sources.registry import SourceConfig
+from ingest.verify import verify
+from tests.ingest.test_report import clips_of
+from training.checkpoints.store import committed_steps, retain
+
+STRANGERS = [
+    "commits/Thumbs.db",
+    "commits/u0000000.0 (1).json",
+    "commits/u0000000.0.json~",
+    "commits/old/u0000000.1.json",
+    "tombstones/desktop.ini",
+    "tombstones/000000 copy.parquet",
+    "worklist/#000000.parquet#",
+    "worklist/notes.txt",
+    "again/._u0000000",
+    "again/u 0",
+    "shards/notes.txt",
+    "shards/u0000000-0123456789abcdef.tar.part",
+    "index/u0000000 - Copy.parquet",
+    "runs/mine/config.yaml",
+    "runs/20260101T000000-scrape-1/notes.txt",
+    ".mine.partial",
+    "shards/.lecture.partial",
+]
+VERBS = [
+    ["verify"],
+    ["curate"],
+    ["curate", "--dry-run"],
+    ["gc", "--dry-run"],
+    ["gc", "--purge"],
+    ["report"],
+    ["remove", "media=m1"],
+    ["scrape", "output=out", "source.kind=urls", "source.path=list.txt", "source.license=own", "workers=0"],
+]
+HARMS = [
+    (folder, harm)
+    for folder in ("tombstones", "worklist", "commits", "index")
+    for harm in ("cut", "flipped", "empty")
+]
+
+
+@pytest.fixture
+def clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A dataset of two committed units and a tombstone."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.txt").write_text("m0\nm1\n")
+    config = ScrapeConfig("out", SourceConfig("list.txt", "urls", license="own"))
+    dataset = Dataset.create_or_open("out", "clips", semantic(config), parents=[])
+    dataset.append_items([(f"urls:{name}", {"url": name}) for name in ("m0", "m1")], unit_size=1)
+    for task in dataset.units():
+        rows = clips_of(task.items[0].payload["url"], 2, "channel", "own")
+        (tmp_path / task.unit).mkdir()
+        dataset.commit(task.unit, 0, write_shard(tmp_path / task.unit, rows, CLIP_COLUMNS), {})
+    dataset.bury({"urls_m0_0": "taken_down"})
+    dataset_module._warn_of_strangers.cache_clear()
+    return tmp_path / "out"
+
+
+def run(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> tuple[int, str]:
+    """Exit code and stderr of `python -m ingest VERB out …`."""
+    dataset = [] if words[0] == "scrape" else ["out"]
+    monkeypatch.setattr(sys, "argv", ["ingest", words[0], *dataset, *words[1:]])
+    with pytest.raises(SystemExit) as ended:
+        run_app(ingest.__main__.app)
+    return int(ended.value.code or 0), capfd.readouterr().err
+
+
+def plant(root: Path) -> None:
+    for name in STRANGERS:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"not: [yaml")
+
+
+def test_every_verb_works_beside_the_files_of_others(
+    clips: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plant(clips)
+    codes = {" ".join(words): run(words, monkeypatch, capfd)[0] for words in VERBS}
+    assert codes == {" ".join(words): 0 for words in VERBS}
+    assert all((clips / name).exists() for name in STRANGERS)
+
+
+def test_files_of_others_change_nothing_that_is_read(clips: Path) -> None:
+    dataset = Dataset.open("out")
+    before = (
+        dataset.snapshot().id,
+        dataset.tombstones(),
+        dataset.units(),
+        dataset.count_units(),
+        dataset.asking_again(),
+    )
+    plant(clips)
+    assert before == (
+        dataset.snapshot().id,
+        dataset.tombstones(),
+        dataset.units(),
+        dataset.count_units(),
+        dataset.asking_again(),
+    )
+    assert list(verify("out")) == [] and commands_of(dataset) == []
+
+
+def test_files_of_others_are_named_once(clips: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (clips / "commits/Thumbs.db").write_bytes(b"")
+    for _ in range(3):
+        Dataset.open("out").commits()
+    assert [record.message for record in caplog.records] == [
+        "out: 1 files are not of this dataset and are ignored: 'commits/Thumbs.db'"
+    ]
+
+
+def test_a_new_tombstone_is_written_beside_files_of_others(clips: Path) -> None:
+    plant(clips)
+    Dataset.open("out").bury({"urls_m1_0": "taken_down"})
+    assert (clips / "tombstones/000001.parquet").exists()
+
+
+@pytest.mark.parametrize("folder,harm", [*HARMS, ("index", "missing")])
+def test_a_damaged_object_is_one_line_in_every_verb(
+    clips: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: str, harm: str
+) -> None:
+    damaged = sorted((clips / folder).iterdir())[0]
+    data = damaged.read_bytes()
+    half = len(data) // 2
+    damaged.write_bytes(
+        {"cut": data[:half], "flipped": data[:half] + bytes([data[half] ^ 1]) + data[half + 1 :]}.get(
+            harm, b""
+        )
+    )
+    if harm == "missing":
+        damaged.unlink()
+    assert run(["verify"], monkeypatch, capfd)[0] == 1
+    for words in VERBS[1:]:
+        code, said = run(words, monkeypatch, capfd)
+        if code:
+            assert said.startswith("error: ") and said.count("\n") == 1, (words, said)
+            assert str(damaged.relative_to(clips)) in said
+
+
+def test_a_damaged_member_is_left_out_of_the_report(clips: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tar = sorted((clips / "shards").iterdir())[1]
+    tar.write_bytes(bytes(tar.stat().st_size))
+    write_report(ReportConfig("out"))
+    assert "urls_m1_0 is damaged and left out of the report" in caplog.text
+
+
+def test_checkpoints_beside_files_of_others(tmp_path: Path) -> None:
+    names = [
+        "checkpoints/step-00000010 (copy)/COMMITTED.json",
+        "checkpoints/Thumbs.db",
+        "checkpoints/mine/step-1/COMMITTED.json",
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"{}")
+    store = open_store(str(tmp_path))
+    retain(store, keep=1)
+    assert committed_steps(store) == [] and all((tmp_path / name).exists() for name in names)

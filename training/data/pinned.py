@@ -1,0 +1,95 @@
+"""Whether a dataset still is the one that a run pinned, by its content and not by its place.
+
+    check_pinned("data", dataset, snapshot, probe)     # `UserError` for another dataset, whatever its units are called
+    added_since(dataset, snapshot)                     # (units, samples) that are there besides
+
+Every pinned unit must be there: in the pinned generation, whose index is named by its hash, or, where a take-down wrote a
+newer one and the old one was deleted, with the statistics of the pinned commit and with the same bytes of the samples in
+`probe`. Reads the names of objects, and what few units need a closer look.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from cluster.dataset import Commit, Dataset, Snapshot
+from configs.load import UserError, describe_difference
+from training.data.catalogue import Catalogue
+
+PROBED = 64
+Probe = dict[str, list[int]]
+
+
+def probe_of(catalogue: Catalogue) -> Probe:
+    """Key -> checksums of the members, of at most `PROBED` samples spread over a dataset."""
+    whole = np.flatnonzero(~catalogue.holes)
+    chosen = whole[np.unique(np.linspace(0, len(whole) - 1, min(PROBED, len(whole))).astype(int))]
+    return {str(catalogue.keys[sample]): catalogue.checksums[sample].tolist() for sample in chosen}
+
+
+def check_pinned(
+    setting: str, dataset: Dataset, pinned: Snapshot, members: tuple[str, ...], probe: Probe
+) -> None:
+    """`UserError`, naming `setting`, where the dataset has not the content that was pinned."""
+    generations, indexes = _generations(dataset), set(dataset.list_own("index"))
+    for commit in pinned.commits:
+        generation = generations.get(commit.unit, -1)
+        if generation < commit.generation:
+            _refuse(setting, dataset, pinned, f"unit {commit.unit} is missing or older")
+        if commit.index.name in indexes:
+            continue
+        if generation == commit.generation or not _was_rewritten(dataset, commit, generation, members, probe):
+            _refuse(setting, dataset, pinned, f"unit {commit.unit} has other content")
+
+
+def added_since(dataset: Dataset, pinned: Snapshot) -> tuple[int, int]:
+    """How many units, and kept samples in them, a dataset has besides the pinned ones."""
+    known = {commit.unit for commit in pinned.commits}
+    added = [unit for unit in _generations(dataset) if unit not in known]
+    return len(added), sum(commit.counts.get("kept", 0) for commit in dataset.commits_of(added).values())
+
+
+def codec_of(dataset: Dataset) -> dict[str, str]:
+    """The sha256 of the models that latents were made with, by name; empty for other datasets."""
+    return dict(dataset.meta["config"].get("sha256", {}))
+
+
+def check_codec(setting: str, dataset: Dataset, recorded: dict[str, str]) -> None:
+    """`UserError`, naming both, where latents were made with other models than the `recorded` ones."""
+    difference = describe_difference(recorded, codec_of(dataset)) if recorded else ""
+    if difference:
+        raise UserError(
+            f"{setting}={dataset.uri}: was made with another codec or image encoder than this model's: sha256 {difference}"
+        )
+
+
+def _generations(dataset: Dataset) -> dict[str, int]:
+    """Unit -> its highest generation."""
+    names = (name.removeprefix("commits/").split(".") for name in dataset.commit_names())
+    return {unit: int(generation) for unit, generation, _ in names}
+
+
+def _was_rewritten(
+    dataset: Dataset, commit: Commit, generation: int, members: tuple[str, ...], probe: Probe
+) -> bool:
+    """Whether a unit of a higher generation is the pinned one without samples that were taken down."""
+    now = dataset.read_commit(f"commits/{commit.unit}.{generation}.json")
+    if now.facts != commit.facts or now.semantic_hash != commit.semantic_hash:
+        return False
+    rows: list[dict[str, Any]] = dataset.read_index(now).select(["key", "status", "members"]).to_pylist()
+    for row in rows:
+        checksums = {member["ext"]: member["crc32"] for member in row["members"] or []}
+        if (
+            row["status"] == "kept"
+            and row["key"] in probe
+            and [checksums.get(name) for name in members] != probe[row["key"]]
+        ):
+            return False
+    return True
+
+
+def _refuse(setting: str, dataset: Dataset, pinned: Snapshot, what: str) -> None:
+    fix = "give the dataset that this run was started with, wherever it lies now, or another output"
+    raise UserError(
+        f"{setting}={dataset.uri}: is not the dataset pinned as {pinned.uri} ({pinned.id[:12]}): {what}; {fix}"
+    )

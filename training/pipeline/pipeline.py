@@ -1,0 +1,139 @@
+"""The one pipeline behind generate, evaluate and export: a picture goes in, waveforms come out.
+
+    pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)      # stock diffusers, an exported folder
+    wav = pipe(images, seed=0, guidance=2.0, steps=25)                            # float32 [b, n] at pipe.sample_rate_hz
+
+`training.export` ships this text, with ingest.pixels, training.pipeline.mel and training.pipeline.codec before it, as pipeline.py beside
+model_index.json: so it imports nothing else of ours. It trains nothing and reads no datasets.
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor
+
+from training.pipeline.codec import ImageConfig, decode_latent, embed_image, encode_wav, image_to_tensor
+from training.pipeline.mel import MelConfig
+
+
+class StillsoundPipeline(DiffusionPipeline):
+    """`conditioning`: latent_mean/std, image_mean/std, null_embedding, condition_dropout, latent_shape, mel, and the image
+    tower's `processor`."""
+
+    def __init__(
+        self,
+        unet: Any,
+        autoencoder: Any,
+        image_encoder: Any,
+        scheduler: Any,
+        conditioning: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        assert conditioning is not None, "a default only keeps diffusers from taking it for a model"
+        self.register_modules(
+            unet=unet, autoencoder=autoencoder, image_encoder=image_encoder, scheduler=scheduler
+        )
+        self.register_to_config(conditioning=conditioning)
+        self.mel = MelConfig(**conditioning["mel"])
+        self.image_config = ImageConfig.from_processor(conditioning["processor"])
+
+    @property
+    def sample_rate_hz(self) -> int:
+        return self.mel.sample_rate_hz
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        images: Image.Image | Sequence[Image.Image],
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seed: int = 0,
+        guidance: float | None = None,
+        steps: int = 25,
+    ) -> np.ndarray:
+        """Waveforms float32 [b, n] in -1..1, one per picture; `generator` (CPU; or one for each picture) goes before `seed`.
+
+        Classifier-free guidance (Ho and Salimans 2022, eq. 6) with the learnt null embedding. guidance 1 = none; None: 2, or 1
+        where no null embedding was trained, which any other value needs (`ValueError`). `BadMelError` where no sound comes out.
+        """
+        guidance = self.guidance_for(guidance)
+        condition = self.embed(images)
+        latent = self._noise(len(condition), generator or torch.Generator().manual_seed(seed)).to(condition)
+        self._set_times(steps, latent.device)
+        for timestep in self.progress_bar(self.scheduler.timesteps):
+            flow = self._flow(latent, timestep, condition, guidance)
+            latent = self.scheduler.step(flow, timestep, latent).prev_sample
+        mean, std = (self._moment(f"latent_{name}")[:, None, None].to(latent) for name in ("mean", "std"))
+        return self._waves(latent * std + mean)
+
+    def _noise(self, count: int, generator: torch.Generator | Sequence[torch.Generator]) -> Tensor:
+        """[count, c, t, f]; a generator for each picture makes its noise independent of the others."""
+        shape = tuple(self.config.conditioning["latent_shape"])
+        if isinstance(generator, torch.Generator):
+            return torch.randn((count, *shape), generator=generator)
+        if len(generator) != count:
+            raise ValueError(f"{len(generator)} generators for {count} pictures: give one, or one for each")
+        return torch.stack([torch.randn(shape, generator=one) for one in generator])
+
+    @property
+    def has_null(self) -> bool:
+        """Whether a null embedding was trained. Older models do not say so: there, one never trained is still all zeros."""
+        conditioning = self.config.conditioning
+        return conditioning.get("condition_dropout", any(conditioning["null_embedding"])) > 0
+
+    def guidance_for(self, guidance: float | None) -> float:
+        """The guidance to use. `ValueError` where it needs a null embedding that was never trained."""
+        if guidance is None:
+            return 2.0 if self.has_null else 1.0
+        if guidance != 1 and not self.has_null:
+            raise ValueError(
+                f"guidance={guidance}: this model was trained with condition_dropout=0, without a null embedding; give 1"
+            )
+        return guidance
+
+    def _set_times(self, steps: int, device: torch.device) -> None:
+        """Evaluates at 1, 1 - 1/steps, …, 1/steps; the default of diffusers spends the last evaluation at 0.001."""
+        if "sigmas" in inspect.signature(self.scheduler.set_timesteps).parameters:
+            self.scheduler.set_timesteps(sigmas=[1 - step / steps for step in range(steps)], device=device)
+        else:  # a solver put in by the user whose grid is its own
+            self.scheduler.set_timesteps(steps, device=device)
+
+    def _flow(self, latent: Tensor, timestep: Tensor, condition: Tensor, guidance: float) -> Tensor:
+        def predict(labels: Tensor) -> Tensor:
+            dtype = (
+                self.unet.dtype
+            )  # the weights may be half precision: what is integrated over time stays float32
+            found = self.unet(
+                latent.to(dtype), timestep, encoder_hidden_states=None, class_labels=labels.to(dtype)
+            )
+            return found.sample.float()
+
+        if guidance == 1:
+            return predict(condition)
+        free = predict(self._moment("null_embedding").to(condition).expand_as(condition))
+        return torch.lerp(free, predict(condition), guidance)
+
+    @torch.no_grad()
+    def embed(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
+        """Whitened embeddings [b, d] of pictures."""
+        pictures = [images] if isinstance(images, Image.Image) else list(images)
+        pixels = torch.stack([image_to_tensor(picture, self.image_config) for picture in pictures])
+        embedding = embed_image(self.image_encoder, pixels.to(self.device)).float()
+        # stored as float16 when the model was trained
+        return (embedding.half().float() - self._moment("image_mean")) / self._moment("image_std")
+
+    @torch.no_grad()
+    def reconstruct(self, wav: np.ndarray) -> np.ndarray:
+        """Waveforms [b, n] through the codec and back, [b, n]: the ceiling of what the pipeline can give."""
+        mean, _ = encode_wav(self.autoencoder, torch.from_numpy(wav).to(self.device), self.mel)
+        return self._waves(mean)
+
+    def _waves(self, latent: Tensor) -> np.ndarray:
+        return decode_latent(self.autoencoder, latent, self.mel).clamp(-1, 1).float().cpu().numpy()
+
+    def _moment(self, name: str) -> Tensor:
+        return torch.tensor(self.config.conditioning[name], device=self.device)

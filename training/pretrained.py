@@ -1,0 +1,203 @@
+"""Finds trained models by what a user types: a run, its model folder, or any `save_pretrained` folder, at any URI.
+
+Used by precompute (autoencoder, image encoder) and by everything that opens a pipeline. What is not a local folder is copied
+to this machine first, for as long as the process lives.
+"""
+
+import atexit
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModel, CLIPVisionModelWithProjection
+from transformers.utils.logging import disable_progress_bar as quiet_transformers
+
+from cluster.dataset import Dataset
+from cluster.storage import open_store
+from configs.load import UserError
+from training.pipeline.codec import ImageConfig
+
+quiet_diffusers()
+quiet_transformers()
+HUB = "hub:"
+RUN, FINISHED = "run.json", "FINISHED.json"
+
+
+def local_copy(path: str) -> Path:
+    """`path`, or for a URI a copy: of a run its model, else all that lies there. Nothing there: a folder that does not exist."""
+    if path.startswith(HUB):
+        return hub_copy(path)
+    if "://" not in path:
+        return Path(path)
+    store, folder = open_store(path), Path(tempfile.mkdtemp(prefix="stillsound-model-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    marks = [name for name in (RUN, FINISHED) if store.exists(name)]
+    for name in [*marks, *store.list("model")] if marks else store.list():
+        target = folder / "copy" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        store.get_file(name, target)
+    return folder / "copy"
+
+
+def hub_copy(path: str) -> Path:
+    """`hub:owner/name[/folder][@revision]`: the folder in the Hugging Face cache, downloaded where it is not there yet.
+
+    Only settings and weights: safetensors, or where there are none the files of PyTorch, which are read as plain tensors.
+    """
+    named, _, revision = path.removeprefix(HUB).partition("@")
+    owner, _, rest = named.partition("/")
+    name, _, folder = rest.partition("/")
+    try:
+        for weights in ("*.safetensors", "*.bin"):
+            patterns = [f"{folder}/{pattern}".removeprefix("/") for pattern in ("*.json", weights)]
+            found = Path(
+                snapshot_download(f"{owner}/{name}", revision=revision or None, allow_patterns=patterns),
+                folder,
+            )
+            if any(found.glob(weights)):
+                return found
+    except (OSError, ValueError) as error:
+        hint = "check the name and the connection; HF_TOKEN for gated models, HF_HUB_OFFLINE=1 uses only what was downloaded before"
+        raise UserError(
+            f"{path}: cannot be had from the hub ({str(error).splitlines()[0][:200]}); {hint}"
+        ) from error
+    raise UserError(
+        f"{path}: holds no weights there (*.safetensors or *.bin); name its folder as hub:owner/name/folder"
+    )
+
+
+def is_finished(folder: Path) -> bool:
+    """False for a run that is under way: its model folder may be half written. True for everything that is not a run."""
+    return (folder / FINISHED).is_file() or not (folder / RUN).is_file()
+
+
+def find_model(path: str, setting: str, inside: str = "") -> Path:
+    """The `save_pretrained` folder behind `path`: itself, `path/model`, or `inside` one of them.
+
+    `UserError`, naming `setting`, where no config.json is found there.
+    """
+    root = local_copy(path)
+    places = [place / name for place in (root, root / "model") for name in (inside, "") if name or place.name]
+    for place in [*places, root]:
+        if (place / "config.json").is_file() and is_finished(root):
+            return place
+    if not root.exists() and path.count("/") == 1 and not path.startswith((".", "/")):
+        raise UserError(f"{setting}={path}: no such folder; a model of the Hugging Face hub is hub:{path}")
+    state = "holds no finished model (is its training finished?)" if root.exists() else "does not exist"
+    raise UserError(f"{setting}={path}: {state}; give a finished run or a save_pretrained folder")
+
+
+def load_autoencoder(folder: Path) -> nn.Module:
+    """`AutoencoderKL` on mels, frozen, in eval mode. `UserError` for another class, for pictures, or where weights are missing."""
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("_class_name") != "AutoencoderKL":
+        raise UserError(f"autoencoder={folder}: holds a {config.get('_class_name')}, need an AutoencoderKL")
+    channels = config.get("in_channels", 3), config.get("out_channels", 3)
+    if channels != (1, 1):
+        fix = "a mel has one: give an autoencoder of mels"
+        raise UserError(f"autoencoder={folder}: takes {channels[0]} channels and gives {channels[1]}, {fix}")
+    return _load_whole(AutoencoderKL, folder, "autoencoder")
+
+
+def load_image_encoder(folder: Path) -> nn.Module:
+    """A transformers image tower, frozen, in eval mode, on one dtype (float32). `UserError` where weights are missing."""
+    clip = json.loads((folder / "config.json").read_text()).get("model_type") in ("clip", "clip_vision_model")
+    loader: Any = CLIPVisionModelWithProjection if clip else AutoModel
+    return _load_whole(loader, folder, "image_encoder", dtype=torch.float32, local_files_only=True)
+
+
+def _load_whole(loader: Any, folder: Path, setting: str, **options: Any) -> nn.Module:
+    """The model, frozen, in eval mode. `UserError` where its files cannot be read or lack weights, which would be random ones."""
+    try:
+        model, info = loader.from_pretrained(folder, output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{setting}={folder}: cannot be loaded ({type(error).__name__}: {reason}); restore its files"
+        ) from error
+    lacking = sorted(name for name in info["missing_keys"] if not name.endswith("position_ids"))
+    lacking += sorted(str(name) for name in info.get("mismatched_keys") or ())
+    if lacking:
+        said = f"{lacking[0]} and {len(lacking) - 1} more" if len(lacking) > 1 else lacking[0]
+        raise UserError(
+            f"{setting}={folder}: its files have no weights for {said}, which would be random; give a complete model"
+        )
+    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def check_finite(model: nn.Module, setting: str, said: str) -> None:
+    """`UserError` where a weight is NaN or infinite."""
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values()):
+        raise UserError(f"{setting}={said}: holds weights that are NaN or infinite; give a sound model")
+
+
+def read_processor(folder: Path) -> dict[str, Any]:
+    """The image settings of a tower. `UserError` where preprocessor_config.json is missing, or asks for what is not done here."""
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        raise UserError(
+            f"image_encoder={folder}: preprocessor_config.json is missing; save the image processor into the folder"
+        )
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text())
+        ImageConfig.from_processor(settings)
+    except (ValueError, KeyError, TypeError) as error:
+        said = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise UserError(
+            f"image_encoder={folder}/preprocessor_config.json: {said}; give a tower whose pictures can be made so"
+        ) from error
+    return settings
+
+
+def plain_processor(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings for what was once done with every processor: a centred square, scaled bilinearly. For latents of that time."""
+    size = settings.get("crop_size") or settings["size"]
+    side = size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
+    return {
+        "size": {"height": side, "width": side},
+        "image_mean": settings["image_mean"],
+        "image_std": settings["image_std"],
+    }
+
+
+def pictures_version(settings: dict[str, Any]) -> int:
+    """2 where a processor's pictures are not those of `plain_processor`, else 1."""
+    return (
+        1
+        if ImageConfig.from_processor(settings) == ImageConfig.from_processor(plain_processor(settings))
+        else 2
+    )
+
+
+def fetch_models(latents: Dataset, folder: Path) -> None:
+    """Copies what precompute kept beside the latents to `folder/autoencoder` and `folder/image_encoder`.
+
+    `OSError` where a model is not the one the latents were made with.
+    """
+    for name in latents.store.list("models"):
+        target = folder / name.removeprefix("models/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        latents.store.get_file(name, target)
+    for name, sha256 in latents.meta["config"].get("sha256", {}).items():
+        if folder_sha256(folder / name) != sha256:
+            raise OSError(f"{latents.uri}/models/{name}: is not the model that these latents were made with")
+
+
+def folder_sha256(folder: Path) -> str:
+    """Over the names and bytes of a model folder's files: what makes latents different."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*")):
+        if path.is_file() and path.suffix in (".json", ".safetensors", ".bin"):
+            digest.update(f"{path.name} {path.stat().st_size} ".encode())
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
