@@ -1,10 +1,12 @@
-"""CPU-seconds per video-minute of the clip stage, side by side with one bare ffmpeg process that only decodes and encodes.
+"""CPU-seconds per video-minute of the clip stage, side by side with one bare ffmpeg process that only decodes
+and encodes.
 
     python -m benchmarks.clip [minutes=10] [videos=4]
 
-Ours: everything a unit costs - sandbox child, FLAC, JPEG, checks, tar, index - in keyframe and in grid mode. The floor: one
-ffmpeg per video that writes 16 kHz WAV segments and keyframe JPEGs, unaligned, unchecked. H.264/AAC 360p25, a keyframe every
-250 frames. CPU-seconds include all children; runs alternate, the median of three counts.
+Ours: everything a unit costs - sandbox child, FLAC, JPEG, checks, tar, index - in keyframe and in grid mode.
+The floor: one ffmpeg per video that writes 16 kHz WAV segments and keyframe JPEGs, unaligned, unchecked.
+H.264/AAC 360p25, a keyframe every 250 frames. CPU-seconds include all children; runs alternate, the median of
+three counts.
 """
 
 import json
@@ -35,7 +37,8 @@ def make_videos(folder: Path, videos: int, minutes: float) -> list[Path]:
     paths = []
     for number in range(videos):
         path = folder / f"video{number}.mp4"
-        # colours and corners named: its seed does not decide them, and a flat picture would be refused, not written
+        # colours and corners named: its seed does not decide them, and a flat picture would be refused, not
+        # written
         look = f"nb_colors=2:c0=0x2040{16 + 50 * (number % 4):02x}:c1=0xf0b040:x0=0:y0=0:x1=640:y1=360:seed={number}"
         picture = ffmpeg.input(
             f"gradients=s=640x360:r=25:d={minutes * 60}:{look}:speed=0.05", f="lavfi"

@@ -2,10 +2,11 @@
 
     python -m benchmarks.curate [videos=12] [seconds=60]
 
-Every video is encoded three times more: smaller with keyframes elsewhere, as VP9/Opus, and cut off at 1.37 s. Beside them lie
-the same sounds under other pictures, and other sounds over one still. All are cut by the real clipper, in keyframe and in grid
-mode. Per kind of re-upload: the share of its clips that were buried; mistaken: that of all other clips. The baseline is the same
-pass without sequences, which compares only clips cut at the same times.
+Every video is encoded three times more: smaller with keyframes elsewhere, as VP9/Opus, and cut off at 1.37 s.
+Beside them lie the same sounds under other pictures, and other sounds over one still. All are cut by the real
+clipper, in keyframe and in grid mode. Per kind of re-upload: the share of its clips that were buried;
+mistaken: that of all other clips. The baseline is the same pass without sequences, which compares only clips
+cut at the same times.
 """
 
 import json

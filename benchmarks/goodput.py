@@ -1,11 +1,13 @@
-"""Goodput of a real scrape while a worker is killed every minute, what its workers weigh, and what a second worker costs.
+"""Goodput of a real scrape while a worker is killed every minute, what its workers weigh, and what a second
+worker costs.
 
     python -m benchmarks.goodput [minutes=5] [kill_every_s=60] [workers=2]
 
-Videos of two minutes (H.264 640x360, 25 a second) are cut from a folder under Ray, with the defaults: sandbox, FLAC, JPEG, tar,
-index, commit. Goodput: worker-seconds of committed units / (workers x seconds), from the first actor's start to the last commit; the
-baseline is the same run without kills. `worker_pss_mb`: the largest of an actor's own, and that together with its fetch and decoder
-children. Then the same videos by one worker and by two: CPU-seconds per clip.
+Videos of two minutes (H.264 640x360, 25 a second) are cut from a folder under Ray, with the defaults:
+sandbox, FLAC, JPEG, tar, index, commit. Goodput: worker-seconds of committed units / (workers x seconds),
+from the first actor's start to the last commit; the baseline is the same run without kills. `worker_pss_mb`:
+the largest of an actor's own, and that together with its fetch and decoder children. Then the same videos by
+one worker and by two: CPU-seconds per clip.
 """
 
 import contextlib

@@ -1,10 +1,12 @@
-"""On a GPU: throughput, MFU, memory and waiting for data of UNet-S, M and L in bf16, as the presets train them.
+"""On a GPU: throughput, MFU, memory and waiting for data of UNet-S, M and L in bf16, as the presets train
+them.
 
     python -m benchmarks.gpu [sizes=s,m,l] [batch=48] [steps=30] [samples=2048] [output=FILE]
 
-The real verb on latents of a folder, one worker, ZeRO 1; medians of the second half of the steps. `loader_over_training`: how many
-times the samples of a training step the loader gives in its time, with nothing else to do. Each size runs in a process of its own, so
-that its memory is its own. Without a GPU it says so and measures nothing; `cpu=1` goes the same way on a CPU, to try it out.
+The real verb on latents of a folder, one worker, ZeRO 1; medians of the second half of the steps.
+`loader_over_training`: how many times the samples of a training step the loader gives in its time, with
+nothing else to do. Each size runs in a process of its own, so that its memory is its own. Without a GPU it
+says so and measures nothing; `cpu=1` goes the same way on a CPU, to try it out.
 """
 
 import json

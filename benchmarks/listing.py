@@ -1,11 +1,13 @@
-"""What finding one's place costs: listing and resuming a finished scrape of 10^6 units in a folder, and of 10^4 on S3.
+"""What finding one's place costs: listing and resuming a finished scrape of 10^6 units in a folder, and of
+10^4 on S3.
 
     python -m benchmarks.listing [local=1000000] [stored=10000]
 
-The commits are as the protocol writes them, without a sync each, and the work list is real. `list_s`: the names of committed
-units. `resume_s`: `run_units` with nothing left to do, in a process of its own, whose greatest memory is told. `snapshot_s`: every
-commit read and checked. Baselines: `os.scandir` over the same names, and a bare botocore paginator (what moto itself takes, every
-page of it). S3 is moto on loopback; the extrapolation to 10^6 is by requests, 1000 names each, of what we add to the paginator.
+The commits are as the protocol writes them, without a sync each, and the work list is real. `list_s`: the
+names of committed units. `resume_s`: `run_units` with nothing left to do, in a process of its own, whose
+greatest memory is told. `snapshot_s`: every commit read and checked. Baselines: `os.scandir` over the same
+names, and a bare botocore paginator (what moto itself takes, every page of it). S3 is moto on loopback; the
+extrapolation to 10^6 is by requests, 1000 names each, of what we add to the paginator.
 """
 
 import itertools

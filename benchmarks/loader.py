@@ -1,12 +1,13 @@
-"""Samples per CPU-second of the loader beside stock webdataset, over the same latents; and its reads from object storage.
+"""Samples per CPU-second of the loader beside stock webdataset, over the same latents; and its reads from
+object storage.
 
     python -m benchmarks.loader [samples=2048] [passes=2] [rounds=3] [stored=2048]
 
-Latents as of the big models: mean and deviation, float16 8 x 256 x 16 each, and an embedding of 512. Both sides shuffle and give
-batches of 48 stacked arrays; ours checks every member's checksum and keeps its place besides. `far`: the time to the first batch
-at position 10^9 over that at 0. `stored`: from moto on loopback, beside a bare client of 8 threads that asks for the same ranges;
-then through a proxy with 20 ms latency and 5 % of answers 503, how long a training waits whose steps take what UNet-S's take on
-GPUs.
+Latents as of the big models: mean and deviation, float16 8 x 256 x 16 each, and an embedding of 512. Both
+sides shuffle and give batches of 48 stacked arrays; ours checks every member's checksum and keeps its place
+besides. `far`: the time to the first batch at position 10^9 over that at 0. `stored`: from moto on loopback,
+beside a bare client of 8 threads that asks for the same ranges; then through a proxy with 20 ms latency and 5
+% of answers 503, how long a training waits whose steps take what UNet-S's take on GPUs.
 """
 
 import json
@@ -95,7 +96,9 @@ def ours(catalogue: Catalogue, passes: int) -> float:
 
 
 def stock(tars: list[str], passes: int) -> float:
-    """The same of webdataset as its documentation reads: shuffled shards, a shuffle buffer of 1000, decode, batched."""
+    """The same of webdataset as its documentation reads: shuffled shards, a shuffle buffer of 1000, decode,
+    batched.
+    """
     count, started = 0, time.process_time()
     for _ in range(passes):
         dataset = (

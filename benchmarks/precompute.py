@@ -1,10 +1,12 @@
-"""Clips per second of a precompute worker beside a bare loop of batches through the same two models, and what bf16 costs in exactness.
+"""Clips per second of a precompute worker beside a bare loop of batches through the same two models, and what
+bf16 costs in exactness.
 
     python -m benchmarks.precompute [clips=64] [rounds=3] [threads=1]
 
-The worker reads its unit's tar, checks and decodes FLAC and JPEG, encodes, casts, and writes tar and index of a real dataset; the bare
-loop has waveforms and pixels in memory already and keeps nothing. AudioLDM's autoencoder on clips of 10.24 s at a quarter of its width, and
-CLIP B/32's shape; random weights, whose error in bf16 is told relative to the latent's deviation.
+The worker reads its unit's tar, checks and decodes FLAC and JPEG, encodes, casts, and writes tar and index of
+a real dataset; the bare loop has waveforms and pixels in memory already and keeps nothing. AudioLDM's
+autoencoder on clips of 10.24 s at a quarter of its width, and CLIP B/32's shape; random weights, whose error
+in bf16 is told relative to the latent's deviation.
 """
 
 import json

@@ -1,13 +1,15 @@
-"""Training of UNet-S beside a plain PyTorch loop, and beside one that encodes as it goes; and what a checkpoint holds up.
+"""Training of UNet-S beside a plain PyTorch loop, and beside one that encodes as it goes; and what a
+checkpoint holds up.
 
     python -m benchmarks.training [steps=4] [rounds=2] [batch=2] [threads=2]
 
-All on the same threads and batch, in alternating rounds; the first step of each round is left out. `ours`: the real verb on latents
-of a folder: checked, shuffled, resampled, clipped, averaged, logged, under DeepSpeed ZeRO 0. `plain`: forward, backward, clipping and
-AdamW on one batch that lies in memory, no average. `online_*`: waveforms -> mel -> AudioLDM's autoencoder, pictures -> CLIP of that
-shape, UNet-S, AdamW, and an average in a loop over the parameters, as audioldm_train does it: torch's AdamW as it comes, no
-clipping, its formula of the average, its batch of 2. In favour of that loop, nothing is read or decoded. `stall_steps`: how long
-a save holds the training up, in steps; once more at ZeRO 2.
+All on the same threads and batch, in alternating rounds; the first step of each round is left out. `ours`:
+the real verb on latents of a folder: checked, shuffled, resampled, clipped, averaged, logged, under DeepSpeed
+ZeRO 0. `plain`: forward, backward, clipping and AdamW on one batch that lies in memory, no average.
+`online_*`: waveforms -> mel -> AudioLDM's autoencoder, pictures -> CLIP of that shape, UNet-S, AdamW, and an
+average in a loop over the parameters, as audioldm_train does it: torch's AdamW as it comes, no clipping, its
+formula of the average, its batch of 2. In favour of that loop, nothing is read or decoded. `stall_steps`: how
+long a save holds the training up, in steps; once more at ZeRO 2.
 """
 
 import json
@@ -121,9 +123,11 @@ def seconds(step: Step, steps: int) -> float:
 def ours(
     data: str, output: Path, batch: int, threads: int, zero_stage: int = 0
 ) -> tuple[float, float, float]:
-    """The median step before any save and what the first save costs, in seconds, and the share of waiting for data.
+    """The median step before any save and what the first save costs, in seconds, and the share of waiting for
+    data.
 
-    A save costs its own time, and what the steps after it take longer than those before: it uploads beside them.
+    A save costs its own time, and what the steps after it take longer than those before: it uploads beside
+    them.
     """
     took, save = [], loop.save
 

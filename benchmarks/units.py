@@ -1,10 +1,12 @@
-"""Units per second and the driver's memory over a long list of units that do nothing, beside the same loop without Ray.
+"""Units per second and the driver's memory over a long list of units that do nothing, beside the same loop
+without Ray.
 
     python -m benchmarks.units [units=100000] [workers=2] [baseline_units=5000]
 
-A unit is one item whose stage refuses it at once: what remains is the runner's own cost, which is an index file and a commit on
-the local disk, each synced, and the way there and back. The baseline, `in_process`, is one process that builds and commits the
-same units in a bare loop. Resident memory is the driver's own, Ray included, looked at from outside; CPU is told by process.
+A unit is one item whose stage refuses it at once: what remains is the runner's own cost, which is an index
+file and a commit on the local disk, each synced, and the way there and back. The baseline, `in_process`, is
+one process that builds and commits the same units in a bare loop. Resident memory is the driver's own, Ray
+included, looked at from outside; CPU is told by process.
 """
 
 import json
@@ -68,7 +70,9 @@ def drive(uri: str, workers: int) -> None:
 def watch(
     driver: subprocess.Popen[str], commits: Path
 ) -> tuple[list[tuple[float, int, float]], dict[str, float]]:
-    """(seconds, units committed, resident MB of the driver) as long as it runs, and CPU-seconds by name of process."""
+    """(seconds, units committed, resident MB of the driver) as long as it runs, and CPU-seconds by name of
+    process.
+    """
     seen, cpu_s = [], dict[tuple[str, int], float]()
     process = psutil.Process(driver.pid)
     while driver.poll() is None:

@@ -1,4 +1,7 @@
-"""`python -m cluster VERB …`: check a machine, ship a job, run the demo. Each verb loads its settings, then calls one function."""
+"""`python -m cluster VERB …`: check a machine, ship a job, run the demo.
+
+Each verb loads its settings, then calls one function.
+"""
 
 import dataclasses
 import json
@@ -25,7 +28,9 @@ def doctor(
     as_json: bool = typer.Option(False, "--json", help="one JSON object on stdout"),
     dry_run: bool = typer.Option(False, "--dry-run", help="name the checks and do nothing"),
 ) -> None:
-    """Check this machine, or the cluster of RAY_ADDRESS, and the place output=URI; exit 1 if anything is wrong."""
+    """Check this machine, or the cluster of RAY_ADDRESS, and the place output=URI; exit 1 if anything is
+    wrong.
+    """
     from cluster.doctor import DoctorConfig, diagnose
 
     config = load_config(DoctorConfig, args or [])

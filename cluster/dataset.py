@@ -1,4 +1,5 @@
-"""A dataset at a URI: frozen work list, shards, commits with generations, snapshots, tombstones (the contract between rooms).
+"""A dataset at a URI: frozen work list, shards, commits with generations, snapshots, tombstones (the contract
+between rooms).
 
     dataset = Dataset.create_or_open(uri, "clips", config, parents=[])
     dataset.append_items(items, unit_size=8)          # new items become new units; known ids are skipped
@@ -54,7 +55,10 @@ RESTORE = "restore it from a copy of the dataset"
 
 
 class DamagedDatasetError(OSError, StoppedError):
-    """An object of a dataset is missing or has other bytes than were written. One line, which names the object."""
+    """An object of a dataset is missing or has other bytes than were written.
+
+    One line, which names the object.
+    """
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Commit:
-    """The record that makes a unit's shard visible; `facts` are plain numbers a stage wants merged over the dataset."""
+    """The record that makes a unit's shard visible;
+
+    `facts` are plain numbers a stage wants merged over the dataset.
+    """
 
     unit: str
     generation: int
@@ -106,7 +113,10 @@ class Commit:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A fixed list of commits, sorted by unit; `id` is the hash of their units, generations and index hashes."""
+    """A fixed list of commits, sorted by unit;
+
+    `id` is the hash of their units, generations and index hashes.
+    """
 
     id: str
     uri: str
@@ -162,7 +172,8 @@ class Dataset:
     ) -> "Dataset":
         """The dataset at `uri`, new or existing. `config` holds semantic settings only.
 
-        `UserError` with the difference where the existing one was made with other semantic settings, or of other parents.
+        `UserError` with the difference where the existing one was made with other semantic settings, or of
+        other parents.
         """
         store = open_store(uri, writable=True)
         identity = _identity(config, parents)
@@ -184,10 +195,11 @@ class Dataset:
     def append_items(
         self, items: Iterable[tuple[str, dict[str, Any]]], unit_size: int, attempt: int = 0
     ) -> int:
-        """Appends the items not yet listed (by id and attempt) as new units of `unit_size`; returns how many were new.
+        """Appends the items not yet listed (by id and attempt) as new units of `unit_size`; returns how many
+        were new.
 
-        Reads `items` as it goes, a list file for each `LIST_ITEMS`. Safe against a second driver appending at the same time:
-        a list file is created only if absent, else all is looked at again.
+        Reads `items` as it goes, a list file for each `LIST_ITEMS`. Safe against a second driver appending at
+        the same time: a list file is created only if absent, else all is looked at again.
         """
         source, added = iter(items), 0
         while chunk := dict(itertools.islice(source, LIST_ITEMS)):
@@ -248,7 +260,9 @@ class Dataset:
         return 1 + int(file.read_row_group(file.num_row_groups - 1, ["unit"])["unit"][-1].as_py()[1:])
 
     def ask_again(self, unit: str) -> None:
-        """Notes, before its commit, that a unit has rows worth another attempt: so no commit is read in search of them."""
+        """Notes, before its commit, that a unit has rows worth another attempt: so no commit is read in
+        search of them.
+        """
         self.store.put(f"again/{unit}", b"")
 
     def asking_again(self) -> list[str]:
@@ -274,7 +288,10 @@ class Dataset:
         return {name.removeprefix("commits/").split(".")[0] for name in self.list_own("commits")}
 
     def commits(self) -> dict[str, Commit]:
-        """The commit of the highest generation of each unit. `DamagedDatasetError` for one that cannot be read."""
+        """The commit of the highest generation of each unit.
+
+        `DamagedDatasetError` for one that cannot be read.
+        """
         with ThreadPoolExecutor(8) as pool:
             return {commit.unit: commit for commit in pool.map(self.read_commit, self.commit_names())}
 
@@ -293,7 +310,10 @@ class Dataset:
         return [name for _, (_, name) in sorted(newest.items())]
 
     def read_commit(self, name: str) -> Commit:
-        """The commit in the object `name`. `DamagedDatasetError` where its bytes are not those of a commit of that unit."""
+        """The commit in the object `name`.
+
+        `DamagedDatasetError` where its bytes are not those of a commit of that unit.
+        """
         try:
             commit = Commit.from_json(open_json(self.store.read(name)))
         except (ValueError, KeyError, TypeError) as error:
@@ -329,7 +349,8 @@ class Dataset:
                 yield {"unit": commit.unit, **row}
 
     def commit(self, unit: str, generation: int, shard: Shard, facts: dict[str, Any]) -> Commit:
-        """Uploads a built shard, data first, and publishes its commit last. Losing the race to another worker is fine.
+        """Uploads a built shard, data first, and publishes its commit last. Losing the race to another worker
+        is fine.
 
         Returns the commit that stands: ours, or the one another worker published before.
         """
@@ -347,7 +368,10 @@ class Dataset:
         return commit
 
     def bury(self, keys: dict[str, str]) -> None:
-        """Appends a tombstone file: `keys` maps sample key -> reason. Every reader skips these from now on."""
+        """Appends a tombstone file:
+
+        `keys` maps sample key -> reason. Every reader skips these from now on.
+        """
         today = datetime.date.today().isoformat()
         rows = [{"key": key, "reason": reason, "date": today} for key, reason in sorted(keys.items())]
         data = seal_table(pa.Table.from_pylist(rows, schema=TOMBSTONE))
@@ -376,7 +400,10 @@ class Dataset:
         return self.list_own("worklist")
 
     def list_own(self, folder: str) -> list[str]:
-        """The names of the dataset's own objects in `folder`. Files of others are ignored, and logged once per process."""
+        """The names of the dataset's own objects in `folder`.
+
+        Files of others are ignored, and logged once per process.
+        """
         own, strangers = list[str](), list[str]()
         for name in self.store.list(folder):
             is_own = re.fullmatch(OWN_NAMES[folder], name.removeprefix(f"{folder}/"))
@@ -385,7 +412,10 @@ class Dataset:
         return own
 
     def _open_list(self, name: str) -> pq.ParquetFile:
-        """A file of the work list or of tombstones. `DamagedDatasetError` where it has other bytes than were written."""
+        """A file of the work list or of tombstones.
+
+        `DamagedDatasetError` where it has other bytes than were written.
+        """
         try:
             return open_table(self.store.read(name))
         except ValueError as error:
@@ -411,7 +441,9 @@ def _warn_of_strangers(uri: str, names: tuple[str, ...]) -> None:
 
 
 def _identity(config: dict[str, Any], parents: list[dict[str, Any]]) -> dict[str, Any]:
-    """What makes two datasets the same: settings and the content of their parents, not the place where these lie."""
+    """What makes two datasets the same: settings and the content of their parents, not the place where these
+    lie.
+    """
     contents = [
         {name: value for name, value in parent.items() if name != "uri" or "snapshot" not in parent}
         for parent in parents
@@ -430,7 +462,9 @@ def _part(folder: str, unit: str, path: Path) -> Part:
 
 
 def _read_table(data: bytes) -> pa.Table:
-    """Not `pq.read_table`: it reads on threads, and Arrow 26 aborts a process (exit code 134) that ends soon after."""
+    """Not `pq.read_table`: it reads on threads, and Arrow 26 aborts a process (exit code 134) that ends soon
+    after.
+    """
     return pq.ParquetFile(io.BytesIO(data)).read()
 
 

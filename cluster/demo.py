@@ -1,9 +1,11 @@
-"""`make demo`: the whole chain on one machine, by exactly the commands a user would type, each printed before it runs.
+"""`make demo`: the whole chain on one machine, by exactly the commands a user would type, each printed before
+it runs.
 
     python -m cluster demo [FOLDER]        # out/demo by default; run again = every step finds its work done
 
-Scenes are rendered and served on loopback, scraped, encoded and trained on; one training worker is SIGKILLed on the way and
-the run resumes by itself. Commands are started by module name, never imported. It ends with FOLDER/summary.json.
+Scenes are rendered and served on loopback, scraped, encoded and trained on; one training worker is SIGKILLed
+on the way and the run resumes by itself. Commands are started by module name, never imported. It ends with
+FOLDER/summary.json.
 """
 
 import contextlib
@@ -43,7 +45,10 @@ class Stage:
 
 
 def main(folder: str = "out/demo") -> None:
-    """Runs the chain in `folder`. `SystemExit` with the code of the first command that fails, `UserError` if it is not writable."""
+    """Runs the chain in `folder`.
+
+    `SystemExit` with the code of the first command that fails, `UserError` if it is not writable.
+    """
     open_store(folder, writable=True)
     root, stage = Path(folder), Stage()
     port = _port_of(root)
@@ -141,7 +146,8 @@ def site(root: Path, port: int) -> Iterator[None]:
 
 
 def train_and_kill(train: tuple[str, ...], output: Path) -> int:
-    """Runs a training command and SIGKILLs one of its workers after a checkpoint; returns the step of the kill.
+    """Runs a training command and SIGKILLs one of its workers after a checkpoint; returns the step of the
+    kill.
 
     A run that was finished before is left alone: the step is then read from its events.
     """
@@ -207,7 +213,9 @@ def summarise(root: Path, killed_at: int, seconds: dict[str, float]) -> dict[str
 
 
 def _port_of(root: Path) -> int:
-    """The site's port, kept in `root`: the URLs of a frozen work list must still lead there when the demo is run again."""
+    """The site's port, kept in `root`: the URLs of a frozen work list must still lead there when the demo is
+    run again.
+    """
     kept = root / "port.txt"
     if not kept.exists():
         kept.write_text(str(_free_port()))

@@ -4,8 +4,9 @@
     python -m cluster doctor output=s3://bucket/data          # … and that this place keeps the commit protocol's promise
     RAY_ADDRESS=host:6379 python -m cluster doctor checks=[ray,storage] output=s3://bucket/data
 
-Each check is a plain function of the settings that returns what it found and, where that is not good enough, the fix.
-Other rooms are asked by starting their commands as text, never by import. It repairs nothing and leaves nothing behind.
+Each check is a plain function of the settings that returns what it found and, where that is not good enough,
+the fix. Other rooms are asked by starting their commands as text, never by import. It repairs nothing and
+leaves nothing behind.
 """
 
 import datetime
@@ -34,7 +35,10 @@ STALE_DAYS = 90  # YouTube breaks older ones
 
 @dataclass
 class DoctorConfig:
-    """`output` is a folder or URI that a run would write to; `min_free_gib` is for local scratch; `timeout_s` is per command."""
+    """`output` is a folder or URI that a run would write to;
+
+    `min_free_gib` is for local scratch; `timeout_s` is per command.
+    """
 
     output: str = "out"
     min_free_gib: float = 5.0
@@ -122,7 +126,9 @@ def check_ffmpeg(config: DoctorConfig) -> Finding:
 
 
 def check_ytdlp(config: DoctorConfig) -> Finding:
-    """yt-dlp, and the JavaScript runtime that YouTube's media need with cookies: what there is, and whether it is too old."""
+    """yt-dlp, and the JavaScript runtime that YouTube's media need with cookies: what there is, and whether
+    it is too old.
+    """
     versions = {name: _version_of(name) for name in ("yt-dlp", "yt-dlp-ejs", "deno")}
     found = ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items())
     if not versions["yt-dlp"]:

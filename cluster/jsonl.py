@@ -4,8 +4,9 @@
     parse_lines(data)           # the same of bytes, from any store
     last_line(path)             # the newest whole line; reads only the end
 
-A crash or a full disk cuts the last line off, and a power failure may leave zeros in its place: such a line is left out.
-A damaged line before others is left out with a warning. Lines end with a line feed alone, never with U+2028.
+A crash or a full disk cuts the last line off, and a power failure may leave zeros in its place: such a line
+is left out. A damaged line before others is left out with a warning. Lines end with a line feed alone, never
+with U+2028.
 """
 
 import json

@@ -2,9 +2,10 @@
 
     for outcome in pool.stream(tasks): ...         # tasks: any iterator; read only as fast as they are done
 
-A worker runs the stage on its own disk and commits by itself; the driver sees numbers, never a sample. One call in flight
-per actor, so that memory is bounded and a death costs little; units that take milliseconds travel several in a call. What
-failed is tried `MAX_TRIES` times. Which units there are, and what to say of them, is cluster.units's.
+A worker runs the stage on its own disk and commits by itself; the driver sees numbers, never a sample. One
+call in flight per actor, so that memory is bounded and a death costs little; units that take milliseconds
+travel several in a call. What failed is tried `MAX_TRIES` times. Which units there are, and what to say of
+them, is cluster.units's.
 """
 
 import contextlib
@@ -36,7 +37,9 @@ CRASHED = "worker_crashed"
 
 @dataclass(frozen=True)
 class UnitOutput:
-    """What a stage made of a unit: the shard on local disk, numbers to merge, and how many of its items are retryable."""
+    """What a stage made of a unit: the shard on local disk, numbers to merge, and how many of its items are
+    retryable.
+    """
 
     shard: Shard
     facts: dict[str, Any] = field(default_factory=dict)
@@ -49,9 +52,11 @@ StageFactory = Callable[[], Stage]
 
 @dataclass
 class Outcome:
-    """What a worker tells the driver of one unit: committed, deferred (mostly retryable), or an error, `fatal` for all.
+    """What a worker tells the driver of one unit: committed, deferred (mostly retryable), or an error,
+    `fatal` for all.
 
-    `cpu_s`: of all units since the last outcome that tells it; to ask costs too much for each of the tiny ones.
+    `cpu_s`: of all units since the last outcome that tells it; to ask costs too much for each of the tiny
+    ones.
     """
 
     unit: str
@@ -66,7 +71,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """`unit_deadline_s`: a worker that holds a unit for longer is killed. `retryable`: reasons worth another attempt."""
+    """`unit_deadline_s`: a worker that holds a unit for longer is killed.
+
+    `retryable`: reasons worth another attempt.
+    """
 
     uri: str
     stage_factory: StageFactory
@@ -77,7 +85,10 @@ class PoolConfig:
 
 
 def do_unit(dataset: Dataset, stage: Stage, task: UnitTask, retryable: frozenset[str]) -> Outcome:
-    """Runs one unit on local disk and commits it, unless it is mostly retryable at the first attempt. May raise anything."""
+    """Runs one unit on local disk and commits it, unless it is mostly retryable at the first attempt.
+
+    May raise anything.
+    """
     started = time.monotonic()
     with scratch_folder(task.unit) as scratch:
         output = stage(task, scratch)
@@ -117,7 +128,9 @@ def _children(pid: int) -> list[int]:
 def guarded(
     open_dataset: Callable[[], Dataset], stage: Stage, task: UnitTask, retryable: frozenset[str]
 ) -> Outcome:
-    """The one border where anything may go wrong: a failed unit is told, with its traceback in the log, and tried again."""
+    """The one border where anything may go wrong: a failed unit is told, with its traceback in the log, and
+    tried again.
+    """
     try:
         return do_unit(open_dataset(), stage, task, retryable)
     except StorageDownError as error:
@@ -128,7 +141,9 @@ def guarded(
 
 
 def refuse_unit(dataset: Dataset, task: UnitTask, config: PoolConfig) -> Outcome:
-    """Commits a unit that killed its worker every time as refused rows; the follow-up units then isolate the poison."""
+    """Commits a unit that killed its worker every time as refused rows; the follow-up units then isolate the
+    poison.
+    """
 
     def stage(task: UnitTask, scratch: Path) -> UnitOutput:
         detail = f"the worker died {MAX_TRIES} times on unit {task.unit}"
@@ -163,9 +178,11 @@ class LocalPool:
 
 
 class Worker:
-    """The Ray actor: a warm stage and its own view of the dataset, both made at the first unit, inside the guard.
+    """The Ray actor: a warm stage and its own view of the dataset, both made at the first unit, inside the
+    guard.
 
-    The factory travels as bytes: one that cannot be imported here is then an error of the unit, not a dead actor.
+    The factory travels as bytes: one that cannot be imported here is then an error of the unit, not a dead
+    actor.
     """
 
     def __init__(self, uri: str, stage_factory: bytes, retryable: frozenset[str]):
@@ -216,8 +233,9 @@ class Flight:
 class RayPool:
     """One call in flight per actor; dead actors are replaced.
 
-    An actor gets units once it runs: where the cluster has less room than `workers` ask for, the others do the work. The
-    units of a call that ended with the actor's death are done again one by one, so that only the poisonous one is refused.
+    An actor gets units once it runs: where the cluster has less room than `workers` ask for, the others do
+    the work. The units of a call that ended with the actor's death are done again one by one, so that only
+    the poisonous one is refused.
     """
 
     def __init__(self, config: PoolConfig, workers: int):
@@ -297,7 +315,9 @@ class RayPool:
                 flight.started = float("inf")
 
     def _collect(self, ready: Any, flight: Flight) -> list[tuple[UnitTask, Outcome | None]]:
-        """Each task with its outcome, None where the actor died; puts the actor, or a new one, back to the idle ones."""
+        """Each task with its outcome, None where the actor died; puts the actor, or a new one, back to the
+        idle ones.
+        """
         try:
             outcomes: list[Outcome] = self.ray.get(ready)
         except self.deaths as error:

@@ -36,7 +36,10 @@ def run_verb(
     as_json: bool,
     dry_run: bool,
 ) -> Summary | None:
-    """Does the work and tells its summary; None for a dry run. `cpu_s` of the summary, if any, is the workers'; ours is added."""
+    """Does the work and tells its summary;
+
+    None for a dry run. `cpu_s` of the summary, if any, is the workers'; ours is added.
+    """
     if dry_run:
         plan = {"verb": verb, "output": output, "settings": to_dict(config)}
         said = f"{verb} would write to {output} with\n{yaml.safe_dump(plan['settings'], sort_keys=False)}"

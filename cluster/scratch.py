@@ -1,10 +1,11 @@
-"""Scratch folders that tell whose they are, so that those of dead processes can be swept away, and only those.
+"""Scratch folders that tell whose they are, so that those of dead processes can be swept away, and only
+those.
 
     with scratch_folder("spool") as folder: ...    # <tmp>/stillsound-<machine>-<pid>-<start>-spool-…
     sweep()                                        # at the start of a worker
 
-A worker that is killed takes nothing away; the next one that starts on the machine does. Processes of another machine or
-container that shares the folder are not seen from here, and left alone.
+A worker that is killed takes nothing away; the next one that starts on the machine does. Processes of another
+machine or container that shares the folder are not seen from here, and left alone.
 """
 
 import contextlib
@@ -71,5 +72,8 @@ _own_start_ms = functools.cache(_start_ms)
 
 @functools.cache
 def _machine() -> int:
-    """Where process ids mean the same. The namespace's number alone is the same on every machine without containers."""
+    """Where process ids mean the same.
+
+    The namespace's number alone is the same on every machine without containers.
+    """
     return zlib.crc32(f"{socket.gethostname()} {os.stat('/proc/self/ns/pid').st_ino}".encode())

@@ -1,8 +1,10 @@
-"""One shard: a deterministic WebDataset tar and the parquet index beside it, written from a list of rows on the local disk.
+"""One shard: a deterministic WebDataset tar and the parquet index beside it, written from a list of rows on
+the local disk.
 
-`write_shard(folder, rows, columns)` writes both; the index has a row per kept sample and per refused item, with the byte
-offset, size and crc32 of every tar member, so readers can fetch single members by range. Uses `tarfile`, not webdataset:
-that would import torch (219 MB) into every ingest actor. Knows nothing of storage or commits.
+`write_shard(folder, rows, columns)` writes both; the index has a row per kept sample and per refused item,
+with the byte offset, size and crc32 of every tar member, so readers can fetch single members by range. Uses
+`tarfile`, not webdataset: that would import torch (219 MB) into every ingest actor. Knows nothing of storage
+or commits.
 """
 
 import io
@@ -43,7 +45,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Shard:
-    """Local files of a built shard; `tar` is None where nothing was kept. `counts`: status or `refused:<reason>` -> rows."""
+    """Local files of a built shard;
+
+    `tar` is None where nothing was kept. `counts`: status or `refused:<reason>` -> rows.
+    """
 
     tar: Path | None
     index: Path
@@ -51,10 +56,11 @@ class Shard:
 
 
 def write_shard(folder: Path, rows: list[Row], columns: pa.Schema) -> Shard:
-    """Writes `shard.tar` (if any row is kept) and `shard.parquet` in `folder`; reopens the tar and checks every member.
+    """Writes `shard.tar` (if any row is kept) and `shard.parquet` in `folder`; reopens the tar and checks
+    every member.
 
-    Rows keep their order: the ordinal of a row is its place in `rows`. Tar members stand in the order of the kept rows'
-    keys. `ValueError` for two kept rows with one key.
+    Rows keep their order: the ordinal of a row is its place in `rows`. Tar members stand in the order of the
+    kept rows' keys. `ValueError` for two kept rows with one key.
     """
     kept = sorted((row for row in rows if row.status == "kept"), key=lambda row: row.key or "")
     keys = [row.key for row in kept]
@@ -108,7 +114,10 @@ def _write_tar(path: Path, kept: list[Row]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _header(name: str, size: int) -> tarfile.TarInfo:
-    """mtime 0, uid/gid 0, one mode: the same samples give the same bytes on every machine. USTAR: one header block each."""
+    """mtime 0, uid/gid 0, one mode: the same samples give the same bytes on every machine.
+
+    USTAR: one header block each.
+    """
     if len(name) > 99:
         raise ValueError(f"sample name {name!r} is longer than 99 characters: shorten the item id")
     info = tarfile.TarInfo(name)

@@ -1,9 +1,9 @@
 """Object storage: one small `Store` over a folder or any fsspec URI (`s3://…`), with create-only writes.
 
-`open_store(uri)` gives a `Store`; names are relative to its root. `put`/`put_file` publish an object whole or not at all and
-never overwrite: an existing object with the same bytes counts as written (a lost response, a unit done twice), one with
-other bytes raises `FileExistsError`. Listings are always fresh. This module is the only owner of storage retries; it knows
-nothing of datasets, and it never appends.
+`open_store(uri)` gives a `Store`; names are relative to its root. `put`/`put_file` publish an object whole or
+not at all and never overwrite: an existing object with the same bytes counts as written (a lost response, a
+unit done twice), one with other bytes raises `FileExistsError`. Listings are always fresh. This module is the
+only owner of storage retries; it knows nothing of datasets, and it never appends.
 """
 
 import errno
@@ -32,7 +32,8 @@ from configs.load import StoppedError, UserError
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 SINGLE_PUT_BYTES = 1 << 30
-UNFINISHED = r"\.[0-9a-f]{32}\.partial|\.probe-[0-9a-f]{32}(-link)?"  # as `FolderStore` names what it has not published yet
+# as `FolderStore` names what it has not published yet
+UNFINISHED = r"\.[0-9a-f]{32}\.partial|\.probe-[0-9a-f]{32}(-link)?"
 LARGE_BYTES, PART_BYTES, PARTS_AT_ONCE = 128 << 20, 64 << 20, 4
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S, MAX_WAIT_S = 10, 60, 20
 TRANSIENT_ERRNO = frozenset(
@@ -41,7 +42,9 @@ TRANSIENT_ERRNO = frozenset(
 
 
 class StorageDownError(OSError, StoppedError):
-    """Object storage did not answer although it was asked again and again: whatever runs should stop, and say so."""
+    """Object storage did not answer although it was asked again and again: whatever runs should stop, and say
+    so.
+    """
 
 
 class Store(Protocol):
@@ -67,7 +70,8 @@ class Store(Protocol):
 def open_store(uri: str, writable: bool = False) -> Store:
     """The store at `uri` (a folder, `file://…`, `s3://bucket/prefix`, any fsspec URI).
 
-    Errors: `UserError` where the scheme is unknown, credentials are missing, or (`writable`) the place cannot be written.
+    Errors: `UserError` where the scheme is unknown, credentials are missing, or (`writable`) the place cannot
+    be written.
     """
     if not uri:
         raise UserError("output is empty: give a folder or an s3:// URI")
@@ -103,7 +107,10 @@ def open_store(uri: str, writable: bool = False) -> Store:
 
 
 def absolute(uri: str) -> str:
-    """A folder by its absolute path, without `.` and `..`; other URIs as they are. So workers elsewhere find the same place."""
+    """A folder by its absolute path, without `.` and `..`; other URIs as they are.
+
+    So workers elsewhere find the same place.
+    """
     return uri if "://" in uri or not uri else os.path.abspath(uri)
 
 
@@ -195,7 +202,9 @@ class FolderStore:
         (self.root / name).unlink(missing_ok=True)
 
     def unfinished(self) -> dict[str, float]:
-        """What killed uploads left, which no listing shows: a name for `discard` -> when it was begun, as `modified`."""
+        """What killed uploads left, which no listing shows: a name for `discard` -> when it was begun, as
+        `modified`.
+        """
         hidden = (path for path in self.root.rglob(".*") if re.fullmatch(UNFINISHED, path.name))
         return {str(path.relative_to(self.root)): path.stat().st_mtime for path in hidden}
 
@@ -388,7 +397,10 @@ def _is_busy(error: BaseException) -> bool:
 
 
 def _retrying(call: Callable[[], T], when: Callable[[BaseException], bool] = _is_transient) -> T:
-    """`call` with up to 8 tries and full jitter; what is not transient is raised at once. `StorageDownError` after the last."""
+    """`call` with up to 8 tries and full jitter; what is not transient is raised at once.
+
+    `StorageDownError` after the last.
+    """
     tries = Retrying(
         stop=stop_after_attempt(8),
         wait=wait_random_exponential(multiplier=0.2, max=MAX_WAIT_S),

@@ -2,8 +2,8 @@
 
     python -m cluster submit --address http://head:8265 -- python -m ingest scrape configs/ingest/urls.yaml output=s3://…
 
-It builds and runs `ray job submit --working-dir .`; environments, data and caches stay at home. Nodes bring the
-dependencies: the `python` first on the PATH where Ray was started must be the one of the environment.
+It builds and runs `ray job submit --working-dir .`; environments, data and caches stay at home. Nodes bring
+the dependencies: the `python` first on the PATH where Ray was started must be the one of the environment.
 """
 
 import json
@@ -33,7 +33,10 @@ ROOMS = ("cluster", "ingest", "training")
 
 
 def submission(words: Sequence[str], address: str, wait: bool = True) -> list[str]:
-    """The `ray job submit` command for `words` (`python -m ROOM VERB …`). UserError for what would only fail over there."""
+    """The `ray job submit` command for `words` (`python -m ROOM VERB …`).
+
+    UserError for what would only fail over there.
+    """
     if list(words[:2]) != ["python", "-m"] or len(words) < 4 or words[2] not in ROOMS:
         raise UserError(
             f"cannot submit {' '.join(words)!r}: give the command after --, as in -- python -m ingest scrape CONFIG name=value"
@@ -65,7 +68,9 @@ def submission(words: Sequence[str], address: str, wait: bool = True) -> list[st
 
 
 def submit(words: Sequence[str], address: str, wait: bool = True) -> int:
-    """Run the submission from the checkout; the exit code of `ray job submit` (the job's outcome if it waits)."""
+    """Run the submission from the checkout; the exit code of `ray job submit` (the job's outcome if it
+    waits).
+    """
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     return subprocess.run(submission(words, address, wait), cwd=ROOT, env=environment, check=False).returncode
 

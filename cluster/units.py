@@ -1,14 +1,17 @@
-"""The unit runner: does what is not yet committed, on Ray actors, and serves every stage (scrape, precompute, rewrite).
+"""The unit runner: does what is not yet committed, on Ray actors, and serves every stage (scrape, precompute,
+rewrite).
 
     summary = run_units(dataset, stage_factory, workers=8, retryable_reasons=RETRYABLE, columns=CLIP_COLUMNS)
 
-A *stage* is a plain function `(task, scratch_folder) -> UnitOutput`; `stage_factory()` makes one per worker (warm models and
-children live in its closure). `workers=0` runs in this process without Ray. Running again resumes: committed units are
-skipped. The driver streams the work list and keeps the names of units, nothing of their content.
+A *stage* is a plain function `(task, scratch_folder) -> UnitOutput`; `stage_factory()` makes one per worker
+(warm models and children live in its closure). `workers=0` runs in this process without Ray. Running again
+resumes: committed units are skipped. The driver streams the work list and keeps the names of units, nothing
+of their content.
 
-What failed in passing is tried again once at the end of the run, `retry_after_s` later, and then by the next runs, up to
-`max_attempts` in all; items of a unit that killed its worker are tried one by one. A unit that is mostly retryable is not
-committed at all, and left for the next run. A run ends early, with one line, where the storage is down or nothing succeeds.
+What failed in passing is tried again once at the end of the run, `retry_after_s` later, and then by the next
+runs, up to `max_attempts` in all; items of a unit that killed its worker are tried one by one. A unit that is
+mostly retryable is not committed at all, and left for the next run. A run ends early, with one line, where
+the storage is down or nothing succeeds.
 """
 
 import contextlib
@@ -60,8 +63,8 @@ RATE_OVER_S = 600.0  # a unit may take minutes; by rich's own 30 s there would b
 
 @dataclass
 class RunSummary:
-    """One run of the runner. `counts`: rows by status over the units done in this run; `failed`: unit -> error;
-    `deferred`: units left for the next run, and `deferred_counts` their rows by status."""
+    """One run of the runner. `counts`: rows by status over the units done in this run; `failed`: unit ->
+    error; `deferred`: units left for the next run, and `deferred_counts` their rows by status."""
 
     units_before: int = 0
     units_done: int = 0
@@ -108,8 +111,8 @@ def run_units(
 ) -> RunSummary:
     """Does every unit of the work list that has no commit, then follow-ups of retryable rows.
 
-    Errors: `UserError` for a negative `workers`; `StoppedError` where the storage is down, or the first units all failed.
-    Failures of single units are in the summary, never raised.
+    Errors: `UserError` for a negative `workers`; `StoppedError` where the storage is down, or the first units
+    all failed. Failures of single units are in the summary, never raised.
     """
     if workers < 0:
         raise UserError(f"workers={workers}: give 0 (in this process) or more")
@@ -171,11 +174,11 @@ def _do(
 
 
 def follow_up(dataset: Dataset, retryable: frozenset[str], max_attempts: int) -> bool:
-    """Lists the items of retryable rows again, as later units with the next attempt number; crashed ones one by one. Whether any
-    of them failed in passing, and so needs waiting; a crash does not.
+    """Lists the items of retryable rows again, as later units with the next attempt number; crashed ones one
+    by one. Whether any of them failed in passing, and so needs waiting; a crash does not.
 
-    Workers leave a note before they commit a unit that has such rows, so no commit has to be read to find them; a note is
-    taken away when its items are listed.
+    Workers leave a note before they commit a unit that has such rows, so no commit has to be read to find
+    them; a note is taken away when its items are listed.
     """
     commits = dataset.commits_of(dataset.asking_again())
     tasks = {task.unit: task for task in dataset.iter_units() if task.unit in commits} if commits else {}
@@ -206,7 +209,9 @@ def _open_pool(config: PoolConfig, workers: int) -> Iterator[LocalPool | RayPool
 
 
 def _said(summary: RunSummary) -> str:
-    """What came of it so far: rows kept, and refused by reason, bytes, and the units that a later run tries again, with why."""
+    """What came of it so far: rows kept, and refused by reason, bytes, and the units that a later run tries
+    again, with why.
+    """
     kept = summary.counts.get("kept", 0)
     parts = [
         f"kept {kept:,}",
@@ -250,8 +255,8 @@ class RateColumn(ProgressColumn):
 
 
 class RunProgress(Progress):
-    """A line of numbers and under it what came of them; the two fit a terminal of 80 characters. Where there is none, as in a
-    cluster job, the same as a line of the log, once a minute."""
+    """A line of numbers and under it what came of them; the two fit a terminal of 80 characters. Where there
+    is none, as in a cluster job, the same as a line of the log, once a minute."""
 
     def __init__(self, *columns: ProgressColumn, **settings: Any):
         super().__init__(*columns, **settings)

@@ -1,10 +1,11 @@
-"""From what a user asks (a YAML preset and `a.b=c` words) to a checked dataclass, and from any mistake to one clear line.
+"""From what a user asks (a YAML preset and `a.b=c` words) to a checked dataclass, and from any mistake to one
+clear line.
 
-Each component keeps a small dataclass beside its code; `load_config(Schema, args)` fills it, refuses unknown keys with
-"did you mean", wrong types with key, value and expected type, and names required settings that are missing. Fields made
-with `operational` never change bytes: they are left out of `semantic_dict` and so of the hash that guards a dataset.
-`run_app` runs a typer app and turns `UserError` and usage errors into `error: ...` on stderr and exit code 2.
-It does not know any component, print anything else, or read the environment.
+Each component keeps a small dataclass beside its code; `load_config(Schema, args)` fills it, refuses unknown
+keys with "did you mean", wrong types with key, value and expected type, and names required settings that are
+missing. Fields made with `operational` never change bytes: they are left out of `semantic_dict` and so of the
+hash that guards a dataset. `run_app` runs a typer app and turns `UserError` and usage errors into `error:
+...` on stderr and exit code 2. It does not know any component, print anything else, or read the environment.
 """
 
 import copy
@@ -36,15 +37,24 @@ _ClickException: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__n
 
 
 class UserError(ValueError):
-    """A user's mistake; its text is one line naming the value and the fix. Raise it before any work starts."""
+    """A user's mistake; its text is one line naming the value and the fix.
+
+    Raise it before any work starts.
+    """
 
 
 class StoppedError(RuntimeError):
-    """A run that ended before its work was done: its text is one line that says why. The same command goes on."""
+    """A run that ended before its work was done: its text is one line that says why.
+
+    The same command goes on.
+    """
 
 
 def operational(default: Any = dataclasses.MISSING) -> Any:
-    """A dataclass field for a setting that does not change bytes (workers, retries, rates). A class is called for the default."""
+    """A dataclass field for a setting that does not change bytes (workers, retries, rates).
+
+    A class is called for the default.
+    """
     metadata = {"operational": True}
     if isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata=metadata)
@@ -54,10 +64,11 @@ def operational(default: Any = dataclasses.MISSING) -> Any:
 
 
 def load_config(schema: type[T], args: Sequence[str]) -> T:
-    """Fill the dataclass `schema` from at most one YAML path (a word without `=`) and any number of `a.b=c` overrides.
+    """Fill the dataclass `schema` from at most one YAML path (a word without `=`) and any number of `a.b=c`
+    overrides.
 
-    Later overrides win over earlier ones and over the file. Raises UserError for every mistake, also for a ValueError
-    raised by a `__post_init__` of the schema.
+    Later overrides win over earlier ones and over the file. Raises UserError for every mistake, also for a
+    ValueError raised by a `__post_init__` of the schema.
     """
     paths = [arg for arg in args if "=" not in arg]
     if len(paths) > 1:
@@ -74,7 +85,9 @@ def load_config(schema: type[T], args: Sequence[str]) -> T:
 
 
 def unresolved(schema: type, args: Sequence[str]) -> str:
-    """The settings as YAML as they were asked, file and overrides together: defaults left out, `${…}` not looked up."""
+    """The settings as YAML as they were asked, file and overrides together: defaults left out, `${…}` not
+    looked up.
+    """
     trees = [OmegaConf.load(arg) for arg in args if "=" not in arg and os.path.exists(arg)]
     whole = OmegaConf.merge({}, *trees, *(_read_override(schema, arg) for arg in args if "=" in arg))
     return hide_passwords(OmegaConf.to_yaml(whole, resolve=False))
@@ -102,7 +115,9 @@ def semantic_hash(d: dict[str, Any]) -> str:
 
 
 def describe_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """One line of what differs, such as "clip.duration_s: 1.6 (existing) -> 2.0 (yours); …"; empty if nothing does."""
+    """One line of what differs, such as "clip.duration_s: 1.6 (existing) -> 2.0 (yours); …"; empty if nothing
+    does.
+    """
     before, after = dict(_leaves(old)), dict(_leaves(new))
     changes = []
     for key in sorted(before.keys() | after.keys()):
@@ -113,8 +128,8 @@ def describe_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def run_app(app: typer.Typer) -> None:
-    """Run a command line and exit. A user's mistake is one line on stderr and exit code 2, a run that had to stop one line and
-    exit code 1; a defect keeps its traceback."""
+    """Run a command line and exit. A user's mistake is one line on stderr and exit code 2, a run that had to
+    stop one line and exit code 1; a defect keeps its traceback."""
     try:
         code = typer.main.get_command(app)(standalone_mode=False)
     except UserError as error:

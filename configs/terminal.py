@@ -8,7 +8,9 @@ from rich.logging import RichHandler
 
 
 def printable(text: str) -> str:
-    """`text` without escape sequences and characters that turn its direction; lines and tabs stay, lone surrogates are spelt out."""
+    """`text` without escape sequences and characters that turn its direction; lines and tabs stay, lone
+    surrogates are spelt out.
+    """
     kept = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else " " for c in kept)
 

@@ -1,4 +1,7 @@
-"""`python -m ingest VERB …`: from the open web to clean shards. Each verb loads its settings, then calls one function."""
+"""`python -m ingest VERB …`: from the open web to clean shards.
+
+Each verb loads its settings, then calls one function.
+"""
 
 import dataclasses
 import json
@@ -117,7 +120,9 @@ def curate(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: 
 
 @app.command()
 def remove(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
-    """Take down samples of DATASET by key=, media=, channel=, license= or ids=, down to the latents of derived=[…]."""
+    """Take down samples of DATASET by key=, media=, channel=, license= or ids=, down to the latents of
+    derived=[…].
+    """
     from ingest.remove import RemoveConfig
     from ingest.remove import remove as run
 
@@ -144,7 +149,9 @@ def remove(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: 
 
 @app.command()
 def refresh(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
-    """Ask again whether what is stored in DATASET may be used, and bury what was withdrawn, down to derived=[…]."""
+    """Ask again whether what is stored in DATASET may be used, and bury what was withdrawn, down to
+    derived=[…].
+    """
     from ingest.refresh import RefreshConfig
     from ingest.refresh import refresh as run
 

@@ -3,9 +3,10 @@
     with Sandbox("ingest.clip.process", settings, timeout_s=300, recycle_items=200) as sandbox:
         facts, parts = sandbox.ask({"picture": "/a.mp4"})     # a JSON object and the byte strings that came with it
 
-The child calls `confine` first, then answers each JSON line of `requests()` with `reply`. It gets no environment of ours,
-dies with its parent, is killed when it overruns, and replaced when it dies. What it answers is checked for form only. It
-is no jail against code that took the child over: files that this user may read stay readable to it.
+The child calls `confine` first, then answers each JSON line of `requests()` with `reply`. It gets no
+environment of ours, dies with its parent, is killed when it overruns, and replaced when it dies. What it
+answers is checked for form only. It is no jail against code that took the child over: files that this user
+may read stay readable to it.
 """
 
 import contextlib
@@ -57,7 +58,8 @@ class Sandbox:
     def ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
         """The child's answer: a JSON object, and the byte strings that followed it.
 
-        Raises `Refused`: what the child refused, decoder_timeout where it overran, decoder_crashed where it died.
+        Raises `Refused`: what the child refused, decoder_timeout where it overran, decoder_crashed where it
+        died.
         """
         child = self._warm_child()
         try:
@@ -138,7 +140,9 @@ class Sandbox:
 
 
 def confine(max_memory_bytes: int) -> None:
-    """The child's first call: dies with the parent, gains no rights, dumps no core, writes no files, bounded memory."""
+    """The child's first call: dies with the parent, gains no rights, dumps no core, writes no files, bounded
+    memory.
+    """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -162,14 +166,19 @@ def take_stdout() -> IO[bytes]:
 
 
 def requests() -> Iterator[dict[str, Any]]:
-    """The parent's lines, the settings first, until it closes its end. Each may take as long on the CPU as by the clock."""
+    """The parent's lines, the settings first, until it closes its end.
+
+    Each may take as long on the CPU as by the clock.
+    """
     for line in sys.stdin.buffer:
         allow_cpu(float(os.environ.get("STILLSOUND_ITEM_S", START_S)))
         yield json.loads(line)
 
 
 def allow_cpu(more_s: float) -> None:
-    """CPU time from now on; past it the kernel ends the child, even if its parent has stopped watching the clock."""
+    """CPU time from now on; past it the kernel ends the child, even if its parent has stopped watching the
+    clock.
+    """
     used = resource.getrusage(resource.RUSAGE_SELF)
     most = resource.getrlimit(resource.RLIMIT_CPU)[1]
     soft = math.ceil(used.ru_utime + used.ru_stime + more_s) + 1
@@ -193,7 +202,10 @@ def _send(child: subprocess.Popen[bytes], message: dict[str, Any]) -> None:
 
 
 def _receive(child: subprocess.Popen[bytes], deadline_s: float) -> tuple[dict[str, Any], list[bytes]]:
-    """One reply. TimeoutError past the deadline (monotonic), EOFError if the child ended, ValueError for bad form."""
+    """One reply.
+
+    TimeoutError past the deadline (monotonic), EOFError if the child ended, ValueError for bad form.
+    """
     data = bytearray()
     while b"\n" not in data:
         if len(data) > MAX_HEADER_BYTES:

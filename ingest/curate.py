@@ -1,17 +1,20 @@
-"""`ingest curate DATASET`: what only the whole dataset can tell: duplicates, near duplicates, caps, media in two splits.
+"""`ingest curate DATASET`: what only the whole dataset can tell: duplicates, near duplicates, caps, media in
+two splits.
 
     curate(CurateConfig("out/clips", max_per_channel=200))
 
-Reads the indexes alone and writes tombstones with the reasons `duplicate`, `near_duplicate`, `channel_cap`, `split_conflict`;
-run again, it buries nothing new. Samples are sorted by key before anything is decided, and the lowest key stays, so the
-order of shards plays no part. A clip is a duplicate only if picture *and* sound are: many sounds over one still are kept,
-and whatever is buried has a near one that stays. Candidates share 16 of the image hash's bits and 16 of the sound's
-shape: every pair up to 6 image bits and 7 shape bits apart is found, of those further apart most. Where more than 256 share
-all that (a camera that never moves), they must share 16 bits of the sound's change, too.
+Reads the indexes alone and writes tombstones with the reasons `duplicate`, `near_duplicate`, `channel_cap`,
+`split_conflict`; run again, it buries nothing new. Samples are sorted by key before anything is decided, and
+the lowest key stays, so the order of shards plays no part. A clip is a duplicate only if picture *and* sound
+are: many sounds over one still are kept, and whatever is buried has a near one that stays. Candidates share
+16 of the image hash's bits and 16 of the sound's shape: every pair up to 6 image bits and 7 shape bits apart
+is found, of those further apart most. Where more than 256 share all that (a camera that never moves), they
+must share 16 bits of the sound's change, too.
 
-That compares clips cut at the same times; ingest.dedup.reuploads finds videos whose windows lie elsewhere. Rows and near pairs lie
-in a temporary SQLite file (about 500 bytes per sample, 20 per pair); in memory stand 41 bytes per sample, 50 more at times,
-and the keys of the tombstones. It removes no bytes (ingest.remove does).
+That compares clips cut at the same times; ingest.dedup.reuploads finds videos whose windows lie elsewhere.
+Rows and near pairs lie in a temporary SQLite file (about 500 bytes per sample, 20 per pair); in memory stand
+41 bytes per sample, 50 more at times, and the keys of the tombstones. It removes no bytes (ingest.remove
+does).
 """
 
 import hashlib
@@ -45,8 +48,9 @@ CROWD = 256
 
 @dataclass
 class CurateConfig:
-    """`image_distance`: bits of 64; `audio_distance`: see ingest.dedup.fingerprint. Both must be near. Of a channel (iNaturalist: an
-    observer), at most `max_per_channel` clips and `max_hours_per_channel` hours stay; 0: no cap.
+    """`image_distance`: bits of 64; `audio_distance`: see ingest.dedup.fingerprint. Both must be near. Of a
+    channel (iNaturalist: an observer), at most `max_per_channel` clips and `max_hours_per_channel` hours
+    stay; 0: no cap.
     """
 
     dataset: str
@@ -70,7 +74,8 @@ class CurateConfig:
 def curate(config: CurateConfig, dry_run: bool = False) -> dict[str, Any]:
     """Buries what is too much; returns how many samples stay, and how many were buried by reason.
 
-    `UserError` where the dataset is not there, is not of clips, or was scraped before fingerprints were recorded.
+    `UserError` where the dataset is not there, is not of clips, or was scraped before fingerprints were
+    recorded.
     """
     dataset = Dataset.open(config.dataset, "clips")
     with scratch_folder("curate") as folder:
@@ -200,7 +205,8 @@ def _mark_near(
 
 
 def _candidates(prints: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Places (low, high), each int [n], of samples that share a bucket: two bytes of the image hash, 16 bits of shape.
+    """Places (low, high), each int [n], of samples that share a bucket: two bytes of the image hash, 16 bits
+    of shape.
 
     A bucket of more than CROWD is divided by 16 bits of change, in eight ways.
     """

@@ -1,12 +1,14 @@
-"""`ingest gc DATASET`: deletes what no commit names: superseded generations, orphans, what killed uploads left.
+"""`ingest gc DATASET`: deletes what no commit names: superseded generations, orphans, what killed uploads
+left.
 
     gc(GcConfig("out/clips"))                  # what has been garbage for a week
     gc(GcConfig("out/clips", purge=True))      # at once: after a take-down
 
-What the highest generation of a unit names is never deleted. A superseded generation is garbage from the moment its
-successor was committed, anything else from when it was written; both wait `grace_s`, for readers that still pin them.
-`purge` waits for nothing, except for shards of units without any commit: a scrape may be about to commit them, and no
-removed sample can be in them. Do not run it beside `ingest remove`, or beside a scrape that resumes after a week.
+What the highest generation of a unit names is never deleted. A superseded generation is garbage from the
+moment its successor was committed, anything else from when it was written; both wait `grace_s`, for readers
+that still pin them. `purge` waits for nothing, except for shards of units without any commit: a scrape may be
+about to commit them, and no removed sample can be in them. Do not run it beside `ingest remove`, or beside a
+scrape that resumes after a week.
 """
 
 import time
@@ -22,7 +24,10 @@ WEEK_S = 7 * 24 * 3600.0
 
 @dataclass
 class GcConfig:
-    """`grace_s`: how long garbage stays; `purge` deletes it at once, so that runs which pin an old snapshot cannot resume."""
+    """`grace_s`: how long garbage stays;
+
+    `purge` deletes it at once, so that runs which pin an old snapshot cannot resume.
+    """
 
     dataset: str
     grace_s: float = WEEK_S
@@ -35,7 +40,10 @@ class GcConfig:
 
 @dataclass(frozen=True)
 class Garbage:
-    """`kind`: superseded (a commit), orphan (a tar or an index) or unfinished (an upload); `due`: old enough to go now."""
+    """`kind`: superseded (a commit), orphan (a tar or an index) or unfinished (an upload);
+
+    `due`: old enough to go now.
+    """
 
     kind: str
     name: str
@@ -43,7 +51,9 @@ class Garbage:
 
 
 def gc(config: GcConfig, dry_run: bool = False) -> dict[str, Any]:
-    """Deletes what is due; returns names `deleted` (or, in a dry run, that would be) and `waiting`, and the bytes freed."""
+    """Deletes what is due; returns names `deleted` (or, in a dry run, that would be) and `waiting`, and the
+    bytes freed.
+    """
     dataset = Dataset.open(config.dataset)
     garbage = list(find_garbage(dataset, config, time.time()))
     due = [piece for piece in garbage if piece.due]
@@ -61,7 +71,8 @@ def gc(config: GcConfig, dry_run: bool = False) -> dict[str, Any]:
 
 
 def find_garbage(dataset: Dataset, config: GcConfig, now_s: float) -> Iterator[Garbage]:
-    """What no commit of a highest generation names; commits first, so that none is left that names what is gone.
+    """What no commit of a highest generation names; commits first, so that none is left that names what is
+    gone.
 
     `UserError` where one of those commits is damaged: nobody can say what it names.
     """

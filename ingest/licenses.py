@@ -1,13 +1,14 @@
-"""The one home of license knowledge: the vocabulary, how the world spells it, what each license demands, what is allowed.
+"""The one home of license knowledge: the vocabulary, how the world spells it, what each license demands, what
+is allowed.
 
     license_code("https://creativecommons.org/licenses/by-sa/3.0/de/")      # CC-BY-SA-3.0-DE
     properties("CC-BY-NC-4.0")                                              # {"attribution", "non-commercial"}
     allowed("CC-BY-2.0", ["attribution"])                                   # True
 
-Codes are SPDX identifiers where SPDX has one; `own` is the operator's statement about own material, `custom:<url>` a
-license that only its URL names, `all-rights-reserved` and `unknown` are what they say. A text that is not understood to
-its last word is `unknown`, and no version is ever guessed: `CC BY` stays the code `CC-BY`, `GPL` is unknown.
-Pure functions, without I/O; texts come from the web and may be hostile.
+Codes are SPDX identifiers where SPDX has one; `own` is the operator's statement about own material,
+`custom:<url>` a license that only its URL names, `all-rights-reserved` and `unknown` are what they say. A
+text that is not understood to its last word is `unknown`, and no version is ever guessed: `CC BY` stays the
+code `CC-BY`, `GPL` is unknown. Pure functions, without I/O; texts come from the web and may be hostile.
 """
 
 import difflib
@@ -270,9 +271,9 @@ class LicenseConfig:
     """Which licenses may enter: codes, and classes of what you accept to comply with. `unknown` never does.
 
     A license enters if its code is listed (a port of Creative Commons also by its version: CC-BY-3.0 lets in
-    CC-BY-3.0-DE), or if classes are listed and all that it demands is among them: `[attribution, share-alike]` lets in
-    CC-BY-SA of every version, CC-BY and the public domain, and neither NC nor ND. `custom:…`, `own` and
-    `all-rights-reserved` enter by exact listing alone.
+    CC-BY-3.0-DE), or if classes are listed and all that it demands is among them: `[attribution,
+    share-alike]` lets in CC-BY-SA of every version, CC-BY and the public domain, and neither NC nor ND.
+    `custom:…`, `own` and `all-rights-reserved` enter by exact listing alone.
     """
 
     allow: list[str] = field(
@@ -377,7 +378,10 @@ def _gnu(family: str, version: str, more: str) -> str:
 
 
 def _creative_words(plain: str) -> str:
-    """Creative Commons in words: `cc by sa 4.0 international`, `creative commons attribution 3.0 germany`, `by nc 2.0`."""
+    """Creative Commons in words:
+
+    `cc by sa 4.0 international`, `creative commons attribution 3.0 germany`, `by nc 2.0`.
+    """
     for pattern, word in _WORDS:
         plain = re.sub(rf"\b(?:{pattern})\b", word, plain)
     elements: set[str] = set()
@@ -404,7 +408,10 @@ def _creative_words(plain: str) -> str:
 
 
 def _creative(elements: set[str], version: str, port: str) -> str:
-    """The code of these elements (`by`, `nc`, `nd`, `sa`); `unknown` for what Creative Commons never published."""
+    """The code of these elements (`by`, `nc`, `nd`, `sa`);
+
+    `unknown` for what Creative Commons never published.
+    """
     kind = "-".join(one for one in ("BY", "NC", "ND", "SA") if one.lower() in elements)
     code = "-".join(part for part in ("CC", kind, version, port) if part)
     return code if elements <= {"by", "nc", "nd", "sa"} and is_code(code) else "unknown"
@@ -426,7 +433,10 @@ def unported(code: str) -> str:
 
 
 def properties(code: str) -> frozenset[str]:
-    """What a license is or demands: names of `CLASSES`; `other-terms` where these do not say all, as for `own` or `custom:`."""
+    """What a license is or demands: names of `CLASSES`;
+
+    `other-terms` where these do not say all, as for `own` or `custom:`.
+    """
     creative = _CC_CODE.fullmatch(code)
     if code in PUBLIC_DOMAIN:
         return frozenset({"public-domain"})
@@ -465,7 +475,10 @@ def first_allowed(codes: Sequence[str], allow: Iterable[str]) -> str:
 
 
 def combined(one: str, other: str) -> str:
-    """The license that demands what both demand: mostly one of the two. `unknown` where none of the vocabulary does."""
+    """The license that demands what both demand: mostly one of the two.
+
+    `unknown` where none of the vocabulary does.
+    """
     for closed in ("unknown", "all-rights-reserved"):
         if closed in (one, other):
             return closed

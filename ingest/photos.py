@@ -21,8 +21,9 @@ SUFFIXES = frozenset(
 def find_photos(images: str) -> dict[str, Path]:
     """The photos of a file, a folder with all below it, or a glob, by a name of their own, sorted.
 
-    A name is the path below the folder (of a glob, below its part without wildcards), without the suffix unless two would be
-    called alike. A file that is named itself needs no suffix; hidden files are left out. `UserError` where there is none.
+    A name is the path below the folder (of a glob, below its part without wildcards), without the suffix
+    unless two would be called alike. A file that is named itself needs no suffix; hidden files are left out.
+    `UserError` where there is none.
     """
     place, root = Path(images), root_of(images)
     if place.is_dir():
@@ -44,7 +45,9 @@ def find_photos(images: str) -> dict[str, Path]:
 
 
 def root_of(images: str) -> Path:
-    """The folder that names are below: a folder itself, a file's folder, of a glob its part without wildcards."""
+    """The folder that names are below: a folder itself, a file's folder, of a glob its part without
+    wildcards.
+    """
     place = Path(images)
     if place.is_dir():
         return place
@@ -55,7 +58,10 @@ def root_of(images: str) -> Path:
 
 
 def _below(folder: str) -> Iterator[Path]:
-    """All files below a folder. Linked folders are followed, each folder once, so that a link in a circle ends."""
+    """All files below a folder.
+
+    Linked folders are followed, each folder once, so that a link in a circle ends.
+    """
     seen: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
@@ -72,7 +78,9 @@ def _looks_like_photo(path: Path) -> bool:
 
 
 def _names(paths: list[Path]) -> list[str]:
-    """A name each, no two alike: without suffix, and with it for all that would share one (also with a name that has it)."""
+    """A name each, no two alike: without suffix, and with it for all that would share one (also with a name
+    that has it).
+    """
     names = [path.with_suffix("").as_posix() for path in paths]
     whole = [path.as_posix() for path in paths]
     while True:

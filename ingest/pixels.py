@@ -1,10 +1,12 @@
-"""Any still picture -> the same 8-bit RGB pixels everywhere: upright, sRGB, what is transparent on white, no metadata.
+"""Any still picture -> the same 8-bit RGB pixels everywhere: upright, sRGB, what is transparent on white, no
+metadata.
 
     picture = open_picture("photo.png")            # a path, bytes or a file; `PictureError` for what cannot be used
     picture = to_srgb(PIL.Image.open("photo.png"))  # of a picture that is open already
 
-Ingest, training, precompute, generate and evaluate all go through here, so that a model hears what it was trained on. Needs
-Pillow and numpy only and imports nothing of ours: `training.export` copies this text into the file that ships with a model.
+Ingest, training, precompute, generate and evaluate all go through here, so that a model hears what it was
+trained on. Needs Pillow and numpy only and imports nothing of ours: `training.export` copies this text into
+the file that ships with a model.
 """
 
 import importlib.util
@@ -50,7 +52,10 @@ TOO_LARGE, UNSUPPORTED, CORRUPT = "too_large", "unsupported", "corrupt"
 
 
 class PictureError(ValueError):
-    """A picture that cannot be used; `kind` is too_large, unsupported or corrupt, the text one line that says why."""
+    """A picture that cannot be used;
+
+    `kind` is too_large, unsupported or corrupt, the text one line that says why.
+    """
 
     def __init__(self, kind: str, text: str):
         super().__init__(" ".join(text.split()) or kind)
@@ -60,7 +65,10 @@ class PictureError(ValueError):
 def open_picture(
     source: str | Path | bytes | IO[bytes], max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = FORMATS
 ) -> Image.Image:
-    """The (first) picture of a file as `to_srgb` gives it. Raises `PictureError`; never decodes more than `max_pixels`."""
+    """The (first) picture of a file as `to_srgb` gives it.
+
+    Raises `PictureError`; never decodes more than `max_pixels`.
+    """
     if isinstance(source, str | Path):
         _check_regular(source)
     file = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
@@ -91,7 +99,8 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
 def to_srgb(picture: Image.Image) -> Image.Image:
     """A new RGB picture of `picture` as it is shown; for an animated one, of the frame it stands at.
 
-    Raises what Pillow raises for damaged files. Applied again it changes nothing: orientation and profile are gone.
+    Raises what Pillow raises for damaged files. Applied again it changes nothing: orientation and profile are
+    gone.
     """
     transparent = _transparent_value(picture)  # before loading, which forgets how the file stores its pixels
     picture.load()
@@ -112,7 +121,8 @@ def to_srgb(picture: Image.Image) -> Image.Image:
 def _transparent_value(picture: Image.Image) -> Any:
     """The one transparent grey, colour or palette entry of a file, or None, as its pixels are after loading.
 
-    Pillow gives it as a PNG stores it: in 2 or 4 bits of grey, or in 16 bits a channel, of which Pillow keeps the upper 8.
+    Pillow gives it as a PNG stores it: in 2 or 4 bits of grey, or in 16 bits a channel, of which Pillow keeps
+    the upper 8.
     """
     value, tiles = picture.info.get("transparency"), getattr(picture, "tile", None)
     stored = tiles[0].args if tiles else None
@@ -148,7 +158,8 @@ def _colours_and_alpha(picture: Image.Image, transparent: Any) -> tuple[Image.Im
 def _eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
     """Grey [height, width] of more than 8 bits -> uint8; Pillow itself would cut it off at 255.
 
-    I;16 has 16 bits. I and F do not say what white is: 255 or, for larger values, 65535, then all 31 bits; for fractions, 1.
+    I;16 has 16 bits. I and F do not say what white is: 255 or, for larger values, 65535, then all 31 bits;
+    for fractions, 1.
     """
     if mode == "F":
         values = np.nan_to_num(values, nan=0.0, posinf=65535.0, neginf=0.0)

@@ -1,15 +1,19 @@
-"""`ingest refresh DATASET`: asks again whether what is stored may be used, and buries what has been withdrawn, down to latents.
+"""`ingest refresh DATASET`: asks again whether what is stored may be used, and buries what has been
+withdrawn, down to latents.
 
     refresh(RefreshConfig("out/clips", derived=["out/latents"]))
 
-Each item with a kept sample is asked for as by a scrape, as politely and behind the same guard, but without the body of its
-media: permission (`ingest.rights.permission`), license, and whether it is still there. Withdrawn is what its site now keeps from
-machine use (`opt_out`), what has no allowed license any more (`license`), and what is gone (`removed`: 404, 410; of YouTube also
-private). These samples get a tombstone, here and in `derived`, and their shards are written again as by `ingest remove`. A
-failure in passing changes nothing, nor does a refusal that is none of these. DATASET/refresh notes what was asked and when, so
-that a run that was cut off, or could not ask for everything, is completed by the next; after that, everything is asked again.
+Each item with a kept sample is asked for as by a scrape, as politely and behind the same guard, but without
+the body of its media: permission (`ingest.rights.permission`), license, and whether it is still there.
+Withdrawn is what its site now keeps from machine use (`opt_out`), what has no allowed license any more
+(`license`), and what is gone (`removed`: 404, 410; of YouTube also private). These samples get a tombstone,
+here and in `derived`, and their shards are written again as by `ingest remove`. A failure in passing changes
+nothing, nor does a refusal that is none of these. DATASET/refresh notes what was asked and when, so that a
+run that was cut off, or could not ask for everything, is completed by the next; after that, everything is
+asked again.
 
-Not covered are local files and tars, and pairs of iNaturalist whose observation is not known. Its API tells their licenses.
+Not covered are local files and tars, and pairs of iNaturalist whose observation is not known. Its API tells
+their licenses.
 """
 
 import contextlib
@@ -45,8 +49,9 @@ API_PAUSE_S = 1.0  # iNaturalist asks for at most 60 requests a minute
 
 @dataclass
 class RefreshConfig:
-    """`derived`: datasets of latents made of this one; `runs`: training runs to search for checkpoints. `rewrite=false` leaves
-    it at the tombstones. An unfinished run goes on with what it has not asked, unless that is `resume_days` ago: 0 begins anew.
+    """`derived`: datasets of latents made of this one; `runs`: training runs to search for checkpoints.
+    `rewrite=false` leaves it at the tombstones. An unfinished run goes on with what it has not asked, unless
+    that is `resume_days` ago: 0 begins anew.
     """
 
     dataset: str
@@ -77,10 +82,11 @@ class Work:
 
 
 def refresh(config: RefreshConfig, dry_run: bool = False) -> dict[str, Any]:
-    """Asks and buries; returns counts: `items`, `asked`, `withdrawn` by reason, `samples` buried, `later`, `unclear`, `not_covered`.
+    """Asks and buries; returns counts: `items`, `asked`, `withdrawn` by reason, `samples` buried, `later`,
+    `unclear`, `not_covered`.
 
-    `UserError` before anything is asked: no dataset of clips, or a derived dataset without parents. A dry run asks too, and
-    writes nothing.
+    `UserError` before anything is asked: no dataset of clips, or a derived dataset without parents. A dry run
+    asks too, and writes nothing.
     """
     dataset = Dataset.open(config.dataset)
     if dataset.meta["kind"] != "clips":
@@ -128,7 +134,9 @@ def _resumed_since(config: RefreshConfig, dataset: Dataset, dry_run: bool) -> da
 def _asked_units(
     config: RefreshConfig, dataset: Dataset, since: datetime.datetime, tally: Counter[str]
 ) -> Iterator[tuple[Work, dict[str, str]]]:
-    """Unit by unit, `workers` at a time: what was asked, and a verdict per item: a reason, or STANDS, LATER, UNCLEAR."""
+    """Unit by unit, `workers` at a time: what was asked, and a verdict per item: a reason, or STANDS, LATER,
+    UNCLEAR.
+    """
     network = config.network.share(config.workers)
     allow = tuple(dataset.meta["config"]["license"]["allow"])
     with contextlib.ExitStack() as stack:
@@ -223,7 +231,9 @@ def _verdict(item: Item, refusal: Refused) -> str:
 
 
 def ask_inaturalist(config: RefreshConfig, fetcher: Fetcher, items: dict[str, Item]) -> dict[str, str]:
-    """One request to the API for all of a unit: a pair stands while both are listed under licenses that are allowed."""
+    """One request to the API for all of a unit: a pair stands while both are listed under licenses that are
+    allowed.
+    """
     known = {
         item_id: str(item.meta["observation"])
         for item_id, item in items.items()
@@ -271,7 +281,9 @@ def _bury_all(datasets: list[Dataset], reasons: dict[str, str]) -> None:
 
 
 def _rewrite(config: RefreshConfig, datasets: list[Dataset], dry_run: bool) -> dict[str, Any]:
-    """Writes again what holds a sample that this run or an earlier one has buried, and tells which checkpoints may have seen it."""
+    """Writes again what holds a sample that this run or an earlier one has buried, and tells which
+    checkpoints may have seen it.
+    """
     units, failed = 0, dict[str, str]()
     checkpoints = list[dict[str, Any]]()
     for reason in sorted(str(one) for one in WITHDRAWN) if not dry_run else []:

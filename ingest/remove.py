@@ -2,18 +2,20 @@
 
     remove(RemoveConfig("out/clips", channel="Some Channel", derived=["out/latents"], runs=["runs/diffusion"]))
 
-First the tombstones, in the dataset and in what was derived from it: from then on no reader takes the samples. Then every
-unit that holds one is written again as its next generation: a tar without them, every other member as it was; their rows
-stay at their place as holes (status `removed`), without members, title, url, times, scores or fingerprints. Rows of
-refused items are emptied in the same way and stay refused, for this reason. What an old generation held goes with
-`ingest gc --purge`. A run that is cut off is completed by the same command: the key, the ids, channel, license and split
-stay in the hole, so that it is found again.
+First the tombstones, in the dataset and in what was derived from it: from then on no reader takes the
+samples. Then every unit that holds one is written again as its next generation: a tar without them, every
+other member as it was; their rows stay at their place as holes (status `removed`), without members, title,
+url, times, scores or fingerprints. Rows of refused items are emptied in the same way and stay refused, for
+this reason. What an old generation held goes with `ingest gc --purge`. A run that is cut off is completed by
+the same command: the key, the ids, channel, license and split stay in the hole, so that it is found again.
 
-A removed medium, channel or license is also banned: what of it is listed and not yet scraped, or found by a later run, ends
-as a row `taken_down` without title and url, or is not listed at all. The ban is a tombstone with a hash for a name.
+A removed medium, channel or license is also banned: what of it is listed and not yet scraped, or found by a
+later run, ends as a row `taken_down` without title and url, or is not listed at all. The ban is a tombstone
+with a hash for a name.
 
-Not reached: the work list (it keeps an item that it had, with its address), and the sums over latents that a derived
-commit carries as `facts`. It does not make anybody forget: it says which checkpoints may have seen the samples.
+Not reached: the work list (it keeps an item that it had, with its address), and the sums over latents that a
+derived commit carries as `facts`. It does not make anybody forget: it says which checkpoints may have seen
+the samples.
 """
 
 import json
@@ -46,10 +48,11 @@ CHECKPOINTS_MEAN = "every checkpoint of a run that pinned a snapshot with a remo
 
 @dataclass
 class RemoveConfig:
-    """One of `key`, `media` (its id, alone or as source:id), `channel`, `license`, `ids` (a file of keys or media ids, a line each).
+    """One of `key`, `media` (its id, alone or as source:id), `channel`, `license`, `ids` (a file of keys or
+    media ids, a line each).
 
-    `derived`: datasets of latents made of this one; `runs`: training runs to search for checkpoints. `rewrite=false` leaves
-    it at the tombstones.
+    `derived`: datasets of latents made of this one; `runs`: training runs to search for checkpoints.
+    `rewrite=false` leaves it at the tombstones.
     """
 
     dataset: str
@@ -80,7 +83,9 @@ Match = Callable[[dict[str, Any]], bool]
 
 @dataclass
 class Found:
-    """What a selection hits in one dataset: key -> (unit, split) of samples, and the commits with a row not yet empty."""
+    """What a selection hits in one dataset: key -> (unit, split) of samples, and the commits with a row not
+    yet empty.
+    """
 
     dataset: Dataset
     match: Match
@@ -89,9 +94,11 @@ class Found:
 
 
 def remove(config: RemoveConfig, dry_run: bool = False) -> dict[str, Any]:
-    """Removes, and tells `samples`, `units` rewritten, `failed` units with their error, `unmatched` ids and `checkpoints`.
+    """Removes, and tells `samples`, `units` rewritten, `failed` units with their error, `unmatched` ids and
+    `checkpoints`.
 
-    `UserError` before anything is done: nothing matches, a derived dataset has no parents, a run has no run.json.
+    `UserError` before anything is done: nothing matches, a derived dataset has no parents, a run has no
+    run.json.
     """
     wanted = _wanted(config)
     here = find(Dataset.open(config.dataset), partial(_matches, config, wanted), config.reason)
@@ -128,7 +135,9 @@ def remove(config: RemoveConfig, dry_run: bool = False) -> dict[str, Any]:
 
 
 def find(dataset: Dataset, match: Match, reason: str) -> Found:
-    """Reads every index for rows that `match`: samples, and refused items, which lose their title and url too."""
+    """Reads every index for rows that `match`: samples, and refused items, which lose their title and url
+    too.
+    """
     found = Found(dataset, match)
     for commit in dataset.commits().values():
         rows = [row for row in dataset.read_index(commit).to_pylist() if match(row)]
@@ -147,7 +156,10 @@ def bury(dataset: Dataset, keys: set[str], reason: str) -> None:
 
 
 def rewrite_unit(dataset: Dataset, commit: Commit, match: Match, reason: str) -> None:
-    """Publishes generations of a unit until the newest has no matching row that is not empty. `OSError` as of storage."""
+    """Publishes generations of a unit until the newest has no matching row that is not empty.
+
+    `OSError` as of storage.
+    """
     while any(match(row) and not _is_empty(row, reason) for row in dataset.read_index(commit).to_pylist()):
         with scratch_folder(commit.unit) as scratch:
             shard = _without(dataset, commit, match, reason, Path(scratch))
@@ -236,7 +248,9 @@ def open_derived(uri: str) -> Dataset:
 
 
 def rewrite_all(found: list[Found], reason: str, workers: int) -> dict[str, str]:
-    """Rewrites unit by unit, `workers` at a time, each in memory; returns the units that could not be, with the error."""
+    """Rewrites unit by unit, `workers` at a time, each in memory; returns the units that could not be, with
+    the error.
+    """
 
     def work(part: Found, commit: Commit) -> tuple[str, str]:
         try:
@@ -252,7 +266,10 @@ def rewrite_all(found: list[Found], reason: str, workers: int) -> dict[str, str]
 
 
 def _without(dataset: Dataset, commit: Commit, match: Match, reason: str, scratch: Path) -> Shard:
-    """The shard of a unit with holes for its matching rows. A member damaged before becomes a hole, too, and is told."""
+    """The shard of a unit with holes for its matching rows.
+
+    A member damaged before becomes a hole, too, and is told.
+    """
     table = dataset.read_index(commit)
     fixed = {*(name for name, _ in CORE), "members"}
     columns = pa.schema([column for column in table.schema if column.name not in fixed])
@@ -297,7 +314,8 @@ def _is_empty(row: dict[str, Any], reason: str) -> bool:
 
 
 def seen_by(uri: str, found: list[Found]) -> Iterator[dict[str, Any]]:
-    """`{"run", "step", "checkpoint", "samples"}` of each checkpoint and finished model of a run that pinned removed samples.
+    """`{"run", "step", "checkpoint", "samples"}` of each checkpoint and finished model of a run that pinned
+    removed samples.
 
     `UserError` where there is no run.
     """
@@ -342,7 +360,9 @@ def _same_dataset(snapshot: Snapshot, dataset: Dataset) -> bool:
 
 
 def _pinned(snapshot: Snapshot, split: str | None, found: Found) -> int:
-    """How many of the removed samples the snapshot holds in its split; where its index is gone, all of the unit count."""
+    """How many of the removed samples the snapshot holds in its split; where its index is gone, all of the
+    unit count.
+    """
     count = 0
     for commit in snapshot.commits:
         ours = {

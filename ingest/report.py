@@ -1,9 +1,10 @@
 """`ingest report DATASET`: one self-contained HTML page one can look at and listen to.
 
-It shows the way from what was found to what was kept, why the rest was refused, licenses, channels, durations, loudness, the
-commands that would make it again, a gallery of frame, spectrogram and player, and, where a run
-(`run=`) and its evaluation (`scores=`, a folder) are named, the loss curve and generated next to real sounds. These are
-read as files by their documented form; nothing of `training` is imported. The page samples: its size does not grow.
+It shows the way from what was found to what was kept, why the rest was refused, licenses, channels,
+durations, loudness, the commands that would make it again, a gallery of frame, spectrogram and player, and,
+where a run (`run=`) and its evaluation (`scores=`, a folder) are named, the loss curve and generated next to
+real sounds. These are read as files by their documented form; nothing of `training` is imported. The page
+samples: its size does not grow.
 """
 
 import base64
@@ -43,9 +44,9 @@ TEMPLATE = Path(__file__).parent / "pages" / "report.html.j2"
 
 @dataclass
 class ReportConfig:
-    """`dataset` of clips; `output` defaults to report.html inside a local dataset; `run`, `scores`: folders of training.
-    `card`: the dataset card, attribution list and Croissant metadata are written beside the page, as README.md,
-    ATTRIBUTION.csv and croissant.json inside the dataset, else under the page's name."""
+    """`dataset` of clips; `output` defaults to report.html inside a local dataset; `run`, `scores`: folders
+    of training. `card`: the dataset card, attribution list and Croissant metadata are written beside the
+    page, as README.md, ATTRIBUTION.csv and croissant.json inside the dataset, else under the page's name."""
 
     dataset: str
     output: str = ""
@@ -57,7 +58,10 @@ class ReportConfig:
 
 
 def write_report(config: ReportConfig) -> str:
-    """Writes the page and returns its path. `UserError` where the dataset, the run or the scores are not there."""
+    """Writes the page and returns its path.
+
+    `UserError` where the dataset, the run or the scores are not there.
+    """
     dataset = Dataset.open(config.dataset, "clips")
     if not config.output and "://" in config.dataset:
         raise UserError(f"output: name a local file for the report of {config.dataset}")
@@ -97,7 +101,8 @@ def write_report(config: ReportConfig) -> str:
 
 
 def commands_of(dataset: Dataset) -> list[str]:
-    """What was typed to make the dataset, oldest first, from the records of its runs: typed again, it makes it again.
+    """What was typed to make the dataset, oldest first, from the records of its runs: typed again, it makes
+    it again.
 
     Whom a removal names is not told: the records know.
     """
@@ -131,7 +136,10 @@ def _settings_of(dataset: Dataset, name: str) -> dict[str, Any] | None:
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> list[str]:
-    """`a.b=c` of every leaf. What is null was typed as nothing (`a.b=`), and is read so again by settings of text and others alike."""
+    """`a.b=c` of every leaf.
+
+    What is null was typed as nothing (`a.b=`), and is read so again by settings of text and others alike.
+    """
     words = []
     for name, value in settings.items():
         if isinstance(value, dict):
@@ -181,7 +189,9 @@ def _between(histogram: Histogram, shown: Callable[[float], str]) -> list[str]:
 
 
 def _clips_per_item(found: Survey) -> dict[str, Any]:
-    """A bar for each number of clips up to that of 99 in 100 items, or for several numbers; the last bar holds the rest."""
+    """A bar for each number of clips up to that of 99 in 100 items, or for several numbers; the last bar
+    holds the rest.
+    """
     numbers, total = sorted(found.clips_per_item), found.clips_per_item.total()
     below = np.cumsum([found.clips_per_item[number] for number in numbers])
     most = numbers[int(np.searchsorted(below, 0.99 * total))]
@@ -238,7 +248,9 @@ def _duration(seconds: float) -> str:
 
 
 def _gallery(dataset: Dataset, most: int) -> list[dict[str, Any]]:
-    """Up to `most` samples, drawn the same way every time: three of each of some shards, then three more of each, and so on."""
+    """Up to `most` samples, drawn the same way every time: three of each of some shards, then three more of
+    each, and so on.
+    """
     rng, buried, names = random.Random(0), dataset.tombstones(), dataset.commit_names()
     shards: list[list[tuple[str, dict[str, Any]]]] = []
     for commit in map(dataset.read_commit, rng.sample(names, min(len(names), MAX_DRAWN))):
@@ -290,7 +302,9 @@ def _sound(file: Any) -> dict[str, str]:
 
 
 def spectrogram_png(audio: np.ndarray, height_px: int = 96) -> bytes:
-    """PNG of the log-magnitude STFT of mono float `audio` [num_samples], low frequencies at the bottom, 80 dB range."""
+    """PNG of the log-magnitude STFT of mono float `audio` [num_samples], low frequencies at the bottom, 80 dB
+    range.
+    """
     n_fft, hop = 512, 160
     padded = np.pad(audio, n_fft // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop] * np.hanning(n_fft)

@@ -1,7 +1,8 @@
 """What travels between the steps of ingest: items, fetched media, cut clips, and why something was refused.
 
-Every step takes and returns these plain records, so that each can be tested alone. A failure of the world is raised as
-`Refused` with a reason from the closed enum and ends as a row of the index. This module does no I/O.
+Every step takes and returns these plain records, so that each can be tested alone. A failure of the world is
+raised as `Refused` with a reason from the closed enum and ends as a row of the index. This module does no
+I/O.
 """
 
 import hashlib
@@ -78,7 +79,9 @@ RETRYABLE = frozenset(
 
 
 class Refused(Exception):
-    """The world said no: raised by fetch, clip and license checks, turned into an index row at the item border."""
+    """The world said no: raised by fetch, clip and license checks, turned into an index row at the item
+    border.
+    """
 
     def __init__(self, reason: Reason, detail: str = ""):
         detail = without_tokens(printable(detail))[:500]
@@ -94,10 +97,10 @@ class Refused(Exception):
 class Item:
     """One thing to fetch: a video, or a photo with its sound.
 
-    `url` is an http(s) URL, or an absolute path for local files; `sound_url` is set where picture and sound are two
-    objects (iNaturalist, still + sound), and `url` is then the picture. `license` is a code of `ingest.licenses`, or "" where
-    only the fetched page can tell. Of a piece of a longer medium, [`start_s`, `end_s`) counts (an `end_s` of 0 is its end), and `medium`
-    is the id that all pieces share.
+    `url` is an http(s) URL, or an absolute path for local files; `sound_url` is set where picture and sound
+    are two objects (iNaturalist, still + sound), and `url` is then the picture. `license` is a code of
+    `ingest.licenses`, or "" where only the fetched page can tell. Of a piece of a longer medium, [`start_s`,
+    `end_s`) counts (an `end_s` of 0 is its end), and `medium` is the id that all pieces share.
     """
 
     source: str
@@ -118,7 +121,10 @@ class Item:
         return self.medium or self.id
 
     def bans(self, channel: str = "", license: str = "") -> set[str]:
-        """Every ban that would keep it out: of the whole medium, and of this piece. What fetch learnt goes before its own words."""
+        """Every ban that would keep it out: of the whole medium, and of this piece.
+
+        What fetch learnt goes before its own words.
+        """
         channel, license = channel or self.channel, license or self.license
         return bans_of(self.source, self.media_id, channel, license) | bans_of(
             self.source, self.id, channel, license
@@ -127,10 +133,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Media:
-    """What fetch leaves on the local disk. `picture` and `sound` may be one file; `still` says the picture is a photo.
+    """What fetch leaves on the local disk. `picture` and `sound` may be one file; `still` says the picture is
+    a photo.
 
-    `license` is what fetch learnt (or the item's own); `owned` files lie in the spool and are deleted after clipping.
-    Clips are cut from [`start_s`, `end_s`) only: seconds from the medium's beginning; an `end_s` of 0 is its end.
+    `license` is what fetch learnt (or the item's own); `owned` files lie in the spool and are deleted after
+    clipping. Clips are cut from [`start_s`, `end_s`) only: seconds from the medium's beginning; an `end_s` of
+    0 is its end.
     """
 
     picture: Path
@@ -149,12 +157,13 @@ class Media:
 
 @dataclass(frozen=True)
 class Clip:
-    """One audio-frame pair, times in seconds of its media's playing time: from the first moment on, in the order of the file.
+    """One audio-frame pair, times in seconds of its media's playing time: from the first moment on, in the
+    order of the file.
 
-    `audio`: int16 [num_samples], mono at `sample_rate_hz`. `image`: JPEG bytes of the frame on screen at the clip's middle;
-    `frame_time_s` is that frame's presentation time and `frame_offset_s` = frame_time_s - (start_s + duration_s / 2). Of a medium that
-    is shorter than a clip only the first `valid_s` are its own (None: all), and the middle is theirs. `mode`: how the clip was laid,
-    "keyframe", "grid" or "still".
+    `audio`: int16 [num_samples], mono at `sample_rate_hz`. `image`: JPEG bytes of the frame on screen at the
+    clip's middle; `frame_time_s` is that frame's presentation time and `frame_offset_s` = frame_time_s -
+    (start_s + duration_s / 2). Of a medium that is shorter than a clip only the first `valid_s` are its own
+    (None: all), and the middle is theirs. `mode`: how the clip was laid, "keyframe", "grid" or "still".
     """
 
     start_s: float
@@ -181,7 +190,9 @@ def storable(text: str) -> str:
 
 
 def safe_id(text: str) -> str:
-    """`text` as it is if made of [A-Za-z0-9_-]; else its safe part plus a hash of the whole, so that two ids never meet."""
+    """`text` as it is if made of [A-Za-z0-9_-]; else its safe part plus a hash of the whole, so that two ids
+    never meet.
+    """
     if re.fullmatch(r"[A-Za-z0-9_-]{1,80}", text):
         return text
     readable = re.sub(r"[^A-Za-z0-9-]+", "-", text).strip("-")[:60]
@@ -189,13 +200,18 @@ def safe_id(text: str) -> str:
 
 
 def split_group(source: str, media_id: str, channel: str, by: str) -> str:
-    """What falls into one split together: a medium; by="channel": all that is of its channel; of iNaturalist, always its observer."""
+    """What falls into one split together: a medium; by="channel": all that is of its channel; of iNaturalist,
+    always its observer.
+    """
     whole_channel = channel and (by == "channel" or source == "inaturalist")
     return f"{source}@{channel}" if whole_channel else f"{source}:{media_id}"
 
 
 def ban(selector: str, value: str) -> str:
-    """The tombstone of what a removal keeps out for good: `media:`, `channel:` or `license:` and a hash, so that it tells no name."""
+    """The tombstone of what a removal keeps out for good:
+
+    `media:`, `channel:` or `license:` and a hash, so that it tells no name.
+    """
     return f"{selector}:{hashlib.sha256(value.encode()).hexdigest()[:32]}"
 
 
@@ -211,7 +227,8 @@ def bans_of(source: str, media_id: str, channel: str, license: str) -> set[str]:
 
 
 def without_tokens(text: str, apart: bool = False) -> str:
-    """`text`, a URL or one that quotes some, with the values of parameters that give access masked: tokens, signatures, keys.
+    """`text`, a URL or one that quotes some, with the values of parameters that give access masked: tokens,
+    signatures, keys.
 
     `apart`: texts that differ in such a value still differ, as ids must.
     """

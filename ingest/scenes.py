@@ -1,13 +1,15 @@
-"""Procedural scenes: pictures that determine their sound, so that image-to-audio models can be checked without real data.
+"""Procedural scenes: pictures that determine their sound, so that image-to-audio models can be checked
+without real data.
 
     scene = sample_scene(rng, num_objects=1)
     image = render_image(scene, 64)                    # uint8 [H, W, 3]
     audio = render_audio(scene, 1.6, 16000, rng)       # float32 [num_samples]
     attributes(scene)                                  # {"timbre", "f0_hz", "rate_hz", "tilt_db_per_octave"}
 
-Of every object shape sets the timbre, size the fundamental (large is low), the frequency of its stripes the onset rate and
-its hue the spectral tilt. Position, background and rotation are nuisance in the picture only; onset phase, detuning and
-level are chance in the sound only. So p(audio | image) is known. Renders no files (ingest.synth does).
+Of every object shape sets the timbre, size the fundamental (large is low), the frequency of its stripes the
+onset rate and its hue the spectral tilt. Position, background and rotation are nuisance in the picture only;
+onset phase, detuning and level are chance in the sound only. So p(audio | image) is known. Renders no files
+(ingest.synth does).
 """
 
 import colorsys
@@ -37,7 +39,10 @@ TIMBRES: dict[str, dict[int, float]] = {
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object. `size`, `stripes` and `hue` are in 0..1; `x`, `y` (centre) in 0..1 of the frame; `angle_deg` is nuisance."""
+    """One object.
+
+    `size`, `stripes` and `hue` are in 0..1; `x`, `y` (centre) in 0..1 of the frame; `angle_deg` is nuisance.
+    """
 
     shape: str
     size: float
@@ -158,7 +163,9 @@ def _outline(shape: str, angle_deg: float) -> np.ndarray:
 def render_audio(
     scene: Scene, duration_s: float, sample_rate_hz: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """The sound, float32 [num_samples] within -1..1; onset phase, detuning (<= 8 cents) and level are drawn from `rng`."""
+    """The sound, float32 [num_samples] within -1..1; onset phase, detuning (<= 8 cents) and level are drawn
+    from `rng`.
+    """
     time_s = np.arange(round(duration_s * sample_rate_hz)) / sample_rate_hz
     sound = sum(
         _object_sound(thing, attributes(Scene((thing,), 0, 0)), time_s, sample_rate_hz, rng)
@@ -192,7 +199,9 @@ def onset_envelope(rate_hz: float, phase: float, time_s: np.ndarray) -> np.ndarr
 def harmonics(
     shape: str, f0_hz: float, tilt_db: float, time_s: np.ndarray, sample_rate_hz: int, phases: np.ndarray
 ) -> np.ndarray:
-    """The steady tone of a shape at unit peak (about), float64 [num_samples]; harmonics over 0.45 of the rate are left out."""
+    """The steady tone of a shape at unit peak (about), float64 [num_samples]; harmonics over 0.45 of the rate
+    are left out.
+    """
     amplitudes = {
         k: a * 10 ** (tilt_db * np.log2(k) / 20)
         for k, a in TIMBRES[shape].items()

@@ -1,7 +1,8 @@
 """`ingest scrape`: source -> fetch -> clip -> filter -> shards, on Ray actors; run again = resume.
 
-`scrape(config)` is the whole verb; `scrape_item` is what happens to one item, a plain function without Ray. The work list
-is frozen before work starts; a failure of the world ends as a row. Near-duplicates and caps are dataset-wide (curate).
+`scrape(config)` is the whole verb; `scrape_item` is what happens to one item, a plain function without Ray.
+The work list is frozen before work starts; a failure of the world ends as a row. Near-duplicates and caps are
+dataset-wide (curate).
 """
 
 import contextlib
@@ -40,8 +41,8 @@ UNIT_DEADLINE = 1.5  # times what its items may take to fetch and to decode: for
 
 @dataclass
 class SplitConfig:
-    """Shares of what is held out. All clips of a video, all pairs of an iNaturalist observer fall together; with by=channel all
-    media of a channel. The hash of their id decides.
+    """Shares of what is held out. All clips of a video, all pairs of an iNaturalist observer fall together;
+    with by=channel all media of a channel. The hash of their id decides.
     """
 
     validation: float = 0.0
@@ -51,8 +52,8 @@ class SplitConfig:
 
 @dataclass
 class ScrapeConfig:
-    """What a user asks of a scrape; `unit_size` items make one shard. What failed in passing is tried again once at the end of
-    the run, `retry_after_s` later, and a third time by the next run."""
+    """What a user asks of a scrape; `unit_size` items make one shard. What failed in passing is tried again
+    once at the end of the run, `retry_after_s` later, and a third time by the next run."""
 
     output: str = field(metadata={"operational": True})  # another name for the same place is the same dataset
     source: SourceConfig
@@ -70,9 +71,11 @@ class ScrapeConfig:
 
 
 def scrape(config: ScrapeConfig, progress: bool = True) -> RunSummary:
-    """Appends what the source lists to the work list, does every unit not yet committed, and returns the summary.
+    """Appends what the source lists to the work list, does every unit not yet committed, and returns the
+    summary.
 
-    Errors: `UserError` for settings that cannot work or differ from those the output was made with, before any work.
+    Errors: `UserError` for settings that cannot work or differ from those the output was made with, before
+    any work.
     """
     check(config)
     if config.source.kind in ("urls", "youtube", "inaturalist") and not config.network.contact:
@@ -117,7 +120,8 @@ def _allowed(items: Iterable[Item], bans: frozenset[str]) -> Iterator[Item]:
 
 
 def _warning_of_moved(dataset: Dataset, items: Iterable[Item]) -> Iterator[Item]:
-    """The items, and one line where ids that the list has stand for something else now: they are not scraped again.
+    """The items, and one line where ids that the list has stand for something else now: they are not scraped
+    again.
 
     Holds 16 bytes for each item of the list.
     """
@@ -235,7 +239,10 @@ def _check_licenses(config: ScrapeConfig) -> None:
 
 
 class ScrapeStage:
-    """A unit of items -> a shard; holds the warm fetch process and decoder children of one worker. `bans`: see ingest.sample."""
+    """A unit of items -> a shard; holds the warm fetch process and decoder children of one worker.
+
+    `bans`: see ingest.sample.
+    """
 
     def __init__(self, config: ScrapeConfig, bans: frozenset[str] = frozenset()):
         self.config, self.bans = config, bans
@@ -270,7 +277,9 @@ def scrape_item(
     config: ScrapeConfig,
     bans: frozenset[str] = frozenset(),
 ) -> list[Row]:
-    """Rows of one item: a row per clip, kept or refused, and for parts that gave none; or one refused row where the whole gave none."""
+    """Rows of one item: a row per clip, kept or refused, and for parts that gave none; or one refused row
+    where the whole gave none.
+    """
     media: Media | None = None
     try:
         if bans & item.bans():
@@ -308,7 +317,9 @@ def _with_embedded(media: Media, embedded: str) -> dict[str, Any]:
 
 
 def split_of(group: str, config: SplitConfig) -> str:
-    """`train`, `validation` or `test`, by a hash of the `split_group`: the same on every machine and in every run."""
+    """`train`, `validation` or `test`, by a hash of the `split_group`: the same on every machine and in every
+    run.
+    """
     place = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
     if place < config.test:
         return "test"

@@ -1,11 +1,13 @@
-"""`ingest serve FOLDER`: a loopback web site of a synth folder, with a list file of it for `source.kind=urls`.
+"""`ingest serve FOLDER`: a loopback web site of a synth folder, with a list file of it for
+`source.kind=urls`.
 
     with running_site(folder) as site: …     # in tests: a server in a thread, site.url its address
     FOLDER/urls.csv                          url, id, title, license, sound_url; ids are those of the catalogue
 
-Most videos are pages with a <video> tag that state their license, as on the web; some are direct links. It also holds what
-a scrape has to survive: a page without a license, one that opts out, one that is busy at first, dead links. It listens on
-127.0.0.1 alone and serves exactly the files below FOLDER/media; the truth stays untold. It is no server for real use.
+Most videos are pages with a <video> tag that state their license, as on the web; some are direct links. It
+also holds what a scrape has to survive: a page without a license, one that opts out, one that is busy at
+first, dead links. It listens on 127.0.0.1 alone and serves exactly the files below FOLDER/media; the truth
+stays untold. It is no server for real use.
 """
 
 import contextlib
@@ -136,7 +138,10 @@ def read_site(folder: Path) -> Site:
 
 
 def serve(config: ServeConfig) -> None:
-    """Serves `config.path` until SIGTERM or SIGINT; writes the list file first. `UserError`: no such folder, port in use."""
+    """Serves `config.path` until SIGTERM or SIGINT; writes the list file first.
+
+    `UserError`: no such folder, port in use.
+    """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -150,7 +155,9 @@ def serve(config: ServeConfig) -> None:
 
 @contextlib.contextmanager
 def running_site(folder: Path, port: int = 0) -> Iterator["SiteServer"]:
-    """The site of `folder` on a thread of this process, for as long as the block runs; yields `.port` and `.url`."""
+    """The site of `folder` on a thread of this process, for as long as the block runs; yields `.port` and
+    `.url`.
+    """
     server = SiteServer(read_site(Path(folder)), port)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="site", daemon=True)
     thread.start()

@@ -75,7 +75,9 @@ def clip_row(
     reason: Reason | None,
     scores: dict[str, float],
 ) -> Row:
-    """A kept sample with its three members, or, where the filter gave a `reason`, a refused row with the scores."""
+    """A kept sample with its three members, or, where the filter gave a `reason`, a refused row with the
+    scores.
+    """
     facts: dict[str, Any] = {
         "source": item.source,
         "media_id": item.media_id,

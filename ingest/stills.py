@@ -1,4 +1,5 @@
-"""`ingest stills`: photos -> silent static videos and a list of them, for video-to-audio models such as MMAudio.
+"""`ingest stills`: photos -> silent static videos and a list of them, for video-to-audio models such as
+MMAudio.
 
     python -m ingest stills images=photos output=out/stills duration_s=8
     out/stills/videos/…/<id>.mp4    H.264 (BT.709, limited range), no sound, every frame the photo; a folder per settings
@@ -6,8 +7,8 @@
     out/stills/refused.tsv          id, path, reason; the photos that cannot be used
     out/stills/sources.json         the sha256 of the photo that each video shows
 
-Captions come from a .csv with columns `path` (as below the folder) and `caption`, or are empty. A video of the
-same photo (by sources.json) and settings is kept. It makes no sound and loads no model.
+Captions come from a .csv with columns `path` (as below the folder) and `caption`, or are empty. A video of
+the same photo (by sources.json) and settings is kept. It makes no sound and loads no model.
 """
 
 import csv
@@ -32,7 +33,8 @@ from ingest.sample import safe_id
 
 SOURCES = "sources.json"
 MAX_SIDE_PX = 16384  # of H.264
-EXACT = "lanczos+accurate_rnd+full_chroma_int+full_chroma_inp"  # of swscale, whose default is off by several levels
+# of swscale, whose default is off by several levels
+EXACT = "lanczos+accurate_rnd+full_chroma_int+full_chroma_inp"
 CRF = 14
 
 
@@ -118,13 +120,18 @@ def read_captions(path: str) -> dict[str, str]:
 
 
 def video_path(config: StillsConfig, id: str) -> Path:
-    """Where the video of a photo lies; other settings have other names, so that a video that is there is the right one."""
+    """Where the video of a photo lies; other settings have other names, so that a video that is there is the
+    right one.
+    """
     shape = f"{config.duration_s:g}s-{config.fps}fps-{config.short_side_px}px-bt709"
     return Path(config.output) / "videos" / shape / f"{id}.mp4"
 
 
 def _read_sources(output: Path) -> dict[str, str]:
-    """Which photo each video was made of: sha256 by the video's path. Empty where nothing (readable) is there yet."""
+    """Which photo each video was made of: sha256 by the video's path.
+
+    Empty where nothing (readable) is there yet.
+    """
     try:
         found = json.loads((output / SOURCES).read_text())
     except (OSError, ValueError):
@@ -141,7 +148,10 @@ def _digest(photo: Path) -> str:
 
 
 def _render(config: StillsConfig, photo: Path, video: Path, stale: bool) -> str:
-    """Renders one video, published by renaming; returns why not, or "". One that is there is kept unless `stale`."""
+    """Renders one video, published by renaming; returns why not, or "".
+
+    One that is there is kept unless `stale`.
+    """
     if video.exists() and not stale:
         return ""
     video.unlink(missing_ok=True)
@@ -161,8 +171,8 @@ def _render(config: StillsConfig, photo: Path, video: Path, stale: bool) -> str:
 
 
 def _encoding(config: StillsConfig, frame: Image.Image, target: Path) -> list[str]:
-    """The ffmpeg command that reads the frame's RGB bytes. Converted by BT.709 at every size, and marked so: players guess
-    the matrix of an unmarked video by its height."""
+    """The ffmpeg command that reads the frame's RGB bytes. Converted by BT.709 at every size, and marked so:
+    players guess the matrix of an unmarked video by its height."""
     picture = ffmpeg.input(
         "pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{frame.width}x{frame.height}", r=config.fps
     )

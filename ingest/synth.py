@@ -1,10 +1,12 @@
-"""`ingest synth OUT`: renders procedural scenes to real media files, with the ground truth kept apart from the media.
+"""`ingest synth OUT`: renders procedural scenes to real media files, with the ground truth kept apart from
+the media.
 
     OUT/media/<id>.mp4|.webm|.jpg + .wav …   several scenes per video; HLS and DASH variants in OUT/media/<id>/
     OUT/truth/<id>.json                     a list of {start_s, duration_s, attributes, scene}
     OUT/catalogue.json                      a list of {id, kind, files, license, title}
 
-Deterministic from the seed. A keyframe is forced at the middle of every scene. It serves nothing (ingest.serve does).
+Deterministic from the seed. A keyframe is forced at the middle of every scene. It serves nothing
+(ingest.serve does).
 """
 
 import json
@@ -35,7 +37,9 @@ KINDS = ("mp4", "webm", "hls", "dash", "still", "silent")
 
 @dataclass
 class SynthConfig:
-    """`path` is OUT. `videos` MP4 files, and beside them `webm`, `hls`, `dash` videos, `stills` photo + sound pairs."""
+    """`path` is OUT. `videos` MP4 files, and beside them `webm`, `hls`, `dash` videos, `stills` photo + sound
+    pairs.
+    """
 
     path: str
     videos: int = 200
@@ -108,7 +112,9 @@ def _render(config: SynthConfig, wanted: tuple[str, int]) -> dict[str, Any]:
 def _write_media(
     folder: Path, media_id: str, kind: str, scenes: list[Scene], sound: np.ndarray, config: SynthConfig
 ) -> list[str]:
-    """Writes the files of a medium if they are not there; returns their names below `folder`, the one to link first."""
+    """Writes the files of a medium if they are not there; returns their names below `folder`, the one to link
+    first.
+    """
     if kind == "still":
         names = [f"{media_id}.jpg", f"{media_id}.wav"]
         Image.fromarray(render_image(scenes[0], config.size_px * 2)).save(folder / names[0], quality=92)
@@ -126,7 +132,9 @@ def _write_media(
 
 
 def _encode(path: Path, kind: str, scenes: list[Scene], sound: np.ndarray, config: SynthConfig) -> None:
-    """One ffmpeg: raw frames on stdin, the sound from a wav beside it; published by renaming where it is one file."""
+    """One ffmpeg: raw frames on stdin, the sound from a wav beside it; published by renaming where it is one
+    file.
+    """
     wav = path.with_suffix(".source.wav")
     soundfile.write(wav, sound, SAMPLE_RATE_HZ, subtype="PCM_16")
     single = kind not in ("hls", "dash")

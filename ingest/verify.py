@@ -13,7 +13,9 @@ from configs.load import UserError
 
 
 def verify(uri: str) -> Iterator[str]:
-    """Problems of the dataset at `uri`: missing or damaged objects, wrong counts, keys kept twice, items without a row."""
+    """Problems of the dataset at `uri`: missing or damaged objects, wrong counts, keys kept twice, items
+    without a row.
+    """
     try:
         dataset = Dataset.open(uri)
     except UserError as error:
@@ -51,7 +53,9 @@ def verify(uri: str) -> Iterator[str]:
 
 
 def _listed(dataset: Dataset) -> tuple[dict[str, int], list[str]]:
-    """Unit -> a hash of its items' ids, and what is wrong with work list, tombstones and the numbering of units."""
+    """Unit -> a hash of its items' ids, and what is wrong with work list, tombstones and the numbering of
+    units.
+    """
     listed: dict[str, int] = {}
     try:
         for task in dataset.iter_units():

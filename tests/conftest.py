@@ -32,7 +32,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
-    """A local Ray of two CPUs for this session; ends with it. Its workers see the checkout through PYTHONPATH."""
+    """A local Ray of two CPUs for this session; ends with it.
+
+    Its workers see the checkout through PYTHONPATH.
+    """
     import ray
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)

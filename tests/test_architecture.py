@@ -1,7 +1,7 @@
 """The plan of the house, enforced: which room may import what, and the budgets that keep files readable.
 
-Every rule is a function from a tree of sources ({path: text}) to complaints; the repository must have none, and each rule
-is shown to see the breach it exists for on a small synthetic tree.
+Every rule is a function from a tree of sources ({path: text}) to complaints; the repository must have none,
+and each rule is shown to see the breach it exists for on a small synthetic tree.
 """
 
 import ast
@@ -65,7 +65,10 @@ def room_of(path: str) -> str | None:
 
 
 def imports(text: str, modules: set[str]) -> Iterator[tuple[int, str]]:
-    """(line, module) of every import, also inside functions; `from a import b` is a.b where that is a module of ours."""
+    """(line, module) of every import, also inside functions;
+
+    `from a import b` is a.b where that is a module of ours.
+    """
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -262,22 +265,28 @@ def public_functions(module: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]
             )
 
 
-def check_map(tree: Tree, readme: str) -> list[str]:
-    """docs/map.md: every file of the rooms has a phrase there (its name stands on a line, after its folder)."""
-    words = set(
-        readme.replace("`", " ")
-        .replace("(", " ")
-        .replace("[", " ")
-        .replace("]", " ")
-        .replace(")", " ")
-        .split()
-    )
-    mapped = [path for path in tree if room_of(path) and not path.endswith("__init__.py")]
-    return [
-        f"docs/map.md lacks {path}"
-        for path in mapped
-        if path not in words and PurePosixPath(path).name not in words
-    ]
+def check_map(tree: Tree, page: str) -> list[str]:
+    """docs/map.md draws the rooms as a tree: every file of them stands there, with a phrase."""
+    phrases = mapped_files(page)
+    files = [path for path in tree if room_of(path) and not path.endswith("__init__.py")]
+    lacking = [f"docs/map.md lacks {path}" for path in files if not phrases.get(path)]
+    gone = [f"docs/map.md names {path}, which does not exist" for path in phrases if path not in tree]
+    return lacking + gone
+
+
+def mapped_files(page: str) -> dict[str, str]:
+    """{path: phrase} of the Python files in the page's drawing; a folder ends in a slash, two spaces are a level."""
+    phrases: dict[str, str] = {}
+    folders: list[str] = []
+    for line in page.partition("```")[2].partition("```")[0].strip().splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        name, _, phrase = line.strip().partition(" ")
+        del folders[depth:]
+        if name.endswith("/"):
+            folders.append(name)
+        elif name.endswith(".py"):
+            phrases["".join(folders) + name] = phrase.strip()
+    return phrases
 
 
 RULES: list[Rule] = [
@@ -376,15 +385,20 @@ def test_the_map_names_every_file() -> None:
     assert check_map(house(), readme.read_text()) == []
 
 
-def test_the_map_check_sees_a_file_without_a_phrase() -> None:
+def test_the_map_check_sees_what_is_missing_and_what_is_gone() -> None:
     tree = {
         "ingest/clip/clipper.py": "",
-        "ingest/fetch/fetcher.py": "",
+        "ingest/fetch/web.py": "",
         "ingest/__init__.py": "",
         "tests/test_a.py": "",
     }
-    readme = "`ingest/clip/clipper.py` cuts, prefetch.py does not count"
-    assert check_map(tree, readme) == ["docs/map.md lacks ingest/fetch/fetcher.py"]
+    page = (
+        "```\ningest/  all\n  clip/  cuts\n    clipper.py  cuts\n  fetch/\n    web.py\n    hops.py  asks\n```"
+    )
+    assert check_map(tree, page) == [
+        "docs/map.md lacks ingest/fetch/web.py",
+        "docs/map.md names ingest/fetch/hops.py, which does not exist",
+    ]
 
 
 def test_no_generic_package_name_goes_into_site_packages() -> None:

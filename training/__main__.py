@@ -1,4 +1,7 @@
-"""`python -m training VERB …`: from clean shards to a model and its sounds. Each verb loads its settings, then calls one function."""
+"""`python -m training VERB …`: from clean shards to a model and its sounds.
+
+Each verb loads its settings, then calls one function.
+"""
 
 import json
 from typing import Any

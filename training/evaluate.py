@@ -1,10 +1,12 @@
-"""`training evaluate`: scores of a model on held-out clips whose true sound is known, by signal analysis only.
+"""`training evaluate`: scores of a model on held-out clips whose true sound is known, by signal analysis
+only.
 
     evaluate(EvaluateConfig(model="runs/diffusion", data="out/clips", truth="out/world/truth", output="out/evaluation"))
 
-Shares of clips whose timbre, fundamental (50 cents) and onset rate (10 %) are right, for generated sounds, for real ones through
-the codec (the ceiling), by chance, and for pictures of other clips (training.score). Writes scores.json (with 95 % intervals), and
-a few examples into wavs/ and images/, instead of those of older scores there.
+Shares of clips whose timbre, fundamental (50 cents) and onset rate (10 %) are right, for generated sounds,
+for real ones through the codec (the ceiling), by chance, and for pictures of other clips (training.score).
+Writes scores.json (with 95 % intervals), and a few examples into wavs/ and images/, instead of those of older
+scores there.
 """
 
 import json
@@ -113,7 +115,9 @@ def _check(config: EvaluateConfig) -> None:
 
 
 def check_comparable(dataset: Dataset, mel: MelConfig) -> None:
-    """`UserError` for clips of another sample rate or length than the model makes: their scores would say nothing of it."""
+    """`UserError` for clips of another sample rate or length than the model makes: their scores would say
+    nothing of it.
+    """
     audio, clip = dataset.meta["config"]["audio"], dataset.meta["config"]["clip"]
     rate_hz, duration_s = audio["sample_rate_hz"], clip["duration_s"]
     if rate_hz != mel.sample_rate_hz:
@@ -131,7 +135,10 @@ def check_comparable(dataset: Dataset, mel: MelConfig) -> None:
 def synthesize(
     pipeline: StillsoundPipeline, clips: list[HeldOut], config: EvaluateConfig
 ) -> list[np.ndarray]:
-    """A sound [n] for every clip's picture, from noise of its own: `batch` and the other clips change nothing."""
+    """A sound [n] for every clip's picture, from noise of its own:
+
+    `batch` and the other clips change nothing.
+    """
     wavs: list[np.ndarray] = []
     for start in range(0, len(clips), config.batch):
         batch = clips[start : start + config.batch]
@@ -158,7 +165,8 @@ def reconstruct(pipeline: StillsoundPipeline, clips: list[HeldOut], batch: int) 
 def find_clips(dataset: Dataset, config: EvaluateConfig, num_samples: int) -> list[HeldOut]:
     """Up to `num_clips` kept clips of the split that have a truth, in the order of their keys.
 
-    Which ones depends on keys alone (training.data.choice): what was removed keeps its place. Damaged ones are named and left out.
+    Which ones depends on keys alone (training.data.choice): what was removed keeps its place. Damaged ones
+    are named and left out.
     """
     buried = dataset.tombstones()
     rows = {
@@ -217,7 +225,10 @@ def _read_clip(
 
 
 def find_truth(folder: Path, row: dict[str, Any]) -> dict[str, Any] | None:
-    """The attributes of the scene that plays at the clip's middle, or None. `UserError` for a file of another form."""
+    """The attributes of the scene that plays at the clip's middle, or None.
+
+    `UserError` for a file of another form.
+    """
     middle_s = row["start_s"] + row["duration_s"] / 2
     for name in _truth_names(row):
         path = folder / f"{name}.json"
@@ -242,7 +253,9 @@ def find_truth(folder: Path, row: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _truth_names(row: dict[str, Any]) -> Iterator[str]:
-    """A medium is named by its id, or by a part of the path of its URL (pages and manifests lie in folders of that name)."""
+    """A medium is named by its id, or by a part of the path of its URL (pages and manifests lie in folders of
+    that name).
+    """
     yield row["media_id"]
     for part in reversed(PurePosixPath(urlsplit(row["url"] or "").path).parts):
         yield PurePosixPath(part).stem
@@ -282,7 +295,8 @@ def _write(
 def clear_examples(folder: Path) -> None:
     """Removes scores.json and the examples that belong to it, and no file that evaluate did not write.
 
-    Older scores do not name their examples, and a run that was stopped left none: there, examples are pairs of wavs by name.
+    Older scores do not name their examples, and a run that was stopped left none: there, examples are pairs
+    of wavs by name.
     """
     scores, ends = folder / "scores.json", (".generated.wav", ".real.wav")
     try:

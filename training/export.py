@@ -1,9 +1,11 @@
-"""`training export`: a diffusion run -> one folder that stock diffusers loads, and how every command here opens a model.
+"""`training export`: a diffusion run -> one folder that stock diffusers loads, and how every command here
+opens a model.
 
     export(ExportConfig(model="out/demo/runs/diffusion", output="out/demo/export"))
     DiffusionPipeline.from_pretrained("out/demo/export", trust_remote_code=True)
 
-The folder holds all weights and its own pipeline.py, made of four files in a row (`SHIPPED`). Nothing is uploaded.
+The folder holds all weights and its own pipeline.py, made of four files in a row (`SHIPPED`). Nothing is
+uploaded.
 """
 
 import json
@@ -43,7 +45,10 @@ OURS = ("from training.", "from ingest.")
 
 @dataclass
 class ExportConfig:
-    """`model`: a finished diffusion run. `latents`: for runs of before models carried their codec, where their latents lie now."""
+    """`model`: a finished diffusion run.
+
+    `latents`: for runs of before models carried their codec, where their latents lie now.
+    """
 
     model: str
     output: str
@@ -51,7 +56,10 @@ class ExportConfig:
 
 
 def export(config: ExportConfig) -> dict[str, Any]:
-    """Writes the folder; returns `{"output"}`. `UserError` for a model that is not finished or an output not writable."""
+    """Writes the folder; returns `{"output"}`.
+
+    `UserError` for a model that is not finished or an output not writable.
+    """
     pipeline = open_pipeline(config.model, config.latents)
     folder = make_folder(config.output)
     pipeline.save_pretrained(folder)
@@ -68,7 +76,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
 def open_pipeline(model: str, latents: str = "") -> StillsoundPipeline:
     """The pipeline behind an exported folder or a diffusion run, on the GPU where there is one.
 
-    `UserError` where its codec or image tower is not the one it was trained with; `latents` as in `ExportConfig`.
+    `UserError` where its codec or image tower is not the one it was trained with; `latents` as in
+    `ExportConfig`.
     """
     folder = local_copy(model)
     if not folder.exists():
@@ -90,7 +99,9 @@ def _exported_parts(folder: Path, said: str) -> dict[str, Any]:
 
 
 def _run_parts(folder: Path, said: str, latents: str) -> dict[str, Any]:
-    """The UNet from the run, and the codec and the image tower that it carries; of older runs, those beside its latents."""
+    """The UNet from the run, and the codec and the image tower that it carries; of older runs, those beside
+    its latents.
+    """
     model = folder if (folder / "conditioning.json").is_file() else folder / "model"
     if not (model / "conditioning.json").is_file() or not is_finished(folder):
         raise UserError(
@@ -115,7 +126,9 @@ def _run_parts(folder: Path, said: str, latents: str) -> dict[str, Any]:
 
 
 def _processor(settings: dict[str, Any], conditioning: dict[str, Any]) -> dict[str, Any]:
-    """What made the pictures of a model: its processor, or of latents from before processors were honoured, the plain one."""
+    """What made the pictures of a model: its processor, or of latents from before processors were honoured,
+    the plain one.
+    """
     return settings if conditioning.get("pictures", 1) > 1 else plain_processor(settings)
 
 
@@ -130,7 +143,10 @@ def _check_carried(folder: Path, recorded: dict[str, str], said: str) -> None:
 
 
 def _older_latents(model: Path, conditioning: dict[str, Any], said: str, latents: str) -> Dataset:
-    """The dataset of latents of a model that carries no codec. `UserError` where it is gone, or was made anew by other models."""
+    """The dataset of latents of a model that carries no codec.
+
+    `UserError` where it is gone, or was made anew by other models.
+    """
     uri = latents or conditioning["latents"]
     try:
         dataset = Dataset.open(uri, "latents")
@@ -177,7 +193,9 @@ def make_folder(path: str) -> Path:
 
 
 def shipped_source() -> str:
-    """The text of the exported pipeline.py: the files of `SHIPPED` in a row, without their imports of each other."""
+    """The text of the exported pipeline.py: the files of `SHIPPED` in a row, without their imports of each
+    other.
+    """
     texts = [(ROOT / name).read_text() for name in SHIPPED]
     lines = [line for text in texts for line in text.splitlines() if not line.startswith(OURS)]
     return "\n".join(lines) + "\n"

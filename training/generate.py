@@ -28,10 +28,11 @@ NUM_NAMED = 5  # bad pictures that an error names
 
 @dataclass
 class GenerateConfig:
-    """`images`: a file, a folder with all below it, or a glob. `guidance` 1 = none, by default 2, or 1 for a model
-    without a null embedding; `steps` of the sampler; `threads` 0: all cores.
+    """`images`: a file, a folder with all below it, or a glob. `guidance` 1 = none, by default 2, or 1 for a
+    model without a null embedding; `steps` of the sampler; `threads` 0: all cores.
 
-    `skip_unreadable`: pictures that cannot be used are named and left out; otherwise one such picture is an error before any work.
+    `skip_unreadable`: pictures that cannot be used are named and left out; otherwise one such picture is an
+    error before any work.
     """
 
     model: str
@@ -45,11 +46,12 @@ class GenerateConfig:
 
 
 def generate(config: GenerateConfig) -> dict[str, Any]:
-    """Writes `<output>/<picture's path below images>.wav`; returns `{"wavs": [paths], "skipped": {path: why}}`.
+    """Writes `<output>/<picture's path below images>.wav`; returns `{"wavs": [paths], "skipped": {path:
+    why}}`.
 
-    Two pictures that would share a wav keep their suffix in its name (`x.jpg.wav`, `x.png.wav`). Every picture has its own
-    noise, from the seed alone: its sound does not depend on its neighbours. `UserError` before any work,
-    `StoppedError` where the model gives no sound.
+    Two pictures that would share a wav keep their suffix in its name (`x.jpg.wav`, `x.png.wav`). Every
+    picture has its own noise, from the seed alone: its sound does not depend on its neighbours. `UserError`
+    before any work, `StoppedError` where the model gives no sound.
     """
     check_sampling(config.guidance, config.steps)
     photos = find_photos(config.images)
@@ -75,7 +77,10 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
 
 
 def unreadable(photos: dict[str, Path]) -> dict[str, str]:
-    """Path -> why, of the pictures that cannot be used. Each is decoded whole, because a file may be cut at its end."""
+    """Path -> why, of the pictures that cannot be used.
+
+    Each is decoded whole, because a file may be cut at its end.
+    """
     found = {}
     for path in photos.values():
         try:
@@ -97,7 +102,10 @@ def _describe(skipped: dict[str, str], count: int, skipping: bool) -> str:
 
 
 def choose_guidance(pipeline: StillsoundPipeline, wanted: float | None) -> float:
-    """What to sample with; a default other than the usual one is logged. `UserError` where the model cannot be guided."""
+    """What to sample with; a default other than the usual one is logged.
+
+    `UserError` where the model cannot be guided.
+    """
     try:
         guidance = pipeline.guidance_for(wanted)
     except ValueError as error:

@@ -12,7 +12,8 @@ from training.checkpoints.store import DamagedError, committed_steps, download, 
 
 
 def inspect(run: str) -> list[dict[str, Any]]:
-    """`{"step", "files", "bytes", "facts", "problem"}` per checkpoint, oldest first; `problem` is "" for a sound one.
+    """`{"step", "files", "bytes", "facts", "problem"}` per checkpoint, oldest first; `problem` is "" for a
+    sound one.
 
     `UserError` where there is no run.
     """

@@ -1,10 +1,12 @@
-"""What a sound is made of, by signal analysis alone: timbre, fundamental and onset rate of a procedural scene.
+"""What a sound is made of, by signal analysis alone: timbre, fundamental and onset rate of a procedural
+scene.
 
     heard = judge(wav, 16000)             # {"timbre": 3, "f0_hz": 311.1, "rate_hz": 4.2}
     correct(heard, truth)                 # {"timbre": True, "f0": True, "rate": False}
 
-A bank of templates rendered by the generator of the scenes itself (`ingest.scenes`), compared with the sound's mean mel
-spectrum and loudness curve. Nothing is learned, so a model cannot please it by being like another model.
+A bank of templates rendered by the generator of the scenes itself (`ingest.scenes`), compared with the
+sound's mean mel spectrum and loudness curve. Nothing is learned, so a model cannot please it by being like
+another model.
 """
 
 from functools import cache

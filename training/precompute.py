@@ -2,9 +2,9 @@
 
     precompute(PrecomputeConfig(data="out/clips", output="out/latents", autoencoder="runs/a", image_encoder="runs/c"))
 
-One unit per commit of the parent. The two models are copied into `<output>/models/`, so that the latents stay readable
-whatever becomes of the runs. A sample whose bytes are damaged stays as a refused row. Adds nothing to an output made of
-another snapshot of the parent: that is refused with the difference shown.
+One unit per commit of the parent. The two models are copied into `<output>/models/`, so that the latents stay
+readable whatever becomes of the runs. A sample whose bytes are damaged stays as a refused row. Adds nothing
+to an output made of another snapshot of the parent: that is refused with the difference shown.
 """
 
 import json
@@ -60,14 +60,15 @@ Decoded = tuple[Row, torch.Tensor, torch.Tensor]  # a clip's row, waveform [num_
 
 @dataclass
 class PrecomputeConfig:
-    """`autoencoder`, `image_encoder`: runs, save_pretrained folders or `hub:owner/name[/folder][@revision]`; what counts for
-    resuming is the hash of their files.
+    """`autoencoder`, `image_encoder`: runs, save_pretrained folders or `hub:owner/name[/folder][@revision]`;
+    what counts for resuming is the hash of their files.
 
-    `patch_tokens` stores `tokens.npy` besides, float16 [patches, width]. `precision` bf16 computes under autocast: twice as fast
-    on GPUs, and off by about a fiftieth of a latent's deviation (benchmarks/results/precompute.json). `level`: how loud the
-    autoencoder has clips: recorded, audioldm (mean removed, peak at 0.5), or auto: as ours was trained, and audioldm for published
-    ones, which AudioLDM's training code normalised for. `gpus_per_worker`: what
-    each worker asks of Ray, 0.5 for two on one GPU, so that one reads and writes while the other encodes; 0 computes on CPUs.
+    `patch_tokens` stores `tokens.npy` besides, float16 [patches, width]. `precision` bf16 computes under
+    autocast: twice as fast on GPUs, and off by about a fiftieth of a latent's deviation
+    (benchmarks/results/precompute.json). `level`: how loud the autoencoder has clips: recorded, audioldm
+    (mean removed, peak at 0.5), or auto: as ours was trained, and audioldm for published ones, which
+    AudioLDM's training code normalised for. `gpus_per_worker`: what each worker asks of Ray, 0.5 for two on
+    one GPU, so that one reads and writes while the other encodes; 0 computes on CPUs.
     """
 
     data: str = operational()
@@ -84,7 +85,10 @@ class PrecomputeConfig:
 
 
 def precompute(config: PrecomputeConfig, progress: bool = True) -> RunSummary:
-    """Encodes what is not yet encoded. `UserError` for missing models or data, or an output made with other settings."""
+    """Encodes what is not yet encoded.
+
+    `UserError` for missing models or data, or an output made with other settings.
+    """
     output, factory = prepare(config)
     return run_units(
         output,
@@ -140,7 +144,9 @@ def prepare(config: PrecomputeConfig) -> tuple[Dataset, Callable[[], "Precompute
 
 
 def check_autoencoder(autoencoder: Any, mel: MelConfig, said: str) -> None:
-    """`UserError` where an autoencoder is not finite, or its levels do not give the ratio between mels and latents that is used here."""
+    """`UserError` where an autoencoder is not finite, or its levels do not give the ratio between mels and
+    latents that is used here.
+    """
     check_finite(autoencoder, "autoencoder", said)
     ratio = 2 ** (len(autoencoder.config.block_out_channels) - 1)
     if ratio != mel.downsampling:
@@ -165,7 +171,9 @@ def check_image_encoder(tower: Any, image: ImageConfig, said: str) -> None:
 
 
 def level_of(autoencoder: Path) -> str:
-    """How loud a codec has its clips: what its training wrote beside it; of a run from before that, recorded; else AudioLDM's."""
+    """How loud a codec has its clips: what its training wrote beside it; of a run from before that, recorded;
+    else AudioLDM's.
+    """
     written = autoencoder / MEL_FILE
     if written.is_file():
         return str(json.loads(written.read_text()).get("level", LEVELS[0]))
@@ -185,7 +193,9 @@ def _keep_models(output: Dataset, models: dict[str, Path]) -> None:
 
 
 class PrecomputeStage:
-    """One commit of the parent -> a shard of latents; holds the two models of one worker, taken from beside the latents."""
+    """One commit of the parent -> a shard of latents; holds the two models of one worker, taken from beside
+    the latents.
+    """
 
     def __init__(self, parent_uri: str, output_uri: str, mel: MelConfig, config: PrecomputeConfig):
         torch.set_num_threads(config.threads)
@@ -231,7 +241,9 @@ class PrecomputeStage:
     def _decoded(
         self, tar: memoryview, waiting: list[tuple[Row, list[dict[str, Any]]]]
     ) -> Iterator[list[Decoded]]:
-        """Batch after batch, the next ones decoded while one is encoded; a damaged clip is told in its row and left out."""
+        """Batch after batch, the next ones decoded while one is encoded; a damaged clip is told in its row
+        and left out.
+        """
 
         def decode(row: Row, members: list[dict[str, Any]]) -> Decoded | None:
             try:

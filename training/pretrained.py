@@ -1,7 +1,8 @@
-"""Finds trained models by what a user types: a run, its model folder, or any `save_pretrained` folder, at any URI.
+"""Finds trained models by what a user types: a run, its model folder, or any `save_pretrained` folder, at any
+URI.
 
-Used by precompute (autoencoder, image encoder) and by everything that opens a pipeline. What is not a local folder is copied
-to this machine first, for as long as the process lives.
+Used by precompute (autoencoder, image encoder) and by everything that opens a pipeline. What is not a local
+folder is copied to this machine first, for as long as the process lives.
 """
 
 import atexit
@@ -33,7 +34,10 @@ RUN, FINISHED = "run.json", "FINISHED.json"
 
 
 def local_copy(path: str) -> Path:
-    """`path`, or for a URI a copy: of a run its model, else all that lies there. Nothing there: a folder that does not exist."""
+    """`path`, or for a URI a copy: of a run its model, else all that lies there.
+
+    Nothing there: a folder that does not exist.
+    """
     if path.startswith(HUB):
         return hub_copy(path)
     if "://" not in path:
@@ -49,9 +53,11 @@ def local_copy(path: str) -> Path:
 
 
 def hub_copy(path: str) -> Path:
-    """`hub:owner/name[/folder][@revision]`: the folder in the Hugging Face cache, downloaded where it is not there yet.
+    """`hub:owner/name[/folder][@revision]`: the folder in the Hugging Face cache, downloaded where it is not
+    there yet.
 
-    Only settings and weights: safetensors, or where there are none the files of PyTorch, which are read as plain tensors.
+    Only settings and weights: safetensors, or where there are none the files of PyTorch, which are read as
+    plain tensors.
     """
     named, _, revision = path.removeprefix(HUB).partition("@")
     owner, _, rest = named.partition("/")
@@ -76,7 +82,10 @@ def hub_copy(path: str) -> Path:
 
 
 def is_finished(folder: Path) -> bool:
-    """False for a run that is under way: its model folder may be half written. True for everything that is not a run."""
+    """False for a run that is under way: its model folder may be half written.
+
+    True for everything that is not a run.
+    """
     return (folder / FINISHED).is_file() or not (folder / RUN).is_file()
 
 
@@ -97,7 +106,10 @@ def find_model(path: str, setting: str, inside: str = "") -> Path:
 
 
 def load_autoencoder(folder: Path) -> nn.Module:
-    """`AutoencoderKL` on mels, frozen, in eval mode. `UserError` for another class, for pictures, or where weights are missing."""
+    """`AutoencoderKL` on mels, frozen, in eval mode.
+
+    `UserError` for another class, for pictures, or where weights are missing.
+    """
     config = json.loads((folder / "config.json").read_text())
     if config.get("_class_name") != "AutoencoderKL":
         raise UserError(f"autoencoder={folder}: holds a {config.get('_class_name')}, need an AutoencoderKL")
@@ -109,14 +121,20 @@ def load_autoencoder(folder: Path) -> nn.Module:
 
 
 def load_image_encoder(folder: Path) -> nn.Module:
-    """A transformers image tower, frozen, in eval mode, on one dtype (float32). `UserError` where weights are missing."""
+    """A transformers image tower, frozen, in eval mode, on one dtype (float32).
+
+    `UserError` where weights are missing.
+    """
     clip = json.loads((folder / "config.json").read_text()).get("model_type") in ("clip", "clip_vision_model")
     loader: Any = CLIPVisionModelWithProjection if clip else AutoModel
     return _load_whole(loader, folder, "image_encoder", dtype=torch.float32, local_files_only=True)
 
 
 def _load_whole(loader: Any, folder: Path, setting: str, **options: Any) -> nn.Module:
-    """The model, frozen, in eval mode. `UserError` where its files cannot be read or lack weights, which would be random ones."""
+    """The model, frozen, in eval mode.
+
+    `UserError` where its files cannot be read or lack weights, which would be random ones.
+    """
     try:
         model, info = loader.from_pretrained(folder, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
@@ -141,7 +159,10 @@ def check_finite(model: nn.Module, setting: str, said: str) -> None:
 
 
 def read_processor(folder: Path) -> dict[str, Any]:
-    """The image settings of a tower. `UserError` where preprocessor_config.json is missing, or asks for what is not done here."""
+    """The image settings of a tower.
+
+    `UserError` where preprocessor_config.json is missing, or asks for what is not done here.
+    """
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         raise UserError(
@@ -159,7 +180,10 @@ def read_processor(folder: Path) -> dict[str, Any]:
 
 
 def plain_processor(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings for what was once done with every processor: a centred square, scaled bilinearly. For latents of that time."""
+    """Settings for what was once done with every processor: a centred square, scaled bilinearly.
+
+    For latents of that time.
+    """
     size = settings.get("crop_size") or settings["size"]
     side = size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
     return {

@@ -1,4 +1,5 @@
-"""`training probe`: a node's numerics and its all-reduce, by two processes on it; what `cluster doctor` starts by name.
+"""`training probe`: a node's numerics and its all-reduce, by two processes on it; what `cluster doctor`
+starts by name.
 
 probe()        # {"torch", "device", "matmul_error", "all_reduce", "seconds"}
 """
@@ -17,7 +18,9 @@ TOLERANCE = 1e-3
 
 
 def probe() -> dict[str, Any]:
-    """`RuntimeError` naming what is off: a product that differs from float64, or an all-reduce that gives another sum."""
+    """`RuntimeError` naming what is off: a product that differs from float64, or an all-reduce that gives
+    another sum.
+    """
     started = time.monotonic()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator = torch.Generator().manual_seed(0)

@@ -2,9 +2,10 @@
 
     scores, intervals = score(generated, real, truths, media, seed=0)      # lists of what training.judge heard, and the truths
 
-`generated` and `real` are judged by their own truth; `chance` is real sounds, `shuffled` generated ones, judged by the truth of
-another clip: the mean over NUM_DERANGEMENTS ways to exchange the truths. `closed` is the share of the gap from chance to real
-that generated sounds close, `shuffled_closed` likewise. It synthesizes nothing and reads no files.
+`generated` and `real` are judged by their own truth; `chance` is real sounds, `shuffled` generated ones,
+judged by the truth of another clip: the mean over NUM_DERANGEMENTS ways to exchange the truths. `closed` is
+the share of the gap from chance to real that generated sounds close, `shuffled_closed` likewise. It
+synthesizes nothing and reads no files.
 """
 
 from collections.abc import Sequence
@@ -55,7 +56,9 @@ def score(
 
 
 def derangement(media: Sequence[str], seed: int, number: int = 0) -> np.ndarray:
-    """A random permutation [num_clips] without fixed points; no clip meets one of its own medium, unless most are of one."""
+    """A random permutation [num_clips] without fixed points; no clip meets one of its own medium, unless most
+    are of one.
+    """
     rng = np.random.default_rng([seed, number])
     names, numbers, counts = np.unique(np.asarray(media), return_inverse=True, return_counts=True)
     order = np.lexsort(

@@ -1,8 +1,10 @@
-"""What a user asks of a training run: one dataclass, the sections of the recipes in it, and what makes two runs the same.
+"""What a user asks of a training run: one dataclass, the sections of the recipes in it, and what makes two
+runs the same.
 
     config = load_config(TrainConfig, ["configs/training/demo.yaml", "steps=200"])
 
-Checks everything that needs no look at the data. Fields made with `operational` may change from one start to the next.
+Checks everything that needs no look at the data. Fields made with `operational` may change from one start to
+the next.
 """
 
 import math
@@ -26,21 +28,23 @@ SCHEDULES = ("constant", "cosine")
 
 @dataclass
 class TrainConfig:
-    """`more_data`: datasets to mix in, made with the same settings; `weights` says how often each is drawn from, `data` first (none:
-    as often as it has samples). Validation and previews are of `data`.
+    """`more_data`: datasets to mix in, made with the same settings; `weights` says how often each is drawn
+    from, `data` first (none: as often as it has samples). Validation and previews are of `data`.
 
-    `global_batch`: samples per step over all workers and accumulation; a multiple of `lanes`, which `workers` must divide.
-    `accumulate`: micro batches of a step; in contrastive training negatives are of one micro batch, so there it changes the loss.
+    `global_batch`: samples per step over all workers and accumulation; a multiple of `lanes`, which `workers`
+    must divide. `accumulate`: micro batches of a step; in contrastive training negatives are of one micro
+    batch, so there it changes the loss.
 
-    `block_size` neighbours are read at once and `window_size` samples of a lane shuffled together (training.data.order.Order).
-    `schedule` cosine falls to zero at `steps`. `ema` 0 keeps the plain weights. `zero_stage` 0 to 3. `split`: which
-    samples to learn from. `validate_every` steps (0: never) the loss of `validation_items` of `validation_split`
-    is measured by the live and by the averaged weights, and `preview_every` steps `preview_items` of them are drawn as pictures and sounds.
-    `workers`, `zero_stage`, `offload` (optimiser on the host, ZeRO 1 to 3), `activation_checkpointing` and `compile` may change from
-    one start to the next; so may `accumulate`, but for contrastive, whose loss couples the samples of a micro batch.
-    `wandb`: a project of Weights & Biases, beside the TensorBoard. `max_failures`: how often the run starts again by
-    itself after a worker or node died. `restart` starts at step 0 where a run has steps behind it but no usable checkpoint;
-    it changes nothing for a run that can go on.
+    `block_size` neighbours are read at once and `window_size` samples of a lane shuffled together
+    (training.data.order.Order). `schedule` cosine falls to zero at `steps`. `ema` 0 keeps the plain weights.
+    `zero_stage` 0 to 3. `split`: which samples to learn from. `validate_every` steps (0: never) the loss of
+    `validation_items` of `validation_split` is measured by the live and by the averaged weights, and
+    `preview_every` steps `preview_items` of them are drawn as pictures and sounds. `workers`, `zero_stage`,
+    `offload` (optimiser on the host, ZeRO 1 to 3), `activation_checkpointing` and `compile` may change from
+    one start to the next; so may `accumulate`, but for contrastive, whose loss couples the samples of a micro
+    batch. `wandb`: a project of Weights & Biases, beside the TensorBoard. `max_failures`: how often the run
+    starts again by itself after a worker or node died. `restart` starts at step 0 where a run has steps
+    behind it but no usable checkpoint; it changes nothing for a run that can go on.
     """
 
     data: str = operational()
@@ -159,7 +163,9 @@ class TrainConfig:
 
 
 def identity(config: TrainConfig) -> dict[str, Any]:
-    """Settings that change the numbers of a run: the chosen recipe's section, and `steps` only if the schedule uses it."""
+    """Settings that change the numbers of a run: the chosen recipe's section, and `steps` only if the
+    schedule uses it.
+    """
     found = semantic_dict(config) | {"numbers": NUMBERS}
     others = [name for name in RECIPES if name != config.recipe]
     return {

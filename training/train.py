@@ -1,9 +1,11 @@
-"""`training train`: a recipe under Ray Train and DeepSpeed; the same command again resumes, or says that it is finished.
+"""`training train`: a recipe under Ray Train and DeepSpeed; the same command again resumes, or says that it
+is finished.
 
     train(load_config(TrainConfig, ["configs/training/demo.yaml"]))
 
-`training.run.prepare` checks settings and data before any machine works and pins the snapshot in `<output>/run.json`; the driver
-starts the workers; when one dies they start again by themselves from the newest checkpoint. `workers=0` trains in this process.
+`training.run.prepare` checks settings and data before any machine works and pins the snapshot in
+`<output>/run.json`; the driver starts the workers; when one dies they start again by themselves from the
+newest checkpoint. `workers=0` trains in this process.
 """
 
 import contextlib
@@ -48,8 +50,9 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 def train(config: TrainConfig) -> dict[str, Any]:
     """Runs to `steps`; returns `{"steps", "resumed_from", "seconds", "cpu_s", "finished_before", "model"}`.
 
-    `UserError` before any work: data missing or of the wrong kind, output not writable, or made with other settings.
-    `StoppedError` where workers kept failing, the loss is NaN or infinite, or no checkpoint of a run with steps behind it is usable.
+    `UserError` before any work: data missing or of the wrong kind, output not writable, or made with other
+    settings. `StoppedError` where workers kept failing, the loss is NaN or infinite, or no checkpoint of a
+    run with steps behind it is usable.
     """
     started = time.monotonic()
     plan = prepare(config)
@@ -86,7 +89,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 
 def _work_here(plan: Plan) -> None:
-    """`workers=0`. A full disk, a lost mount or damaged data end the run with one line, as they do under Ray."""
+    """`workers=0`.
+
+    A full disk, a lost mount or damaged data end the run with one line, as they do under Ray.
+    """
     try:
         work(plan)
     except OSError as error:
@@ -145,7 +151,9 @@ def _under_ray(plan: Plan) -> None:
 
 
 def _listening(torch_config: Any) -> Any:
-    """Ray's way to start a process group, and in the same place, which is each worker's main thread, to heed SIGTERM."""
+    """Ray's way to start a process group, and in the same place, which is each worker's main thread, to heed
+    SIGTERM.
+    """
 
     class Backend(torch_config().backend_cls):  # type: ignore[misc]
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
@@ -175,7 +183,10 @@ def _told_to_stop(stop: Callable[[], object]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def watch(output: str, steps: int) -> Iterator[None]:
-    """A live line of the run's own journal while the block runs: step, loss, resumes. On stderr, for runs in a folder."""
+    """A live line of the run's own journal while the block runs: step, loss, resumes.
+
+    On stderr, for runs in a folder.
+    """
     stop = threading.Event()
     columns = (
         TextColumn("{task.description}"),

@@ -1,10 +1,11 @@
-"""From fetched media to audio-frame pairs: the settings of cutting, and the `Clipper` that owns the decoder child.
+"""From fetched media to audio-frame pairs: the settings of cutting, and the `Clipper` that owns the decoder
+child.
 
     with Clipper(ClipConfig(), AudioConfig(), FrameConfig(), MediaLimits()) as clipper:
         clips = clipper.cut(media)      # raises Refused
 
-All decoding happens in `ingest.clip.process`, inside an `ingest.child`; this process only takes the finished samples
-and JPEG bytes, and checks their form. It judges no content (ingest.clip.filter does).
+All decoding happens in `ingest.clip.process`, inside an `ingest.child`; this process only takes the finished
+samples and JPEG bytes, and checks their form. It judges no content (ingest.clip.filter does).
 """
 
 from dataclasses import asdict, dataclass
@@ -23,11 +24,13 @@ SHORT = ("refuse", "pad", "loop")
 
 @dataclass
 class ClipConfig:
-    """How windows are laid. `keyframe`: around keyframes, the frame is the exact middle; `grid`: back to back from 0.
+    """How windows are laid. `keyframe`: around keyframes, the frame is the exact middle; `grid`: back to back
+    from 0.
 
-    Where keyframe windows are fewer than a third of the grid's, or none fits, the gaps are filled as by `grid`, at its cost; a sample's
-    `mode` says how it was laid. `short`: what a medium gives that is shorter than a clip: nothing, or one clip that ends in silence
-    (`pad`) or repeats itself (`loop`); the sample's `valid_s` says how much of it is the medium's.
+    Where keyframe windows are fewer than a third of the grid's, or none fits, the gaps are filled as by
+    `grid`, at its cost; a sample's `mode` says how it was laid. `short`: what a medium gives that is shorter
+    than a clip: nothing, or one clip that ends in silence (`pad`) or repeats itself (`loop`); the sample's
+    `valid_s` says how much of it is the medium's.
     """
 
     duration_s: float = 10.24
@@ -62,7 +65,9 @@ class AudioConfig:
 
 @dataclass
 class FrameConfig:
-    """Frames are scaled down to this short side and stored as JPEG; smaller pictures are refused, never enlarged."""
+    """Frames are scaled down to this short side and stored as JPEG; smaller pictures are refused, never
+    enlarged.
+    """
 
     short_side_px: int = 256
     quality: int = 92
@@ -129,7 +134,10 @@ class Clipper:
         self.sandbox.close()
 
     def cut(self, media: Media) -> list[Clip]:
-        """The clips of `media` in order of time; none where no window fits. What else there was is in `lost`. Raises `Refused`."""
+        """The clips of `media` in order of time; none where no window fits.
+
+        What else there was is in `lost`. Raises `Refused`.
+        """
         self.lost = []
         request: dict[str, Any] = {
             "picture": _absolute(media.picture),
@@ -148,7 +156,9 @@ class Clipper:
             raise Refused(Reason.DECODER_CRASHED, f"an answer of the wrong form: {error!r}") from None
 
     def _losses(self, header: dict[str, Any]) -> list[Refused]:
-        """A refusal for the windows without a picture, and one for the stretches of the clock without a window."""
+        """A refusal for the windows without a picture, and one for the stretches of the clock without a
+        window.
+        """
         found = []
         told = {
             "unseen": (Reason.CORRUPT, "no whole picture for a window"),

@@ -1,19 +1,22 @@
 """Clocks of media: stretches of a file whose clock restarts, and two files that are joined to one.
 
-A joined transport stream, a chained Ogg or a DVB discontinuity makes a file's clock jump. What lies between two jumps is a
-*stretch*; `StretchFinder` numbers them packet by packet. `Timeline` lays the stretches one after the other on *playing time*, which
-starts at 0 and never goes back; of jumps ahead, it keeps short gaps only. Picture and sound of one moment lie in one stretch. Pure
-arithmetic in seconds; opens no file.
+A joined transport stream, a chained Ogg or a DVB discontinuity makes a file's clock jump. What lies between
+two jumps is a *stretch*; `StretchFinder` numbers them packet by packet. `Timeline` lays the stretches one
+after the other on *playing time*, which starts at 0 and never goes back; of jumps ahead, it keeps short gaps
+only. Picture and sound of one moment lie in one stretch. Pure arithmetic in seconds; opens no file.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-BACK_S = 0.3  # a decoding time this far behind the one before is a restart; less is rounding, or a container's guess
+# a decoding time this far behind the one before is a restart; less is rounding, or a container's guess
+BACK_S = 0.3
 BACK_FRAMES = 6  # the same in frames of the picture, for slow ones: as many may be out of order
 AHEAD_S = 3.0  # a jump ahead by more ends a stretch, unless the other stream keeps pace with it
-GAP_S = 60.0  # a jump ahead by more, up to the hours of a DVB discontinuity, is no gap in the recording: time goes on without it
+# a jump ahead by more, up to the hours of a DVB discontinuity, is no gap in the recording: time goes on
+# without it
+GAP_S = 60.0
 NEAR_S = 10.0  # and the other stream, when it jumps, joins a stretch that is as near
 ONE_CLOCK_S = 10.0  # the clocks of two files that start this near each other are one
 WRAP_S = 2**33 / 90000  # where the clocks of MPEG start again
@@ -39,8 +42,8 @@ Reaches = dict[int, Reach]
 class StretchFinder:
     """Numbers the stretches of a file from the decoding times of its streams, which must come in file order.
 
-    `back_s`: by how much the time of each stream may go back. `alone_jumps`: a single stream that jumps ahead by more than `GAP_S` has
-    restarted; false where a lone picture may stand for long.
+    `back_s`: by how much the time of each stream may go back. `alone_jumps`: a single stream that jumps ahead
+    by more than `GAP_S` has restarted; false where a lone picture may stand for long.
     """
 
     def __init__(self, back_s: Sequence[float], alone_jumps: bool):
@@ -95,9 +98,11 @@ class StretchFinder:
 
 
 class Timeline:
-    """Where each stretch lies in playing time, from what both streams reach in it; the second may have a clock of its own.
+    """Where each stretch lies in playing time, from what both streams reach in it; the second may have a
+    clock of its own.
 
-    `start_s` is what the clock says at time 0 of the first stretch. `ahead_s[k]` is how far the sound's clock is ahead of the picture's.
+    `start_s` is what the clock says at time 0 of the first stretch. `ahead_s[k]` is how far the sound's clock
+    is ahead of the picture's.
     """
 
     def __init__(
@@ -127,10 +132,12 @@ class Timeline:
 
 
 def ahead_s(picture: Reach, sound: Reach, wraps: bool) -> float:
-    """How far the clock of a file of sound is ahead of that of the file of its picture: 0 where it is one clock.
+    """How far the clock of a file of sound is ahead of that of the file of its picture: 0 where it is one
+    clock.
 
-    The difference of the two starts decides. Less than `ONE_CLOCK_S`: one clock, and the sound starts that much later. More: either the
-    sound starts that late, or each file counts from a time of its own; whichever makes their ends meet more nearly.
+    The difference of the two starts decides. Less than `ONE_CLOCK_S`: one clock, and the sound starts that
+    much later. More: either the sound starts that late, or each file counts from a time of its own; whichever
+    makes their ends meet more nearly.
     """
     apart_s = sound.first_s - picture.first_s
     turns_s = round(apart_s / WRAP_S) * WRAP_S if wraps else 0.0

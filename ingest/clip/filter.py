@@ -1,7 +1,7 @@
 """Is a clip worth keeping: silence, clipping and dead tones in its sound, black and empty pictures.
 
-`judge_clip(clip, config)` returns a reason or None, and the scores behind it; pure numpy and PIL, no models. It looks at
-one clip alone: near-duplicates and shares over the dataset are not its business.
+`judge_clip(clip, config)` returns a reason or None, and the scores behind it; pure numpy and PIL, no models.
+It looks at one clip alone: near-duplicates and shares over the dataset are not its business.
 """
 
 import io
@@ -67,7 +67,9 @@ def sound_scores(audio: np.ndarray, sample_rate_hz: int) -> dict[str, float]:
 
 
 def spectral_change(wave: np.ndarray, sample_rate_hz: int) -> float:
-    """Mean change of the magnitude spectrum from frame to frame, as a share of the magnitude: 0 for a steady tone."""
+    """Mean change of the magnitude spectrum from frame to frame, as a share of the magnitude: 0 for a steady
+    tone.
+    """
     hop = max(1, round(HOP_S * sample_rate_hz))
     if len(wave) < 3 * hop:
         return 0.0

@@ -68,7 +68,9 @@ class VideoPictures:
         return finish(Image.fromarray(pixels), time_s, self.settings, 1 / aspect if turned else aspect)
 
     def _rgb(self, frame: Any) -> np.ndarray:
-        """uint8 [height, width, 3]. Video without a mark has BT.709 colours from 720 lines on, as players take it."""
+        """uint8 [height, width, 3]. Video without a mark has BT.709 colours from 720 lines on, as players
+        take it.
+        """
         options: dict[str, Any] = {"format": "rgb24", "threads": 1}
         if frame.colorspace == UNSPECIFIED and (frame.width >= 1280 or frame.height > 576):
             options["src_colorspace"] = Colorspace.ITU709
@@ -78,7 +80,9 @@ class VideoPictures:
 
 
 def upright(pixels: np.ndarray, matrix: np.ndarray | None) -> tuple[np.ndarray, bool]:
-    """`pixels` [height, width, 3] turned and mirrored as a display matrix [3, 3] says, and whether its sides changed places."""
+    """`pixels` [height, width, 3] turned and mirrored as a display matrix [3, 3] says, and whether its sides
+    changed places.
+    """
     if matrix is None:
         return pixels, False
     (a, b), (c, d) = matrix[:2, :2]
@@ -101,7 +105,9 @@ def still_picture(path: str, settings: Settings) -> Picture:
 
 
 def finish(picture: Image.Image, time_s: float, settings: Settings, aspect: float = 1.0) -> Picture:
-    """RGB `picture`, whose pixels are `aspect` times as wide as high, as a JPEG of square ones with the short side asked for."""
+    """RGB `picture`, whose pixels are `aspect` times as wide as high, as a JPEG of square ones with the short
+    side asked for.
+    """
     shown = (picture.width * aspect, picture.height)
     scale = settings.short_side_px / min(shown)
     width, height = (max(settings.short_side_px, round(side * scale)) for side in shown)

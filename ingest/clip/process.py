@@ -1,8 +1,10 @@
-"""The warm child that decodes hostile media: started by `ingest.clip.clipper` through `ingest.child`, one per worker.
+"""The warm child that decodes hostile media: started by `ingest.clip.clipper` through `ingest.child`, one per
+worker.
 
-It answers every request {"picture", "sound", "still", "start_s", "end_s"} with clips cut by playing time, or with why it refused.
-`ingest.clip.tracks` reads the files, `ingest.clip.windows` plans, `ingest.clip.picture` finishes frames; video is decoded here, only where a frame
-is wanted. It judges no content and opens nothing but these two files.
+It answers every request {"picture", "sound", "still", "start_s", "end_s"} with clips cut by playing time, or
+with why it refused. `ingest.clip.tracks` reads the files, `ingest.clip.windows` plans, `ingest.clip.picture`
+finishes frames; video is decoded here, only where a frame is wanted. It judges no content and opens nothing
+but these two files.
 """
 
 import sys
@@ -71,9 +73,11 @@ class Found(NamedTuple):
 
 
 def cut(request: dict[str, Any], settings: Settings) -> tuple[dict[str, Any], list[bytes]]:
-    """The clips of one request as plain facts, whose `audio` and `image` are places in the list of byte strings.
+    """The clips of one request as plain facts, whose `audio` and `image` are places in the list of byte
+    strings.
 
-    `unseen` and `empty` are what was lost, by first sample: windows without a whole picture, stretches of a clock without any window.
+    `unseen` and `empty` are what was lost, by first sample: windows without a whole picture, stretches of a
+    clock without any window.
     """
     embedded = embedded_evidence([request["picture"], request["sound"]])
     start_s, end_s = float(request.get("start_s", 0)), float(request.get("end_s", 0))
@@ -164,7 +168,9 @@ def _empty(
     starts: list[int],
     settings: Settings,
 ) -> list[int]:
-    """The first samples of those stretches of a clock in which no window starts, though both halves are there, or one for long."""
+    """The first samples of those stretches of a clock in which no window starts, though both halves are
+    there, or one for long.
+    """
     found = []
     for number, begin_s in begins_s.items():
         spans = [half[number] for half in (pictures, sounds) if number in half]
@@ -182,7 +188,9 @@ def _empty(
 def _read(
     picture_path: str, sound_path: str, within: Span | None, settings: Settings, channel: int | None = None
 ) -> tuple[Tracks, Tracks]:
-    """Picture and sound of one file, read together, or of two: these whole, as only their ends tell how their clocks are joined."""
+    """Picture and sound of one file, read together, or of two: these whole, as only their ends tell how their
+    clocks are joined.
+    """
     if picture_path == sound_path:
         tracks = read_tracks(picture_path, settings, True, True, within, channel)
         return tracks, tracks
@@ -197,7 +205,9 @@ def _placer(tracks: Tracks) -> SoundPlacer:
 
 
 def read_cuts(path: str, packets: Packets, settings: Settings) -> list[Cut]:
-    """Hard cuts of the whole video, among its reference frames: all others are skipped, and so is the deblocking."""
+    """Hard cuts of the whole video, among its reference frames: all others are skipped, and so is the
+    deblocking.
+    """
 
     def pictures() -> Iterator[tuple[float, np.ndarray]]:
         with opened(path, settings) as container:
@@ -224,7 +234,8 @@ def read_cuts(path: str, packets: Packets, settings: Settings) -> list[Cut]:
 def read_pictures(path: str, packets: Packets, wanted: set[int], settings: Settings) -> dict[int, Picture]:
     """Decodes the frames of the `wanted` packets and little else; one that cannot be decoded is left out.
 
-    Packets that are marked as keyframes and are none are found out by what comes of them: their runs begin farther back, and farther.
+    Packets that are marked as keyframes and are none are found out by what comes of them: their runs begin
+    farther back, and farther.
     """
     found: dict[int, Picture] = {}
     back, torn = 0, set(wanted)
@@ -305,7 +316,10 @@ class _Sieve:
         }
 
     def wanted_of(self, frames: list[Any], is_last: bool) -> Iterator[tuple[int, float, Any]]:
-        """(packet, time, frame) of those that are wanted. A second field has no frame of its own: it is in the one before."""
+        """(packet, time, frame) of those that are wanted.
+
+        A second field has no frame of its own: it is in the one before.
+        """
         for frame in frames:
             place = self.places.get(frame.pts, -1)
             if place < 0 or not self._is_whole(frame, place):
@@ -326,7 +340,9 @@ class _Sieve:
             yield place, float(self.times_s[shown]), frame
 
     def _is_whole(self, frame: Any, place: int) -> bool:
-        """Whether the frame needs no other, or comes after one of this run that does not, or after all of the picture was refreshed."""
+        """Whether the frame needs no other, or comes after one of this run that does not, or after all of the
+        picture was refreshed.
+        """
         if frame.is_corrupt:
             return False
         if self.whole_from_s == np.inf and (
@@ -347,7 +363,9 @@ def _decoded(decoder: Any, packet: Any) -> list[Any]:
 
 
 def _samples(sound: Sound, start: int, valid: int, settings: Settings) -> np.ndarray:
-    """int16 [num_samples]; beyond the `valid` ones, and beyond the end (by less than EDGE_S), silence or the same again."""
+    """int16 [num_samples]; beyond the `valid` ones, and beyond the end (by less than EDGE_S), silence or the
+    same again.
+    """
     found = sound.samples[start : start + valid]
     if settings.short == "loop" and 0 < len(found) and valid < settings.num_samples:
         return np.resize(found, settings.num_samples)
@@ -363,7 +381,10 @@ def _spread(chosen: Sequence[Chosen], most: int) -> Iterator[Chosen]:
 
 
 def answer(request: dict[str, Any], settings: Settings) -> tuple[dict[str, Any], list[bytes]]:
-    """One request -> the header and byte strings of the reply. An error nobody expected ends the process: a crash."""
+    """One request -> the header and byte strings of the reply.
+
+    An error nobody expected ends the process: a crash.
+    """
     try:
         return cut(request, settings)
     except Refused as refusal:

@@ -4,8 +4,9 @@
     placer.add(frame, time_s, stretch)      # in order; raises Refused: too_long
     sound = placer.finish(timeline)
 
-Each piece is put where its presentation time says; small jitter is left alone. Two channels that cancel each other are not summed:
-`loud_channel` names the one to read instead, and the file is read again. Opens no file; `ingest.clip.tracks` does.
+Each piece is put where its presentation time says; small jitter is left alone. Two channels that cancel each
+other are not summed: `loud_channel` names the one to read instead, and the file is read again. Opens no file;
+`ingest.clip.tracks` does.
 """
 
 from typing import Any
@@ -27,13 +28,16 @@ HEARD_FIRST, HEARD_EVERY = (
     16,
     16,
 )  # frames whose two channels are compared: the first ones, then one of as many
-CANCELLED = 0.05  # share of the louder channel's power that is left in the sum where both cancel; ordinary stereo keeps 0.25 or more
+# share of the louder channel's power that is left in the sum where both cancel; ordinary stereo keeps 0.25 or
+# more
+CANCELLED = 0.05
 
 
 class SoundPlacer:
     """Resamples decoded frames to mono int16 and puts each piece where its presentation time says.
 
-    `channel`: that one alone, instead of the sum of all. `limit_s`: the longest duration, else that of the settings.
+    `channel`: that one alone, instead of the sum of all. `limit_s`: the longest duration, else that of the
+    settings.
     """
 
     def __init__(self, settings: Settings, channel: int | None = None, limit_s: float = 0.0):
@@ -54,7 +58,10 @@ class SoundPlacer:
         self.powers = np.zeros(3)  # of the left channel, of the right one, and of both in common
 
     def add(self, frame: av.AudioFrame, time_s: float | None, stretch: int = 0) -> None:
-        """The next frame; one without a time follows the one before. Raises `Refused` past the longest duration."""
+        """The next frame; one without a time follows the one before.
+
+        Raises `Refused` past the longest duration.
+        """
         time_s = self.next_s if time_s is None else time_s
         if self.total_s > self.limit_s:
             raise self._too_long()
@@ -74,7 +81,10 @@ class SoundPlacer:
         self.total_s += frame.samples / frame.sample_rate
 
     def reaches(self) -> Reaches:
-        """What the sound covers in each stretch, by the clock of its file. `Refused` (no_audio) where that is nothing."""
+        """What the sound covers in each stretch, by the clock of its file.
+
+        `Refused` (no_audio) where that is nothing.
+        """
         self._end_piece()
         found: Reaches = {}
         for stretch, begin_s, samples in self.pieces:

@@ -1,4 +1,5 @@
-"""Opening a media file, choosing its picture and its sound, and what its header says of them. Decodes nothing.
+"""Opening a media file, choosing its picture and its sound, and what its header says of them. Decodes
+nothing.
 
     with opened(path, settings) as container:
         stream = picture_stream(container)      # raises Refused: no_video, unsupported
@@ -17,7 +18,8 @@ from ingest.sample import Reason, Refused
 
 OPEN_OPTIONS = {
     "protocol_whitelist": "file",
-    # none of these can name other files, but for mov (see below) and the subtitles within avi, which are under this list too
+    # none of these can name other files, but for mov (see below) and the subtitles within avi, which are
+    # under this list too
     "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,wav,mp3,flac,aac,mpegts,mpeg,avi,flv,asf,mxf,dv,aiff,amr",
     "enable_drefs": "0",  # a mov may name other files as its data: never
 }
@@ -60,7 +62,10 @@ def opened(path: str, settings: Settings) -> Any:
 
 
 def picture_stream(container: Any) -> Any:
-    """The moving picture, ready for decoding in one thread: no cover or thumbnail, the largest of several. Raises `Refused`."""
+    """The moving picture, ready for decoding in one thread: no cover or thumbnail, the largest of several.
+
+    Raises `Refused`.
+    """
     moving = [stream for stream in container.streams.video if not stream.disposition & COVER]
     if not moving:
         raise Refused(Reason.NO_VIDEO, "no video in the file")
@@ -95,7 +100,8 @@ def _picture_rank(stream: Any) -> tuple[bool, bool, bool, int, int]:
 
 
 def sound_stream(container: Any, picture: Any = None) -> Any:
-    """The film's own sound: no commentary or description, the original before a dub, the default one. Raises `Refused`.
+    """The film's own sound: no commentary or description, the original before a dub, the default one. Raises
+    `Refused`.
 
     Of a broadcast of several programs, only those of the program of the `picture` come into question.
     """
@@ -127,14 +133,19 @@ def _sound_rank(stream: Any) -> tuple[bool, bool, bool, bool, bool, int]:
 
 
 def clock_s(container: Any) -> float | None:
-    """What the container's clock says at presentation time 0, where that can be anything; else None: it says 0."""
+    """What the container's clock says at presentation time 0, where that can be anything; else None: it says
+    0.
+    """
     start_s = float(container.start_time or 0) / av.time_base
     is_cut = start_s > LATE_CLOCK_S or start_s < EARLY_CLOCK_S
     return start_s if container.format.name in ANY_CLOCK + FIRST_SAMPLE or is_cut else None
 
 
 def declared_s(container: Any, stream: Any) -> float | None:
-    """How long the header says that `stream` lasts; None where it says so of the whole file only (`container_s`)."""
+    """How long the header says that `stream` lasts;
+
+    None where it says so of the whole file only (`container_s`).
+    """
     name = container.format.name
     if name == "avi":  # counts frames in its header, and takes its duration from what is there
         return float(stream.frames * stream.time_base) if stream.type == "video" else 0.0

@@ -1,9 +1,11 @@
-"""One pass over the packets of a file: times and keyframes of its picture, its whole sound decoded, the stretches of its clock.
+"""One pass over the packets of a file: times and keyframes of its picture, its whole sound decoded, the
+stretches of its clock.
 
     tracks = read_tracks(path, settings, picture=True, sound=True)      # raises Refused
     packets, sound = one_timeline(tracks, tracks)
 
-Video is not decoded here. `ingest.clip.streams` chooses what is read, `ingest.clip.clocks` tells stretches apart, `ingest.clip.sound` mixes.
+Video is not decoded here. `ingest.clip.streams` chooses what is read, `ingest.clip.clocks` tells stretches
+apart, `ingest.clip.sound` mixes.
 """
 
 import itertools
@@ -107,7 +109,10 @@ class Film:
 
 @dataclass
 class Voice:
-    """The sound of a file, decoded as it comes; `origin_s`: what its clock says at its first sample, where that is time 0."""
+    """The sound of a file, decoded as it comes;
+
+    `origin_s`: what its clock says at its first sample, where that is time 0.
+    """
 
     stream: Any
     placer: SoundPlacer
@@ -138,7 +143,10 @@ class Voice:
 
 @dataclass
 class Tracks:
-    """What was read of one file. `start_s`: what its clock says at time 0 (of a sound alone: at its first sample); `wraps`: MPEG's."""
+    """What was read of one file.
+
+    `start_s`: what its clock says at time 0 (of a sound alone: at its first sample); `wraps`: MPEG's.
+    """
 
     film: Film | None
     voice: Voice | None
@@ -213,7 +221,10 @@ class _Reader:
         self.last_pos, self.is_all = 0, True
 
     def read(self, wanted: Span | None) -> None:
-        """Fills film and voice. `wanted`, in the file's clock: nothing is decoded before it, and reading ends behind it."""
+        """Fills film and voice.
+
+        `wanted`, in the file's clock: nothing is decoded before it, and reading ends behind it.
+        """
         used = [half.stream for half in self.halves]
         places = {stream.index: place for place, stream in enumerate(used)}
         bases = {stream.index: float(stream.time_base or 0) for stream in self.container.streams}
@@ -258,7 +269,10 @@ class _Reader:
         return number
 
     def check_whole(self, path: str) -> None:
-        """Raises `Refused` (corrupt). A file cut short still demuxes without an error: it just ends before its header says."""
+        """Raises `Refused` (corrupt).
+
+        A file cut short still demuxes without an error: it just ends before its header says.
+        """
         if any(self.is_hidden):
             raise Refused(Reason.CORRUPT, "the clock goes back, and what follows is hidden")
         reaches = [
@@ -281,7 +295,9 @@ class _Reader:
                 _check_end(reach[0].last_s, declared)
 
     def _check_once(self, path: str) -> None:
-        """Raises `Refused` (corrupt) where a second file is joined to the first, which the demuxer takes for the end."""
+        """Raises `Refused` (corrupt) where a second file is joined to the first, which the demuxer takes for
+        the end.
+        """
         mark, is_twice = AGAIN.get(self.container.format.name), False
         with open(path, "rb") as file:
             if mark:
@@ -320,14 +336,20 @@ def _check_end(end_s: float, declared: float) -> None:
 
 
 def first_sample_on(sound: Tracks) -> tuple[Sound, dict[int, float]]:
-    """A sound whose first sample is time 0, and where each stretch begins. Raises `Refused`: no_audio, too_long."""
+    """A sound whose first sample is time 0, and where each stretch begins.
+
+    Raises `Refused`: no_audio, too_long.
+    """
     assert sound.voice
     timeline = Timeline({}, sound.voice.placer.reaches(), sound.start_s)
     return sound.voice.placer.finish(timeline), timeline.begin_s
 
 
 def one_timeline(picture: Tracks, sound: Tracks) -> tuple[Packets, Sound]:
-    """Both on one playing time: of one file (given twice) or of two. Raises `Refused`: corrupt, too_long, no_audio."""
+    """Both on one playing time: of one file (given twice) or of two.
+
+    Raises `Refused`: corrupt, too_long, no_audio.
+    """
     assert picture.film and sound.voice
     films, voices = picture.film.reaches(), sound.voice.placer.reaches()
     ahead: dict[int, float] = {}

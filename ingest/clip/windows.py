@@ -1,7 +1,8 @@
 """Where the windows of a medium lie: pure planning on times, no decoding.
 
-`plan(packets, sound, settings, cuts, within)` gives the windows, `plan_runs` the runs of video to decode for them, `find_cuts`
-the hard cuts among small pictures. All times are seconds of playing time (`ingest.clip.clocks`). Opens no file; `ingest.clip.process` does.
+`plan(packets, sound, settings, cuts, within)` gives the windows, `plan_runs` the runs of video to decode for
+them, `find_cuts` the hard cuts among small pictures. All times are seconds of playing time
+(`ingest.clip.clocks`). Opens no file; `ingest.clip.process` does.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,7 +53,8 @@ class Span:
 
 @dataclass
 class Sound:
-    """Mono int16 samples; sample 0 is playing time 0. There is sound from `start_s` to `end_s`, silence in gaps.
+    """Mono int16 samples; sample 0 is playing time 0. There is sound from `start_s` to `end_s`, silence in
+    gaps.
 
     `spans`: the same for each stretch of the clock.
     """
@@ -67,9 +69,9 @@ class Sound:
 class Packets:
     """Times of a video's packets in decoding order, [num_packets] each, and when its last frame ends.
 
-    A packet that is not `shown` is only there for others to be decoded: an edit list cuts it off, or it has no time. `stretches`: of
-    which stretch each packet is; `stamps`: its time as the file has it; `spans`, `begins_s`: where there is a picture, and where time
-    begins, in each stretch.
+    A packet that is not `shown` is only there for others to be decoded: an edit list cuts it off, or it has
+    no time. `stretches`: of which stretch each packet is; `stamps`: its time as the file has it; `spans`,
+    `begins_s`: where there is a picture, and where time begins, in each stretch.
     """
 
     times_s: np.ndarray
@@ -113,7 +115,8 @@ class Window:
 
 @dataclass
 class Run:
-    """Packets `first` to `last` decoded in one go, from a keyframe on; `wanted`: packets whose frames are kept.
+    """Packets `first` to `last` decoded in one go, from a keyframe on; `wanted`: packets whose frames are
+    kept.
 
     `second_key`: of a run that can begin no earlier, the next keyframe.
     """
@@ -127,7 +130,9 @@ class Run:
 def plan(
     packets: Packets, sound: Sound, settings: Settings, cuts: Sequence[Cut] = (), within: Span | None = None
 ) -> list[Window]:
-    """The windows within the time where both picture and sound are there, none across a cut or a restart of the clock."""
+    """The windows within the time where both picture and sound are there, none across a cut or a restart of
+    the clock.
+    """
     places = [
         list(scenes(region, cuts)) for region in regions(packets.spans, sound.spans, packets.begins_s, within)
     ]
@@ -235,7 +240,8 @@ def short_piece(place: Span, settings: Settings) -> tuple[int, int]:
 
 
 def plan_runs(packets: Packets, wanted: set[int], back: int = 0) -> list[Run]:
-    """What to decode for the `wanted` packets: from the keyframe before each up to it, overlapping runs as one.
+    """What to decode for the `wanted` packets: from the keyframe before each up to it, overlapping runs as
+    one.
 
     `back`: from so many keyframes before that one, but from no other stretch.
     """
@@ -269,8 +275,9 @@ def grid_starts(start_s: float, end_s: float, settings: Settings) -> list[int]:
 def find_cuts(pictures: Iterable[tuple[float, np.ndarray]], threshold: float) -> list[Cut]:
     """Hard cuts in (time_s, small picture) in order of time, by the scene score of ffmpeg's `select` filter.
 
-    score = min(d[t], |d[t] - d[t-1]|), d = mean absolute difference to the picture before, 0 to 1: motion that goes on
-    changes much from picture to picture, but as much as it did before. The first picture begins a scene anyhow.
+    score = min(d[t], |d[t] - d[t-1]|), d = mean absolute difference to the picture before, 0 to 1: motion
+    that goes on changes much from picture to picture, but as much as it did before. The first picture begins
+    a scene anyhow.
     """
     cuts: list[Cut] = []
     before_s, before, earlier = 0.0, None, None

@@ -1,11 +1,11 @@
 """Fingerprints of a clip's picture and sound: alike for the same clip encoded again, apart for others.
 
-`image_hash(jpeg)` is ImageHash's pHash; `audio_fingerprint(audio, rate)` is made for this house (below). Both are hex of a
-fixed number of bits; `image_distances` and `audio_distances` compare them, many at once. They do not align: a sound that
-starts 20 ms later is another one. `audio_sequence(audio, rate, start)` does: it is a row of small fingerprints by media time,
-in which the same sound is found again in a clip that was cut elsewhere, and `image_palette(jpeg)` the colours by which the frame
-of that clip is known, seconds apart (both for ingest.dedup.reuploads). Pure functions, no models. What counts as near is the business
-of ingest.curate.
+`image_hash(jpeg)` is ImageHash's pHash; `audio_fingerprint(audio, rate)` is made for this house (below). Both
+are hex of a fixed number of bits; `image_distances` and `audio_distances` compare them, many at once. They do
+not align: a sound that starts 20 ms later is another one. `audio_sequence(audio, rate, start)` does: it is a
+row of small fingerprints by media time, in which the same sound is found again in a clip that was cut
+elsewhere, and `image_palette(jpeg)` the colours by which the frame of that clip is known, seconds apart (both
+for ingest.dedup.reuploads). Pure functions, no models. What counts as near is the business of ingest.curate.
 """
 
 import io
@@ -34,13 +34,17 @@ SHADES = 5  # of each of three colours, in a palette
 
 
 def image_hash(jpeg: bytes) -> str:
-    """64 bits as 16 hex digits: the signs of the lowest 8 x 8 frequencies of the 32 x 32 grey picture (pHash)."""
+    """64 bits as 16 hex digits: the signs of the lowest 8 x 8 frequencies of the 32 x 32 grey picture
+    (pHash).
+    """
     with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as picture:
         return str(imagehash.phash(picture))
 
 
 def image_palette(jpeg: bytes) -> bytes:
-    """125 bytes: how much of the picture has each of 5 x 5 x 5 colours, in 255ths; a pixel between two shades counts for both."""
+    """125 bytes: how much of the picture has each of 5 x 5 x 5 colours, in 255ths; a pixel between two shades
+    counts for both.
+    """
     with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as picture:
         picture.draft("RGB", (64, 64))
         small = picture.convert("RGB").resize((24, 24), Image.Resampling.BOX)
@@ -59,12 +63,14 @@ def palette_distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def audio_fingerprint(audio: np.ndarray, rate: int) -> str:
-    """256 bits as 64 hex digits, of mono int16 `audio` [num_samples] at `rate` Hz, whatever its level and length.
+    """256 bits as 64 hex digits, of mono int16 `audio` [num_samples] at `rate` Hz, whatever its level and
+    length.
 
-    128 bits of shape: the mean power in 32 bands (100 to 4000 Hz, in equal ratios) against four levels below the loudest band.
-    128 bits of change: whether, from one of 17 overlapping windows to the next, the power of a band grew against that of
-    its neighbour, in 8 pairs of bands (Haitsma and Kalker, A Highly Robust Audio Fingerprinting System, ISMIR 2002). The
-    first tells steady sounds apart, the second two noises of one spectrum.
+    128 bits of shape: the mean power in 32 bands (100 to 4000 Hz, in equal ratios) against four levels below
+    the loudest band. 128 bits of change: whether, from one of 17 overlapping windows to the next, the power
+    of a band grew against that of its neighbour, in 8 pairs of bands (Haitsma and Kalker, A Highly Robust
+    Audio Fingerprinting System, ISMIR 2002). The first tells steady sounds apart, the second two noises of
+    one spectrum.
     """
     wave = audio.astype(np.float32)
     wave = np.pad(wave, (0, max(0, 4 * CHANGE_STEPS - len(wave))))
@@ -73,11 +79,13 @@ def audio_fingerprint(audio: np.ndarray, rate: int) -> str:
 
 
 def audio_sequence(audio: np.ndarray, rate: int, start: int) -> bytes:
-    """What the sound does over time: uint32 number of the first frame, then a byte per frame of 25 ms; of mono int16 `audio`.
+    """What the sound does over time: uint32 number of the first frame, then a byte per frame of 25 ms; of
+    mono int16 `audio`.
 
-    Frame f lies at f x 25 ms of media time, of which `start` is the first sample: a medium that was encoded again has the same
-    frames wherever it is cut. The 8 bits are those of `audio_fingerprint`'s change, of the power in 0.4 s against that of the
-    0.4 s before, in 9 bands from 200 to 4000 Hz. A clip shorter than a second has none.
+    Frame f lies at f x 25 ms of media time, of which `start` is the first sample: a medium that was encoded
+    again has the same frames wherever it is cut. The 8 bits are those of `audio_fingerprint`'s change, of the
+    power in 0.4 s against that of the 0.4 s before, in 9 bands from 200 to 4000 Hz. A clip shorter than a
+    second has none.
     """
     hop = round(FRAME_S * rate)
     wave = audio[-start % hop :].astype(np.float32)
@@ -97,11 +105,12 @@ def image_distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def audio_distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """0 (the same) to 1, float [n], of fingerprints uint64 [n, 4]: the larger of the distances in shape and in change.
+    """0 (the same) to 1, float [n], of fingerprints uint64 [n, 4]: the larger of the distances in shape and
+    in change.
 
-    Shape: the share of lit lamps that are lit in one only (Jaccard), so that a tone weighs as much as a noise. Change: the
-    share of the 128 bits that differ. Encoded again: up to 0.28 (Opus at 24 kbit/s; below 0.19 for 19 of 20); two noises
-    of one spectrum: from 0.33; two tones in different bands: 1.
+    Shape: the share of lit lamps that are lit in one only (Jaccard), so that a tone weighs as much as a
+    noise. Change: the share of the 128 bits that differ. Encoded again: up to 0.28 (Opus at 24 kbit/s; below
+    0.19 for 19 of 20); two noises of one spectrum: from 0.33; two tones in different bands: 1.
     """
     differ, lit = np.bitwise_count(one ^ other), np.bitwise_count((one | other)[..., :2]).sum(-1)
     shape = differ[..., :2].sum(-1, dtype=np.int64) / np.maximum(lit, 1)
@@ -109,14 +118,18 @@ def audio_distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _shape_bits(wave: np.ndarray, rate: int) -> np.ndarray:
-    """bool [128]: a band's level as a row of lamps, so that a small difference of level moves one bit at most."""
+    """bool [128]: a band's level as a row of lamps, so that a small difference of level moves one bit at
+    most.
+    """
     power = _band_powers(wave[None], rate, SHAPE_BANDS)[0]
     levels = np.array(SHAPE_LEVELS) * power.max()
     return (power[:, None] > levels).ravel()
 
 
 def _change_bits(wave: np.ndarray, rate: int) -> np.ndarray:
-    """bool [128]: equation 1 of the paper, with a dead zone, so that what does not change gives no bit by chance."""
+    """bool [128]: equation 1 of the paper, with a dead zone, so that what does not change gives no bit by
+    chance.
+    """
     hop = len(wave) // (CHANGE_STEPS + 1)
     windows = np.stack([wave[step * hop : (step + 2) * hop] for step in range(CHANGE_STEPS)])
     power = _band_powers(windows, rate, CHANGE_BANDS)
@@ -125,7 +138,9 @@ def _change_bits(wave: np.ndarray, rate: int) -> np.ndarray:
 
 
 def _band_powers(windows: np.ndarray, rate: int, num_bands: int, low_hz: float = LOW_HZ) -> np.ndarray:
-    """Mean power [num_windows, num_bands] of Hann windows [num_windows, n], in bands of equal ratio; 0 above rate / 2."""
+    """Mean power [num_windows, num_bands] of Hann windows [num_windows, n], in bands of equal ratio; 0 above
+    rate / 2.
+    """
     length = next_fast_len(windows.shape[1], real=True)
     edges_hz = np.geomspace(low_hz, HIGH_HZ, num_bands + 1)
     edges = np.minimum(np.round(edges_hz * length / rate).astype(int), length // 2 + 1)

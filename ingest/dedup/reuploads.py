@@ -1,20 +1,23 @@
-"""Media found again, cut elsewhere: the same sound at another place of the clips, and pictures that are alike.
+"""Media found again, cut elsewhere: the same sound at another place of the clips, and pictures that are
+alike.
 
     find_reuploads(tracks, marks, folder)       # of the samples in the order of their keys: marks what goes
 
-An encoder that is run again sets keyframes elsewhere, so that windows around them hold other seconds of the same video. Their
-sound still overlaps: `audio_sequence` gives frames by media time, and four of them 0.2 s apart are a word of 32 bits. Two
-clips that share a word, and whose pictures are alike, are laid over each other there; where the sounds agree for 3 s, their
-media may be two versions of one, so and so many frames apart. They are if a quarter of the pictures of clips that overlap are
-alike. Then every clip of the later medium (by lowest key) is laid over the earlier one's: it goes if half of it or more is
-heard there, and with half of its medium's clips going, all go. One sound with other pictures (a song, a jingle over another
-video) stays, and so do other sounds over one still. Pictures that lie seconds apart are alike if their hashes differ in no
-more than IMAGE_BITS, or their colours in no more than COLOUR_SHARE. On disk lie 1,100 bytes per sample; in memory 24, a 64th of
-the words at a time, and the clips of two media.
+An encoder that is run again sets keyframes elsewhere, so that windows around them hold other seconds of the
+same video. Their sound still overlaps: `audio_sequence` gives frames by media time, and four of them 0.2 s
+apart are a word of 32 bits. Two clips that share a word, and whose pictures are alike, are laid over each
+other there; where the sounds agree for 3 s, their media may be two versions of one, so and so many frames
+apart. They are if a quarter of the pictures of clips that overlap are alike. Then every clip of the later
+medium (by lowest key) is laid over the earlier one's: it goes if half of it or more is heard there, and with
+half of its medium's clips going, all go. One sound with other pictures (a song, a jingle over another video)
+stays, and so do other sounds over one still. Pictures that lie seconds apart are alike if their hashes differ
+in no more than IMAGE_BITS, or their colours in no more than COLOUR_SHARE. On disk lie 1,100 bytes per sample;
+in memory 24, a 64th of the words at a time, and the clips of two media.
 
-Not found: what two clips have in common for less than 4 s, so no clips below that (only if cut at the same times: ingest.curate), a
-video played faster or slower, or a video of which hardly any two overlapping clips have pictures that are alike. Noise and sharp
-rhythms that were cut off by an odd number of half frames (12.5 ms) and coded below 64 kbit/s are often too far from the original.
+Not found: what two clips have in common for less than 4 s, so no clips below that (only if cut at the same
+times: ingest.curate), a video played faster or slower, or a video of which hardly any two overlapping clips
+have pictures that are alike. Noise and sharp rhythms that were cut off by an odd number of half frames (12.5
+ms) and coded below 64 kbit/s are often too far from the original.
 """
 
 from collections.abc import Iterator
@@ -40,9 +43,9 @@ POSTING = np.dtype([("word", np.uint32), ("place", np.uint32), ("frame", np.int3
 
 @dataclass(frozen=True)
 class Tracks:
-    """Of all samples, in the order of keys: `frames` uint8 [n, num_frames] (may lie on disk; 0 where none is), `first` int32 [n]
-    the media time of frame 0, `media` int32 [n] numbers of media in the order of their lowest keys, `images` uint64 [n],
-    `palettes` uint8 [n, 125] (may lie on disk).
+    """Of all samples, in the order of keys: `frames` uint8 [n, num_frames] (may lie on disk; 0 where none
+    is), `first` int32 [n] the media time of frame 0, `media` int32 [n] numbers of media in the order of their
+    lowest keys, `images` uint64 [n], `palettes` uint8 [n, 125] (may lie on disk).
     """
 
     frames: np.ndarray
@@ -58,7 +61,9 @@ class Tracks:
 
 
 def find_reuploads(tracks: Tracks, marks: np.ndarray, folder: Path) -> None:
-    """Sets `marks` bool [n] where a sample is found again in a medium that stays; what is marked already plays no part."""
+    """Sets `marks` bool [n] where a sample is found again in a medium that stays; what is marked already
+    plays no part.
+    """
     _write_words(tracks, marks, folder)
     found: set[tuple[int, int, int]] = set()
     for part in range(PARTS):
@@ -98,7 +103,9 @@ def _write_words(tracks: Tracks, marks: np.ndarray, folder: Path) -> None:
 
 
 def words_of(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(words uint32 [n], their frames int [n]): those that hold longest, which are the ones that another encoder leaves alone."""
+    """(words uint32 [n], their frames int [n]): those that hold longest, which are the ones that another
+    encoder leaves alone.
+    """
     length = len(frames) - (TAPS - 1) * TAP_FRAMES
     if length < 1:
         return np.zeros(0, np.uint32), np.zeros(0, int)
@@ -115,7 +122,9 @@ def words_of(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _candidates(tracks: Tracks, postings: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(low, high, shift) [n] of clips of two media with a word in common and pictures alike; at `shift`, media times agree."""
+    """(low, high, shift) [n] of clips of two media with a word in common and pictures alike; at `shift`,
+    media times agree.
+    """
     postings = postings[np.argsort(postings["word"], kind="stable")]
     word, place, frame = (postings[name] for name in ("word", "place", "frame"))
     firsts = np.flatnonzero(word[1:] == word[:-1])
@@ -134,7 +143,9 @@ def _candidates(tracks: Tracks, postings: np.ndarray) -> Iterator[tuple[np.ndarr
 def _same_sound(
     tracks: Tracks, low: np.ndarray, high: np.ndarray, shift: np.ndarray
 ) -> set[tuple[int, int, int]]:
-    """(later medium, earlier medium, media time of the later minus that of the earlier one) where the sounds agree."""
+    """(later medium, earlier medium, media time of the later minus that of the earlier one) where the sounds
+    agree.
+    """
     swap = tracks.media[low] > tracks.media[high]
     early, late, shift = np.where(swap, high, low), np.where(swap, low, high), np.where(swap, -shift, shift)
     best, apart = np.full(len(late), 2.0), shift.copy()

@@ -1,6 +1,8 @@
-"""An answer of the web while it is read: counted, cut to the part that was asked for, its first bytes looked at.
+"""An answer of the web while it is read: counted, cut to the part that was asked for, its first bytes looked
+at.
 
-`Metered` is what `ingest.fetch.web` hands to yt-dlp's downloaders and extractors. What an item may cost in all is kept by its `Meter`.
+`Metered` is what `ingest.fetch.web` hands to yt-dlp's downloaders and extractors. What an item may cost in
+all is kept by its `Meter`.
 """
 
 from typing import Any, Protocol
@@ -25,7 +27,9 @@ class Meter(Protocol):
 
 
 class Metered(Response):
-    """A response that counts what is read; a read of the whole (a page, a manifest) is held to `max_text_bytes`."""
+    """A response that counts what is read; a read of the whole (a page, a manifest) is held to
+    `max_text_bytes`.
+    """
 
     def __init__(self, inner: Response, meter: Meter):
         super().__init__(inner, inner.url, inner.headers, inner.status, inner.reason, inner.extensions)
@@ -35,13 +39,17 @@ class Metered(Response):
         self._head = b""
 
     def peek(self, num_bytes: int) -> bytes:
-        """Up to `num_bytes` from the start, which the next reads give again; fewer only where the answer is shorter."""
+        """Up to `num_bytes` from the start, which the next reads give again; fewer only where the answer is
+        shorter.
+        """
         while len(self._head) < num_bytes and (block := self._read_some(num_bytes - len(self._head))):
             self._head += block
         return self._head
 
     def cut_out(self, first: int, last: int) -> None:
-        """Turns a whole answer into the part of bytes `first` to `last` that was asked for: some servers know no ranges."""
+        """Turns a whole answer into the part of bytes `first` to `last` that was asked for: some servers know
+        no ranges.
+        """
         left = first
         while left > 0 and (block := self._read_some(min(left, 65536))):
             left -= len(block)

@@ -1,10 +1,12 @@
-"""From an item to media files on the local disk, through a warm, guarded child process that alone touches the network.
+"""From an item to media files on the local disk, through a warm, guarded child process that alone touches the
+network.
 
     with Fetcher(config, spool, allow=("CC0-1.0", "own")) as fetcher:
         media = fetcher.fetch(item, need_short_side_px=256)     # raises Refused
 
-Local files pass through without a copy; members of other people's tars are copied out by offset. The child gets no
-environment of ours, is killed when it overruns, replaced when it crashes, and recycled. Nothing is decoded here.
+Local files pass through without a copy; members of other people's tars are copied out by offset. The child
+gets no environment of ours, is killed when it overruns, replaced when it crashes, and recycled. Nothing is
+decoded here.
 """
 
 import contextlib
@@ -41,7 +43,10 @@ MAX_RECORDS = 1000  # of what hosts said, the newest
 
 @dataclass
 class FetchConfig:
-    """What a fetch may cost and how it behaves. Sizes and durations decide what is kept; the rest never changes bytes."""
+    """What a fetch may cost and how it behaves.
+
+    Sizes and durations decide what is kept; the rest never changes bytes.
+    """
 
     allow_private: list[str] = operational([])  # host:port of your own servers on private addresses
     max_bytes: int = 500_000_000  # of one item, everything counted
@@ -63,7 +68,9 @@ class FetchConfig:
     recycle_items: int = operational(500)  # items after which the child is replaced
 
     def share(self, workers: int) -> "FetchConfig":
-        """What one of so many workers may do: an equal part of rates and burst, so that a host never meets more than the whole."""
+        """What one of so many workers may do: an equal part of rates and burst, so that a host never meets
+        more than the whole.
+        """
         workers = max(1, workers)
         burst = max(1.0, self.burst_requests / workers)
         return replace(
@@ -110,7 +117,10 @@ class FetchConfig:
 
 
 class Fetcher:
-    """Owns the child and the spool folder, and knows which hosts and ways rest. Not for several threads at once."""
+    """Owns the child and the spool folder, and knows which hosts and ways rest.
+
+    Not for several threads at once.
+    """
 
     def __init__(self, config: FetchConfig, spool: Path, allow: tuple[str, ...] = (), youtube: Any = None):
         """`youtube`: the `YoutubeConfig`, where there is YouTube to fetch or to list."""
@@ -147,9 +157,11 @@ class Fetcher:
                         pipe.close()
 
     def fetch(self, item: Item, need_short_side_px: int) -> Media:
-        """The item's media on the local disk; files with `owned` lie in the spool and are the caller's to delete.
+        """The item's media on the local disk; files with `owned` lie in the spool and are the caller's to
+        delete.
 
-        Raises `Refused`. An item whose license is not among `allow` is refused before its media body is asked for.
+        Raises `Refused`. An item whose license is not among `allow` is refused before its media body is asked
+        for.
         """
         if item.url.startswith("/") and item.source != "urls":  # a list from elsewhere names no files of ours
             return self._from_archive(item) if "tar" in item.meta else _local(item)
@@ -163,13 +175,18 @@ class Fetcher:
             return self._keep(item, work, dict(self._ask(question, work)["media"]))
 
     def check(self, item: Item) -> str:
-        """The license of an item on the web, which is asked for as by `fetch`, without the bodies of its media. Raises `Refused`."""
+        """The license of an item on the web, which is asked for as by `fetch`, without the bodies of its
+        media. Raises `Refused`.
+        """
         question = {"item": {**asdict(item), "meta": {}}, "need_short_side_px": 0, "looks_only": True}
         with self._work() as work:
             return str(self._ask(question, work)["media"]["license"])
 
     def list_videos(self, target: str) -> list[dict[str, str]]:
-        """{"id", "title", "channel_id"} of every video behind a YouTube search, channel or playlist. Raises `Refused`."""
+        """{"id", "title", "channel_id"} of every video behind a YouTube search, channel or playlist.
+
+        Raises `Refused`.
+        """
         with self._work() as work:
             self._ask({"list": target}, work)
             return [
@@ -178,7 +195,9 @@ class Fetcher:
             ]
 
     def read_text(self, url: str) -> bytes:
-        """What stands at `url`, asked for as politely as media and behind the same guard; up to `max_text_bytes`. Raises `Refused`."""
+        """What stands at `url`, asked for as politely as media and behind the same guard; up to
+        `max_text_bytes`. Raises `Refused`.
+        """
         with self._work() as work:
             self._ask({"read": url}, work)
             return (work / "answer").read_bytes()
@@ -231,7 +250,9 @@ class Fetcher:
         return Media(**{**vars(media), **told, "page_url": item.url, "meta": meta})
 
     def _ask(self, question: dict[str, Any], work: Path) -> dict[str, Any]:
-        """One question to the child, one answer back within the time; a child that dies or overruns is replaced."""
+        """One question to the child, one answer back within the time; a child that dies or overruns is
+        replaced.
+        """
         child = self._warm_child()
         deadline_s = time.monotonic() + self.config.timeout_s + GRACE_S
         try:

@@ -1,8 +1,9 @@
 """Which of a page's formats to download: a pure choice over yt-dlp's format dicts.
 
-The smallest video stream whose short side reaches the frame size plus an audio stream, unmerged; else the smallest
-progressive file that reaches it; else the largest there is. Nothing that only ffmpeg could download is ever chosen.
-The sound is the original's where there are dubs, audio descriptions or compressed (DRC) variants of it beside.
+The smallest video stream whose short side reaches the frame size plus an audio stream, unmerged; else the
+smallest progressive file that reaches it; else the largest there is. Nothing that only ffmpeg could download
+is ever chosen. The sound is the original's where there are dubs, audio descriptions or compressed (DRC)
+variants of it beside.
 """
 
 import re
@@ -26,9 +27,11 @@ ALTERED = re.compile(r"\bdrc\b|descri|\bdub|commentary", re.IGNORECASE)
 
 
 def choose_formats(formats: list[Format], need_short_side_px: int) -> list[Format]:
-    """One format (picture and sound in one file), or two: picture, then sound. `formats` go from worst to best.
+    """One format (picture and sound in one file), or two: picture, then sound. `formats` go from worst to
+    best.
 
-    Raises `Refused`: unsupported where nothing can be downloaded, no_video or no_audio where one is surely missing.
+    Raises `Refused`: unsupported where nothing can be downloaded, no_video or no_audio where one is surely
+    missing.
     """
     usable = [f for f in formats if _usable(f)]
     if not usable:
@@ -56,7 +59,10 @@ def choose_formats(formats: list[Format], need_short_side_px: int) -> list[Forma
 
 
 def mark_main_sounds(formats: list[Format], manifests: dict[str, str]) -> None:
-    """Sets `language_preference` of sounds by what their manifest says (URL -> text): HLS's DEFAULT, DASH's Role."""
+    """Sets `language_preference` of sounds by what their manifest says (URL -> text):
+
+    HLS's DEFAULT, DASH's Role.
+    """
     stated: dict[str, int] = {}
     for url, text in manifests.items():
         stated |= _hls_sounds(text, url) if text.lstrip().startswith("#EXTM3U") else _dash_sounds(text)

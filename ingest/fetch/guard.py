@@ -1,10 +1,11 @@
 """Which addresses a fetch may reach, and the audit hook that holds every connect of this process to it.
 
-`refusal(address)` is the policy, pure: it unwraps the notations that carry an IPv4 address inside an IPv6 one, and lets only
-globally routed unicast through. `install_guard` puts it on `socket.connect` (after DNS, at every redirect hop), on the
-scheme of every URL opened through urllib, and refuses starting any program. It only sees this process and Python's own
-sockets: a child such as ffmpeg would escape it, so none can be started, but for one launcher that the operator may name
-(`ingest.fetch.runtime`), which confines what it starts. It cannot be taken off again.
+`refusal(address)` is the policy, pure: it unwraps the notations that carry an IPv4 address inside an IPv6
+one, and lets only globally routed unicast through. `install_guard` puts it on `socket.connect` (after DNS, at
+every redirect hop), on the scheme of every URL opened through urllib, and refuses starting any program. It
+only sees this process and Python's own sockets: a child such as ffmpeg would escape it, so none can be
+started, but for one launcher that the operator may name (`ingest.fetch.runtime`), which confines what it
+starts. It cannot be taken off again.
 """
 
 import ipaddress
@@ -49,7 +50,9 @@ _OTHER_WAYS = frozenset({"ftplib.connect", "smtplib.connect", "socket.sendto", "
 
 
 class Abort(BaseException):
-    """Ends the item at once: a BaseException, so that no `except Exception` of a downloader turns it into a retry."""
+    """Ends the item at once: a BaseException, so that no `except Exception` of a downloader turns it into a
+    retry.
+    """
 
     def __init__(self, reason: Reason, detail: str = ""):
         super().__init__(f"{reason}: {detail}")
@@ -60,7 +63,8 @@ class Abort(BaseException):
 def refusal(address: str) -> str | None:
     """Why `address` (a literal as `socket.connect` gets it) may not be reached, or None where it may.
 
-    Host names, zone ids and everything that is no plain address literal are refused: names are resolved before connect.
+    Host names, zone ids and everything that is no plain address literal are refused: names are resolved
+    before connect.
     """
     try:
         plain = unwrap(ipaddress.ip_address(address.split("%")[0]))
@@ -93,7 +97,9 @@ def _allowed_v6(ip: ipaddress.IPv6Address) -> bool:
 
 
 def url_refusal(url: str) -> str | None:
-    """Why `url` may not be opened, judged by its text alone, or None: only http and https, a host, no user name."""
+    """Why `url` may not be opened, judged by its text alone, or None: only http and https, a host, no user
+    name.
+    """
     try:
         parts = urlsplit(url)
         port_is_number = parts.port is None or parts.port >= 0
@@ -109,7 +115,10 @@ def url_refusal(url: str) -> str | None:
 
 
 def parse_allowed(entries: Collection[str]) -> frozenset[tuple[str, int]]:
-    """`host:port` texts (address literals, `[::1]:80`, or localhost) as (address, port) pairs. ValueError names a bad one."""
+    """`host:port` texts (address literals, `[::1]:80`, or localhost) as (address, port) pairs.
+
+    ValueError names a bad one.
+    """
     pairs: set[tuple[str, int]] = set()
     for entry in entries:
         host, _, port = entry.rpartition(":")
@@ -141,7 +150,9 @@ def _is_allowed_private(host: str, port: int, allowed: frozenset[tuple[str, int]
 def audit_hook(
     allowed: frozenset[tuple[str, int]], launcher: str = ""
 ) -> Callable[[str, tuple[Any, ...]], None]:
-    """The hook that `install_guard` installs; apart so that tests can call it without guarding their own process."""
+    """The hook that `install_guard` installs; apart so that tests can call it without guarding their own
+    process.
+    """
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if event == "socket.connect":
@@ -159,7 +170,8 @@ def audit_hook(
 
 
 def install_guard(allow_private: Collection[str], launcher: str = "") -> None:
-    """Guards this process until it ends; `allow_private` are `host:port` exceptions, for the operator's own servers.
+    """Guards this process until it ends; `allow_private` are `host:port` exceptions, for the operator's own
+    servers.
 
     `launcher` is the absolute path of the one program that may be started; "" for none.
     """

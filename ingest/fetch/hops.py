@@ -1,6 +1,8 @@
-"""What each request passes on its way, those of redirects included: urllib's handlers under yt-dlp's, made safe for the open web.
+"""What each request passes on its way, those of redirects included: urllib's handlers under yt-dlp's, made
+safe for the open web.
 
-`GuardedRH` is the request handler that `ingest.fetch.web` gives to yt-dlp. Which addresses may be connected to is `ingest.fetch.guard`'s.
+`GuardedRH` is the request handler that `ingest.fetch.web` gives to yt-dlp. Which addresses may be connected
+to is `ingest.fetch.guard`'s.
 """
 
 import io
@@ -21,7 +23,9 @@ NO_ENCODINGS = ("identity", "none", "binary", "7bit", "8bit", "utf-8", "utf8", "
 
 
 class GuardedRH(UrllibRH):
-    """urllib's handler without ftp, data and file URLs, with decompression in pieces; a proxy is asked for named hosts only."""
+    """urllib's handler without ftp, data and file URLs, with decompression in pieces; a proxy is asked for
+    named hosts only.
+    """
 
     _SUPPORTED_URL_SCHEMES = ("http", "https")
     _SUPPORTED_PROXY_SCHEMES = ("http",)
@@ -83,9 +87,11 @@ class FarSide(ProxyHandler):
 
 
 class EncodedHTTPHandler(HTTPHandler):
-    """Undoes gzip and deflate piece by piece, where yt-dlp would do it at once (a gzip bomb of 1 MB holds 1 GB).
+    """Undoes gzip and deflate piece by piece, where yt-dlp would do it at once (a gzip bomb of 1 MB holds 1
+    GB).
 
-    The header is a claim: object stores keep names like aws-chunked or utf-8 there, and some say gzip of plain bytes.
+    The header is a claim: object stores keep names like aws-chunked or utf-8 there, and some say gzip of
+    plain bytes.
     """
 
     def http_response(self, req: Any, resp: Any) -> Any:
@@ -100,7 +106,9 @@ class EncodedHTTPHandler(HTTPHandler):
     https_response = http_response
 
     def _plain(self, resp: Any, names: list[str]) -> Any:
-        """The answer as it was before its encodings; one whose bytes are not encoded as stated is taken as it is."""
+        """The answer as it was before its encodings; one whose bytes are not encoded as stated is taken as it
+        is.
+        """
         body = Peeked(resp)
         head = body.peek(HEAD_BYTES) if names else b""
         packed = head.startswith(b"\x1f\x8b") or (
@@ -148,7 +156,8 @@ class Peeked(io.BufferedIOBase):
 
 
 class Inflated(Peeked):
-    """The bytes that were packed with gzip, zlib or bare deflate; never more in memory than one read asks for.
+    """The bytes that were packed with gzip, zlib or bare deflate; never more in memory than one read asks
+    for.
 
     `Abort` (corrupt) for other bytes, (network) where the stream ends too early.
     """
@@ -179,7 +188,9 @@ class Inflated(Peeked):
 
 
 class BodilessRedirectHandler(RedirectHandler):
-    """Follows without a look at the redirect's own body, which urllib would read to its end, however long that is."""
+    """Follows without a look at the redirect's own body, which urllib would read to its end, however long
+    that is.
+    """
 
     def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> Any:
         fp.read = bytes

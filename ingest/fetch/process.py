@@ -1,9 +1,10 @@
-"""The warm child that touches the network: started by `ingest.fetch.fetcher` as `python -m ingest.fetch.process`, one per worker.
+"""The warm child that touches the network: started by `ingest.fetch.fetcher` as `python -m
+ingest.fetch.process`, one per worker.
 
-It speaks JSON lines: first a line of settings, then a line per item (or per list or text to read); it answers each with
-what it fetched or why it refused. It is guarded (`ingest.fetch.guard`) before the first URL, starts no program but, by option, the
-launcher of `ingest.fetch.runtime`; it dies with its parent, and is killed by it when it overruns. It does not decode media and
-knows nothing of datasets.
+It speaks JSON lines: first a line of settings, then a line per item (or per list or text to read); it answers
+each with what it fetched or why it refused. It is guarded (`ingest.fetch.guard`) before the first URL, starts
+no program but, by option, the launcher of `ingest.fetch.runtime`; it dies with its parent, and is killed by
+it when it overruns. It does not decode media and knows nothing of datasets.
 """
 
 import contextlib
@@ -60,7 +61,9 @@ UNREADABLE = (
 
 @dataclass(frozen=True)
 class Task:
-    """What the parent asks: an item, an empty folder to write in, the frame size, the licenses that may enter."""
+    """What the parent asks: an item, an empty folder to write in, the frame size, the licenses that may
+    enter.
+    """
 
     item: Item
     folder: Path
@@ -70,10 +73,11 @@ class Task:
 
 
 def fetch_item(web: Web, task: Task) -> dict[str, Any]:
-    """Fetches one item: {"picture": file name, "sound": file name, "license", "title", "channel", "extractor"}.
+    """Fetches one item: {"picture": file name, "sound": file name, "license", "title", "channel",
+    "extractor"}.
 
-    Raises `Refused`, `Abort`, or yt-dlp's errors, for `refusal_of` to class. The license is known to be allowed before any
-    media body is asked for.
+    Raises `Refused`, `Abort`, or yt-dlp's errors, for `refusal_of` to class. The license is known to be
+    allowed before any media body is asked for.
     """
     item = task.item
     if item.source == "youtube":
@@ -152,7 +156,9 @@ def _from_youtube(web: Web, task: Task) -> dict[str, Any]:
 
 
 def _chosen(web: Web, info: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Chooses among the formats, and downloads: names of picture and sound (one file, or two that are never merged)."""
+    """Chooses among the formats, and downloads: names of picture and sound (one file, or two that are never
+    merged).
+    """
     formats = list(info.get("formats") or [info])
     mark_main_sounds(formats, web.manifests)
     chosen = choose_formats(formats, task.need_short_side_px)
@@ -163,7 +169,9 @@ def _chosen(web: Web, info: dict[str, Any], task: Task) -> dict[str, Any]:
 
 
 def _formats_meta(chosen: list[Format]) -> dict[str, Any]:
-    """Which formats were taken, and what the site says of the sound's language; a preference below 0 is no original's."""
+    """Which formats were taken, and what the site says of the sound's language; a preference below 0 is no
+    original's.
+    """
     sound = chosen[-1]
     known = {name: sound[name] for name in ("language", "language_preference") if sound.get(name) is not None}
     return {"formats": [str(f.get("format_id") or "") for f in chosen], **known}
@@ -183,7 +191,9 @@ def _extract(web: Web, url: str, unreadable: Reason = Reason.CORRUPT) -> dict[st
 
 @contextlib.contextmanager
 def _unreadable_is_corrupt(reason: Reason = Reason.CORRUPT) -> Iterator[None]:
-    """yt-dlp and urllib trust what they parse: their stumbling over a page or header is no crash, and would happen again."""
+    """yt-dlp and urllib trust what they parse: their stumbling over a page or header is no crash, and would
+    happen again.
+    """
     try:
         yield
     except UNREADABLE as error:
@@ -250,7 +260,9 @@ def _text(landing: Landing) -> str:
 
 
 def refusal_of(error: BaseException) -> Refused:
-    """The reason of the closed enum for an error of yt-dlp, of the network or of ours; other errors are raised again."""
+    """The reason of the closed enum for an error of yt-dlp, of the network or of ours; other errors are
+    raised again.
+    """
     for one in causes(error):
         if isinstance(one, Refused):
             return one
@@ -271,7 +283,9 @@ def refusal_of(error: BaseException) -> Refused:
 
 
 def die_with_parent() -> None:
-    """Asks Linux to kill this process when the thread that started it ends; elsewhere the end of stdin has to do."""
+    """Asks Linux to kill this process when the thread that started it ends; elsewhere the end of stdin has to
+    do.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() == 1 and os.environ.get("STILLSOUND_PARENT") != "1":
@@ -284,7 +298,9 @@ def _alarm(signum: int, frame: object) -> None:
 
 @dataclass
 class Desk:
-    """What the child keeps from item to item: a door to the network per kind of question, each with its own extractors."""
+    """What the child keeps from item to item: a door to the network per kind of question, each with its own
+    extractors.
+    """
 
     limits: Limits
     allow: tuple[str, ...]
@@ -294,7 +310,10 @@ class Desk:
     webs: dict[str, Web] = field(default_factory=dict)
 
     def web(self, kind: str) -> Web:
-        """The door for `urls`, `youtube` or `youtube:list`. `UserError` where a file of secrets cannot be used here."""
+        """The door for `urls`, `youtube` or `youtube:list`.
+
+        `UserError` where a file of secrets cannot be used here.
+        """
         if kind not in self.webs and kind == "urls":
             self.webs[kind] = Web(self.limits, EXTRACTORS, rests=self.rests)
         elif kind not in self.webs:
@@ -307,7 +326,9 @@ class Desk:
 
 
 def answer(desk: Desk, asked: dict[str, Any]) -> dict[str, Any]:
-    """One line of the parent -> one line back: {"media": …} or {"refused": reason, "detail": …}; lists and texts go to a file."""
+    """One line of the parent -> one line back: {"media": …} or {"refused": reason, "detail": …}; lists and
+    texts go to a file.
+    """
     youtube = "list" in asked or asked.get("item", {}).get("source") == "youtube"
     web = desk.web("youtube:list" if "list" in asked else "youtube" if youtube else "urls")
     signal.setitimer(signal.ITIMER_REAL, desk.limits.timeout_s)

@@ -2,11 +2,12 @@
 
     path = write_launcher(find_deno("deno"), folder)     # an executable file: what yt-dlp gets as the path of its runtime
 
-yt-dlp runs `PATH run [flags] -` with a script of YouTube's on stdin, and `PATH --version`. The launcher starts this file
-instead, which starts deno with the flags below whatever it was given: all permissions denied, no environment, an empty
-folder, limits of time, memory and output. Deno dies with this process, this process with the fetch process. Code that
-breaks out of V8 meets the kernel, where that can be had: Landlock (no files but deno's own libraries, no program, no TCP)
-and a network namespace with nothing in it. This file runs isolated (`python -I -S`): it imports the standard library only.
+yt-dlp runs `PATH run [flags] -` with a script of YouTube's on stdin, and `PATH --version`. The launcher
+starts this file instead, which starts deno with the flags below whatever it was given: all permissions
+denied, no environment, an empty folder, limits of time, memory and output. Deno dies with this process, this
+process with the fetch process. Code that breaks out of V8 meets the kernel, where that can be had: Landlock
+(no files but deno's own libraries, no program, no TCP) and a network namespace with nothing in it. This file
+runs isolated (`python -I -S`): it imports the standard library only.
 """
 
 import contextlib
@@ -55,7 +56,10 @@ LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/nix/store", "/etc/ld.
 
 
 def find_deno(js_runtime: str) -> Path:
-    """The program: its path, or `deno` for the one of the PyPI package. FileNotFoundError where there is none."""
+    """The program: its path, or `deno` for the one of the PyPI package.
+
+    FileNotFoundError where there is none.
+    """
     path = Path(js_runtime)
     if js_runtime == "deno":
         try:
@@ -69,7 +73,10 @@ def find_deno(js_runtime: str) -> Path:
 
 
 def write_launcher(deno: Path, folder: Path, max_s: float = MAX_S) -> Path:
-    """Writes `folder`/deno, which starts `deno` in the sandbox, and an empty folder for it to run in. Returns the launcher."""
+    """Writes `folder`/deno, which starts `deno` in the sandbox, and an empty folder for it to run in.
+
+    Returns the launcher.
+    """
     empty = folder / "empty"
     empty.mkdir(parents=True, exist_ok=True)
     command = [
@@ -89,7 +96,10 @@ def write_launcher(deno: Path, folder: Path, max_s: float = MAX_S) -> Path:
 
 
 def run(deno: str, empty: str, max_s: float, arguments: list[str]) -> int:
-    """Runs deno on the script of stdin, or for its version; passes on what it wrote once it has ended. Returns the exit status."""
+    """Runs deno on the script of stdin, or for its version; passes on what it wrote once it has ended.
+
+    Returns the exit status.
+    """
     command = (
         [deno, "--version"]
         if arguments == ["--version"]
@@ -122,12 +132,17 @@ def run(deno: str, empty: str, max_s: float, arguments: list[str]) -> int:
 
 
 def evaluated(script: bytes) -> bytes:
-    """A module that does what `script` says. Deno reads the files of a module's own imports without asking for permission."""
+    """A module that does what `script` says.
+
+    Deno reads the files of a module's own imports without asking for permission.
+    """
     return f"(0, eval)({json.dumps(script.decode('utf-8', 'replace'))});\n".encode()
 
 
 def _v8_flags(arguments: list[str]) -> str:
-    """Of yt-dlp's own flags only `jitless` counts (its option youtube-ejs:jitless): the others grant, or are among ours."""
+    """Of yt-dlp's own flags only `jitless` counts (its option youtube-ejs:jitless): the others grant, or are
+    among ours.
+    """
     jitless = ",--jitless" if "--v8-flags=--jitless" in arguments else ""
     return f"--v8-flags=--max-old-space-size={MAX_HEAP_MB}{jitless}"
 
@@ -161,7 +176,9 @@ def _pass_on(source: IO[bytes], target: IO[bytes], max_bytes: int) -> None:
 
 
 def confinement(program: str, parent: int, max_s: float) -> Callable[[], None]:
-    """What the process that becomes `program` (deno) does to itself before; it ends when `parent`, a process id, does."""
+    """What the process that becomes `program` (deno) does to itself before; it ends when `parent`, a process
+    id, does.
+    """
     cpu_s = int(max_s) + 1
 
     def confine() -> None:
@@ -193,13 +210,19 @@ def _die_with(parent: int) -> None:
 
 
 def leave_network() -> bool:
-    """Into a network namespace with nothing in it, as root or as a user of its own. False: deno's --deny-net has to do."""
+    """Into a network namespace with nothing in it, as root or as a user of its own.
+
+    False: deno's --deny-net has to do.
+    """
     libc = ctypes.CDLL(None)
     return libc.unshare(CLONE_NEWNET) == 0 or libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0
 
 
 def leave_files(program: str) -> bool:
-    """Lets this process open and execute `program` and the system's libraries only. False: deno's --deny-read has to do."""
+    """Lets this process open and execute `program` and the system's libraries only.
+
+    False: deno's --deny-read has to do.
+    """
     syscall = ctypes.CDLL(None).syscall
     version = syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), LANDLOCK_VERSION)
     if version < 1:

@@ -3,7 +3,8 @@
     media_type(head)        # "video/mp4", "image/png", …; "" for what is not in the table
     is_text(head)           # a page, a manifest, an error message
 
-Covered: the containers that `ingest.clip.process` may open, and pictures. Not covered: whether the rest is whole.
+Covered: the containers that `ingest.clip.process` may open, and pictures. Not covered: whether the rest is
+whole.
 """
 
 import re
@@ -55,7 +56,9 @@ def is_text(head: bytes) -> bool:
 
 
 def text_type(head: bytes, stated: str) -> str:
-    """The MIME type of a text: manifests by their first words, else `stated` where that can be a text's, else HTML."""
+    """The MIME type of a text: manifests by their first words, else `stated` where that can be a text's, else
+    HTML.
+    """
     start = head.removeprefix(_BYTE_ORDER_MARKS[0]).lstrip()
     if start.startswith(b"#EXTM3U"):
         return MANIFESTS[0]

@@ -1,10 +1,11 @@
-"""The one door to the network: yt-dlp's engine with every request metered, paced, retried and checked for opt-outs.
+"""The one door to the network: yt-dlp's engine with every request metered, paced, retried and checked for
+opt-outs.
 
-`Web(limits, extractors)` is a `YoutubeDL` whose `urlopen` is the only way out, for extractors, the native HLS and DASH
-downloaders and our own requests alike. It owns all retrying of requests (yt-dlp's downloaders only resume a body that was
-cut). No ftp/file/data URLs, bounded decompression; no proxies and no cookies kept from item to item but those of an
-`Egress` (YouTube's). `begin` starts an item. Rates are per host and process; rests outlive it (`Rests`).
-Addresses are not its business: `ingest.fetch.guard` sees every connect.
+`Web(limits, extractors)` is a `YoutubeDL` whose `urlopen` is the only way out, for extractors, the native HLS
+and DASH downloaders and our own requests alike. It owns all retrying of requests (yt-dlp's downloaders only
+resume a body that was cut). No ftp/file/data URLs, bounded decompression; no proxies and no cookies kept from
+item to item but those of an `Egress` (YouTube's). `begin` starts an item. Rates are per host and process;
+rests outlive it (`Rests`). Addresses are not its business: `ingest.fetch.guard` sees every connect.
 """
 
 import contextlib
@@ -40,7 +41,10 @@ MAX_REST_S = 86_400.0  # of a host, whatever it asks for
 
 @dataclass(frozen=True)
 class Limits:
-    """What one item may cost. `requests_per_s` and `bytes_per_s` (0: unpaced) hold per host; hosts of `allow_private` are not paced."""
+    """What one item may cost.
+
+    `requests_per_s` and `bytes_per_s` (0: unpaced) hold per host; hosts of `allow_private` are not paced.
+    """
 
     max_bytes: int
     max_text_bytes: int
@@ -58,7 +62,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Egress:
-    """By which ways a source's requests leave, and as whom. `proxies` and the cookies of `cookies_file` are secrets."""
+    """By which ways a source's requests leave, and as whom.
+
+    `proxies` and the cookies of `cookies_file` are secrets.
+    """
 
     proxies: tuple[str, ...] = ()  # http://[user:password@]host:port, an item each in turn
     hosts: tuple[
@@ -71,7 +78,10 @@ class Egress:
 
 @dataclass
 class Rests:
-    """What is to be left alone, and for how long: ways out by `_way_name`, and hosts by way and host. Outlives the process."""
+    """What is to be left alone, and for how long: ways out by `_way_name`, and hosts by way and host.
+
+    Outlives the process.
+    """
 
     until_s: dict[str, float] = field(default_factory=dict)  # monotonic
     _news: dict[str, float] = field(default_factory=dict)
@@ -97,7 +107,10 @@ class Rests:
 
 @dataclass(frozen=True)
 class Landing:
-    """What stands at the item's URL, by its bytes. `body` is None for a media file, of which only the head has been read."""
+    """What stands at the item's URL, by its bytes.
+
+    `body` is None for a media file, of which only the head has been read.
+    """
 
     url: str
     content_type: str
@@ -106,7 +119,10 @@ class Landing:
 
 
 class Web(YoutubeDL):
-    """yt-dlp behind one door; see the module's text. Failures of the world raise `Abort`, or yt-dlp's own errors."""
+    """yt-dlp behind one door; see the module's text.
+
+    Failures of the world raise `Abort`, or yt-dlp's own errors.
+    """
 
     def __init__(
         self,
@@ -142,7 +158,10 @@ class Web(YoutubeDL):
         return self.build_request_director([handler], [])
 
     def begin(self) -> None:
-        """Forgets the item before: its bytes, waits, pages and cookies (a session of the operator's stays). `Abort`: all ways rest."""
+        """Forgets the item before: its bytes, waits, pages and cookies (a session of the operator's stays).
+
+        `Abort`: all ways rest.
+        """
         self._bytes, self._waited_s, self._cut, self._held_back = 0, 0.0, "", False
         self._pages.clear()
         self.manifests.clear()
@@ -165,7 +184,10 @@ class Web(YoutubeDL):
         return free[self._turn % len(free)]
 
     def rest(self) -> None:
-        """Leaves the way of this item alone for `rest_s`: asking on would only prolong a block. A rest never prolongs itself."""
+        """Leaves the way of this item alone for `rest_s`: asking on would only prolong a block.
+
+        A rest never prolongs itself.
+        """
         if not self._held_back:
             self.rests.add(_way_name(self._proxy), self.egress.rest_s)
 
@@ -173,7 +195,9 @@ class Web(YoutubeDL):
         return f"{_way_name(self._proxy)} {_host_and_port(url)}"
 
     def far_side_refusal(self, url: str) -> str | None:
-        """Why `url` may not be asked for through a proxy, or None: only named hosts, and the operator's own servers."""
+        """Why `url` may not be asked for through a proxy, or None: only named hosts, and the operator's own
+        servers.
+        """
         parts = urllib.parse.urlsplit(url)
         host = (parts.hostname or "").lower()
         named = any(host == name or host.endswith(f".{name}") for name in self.egress.hosts)
@@ -184,7 +208,9 @@ class Web(YoutubeDL):
         )
 
     def land(self, url: str) -> Landing:
-        """Opens the item's URL. A text (page, manifest) is read and kept: yt-dlp's own look at it sends no second request."""
+        """Opens the item's URL. A text (page, manifest) is read and kept: yt-dlp's own look at it sends no
+        second request.
+        """
         response = self.urlopen(Request(url, headers={"Accept-Encoding": "identity"}))
         assert isinstance(response, Metered), "no page is kept before the item's own"
         stated = response.headers.get_content_type() if response.headers.get("Content-Type") else ""
@@ -204,7 +230,9 @@ class Web(YoutubeDL):
         self.urlopen(Request(url, headers={"Accept-Encoding": "identity"})).close()
 
     def download(self, path: str, facts: dict[str, Any]) -> bool:
-        """Downloads what the info dict `facts` names into `path`. yt-dlp forgets why it gave up: the door remembers."""
+        """Downloads what the info dict `facts` names into `path`. yt-dlp forgets why it gave up: the door
+        remembers.
+        """
         self._downloading = True
         try:
             done, _ = self.dl(path, facts)
@@ -250,7 +278,10 @@ class Web(YoutubeDL):
         return metered
 
     def _part_or_whole(self, request: Request) -> Response:
-        """The part that a request asks for. The whole where a server refuses that, sends another or does not say which it is."""
+        """The part that a request asks for.
+
+        The whole where a server refuses that, sends another or does not say which it is.
+        """
         part = range_of(request)
         try:
             response = self._answer(request)
@@ -269,7 +300,9 @@ class Web(YoutubeDL):
         return response
 
     def _answer(self, request: Request) -> Response:
-        """The first answer that is not a passing failure. 429 and 503 with a short Retry-After are waited for."""
+        """The first answer that is not a passing failure. 429 and 503 with a short Retry-After are waited
+        for.
+        """
         for attempt in range(self.limits.retries + 1):
             last = attempt == self.limits.retries
             try:
@@ -286,7 +319,10 @@ class Web(YoutubeDL):
         raise AssertionError("the last attempt returns or raises")
 
     def _ask_plainly(self, url: str) -> Answer:
-        """A site's statement (robots.txt and its like): its status and first bytes. `Abort` where that fails in passing."""
+        """A site's statement (robots.txt and its like): its status and first bytes.
+
+        `Abort` where that fails in passing.
+        """
         request = Request(
             url,
             headers={"Accept-Encoding": "identity"},
@@ -315,7 +351,10 @@ class Web(YoutubeDL):
         return Answer(response.status, data)
 
     def _is_own_server_without_statements(self, url: str, error: Abort) -> bool:
-        """Whether a server of `allow_private` hung up without a word. It is the operator's: simple ones know no robots.txt."""
+        """Whether a server of `allow_private` hung up without a word.
+
+        It is the operator's: simple ones know no robots.txt.
+        """
         hung_up = any(isinstance(one, http.client.RemoteDisconnected) for one in causes(error))
         return hung_up and urllib.parse.urlsplit(url).netloc.lower() in self.limits.allow_private
 
@@ -326,7 +365,9 @@ class Web(YoutubeDL):
         self._pace(url)
 
     def _wait_while_it_rests(self, url: str) -> None:
-        """A host that asked an earlier item for more time gets it: here where it is short, else by an item that comes back later."""
+        """A host that asked an earlier item for more time gets it: here where it is short, else by an item
+        that comes back later.
+        """
         left_s = self.rests.left_s(self._host_name(url))
         if self._waited_s + left_s > self.limits.max_wait_s:
             self._held_back = True
@@ -351,7 +392,10 @@ class Web(YoutubeDL):
         self._take("requests", url, 1, self.limits.requests_per_s, self.limits.burst_requests)
 
     def _take(self, what: str, url: str, amount: float, rate: float, most: float) -> None:
-        """Takes from the host's token bucket and waits while that is overdrawn. Hosts of `allow_private` are the operator's own."""
+        """Takes from the host's token bucket and waits while that is overdrawn.
+
+        Hosts of `allow_private` are the operator's own.
+        """
         if rate <= 0 or urllib.parse.urlsplit(url).netloc.lower() in self.limits.allow_private:
             return
         name, now_s = f"{what} {self._host_name(url)}", time.monotonic()
@@ -361,7 +405,10 @@ class Web(YoutubeDL):
         time.sleep(max(0.0, -tokens / rate))
 
     def spend(self, num_bytes: int, url: str) -> None:
-        """Counts bytes that arrived, and waits until its host may send more; `Abort` (too_large) past the item's cap."""
+        """Counts bytes that arrived, and waits until its host may send more;
+
+        `Abort` (too_large) past the item's cap.
+        """
         self._bytes += num_bytes
         if self._bytes > self.limits.max_bytes:
             raise Abort(Reason.TOO_LARGE, f"more than {self.limits.max_bytes} bytes")
@@ -432,7 +479,9 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def retry_after_s(value: str | None, now_s: float) -> float | None:
-    """Seconds that a Retry-After header (delta or HTTP date) asks for at `now_s` (epoch), or None where it asks nothing."""
+    """Seconds that a Retry-After header (delta or HTTP date) asks for at `now_s` (epoch), or None where it
+    asks nothing.
+    """
     if not value:
         return None
     if value.strip().isdecimal():
@@ -467,7 +516,9 @@ class _Silent:
 
 
 def _parameters(limits: Limits, extractors: tuple[str, ...]) -> dict[str, Any]:
-    """yt-dlp's options: only the named extractors, native downloaders, nothing read from or written to the machine."""
+    """yt-dlp's options: only the named extractors, native downloaders, nothing read from or written to the
+    machine.
+    """
     return {
         "allowed_extractors": list(extractors),
         "external_downloader": "native",
@@ -487,7 +538,8 @@ def _parameters(limits: Limits, extractors: tuple[str, ...]) -> dict[str, Any]:
         "noplaylist": True,
         "playlist_items": "1",
         "cachedir": False,
-        "js_runtimes": {},  # a program: none is started but by source.youtube.js_runtime (ingest.fetch.runtime)
+        # a program: none is started but by source.youtube.js_runtime (ingest.fetch.runtime)
+        "js_runtimes": {},
         "compat_opts": {"no-certifi"}
         if "SSL_CERT_FILE" in os.environ
         else set(),  # the certificates that the operator named

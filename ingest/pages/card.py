@@ -2,8 +2,9 @@
 
     write_card(dataset, survey(dataset), Path("README.md"), Path("ATTRIBUTION.csv"))
 
-Licenses that ask for attribution get a line per source: title, author, link, license with its link, and what was changed.
-What is removed is in neither. Texts from the web are made inert: no markup, no formulas, no control characters.
+Licenses that ask for attribution get a line per source: title, author, link, license with its link, and what
+was changed. What is removed is in neither. Texts from the web are made inert: no markup, no formulas, no
+control characters.
 """
 
 import csv

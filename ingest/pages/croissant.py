@@ -1,11 +1,12 @@
-"""Croissant 1.1 metadata of a dataset of clips: what files there are, what is in them, where they come from, how to use them.
+"""Croissant 1.1 metadata of a dataset of clips: what files there are, what is in them, where they come from,
+how to use them.
 
     Path("croissant.json").write_text(croissant_text(dataset, survey(dataset), near=True))
 
-With the vocabulary for responsible AI (rai:) and provenance (prov:). It names every committed shard and index with its sha256;
-of more than `MAX_FILES` units, patterns of names stand for them. Addresses are relative where the file lies in the dataset. Keys
-of samples, titles and authors are not in it: nothing has to be taken out of it after a removal, but it names the shards of
-its day. Write it again with the report.
+With the vocabulary for responsible AI (rai:) and provenance (prov:). It names every committed shard and index
+with its sha256; of more than `MAX_FILES` units, patterns of names stand for them. Addresses are relative
+where the file lies in the dataset. Keys of samples, titles and authors are not in it: nothing has to be taken
+out of it after a removal, but it names the shards of its day. Write it again with the report.
 """
 
 import datetime
@@ -98,7 +99,10 @@ MEMBERS = {
 
 
 def croissant_text(dataset: Dataset, found: Survey, near: bool) -> str:
-    """The JSON-LD document. `near`: it lies in the dataset's folder, so that file addresses are relative to it."""
+    """The JSON-LD document.
+
+    `near`: it lies in the dataset's folder, so that file addresses are relative to it.
+    """
     commits = list(itertools.islice(dataset.iter_commits(), MAX_FILES + 1))
     base = "" if near else f"{dataset.uri.rstrip('/')}/"
     name = plain(dataset.uri.rstrip("/").split("/")[-1])

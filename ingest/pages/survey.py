@@ -45,8 +45,8 @@ NUM_BINS = 32
 
 @dataclass
 class Histogram:
-    """`counts` of values in bins from `low` to `high`, equal ones or, by `log`, of equal ratio; what is outside falls into the
-    bin at the end."""
+    """`counts` of values in bins from `low` to `high`, equal ones or, by `log`, of equal ratio; what is
+    outside falls into the bin at the end."""
 
     label: str
     low: float
@@ -66,10 +66,11 @@ class Histogram:
 
 @dataclass
 class Survey:
-    """`listed` items of the work list; `answered` of them have a row, `cut` gave at least one clip, `used` a kept one.
+    """`listed` items of the work list; `answered` of them have a row, `cut` gave at least one clip, `used` a
+    kept one.
 
-    `lengths_s`: of the items that gave a clip, where their last one ends. The index does not say how long a medium is; this is
-    the part of it that was cut.
+    `lengths_s`: of the items that gave a clip, where their last one ends. The index does not say how long a
+    medium is; this is the part of it that was cut.
     """
 
     listed: int = 0

@@ -1,12 +1,14 @@
-"""What media files say of machine use within themselves: XMP (IPTC/PLUS data mining, TDMRep) and C2PA training assertions.
+"""What media files say of machine use within themselves: XMP (IPTC/PLUS data mining, TDMRep) and C2PA
+training assertions.
 
     embedded_evidence([Path("a.jpg"), Path("a.mp3")])     # "none found", or what is said; raises Refused (opt_out)
 
-Read before anything is decoded, since clips keep no metadata. Files are scanned for XMP packets, whatever their container
-(JPEG, PNG, WEBP, AVIF, HEIC, TIFF, GIF, MP4, MOV, MP3, WAV, …); the two packings that hide them from a scan are undone: JPEG's
-extended XMP, PNG's compressed text. C2PA is read by c2pa-python (extra `c2pa`); without it, a file with such an
-assertion is refused. Files are hostile: this runs in the decoder's sandbox, opens no other file and no network.
-A prohibition and a constraint both refuse: nobody here can negotiate. Free texts such as xmpRights:UsageTerms are not judged.
+Read before anything is decoded, since clips keep no metadata. Files are scanned for XMP packets, whatever
+their container (JPEG, PNG, WEBP, AVIF, HEIC, TIFF, GIF, MP4, MOV, MP3, WAV, …); the two packings that hide
+them from a scan are undone: JPEG's extended XMP, PNG's compressed text. C2PA is read by c2pa-python (extra
+`c2pa`); without it, a file with such an assertion is refused. Files are hostile: this runs in the decoder's
+sandbox, opens no other file and no network. A prohibition and a constraint both refuse: nobody here can
+negotiate. Free texts such as xmpRights:UsageTerms are not judged.
 """
 
 import itertools
@@ -75,7 +77,10 @@ C2PA_SETTINGS = {
 
 
 def embedded_evidence(paths: Iterable[str | Path]) -> str:
-    """What the files say of machine use that prohibits nothing; `NONE_FOUND`. Raises `Refused` (opt_out) for what does."""
+    """What the files say of machine use that prohibits nothing;
+
+    `NONE_FOUND`. Raises `Refused` (opt_out) for what does.
+    """
     found = []
     for path in dict.fromkeys(map(Path, paths)):
         regular_file(str(path))
@@ -97,7 +102,9 @@ def _statements(file: BinaryIO) -> Iterator[tuple[str, bool]]:
 
 
 def _places(file: BinaryIO, marks: tuple[bytes, ...]) -> list[tuple[int, bytes]]:
-    """(offset, mark) of the first appearances of each mark, found in one pass over the file (of a huge one, over its ends)."""
+    """(offset, mark) of the first appearances of each mark, found in one pass over the file (of a huge one,
+    over its ends).
+    """
     size = file.seek(0, os.SEEK_END)
     stretches = [(0, EDGE_BYTES), (size - EDGE_BYTES, size)] if size > 2 * EDGE_BYTES else [(0, size)]
     found: set[tuple[int, bytes]] = set()
@@ -233,7 +240,9 @@ def judge_xmp(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def _properties(root: Element) -> Iterator[tuple[str, str]]:
-    """(name, value) of what may be a statement: an attribute, or an element with texts and resources, at any depth within it."""
+    """(name, value) of what may be a statement: an attribute, or an element with texts and resources, at any
+    depth within it.
+    """
     left = [(root, "")]
     while left:
         element, within = left.pop()
@@ -262,7 +271,9 @@ def _judge_broken(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def _judge_c2pa(file: BinaryIO, names_training: bool) -> Iterator[tuple[str, bool]]:
-    """Training and data mining assertions of every manifest in the file, of C2PA and CAWG; signatures are not judged."""
+    """Training and data mining assertions of every manifest in the file, of C2PA and CAWG; signatures are not
+    judged.
+    """
     file.seek(0)
     head = file.read(12)
     mime = next((kind for magic, at, kind in C2PA_KINDS if head[at : at + len(magic)] == magic), "")
@@ -281,7 +292,10 @@ def _judge_c2pa(file: BinaryIO, names_training: bool) -> Iterator[tuple[str, boo
 
 
 def _training_uses(file: BinaryIO, mime: str) -> list[tuple[str, str, str]]:
-    """(assertion, entry, use) of all manifests. Errors: whatever c2pa-python raises for what it cannot read, `ImportError`."""
+    """(assertion, entry, use) of all manifests.
+
+    Errors: whatever c2pa-python raises for what it cannot read, `ImportError`.
+    """
     import c2pa  # 53 MB, and only where there is something to read
 
     file.seek(0)

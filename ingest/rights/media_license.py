@@ -3,10 +3,11 @@
     found = MediaLicenses("https://a.example/watch/1")      # fed by ingest.rights.page: start, end and data, then json_ld
     found.of({"https://a.example/x.mp4"})                   # ("CC-BY-4.0",), or several to choose from, or ()
 
-What counts: JSON-LD or microdata of a media object, MediaWiki's license template of a file page, RSS and MRSS licenses of
-an item, RDFa with `about` the medium, and `rel=license` within the figure, video or audio element. A `rel=license` elsewhere
-(head, footer, article) is the text's. A statement that names no medium counts where the page has no other medium.
-Statements that contradict each other are none. No I/O; pages are hostile.
+What counts: JSON-LD or microdata of a media object, MediaWiki's license template of a file page, RSS and MRSS
+licenses of an item, RDFa with `about` the medium, and `rel=license` within the figure, video or audio
+element. A `rel=license` elsewhere (head, footer, article) is the text's. A statement that names no medium
+counts where the page has no other medium. Statements that contradict each other are none. No I/O; pages are
+hostile.
 """
 
 import json
@@ -36,7 +37,10 @@ MAX_STATEMENTS = 1000
 
 @dataclass(frozen=True)
 class Claim:
-    """`licenses`: codes between which one may choose. `media`: URLs; none: it is of the page's only medium."""
+    """`licenses`: codes between which one may choose.
+
+    `media`: URLs; none: it is of the page's only medium.
+    """
 
     media: frozenset[str]
     licenses: tuple[str, ...]
@@ -44,7 +48,9 @@ class Claim:
 
 @dataclass
 class Scope:
-    """An open element that makes statements about media: a figure, a video, an item of a feed, an object of microdata, `about`."""
+    """An open element that makes statements about media: a figure, a video, an item of a feed, an object of
+    microdata, `about`.
+    """
 
     tag: str
     kind: str
@@ -232,8 +238,9 @@ class MediaLicenses:
             self.claims, self.pictures = set(), set()
 
     def of(self, urls: Iterable[str] = ()) -> tuple[str, ...]:
-        """The codes of the medium with one of these URLs, between which one may choose, the freest first; () where the page
-        states none, or contradicts itself. Without URLs: what is so of every medium on the page."""
+        """The codes of the medium with one of these URLs, between which one may choose, the freest first; ()
+        where the page states none, or contradicts itself. Without URLs: what is so of every medium on the
+        page."""
         wanted, merged = set(urls), _merged(self.media)
         if not wanted and len(merged) > 1:
             answers = {self.of(medium) for medium in merged}
@@ -277,7 +284,10 @@ def _merged(media: set[frozenset[str]]) -> list[set[str]]:
 
 
 def _template_code(parts: dict[str, str]) -> str:
-    """The license of one box of a MediaWiki file page: its link, else its short name; `unknown` where they differ."""
+    """The license of one box of a MediaWiki file page: its link, else its short name;
+
+    `unknown` where they differ.
+    """
     link, short = (license_code(parts.get(f"licensetpl_{name}", "")) for name in ("link", "short"))
     if link in ("", "unknown") or short in ("", "unknown"):
         return short if link in ("", "unknown") and short else link

@@ -1,7 +1,8 @@
 """What a web page says about its license and about machine use: pure functions from headers and HTML text.
 
-`read_page(html)` finds what the page states of its media (`ingest.rights.media_license` knows which statements those are), and opt-out
-marks. A page that contradicts itself states no license: nobody can tell which is the video's.
+`read_page(html)` finds what the page states of its media (`ingest.rights.media_license` knows which
+statements those are), and opt-out marks. A page that contradicts itself states no license: nobody can tell
+which is the video's.
 """
 
 import hashlib
@@ -19,7 +20,9 @@ _MAX_PARSE_COST = 3e8  # about 6 s of html.parser, whose time is quadratic in ta
 
 @dataclass(frozen=True)
 class PageFacts:
-    """`licenses`: every code that the page states of a medium, `unknown` for one it states in words we do not know."""
+    """`licenses`: every code that the page states of a medium, `unknown` for one it states in words we do not
+    know.
+    """
 
     licenses: tuple[str, ...]
     opt_out: str
@@ -31,7 +34,9 @@ class PageFacts:
 
     @property
     def license(self) -> str:
-        """The license of the page's medium, of alternatives the freest; "" where it states none, or contradicts itself."""
+        """The license of the page's medium, of alternatives the freest; "" where it states none, or
+        contradicts itself.
+        """
         return next(iter(self.media.of()), "")
 
 

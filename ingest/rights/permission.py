@@ -1,4 +1,5 @@
-"""Whether a site lets its pages and media be taken for training: what is asked, how long the answer holds, and the evidence.
+"""Whether a site lets its pages and media be taken for training: what is asked, how long the answer holds,
+and the evidence.
 
     permission.begin(item.source)
     permission.check_url(url)                  # before each request, those of redirects and segments too
@@ -6,11 +7,13 @@
     permission.check_page(facts, url)          # before a medium of the page is asked for
     permission.evidence()                      # what was asked for this item, when, and what it said
 
-Each host (scheme, host, port) is asked for robots.txt, /.well-known/tdmrep.json and /ai.txt, each at most once a day and
-process; licenses in RSL that robots.txt, a header or a page names are read, too. An opt-out is `Abort` (opt_out), final, with
-the signal, its value and its URL. A robots.txt or RSL document that fails in passing is retryable: nothing is taken meanwhile.
+Each host (scheme, host, port) is asked for robots.txt, /.well-known/tdmrep.json and /ai.txt, each at most
+once a day and process; licenses in RSL that robots.txt, a header or a page names are read, too. An opt-out is
+`Abort` (opt_out), final, with the signal, its value and its URL. A robots.txt or RSL document that fails in
+passing is retryable: nothing is taken meanwhile.
 
-Not asked are the sources of `EXEMPT`, whose terms are others. For these only statements about training in headers count.
+Not asked are the sources of `EXEMPT`, whose terms are others. For these only statements about training in
+headers count.
 """
 
 import datetime
@@ -73,7 +76,10 @@ class Record:
 
 
 class Permission:
-    """What one process knows of the hosts it met. `ask(url)` fetches a text, and raises `Abort` where that fails in passing."""
+    """What one process knows of the hosts it met.
+
+    `ask(url)` fetches a text, and raises `Abort` where that fails in passing.
+    """
 
     def __init__(self, ask: Callable[[str], Answer], agents: Iterable[str] = (AGENT,)):
         self._ask = ask
@@ -123,7 +129,9 @@ class Permission:
             _refuse(rsl_refusal(contents, url, base), "RSL", where)
 
     def check_response(self, url: str, headers: Any) -> None:
-        """Raises `Abort` where the headers of an answer (an email.message.Message) opt out, before its body is read."""
+        """Raises `Abort` where the headers of an answer (an email.message.Message) opt out, before its body
+        is read.
+        """
         reservation = headers.get("tdm-reservation")
         usage = [*(headers.get_all("Content-Usage") or []), *(headers.get_all("Content-Signal") or [])]
         found = header_opt_out(headers.get_all("X-Robots-Tag") or [], reservation, usage, index=self._applies)
@@ -137,7 +145,9 @@ class Permission:
         self._check_ai_txt_type(url, content_type)
 
     def check_page(self, page: PageFacts, url: str) -> None:
-        """Raises `Abort` where a page, or a license in RSL that it holds or links, opts out; keeps what it says of its media."""
+        """Raises `Abort` where a page, or a license in RSL that it holds or links, opts out; keeps what it
+        says of its media.
+        """
         _refuse(page.opt_out, "", url)
         if not self._applies:
             return
@@ -157,7 +167,9 @@ class Permission:
         _refuse(refusal, "robots.txt", robots.url)
 
     def _check_tdmrep(self, origin: str, path: str) -> None:
-        """The first location that matches decides, as the report has it; and the longest, as most people write it."""
+        """The first location that matches decides, as the report has it; and the longest, as most people
+        write it.
+        """
         record = self._record("tdmrep", origin + PATHS["tdmrep"])
         self._note(record, "")
         normal = normalise(path)
@@ -189,7 +201,9 @@ class Permission:
             _refuse("" if allowed else f"{line} ({content_type})", "ai.txt", record.url)
 
     def _check_licenses(self, links: Iterable[str], url: str, base: str, keep: bool = False) -> None:
-        """Reads the RSL documents that `base` (robots.txt, a page, a medium) names, and holds `url` against them."""
+        """Reads the RSL documents that `base` (robots.txt, a page, a medium) names, and holds `url` against
+        them.
+        """
         for link in list(dict.fromkeys(links))[:MAX_LICENSES]:
             address = _absolute(base, link)
             if not address:
@@ -226,7 +240,10 @@ class Permission:
         return record
 
     def _answer(self, kind: str, url: str) -> Answer:
-        """tdmrep.json and ai.txt are optional: a server that fails over them has none. Of the others a failure is retryable."""
+        """tdmrep.json and ai.txt are optional: a server that fails over them has none.
+
+        Of the others a failure is retryable.
+        """
         self._is_asking = True
         try:
             return self._ask(url)

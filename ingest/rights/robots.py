@@ -1,10 +1,12 @@
-"""robots.txt as RFC 9309 has it, with what others have added to it: pure functions from text to rules, and from rules to an answer.
+"""robots.txt as RFC 9309 has it, with what others have added to it: pure functions from text to rules, and
+from rules to an answer.
 
     rules = parse_robots(text, ("stillsound",))     # the groups of these agents, else those of *
     rules.decide("/media/a.mp4")                    # (allowed, the line that decides)
 
-Besides Allow and Disallow it reads `Content-Usage` (IETF AIPREF), `Content-Signal` (contentsignals.org) and `License` (RSL 1.0).
-`ai.txt` (Spawning) has the same form, with file extensions for paths: see `parse_ai_txt`. Nothing is fetched here.
+Besides Allow and Disallow it reads `Content-Usage` (IETF AIPREF), `Content-Signal` (contentsignals.org) and
+`License` (RSL 1.0). `ai.txt` (Spawning) has the same form, with file extensions for paths: see
+`parse_ai_txt`. Nothing is fetched here.
 """
 
 import re
@@ -31,7 +33,9 @@ _GLOBAL = "(all)"  # for lines before the first group, and License lines that st
 
 @dataclass(frozen=True)
 class Rules:
-    """What a file says to one agent: patterns of paths that are allowed and disallowed, usage per path, URLs of licenses."""
+    """What a file says to one agent: patterns of paths that are allowed and disallowed, usage per path, URLs
+    of licenses.
+    """
 
     allow: tuple[str, ...] = ()
     disallow: tuple[str, ...] = ()
@@ -39,7 +43,8 @@ class Rules:
     licenses: tuple[str, ...] = ()
 
     def decide(self, path: str) -> tuple[bool, str]:
-        """Whether `path` (with its query) may be fetched, and the line that says so; "" where no rule applies.
+        """Whether `path` (with its query) may be fetched, and the line that says so; "" where no rule
+        applies.
 
         The longest matching pattern decides; of an Allow and a Disallow of one length, the Allow.
         """
@@ -50,7 +55,9 @@ class Rules:
         return False, f"Disallow: {barred}"
 
     def usage_refusal(self, path: str) -> str:
-        """The line that keeps what is at `path` from training, of those with the longest matching pattern; else ""."""
+        """The line that keeps what is at `path` from training, of those with the longest matching pattern;
+        else "".
+        """
         path = normalise(path)
         matching = [(len(pattern), line) for pattern, line in self.usage if matches(pattern, path)]
         longest = max((length for length, _ in matching), default=0)
@@ -80,7 +87,10 @@ class _Group:
 
 
 def parse_robots(data: bytes, agents: Iterable[str]) -> Rules:
-    """The rules of all groups that name one of `agents`; where none does, those of `*`. Lines of no known form are ignored."""
+    """The rules of all groups that name one of `agents`; where none does, those of `*`.
+
+    Lines of no known form are ignored.
+    """
     groups: dict[str, _Group] = {_GLOBAL: _Group()}
     named: list[str] = []  # the agents of the group that the next line belongs to
     in_rules = after_blank = False
@@ -107,7 +117,9 @@ def parse_robots(data: bytes, agents: Iterable[str]) -> Rules:
 
 
 def parse_ai_txt(data: bytes, agents: Iterable[str]) -> Rules:
-    """The rules of an ai.txt about media: those about the extensions of texts and programs concern nothing that is taken here."""
+    """The rules of an ai.txt about media: those about the extensions of texts and programs concern nothing
+    that is taken here.
+    """
     rules = parse_robots(data, agents)
     return Rules(
         tuple(pattern for pattern in rules.allow if _is_about_media(pattern)),
@@ -130,7 +142,9 @@ def agent_name(value: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Percent-encoding as RFC 9309 compares it: unreserved letters plain, all others that are encoded with capital digits."""
+    """Percent-encoding as RFC 9309 compares it: unreserved letters plain, all others that are encoded with
+    capital digits.
+    """
 
     def decoded(found: re.Match[str]) -> str:
         letter = chr(int(found[1], 16))
@@ -141,7 +155,10 @@ def normalise(text: str) -> str:
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether `path` begins with `pattern`, where `*` is any text and `$` at the end is the end. Both normalised."""
+    """Whether `path` begins with `pattern`, where `*` is any text and `$` at the end is the end.
+
+    Both normalised.
+    """
     whole = pattern.endswith("$")
     first, *others = pattern.removesuffix("$").split("*")
     if not path.startswith(first):

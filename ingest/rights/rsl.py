@@ -1,11 +1,13 @@
-"""RSL 1.0 (Really Simple Licensing): what a license document grants to somebody who trains a model and pays nobody.
+"""RSL 1.0 (Really Simple Licensing): what a license document grants to somebody who trains a model and pays
+nobody.
 
     for pattern, refusal in read_rsl(data): …       # of each <content>: the URL it is about, and why not, or ""
     rsl_refusal(contents, url)                      # of the content that matches best
 
-A license is taken only if it grants training without a condition that no machine can judge: a payment other than none or
-attribution, a license server, users or countries. Several licenses of a content are a choice. The document is hostile text:
-no document type, no entities, bounded size, depth and number of elements. Nothing is fetched here.
+A license is taken only if it grants training without a condition that no machine can judge: a payment other
+than none or attribution, a license server, users or countries. Several licenses of a content are a choice.
+The document is hostile text: no document type, no entities, bounded size, depth and number of elements.
+Nothing is fetched here.
 """
 
 import urllib.parse
@@ -43,7 +45,10 @@ class _Content:
 
 
 def read_rsl(data: bytes) -> list[list[str]]:
-    """[[url, refusal], …] of each <content>; none for what is no RSL document (a page, another XML). `UnreadableError` else."""
+    """[[url, refusal], …] of each <content>; none for what is no RSL document (a page, another XML).
+
+    `UnreadableError` else.
+    """
     plain = data[:MAX_BYTES].replace(b"\0", b"").lower()  # UTF-16 too
     if b"rsl" not in plain or b"<html" in plain or b"<!doctype html" in plain:
         return []
@@ -62,14 +67,19 @@ def read_rsl(data: bytes) -> list[list[str]]:
 
 
 def rsl_refusal(contents: Iterable[list[str]], url: str, base: str) -> str:
-    """Why what is at `url` may not be used, by the content whose `url` (a path of the host of `base`, or a whole URL) is longest."""
+    """Why what is at `url` may not be used, by the content whose `url` (a path of the host of `base`, or a
+    whole URL) is longest.
+    """
     matching = [(len(pattern), refusal) for pattern, refusal in contents if _is_about(pattern, url, base)]
     longest = max((length for length, _ in matching), default=0)
     return next((refusal for length, refusal in matching if length == longest and refusal), "")
 
 
 def _is_about(pattern: str, url: str, base: str) -> bool:
-    """By scheme-less host and by path, with the wildcards of robots.txt. A content without a URL is about everything."""
+    """By scheme-less host and by path, with the wildcards of robots.txt.
+
+    A content without a URL is about everything.
+    """
     parts = urllib.parse.urlsplit(pattern)
     host = parts.netloc or urllib.parse.urlsplit(base).netloc
     if pattern and host.lower() != urllib.parse.urlsplit(url).netloc.lower():

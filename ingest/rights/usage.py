@@ -1,8 +1,10 @@
-"""What headers, meta tags and JSON-LD say against machine use: pure functions from a statement to what opts out, or "".
+"""What headers, meta tags and JSON-LD say against machine use: pure functions from a statement to what opts
+out, or "".
 
-Read are X-Robots-Tag and `<meta name="robots">` (for all, or for our agent by name), TDMRep (`tdm-reservation`), AIPREF's
-`Content-Usage` and Cloudflare's `Content-Signal`, and `usageInfo` of JSON-LD. What we do is training generative models: a
-statement about search, snippets or other agents alone is none against us. Unreadable statements state nothing.
+Read are X-Robots-Tag and `<meta name="robots">` (for all, or for our agent by name), TDMRep
+(`tdm-reservation`), AIPREF's `Content-Usage` and Cloudflare's `Content-Signal`, and `usageInfo` of JSON-LD.
+What we do is training generative models: a statement about search, snippets or other agents alone is none
+against us. Unreadable statements state nothing.
 """
 
 import datetime
@@ -33,7 +35,9 @@ _PLUS_PROHIBITED = re.compile(r"\bDMI-PROHIBITED[A-Z-]*", re.I)
 
 
 def usage_opt_out(text: str) -> str:
-    """The member of an AIPREF or Content-Signal dictionary (`train-ai=n, search=y`) that forbids training; "" where none does."""
+    """The member of an AIPREF or Content-Signal dictionary (`train-ai=n, search=y`) that forbids training; ""
+    where none does.
+    """
     said: dict[str, str] = {}
     for member in text[:4096].split(","):
         key, equals, value = member.partition(";")[0].partition("=")
@@ -46,7 +50,8 @@ def usage_opt_out(text: str) -> str:
 
 
 def robots_opt_out(text: str, index: bool = True, now: datetime.datetime | None = None) -> str:
-    """The directive of an X-Robots-Tag or robots meta tag that opts out, for all agents or for ours; "" where none does.
+    """The directive of an X-Robots-Tag or robots meta tag that opts out, for all agents or for ours; "" where
+    none does.
 
     `index`: directives against indexing count, too. A directive belongs to the agent named last before it.
     """
@@ -76,7 +81,9 @@ def robots_opt_out(text: str, index: bool = True, now: datetime.datetime | None 
 def header_opt_out(
     robots_tags: Iterable[str], tdm_reservation: str | None, usage: Iterable[str] = (), index: bool = True
 ) -> str:
-    """The header that opts out, with its value: of X-Robots-Tag, tdm-reservation, Content-Usage and Content-Signal; or ""."""
+    """The header that opts out, with its value: of X-Robots-Tag, tdm-reservation, Content-Usage and
+    Content-Signal; or "".
+    """
     for tag in robots_tags:
         if robots_opt_out(tag, index):
             return f"X-Robots-Tag: {' '.join(tag.split())[:100]}"
@@ -99,7 +106,8 @@ def meta_opt_out(name: str, content: str, index: bool = True) -> str:
 
 
 def json_ld_opt_out(scripts: Iterable[str]) -> str:
-    """What the JSON-LD of a page states: `usageInfo` that names a prohibition (PLUS, AIPREF, noai), or TDMRep's reservation.
+    """What the JSON-LD of a page states: `usageInfo` that names a prohibition (PLUS, AIPREF, noai), or
+    TDMRep's reservation.
 
     A `usageInfo` that is only the address of a text for people states nothing that a machine could read.
     """
@@ -117,7 +125,9 @@ def json_ld_opt_out(scripts: Iterable[str]) -> str:
 
 
 def tdmrep_rules(data: bytes) -> list[list[Any]]:
-    """[[location, reserved, policy], …] of a /.well-known/tdmrep.json, in its order; none of one that is no such file."""
+    """[[location, reserved, policy], …] of a /.well-known/tdmrep.json, in its order; none of one that is no
+    such file.
+    """
     try:
         read = json.loads(data)
     except (ValueError, RecursionError):
@@ -140,7 +150,10 @@ def tdmrep_rules(data: bytes) -> list[list[Any]]:
 
 
 def is_reserved(value: Any) -> bool:
-    """Whether TDMRep's value reserves the rights: 1. Any other value than 0 and 1 is an error and counts as not set."""
+    """Whether TDMRep's value reserves the rights: 1.
+
+    Any other value than 0 and 1 is an error and counts as not set.
+    """
     return str(value).strip().lower() in ("1", "true")
 
 
@@ -186,7 +199,10 @@ def _texts(node: Any) -> Iterator[str]:
 
 
 def _is_past(longer: str, shorter: str, now: datetime.datetime | None) -> bool:
-    """Whether the date of `unavailable_after` is over; a comma within it has cut it in two. No date that can be read: no."""
+    """Whether the date of `unavailable_after` is over; a comma within it has cut it in two.
+
+    No date that can be read: no.
+    """
     now = now or datetime.datetime.now(datetime.UTC)
     for text in (longer, shorter):
         for read in (email.utils.parsedate_to_datetime, datetime.datetime.fromisoformat):

@@ -1,9 +1,11 @@
-"""A folder of somebody's media -> items: videos, and pictures with a sound of the same stem, with what lies beside them.
+"""A folder of somebody's media -> items: videos, and pictures with a sound of the same stem, with what lies
+beside them.
 
     for path in walk(root, passed_over): ...         every file, linked folders too, each once
     folder_items(root, license)                       the items, and one line that says what was passed over
 
-Beside x.mp4, x.info.json (of yt-dlp) and x.json state license, title and channel, and x.txt is a caption. Nothing is decoded.
+Beside x.mp4, x.info.json (of yt-dlp) and x.json state license, title and channel, and x.txt is a caption.
+Nothing is decoded.
 """
 
 import logging
@@ -33,7 +35,8 @@ MEDIA_SUFFIXES = frozenset((*VIDEO_SUFFIXES, *PICTURE_SUFFIXES, *SOUND_SUFFIXES)
 
 
 def walk(root: Path, passed_over: Counter[str]) -> Iterator[Path]:
-    """Every file below `root` that is not hidden. `passed_over` counts what is not listed: links in a circle, unreadable folders.
+    """Every file below `root` that is not hidden. `passed_over` counts what is not listed: links in a circle,
+    unreadable folders.
 
     Linked folders come after all others, so that a file's path does not depend on which link is met first.
     """
@@ -96,7 +99,10 @@ def listing(counts: Counter[str]) -> str:
 
 
 def folder_items(root: Path, license: str, stated: Callable[[str, str], str]) -> Iterator[Item]:
-    """The items below `root`, in order of their names. `stated` turns a sidecar's license and the operator's into a code."""
+    """The items below `root`, in order of their names.
+
+    `stated` turns a sidecar's license and the operator's into a code.
+    """
     passed_over: Counter[str] = Counter()
     root = root.resolve()
     stems: dict[str, list[File]] = {}
@@ -162,7 +168,10 @@ def _item(choice: Choice, facts: Facts, license: str) -> Item:
 
 
 def _beside(stem: str, shared: str, sidecars: dict[str, Path]) -> tuple[Facts, set[str]]:
-    """What the files beside one state, and their names. `shared`: the stem without the mark of an unmerged stream."""
+    """What the files beside one state, and their names.
+
+    `shared`: the stem without the mark of an unmerged stream.
+    """
     facts = Facts()
     read = set()
     for name in dict.fromkeys((stem + INFO, shared + INFO, stem + FACTS, shared + FACTS)):

@@ -1,15 +1,16 @@
-"""iNaturalist: observations with photos and sounds, from an export file or from the API, as pairs of a photo and a sound.
+"""iNaturalist: observations with photos and sounds, from an export file or from the API, as pairs of a photo
+and a sound.
 
     source.path=observations.json                                             the API's answers, saved; or a list, or JSON lines
     source.path=observations.csv                                              the site's export
     source.path='https://api.inaturalist.org/v1/observations?taxon_id=3'      the API; the query is yours
 
-Every photo and every sound has a license of its own (none means all rights reserved); a pair has what both demand, and
-records both. A sound pairs with one photo of its observation, the freest one. What is flagged, hidden or replaced by a
-placeholder is not listed, and counted. The API is asked within its limits, in ascending order of ids; full pages are kept
-beside the output, so that another run goes on behind them: an observation that got its sound later than that is found by a
-new output only. The site's CSV does not tell licenses of photos and sounds: without columns `photo_license` and
-`sound_license` its pairs are refused.
+Every photo and every sound has a license of its own (none means all rights reserved); a pair has what both
+demand, and records both. A sound pairs with one photo of its observation, the freest one. What is flagged,
+hidden or replaced by a placeholder is not listed, and counted. The API is asked within its limits, in
+ascending order of ids; full pages are kept beside the output, so that another run goes on behind them: an
+observation that got its sound later than that is found by a new output only. The site's CSV does not tell
+licenses of photos and sounds: without columns `photo_license` and `sound_license` its pairs are refused.
 """
 
 import csv
@@ -76,10 +77,11 @@ class InaturalistConfig:
 def enumerate_inaturalist(
     path: str, config: InaturalistConfig, network: FetchConfig, spool: Path, store: Store | None
 ) -> Iterator[Item]:
-    """Pairs of `path`, each once, in order. `store` is the output, where full pages and the day's requests are kept.
+    """Pairs of `path`, each once, in order. `store` is the output, where full pages and the day's requests
+    are kept.
 
-    Errors: `UserError` for a path, file or API that cannot be used; an API that fails on the way ends the list there, with a
-    word in the log.
+    Errors: `UserError` for a path, file or API that cannot be used; an API that fails on the way ends the
+    list there, with a word in the log.
     """
     if path.startswith(("http://", "https://")):
         if not urllib.parse.urlsplit(path).path.endswith("/observations"):
@@ -170,7 +172,9 @@ def _pair(observation: dict[str, Any], photo: dict[str, Any], sound: dict[str, A
 
 
 def pair_license(observation: dict[str, Any], pair_id: str) -> str:
-    """What the photo and the sound of `pair_id` (as of `pairs_of`) demand together now; "" where one is no longer listed."""
+    """What the photo and the sound of `pair_id` (as of `pairs_of`) demand together now; "" where one is no
+    longer listed.
+    """
     codes = []
     for kind, medium_id in zip(("photo", "sound"), pair_id.split("_"), strict=False):
         found = next((one for one in _media(observation, kind) if str(one["id"]) == medium_id), None)
@@ -184,7 +188,9 @@ def _media(observation: dict[str, Any], kind: str) -> list[dict[str, Any]]:
 
 
 def _stated_media(observation: dict[str, Any], kind: str) -> list[dict[str, Any]]:
-    """Photos or sounds of an observation, in the API's shape or in that of the site (`observation_photos`), those with an id."""
+    """Photos or sounds of an observation, in the API's shape or in that of the site (`observation_photos`),
+    those with an id.
+    """
     plain = observation.get(f"{kind}s") or []
     wrapped = [
         (one or {}).get(kind)
@@ -223,13 +229,18 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _license(medium: dict[str, Any]) -> str | None:
-    """The code as stated; None where the medium states none. An export of ours that lacks the fact says "unknown"."""
+    """The code as stated;
+
+    None where the medium states none. An export of ours that lacks the fact says "unknown".
+    """
     stated = medium.get("license_code")
     return None if stated is None else str(stated)
 
 
 def _code(medium: dict[str, Any]) -> str:
-    """The license of a photo or a sound; nothing stated is all rights reserved, and what nobody knows is `unknown`."""
+    """The license of a photo or a sound; nothing stated is all rights reserved, and what nobody knows is
+    `unknown`.
+    """
     return license_code(_license(medium) or "", site="inaturalist")
 
 
@@ -307,7 +318,8 @@ def _from_csv_row(path: Path, row: dict[str, str]) -> dict[str, Any] | None:
 def _own_query(url: str) -> tuple[str, int]:
     """The URL without what pages are asked with, and the id above which its user wants to begin.
 
-    Of a parameter given twice a server may take either: the user's own per_page, page and order would skip observations.
+    Of a parameter given twice a server may take either: the user's own per_page, page and order would skip
+    observations.
     """
     parts = urllib.parse.urlsplit(url)
     given = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
@@ -334,7 +346,8 @@ def _plain_name(name: str) -> str:
 def _from_api(
     url: str, config: InaturalistConfig, network: FetchConfig, spool: Path, store: Store | None
 ) -> Iterator[dict[str, Any]]:
-    """Observations by ascending id: first those of kept pages, then new ones, as far as the day's budget goes.
+    """Observations by ascending id: first those of kept pages, then new ones, as far as the day's budget
+    goes.
 
     A short page is not the last one where the API counts more: it lacks what was hidden after the search.
     """
@@ -367,7 +380,10 @@ def _from_api(
 
 @dataclass(frozen=True)
 class _Page:
-    """Observations, and how many the API counts from the page's first on; None where that is not known, as of a kept page."""
+    """Observations, and how many the API counts from the page's first on;
+
+    None where that is not known, as of a kept page.
+    """
 
     observations: list[dict[str, Any]]
     total: int | None = None
@@ -385,7 +401,10 @@ class _Page:
 
 
 class _Asker:
-    """Pages of the API, at the rate it allows. `spent` counts the requests of each day, kept in the output with full pages."""
+    """Pages of the API, at the rate it allows.
+
+    `spent` counts the requests of each day, kept in the output with full pages.
+    """
 
     def __init__(
         self,
@@ -408,7 +427,10 @@ class _Asker:
         self._last_s = -float("inf")
 
     def page(self, above: int) -> _Page | None:
-        """The observations with ids above `above`, at most a page; None where the budget is spent, or the API fails on the way."""
+        """The observations with ids above `above`, at most a page;
+
+        None where the budget is spent, or the API fails on the way.
+        """
         name = f"{self.folder}/{above:015d}.json"
         if self.store and name in self.kept:
             return _Page(list(json.loads(self.store.read(name))), kept=True)
@@ -435,7 +457,9 @@ class _Asker:
         return self.config.requests_per_day - self.spent.get(datetime.date.today().isoformat(), 0)
 
     def _ask(self, above: int) -> _Page:
-        """A page, asked for again where the API failed in passing; every request keeps the distance and counts."""
+        """A page, asked for again where the API failed in passing; every request keeps the distance and
+        counts.
+        """
         order = {
             "photos": "true",
             "sounds": "true",

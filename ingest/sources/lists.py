@@ -1,11 +1,13 @@
-"""Lists that people keep (.txt, .csv, .parquet, .jsonl) -> items: URLs, files beside the list, videos of YouTube.
+"""Lists that people keep (.txt, .csv, .parquet, .jsonl) -> items: URLs, files beside the list, videos of
+YouTube.
 
     checked(path, items)                 the items twice read: first for what is wrong, then one by one
     url_items(path, stated)              a row per URL
     pair_items(path, stated)             a row per video, or picture and sound, by paths below the list's folder
 
-`start_s` and `end_s` make a row a piece of its medium, with an id of its own. Columns that an item has no place for travel in its
-`meta`. A list is untrusted: it names no file outside of its folder, and no id stands for two places.
+`start_s` and `end_s` make a row a piece of its medium, with an id of its own. Columns that an item has no
+place for travel in its `meta`. A list is untrusted: it names no file outside of its folder, and no id stands
+for two places.
 """
 
 import csv
@@ -196,12 +198,16 @@ def _item(path: Path, number: int, row: Row, plain: Item, stated: Stated, known:
         meta=others(row, known),
     )
     ranged = "start_s" in row or "end_s" in row
-    # pieces of one medium share its id, whatever their own ids: they belong into one split, and are removed together
+    # pieces of one medium share its id, whatever their own ids: they belong into one split, and are removed
+    # together
     return piece(item, *span(path, number, row), medium=plain.id) if ranged else item
 
 
 def pair_items(path: Path, stated: Stated) -> Iterator[tuple[int, Item]]:
-    """(row number, item) of a list of files below its own folder. `UserError` for a row that cannot be one."""
+    """(row number, item) of a list of files below its own folder.
+
+    `UserError` for a row that cannot be one.
+    """
     root = path.parent.resolve()
     for number, row in read_rows(path):
         yield number, _pair_item(path, root, number, row, stated)
@@ -224,7 +230,10 @@ def _pair_item(path: Path, root: Path, number: int, row: Row, stated: Stated) ->
 
 
 def _below(path: Path, root: Path, number: int, name: str) -> Path:
-    """The file `name` below the list's folder; also one that is missing. `UserError` for one that is outside."""
+    """The file `name` below the list's folder; also one that is missing.
+
+    `UserError` for one that is outside.
+    """
     try:
         whole = (root / name).resolve()
         inside = whole.is_relative_to(root) and not Path(name).is_absolute()
@@ -236,9 +245,11 @@ def _below(path: Path, root: Path, number: int, name: str) -> Path:
 
 
 def checked(path: Path, items: Callable[[], Iterator[tuple[int, Item]]]) -> Iterator[Item]:
-    """The items of a list, once nothing of it is wrong: `items` is called twice. The same row twice is one item.
+    """The items of a list, once nothing of it is wrong: `items` is called twice. The same row twice is one
+    item.
 
-    `UserError`, before the first item, also where one id stands for two places: a list of any length takes 24 bytes a row here.
+    `UserError`, before the first item, also where one id stands for two places: a list of any length takes 24
+    bytes a row here.
     """
     ids, places, numbers = array("Q"), array("Q"), array("Q")
     for number, item in items():

@@ -52,7 +52,8 @@ def is_empty(value: Any) -> bool:
 def text_of(value: Any) -> str:
     """A cell as text. `ValueError` for bytes that are not UTF-8.
 
-    Whole floats lose their point: a column of whole numbers becomes one of floats as soon as one of them is missing.
+    Whole floats lose their point: a column of whole numbers becomes one of floats as soon as one of them is
+    missing.
     """
     if is_empty(value):
         return ""
@@ -105,7 +106,10 @@ def plain_facts(facts: dict[Any, Any]) -> dict[str, Any]:
 
 
 def read_facts(data: bytes, info: bool = False) -> Facts:
-    """The facts of a sample's JSON; none of a broken one. `info`: yt-dlp's .info.json, of which only a few are kept."""
+    """The facts of a sample's JSON; none of a broken one.
+
+    `info`: yt-dlp's .info.json, of which only a few are kept.
+    """
     try:
         read = json.loads(data)
     except (ValueError, RecursionError):

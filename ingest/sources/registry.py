@@ -1,10 +1,12 @@
-"""What there is to fetch: a folder, a list of URLs or files, other people's WebDataset tars, YouTube, iNaturalist -> items.
+"""What there is to fetch: a folder, a list of URLs or files, other people's WebDataset tars, YouTube,
+iNaturalist -> items.
 
-`enumerate_items(config, …)` yields plain `Item`s in a fixed order, a few at a time in memory; no media is fetched or decoded
-here. An id stands for one place, and stays: the path below the folder, the URL or the list's own id, the tar's name and the
-sample's key. What a source passes over is counted in one line of the log. The license of an item is the row's own, else the
-operator's statement `source.license`; what `ingest.licenses` does not understand becomes `unknown`. YouTube and iNaturalist
-have no such statement: their media state it themselves.
+`enumerate_items(config, …)` yields plain `Item`s in a fixed order, a few at a time in memory; no media is
+fetched or decoded here. An id stands for one place, and stays: the path below the folder, the URL or the
+list's own id, the tar's name and the sample's key. What a source passes over is counted in one line of the
+log. The license of an item is the row's own, else the operator's statement `source.license`; what
+`ingest.licenses` does not understand becomes `unknown`. YouTube and iNaturalist have no such statement: their
+media state it themselves.
 
 A new source is one function `(SourceConfig, FetchConfig, output) -> Iterator[Item]`, registered in `SOURCES`.
 """
@@ -32,8 +34,9 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class SourceConfig:
-    """Where items come from. `path`: a folder, a list (.txt, .csv, .parquet, .jsonl), a folder or glob of .tar files; or what
-    `ingest.sources.youtube` and `ingest.sources.inaturalist` take. Of the two sections, the one of the kind in use counts.
+    """Where items come from. `path`: a folder, a list (.txt, .csv, .parquet, .jsonl), a folder or glob of
+    .tar files; or what `ingest.sources.youtube` and `ingest.sources.inaturalist` take. Of the two sections,
+    the one of the kind in use counts.
     """
 
     path: str = operational()  # another place or a longer list only adds items
@@ -46,9 +49,11 @@ class SourceConfig:
 def enumerate_items(
     config: SourceConfig, network: FetchConfig | None = None, output: str = ""
 ) -> Iterator[Item]:
-    """The items of a source. `UserError` at once for settings that cannot work, a path that is not there, a broken list.
+    """The items of a source. `UserError` at once for settings that cannot work, a path that is not there, a
+    broken list.
 
-    YouTube and iNaturalist are asked through `network`; pages of iNaturalist's API are kept in `output`, where there is one.
+    YouTube and iNaturalist are asked through `network`; pages of iNaturalist's API are kept in `output`,
+    where there is one.
     """
     if config.kind not in SOURCES:
         raise UserError(f"source.kind={config.kind}: give one of {', '.join(SOURCES)}")
@@ -112,7 +117,10 @@ def _from_pairs(config: SourceConfig, path: Path) -> Iterator[Item]:
 
 
 def _from_list(config: SourceConfig, network: FetchConfig, output: str) -> Iterator[Item]:
-    """A row per URL. Columns other than those of an item travel in its `meta`. The list is read twice: first for what is wrong."""
+    """A row per URL. Columns other than those of an item travel in its `meta`.
+
+    The list is read twice: first for what is wrong.
+    """
     path = Path(config.path)
     if not path.is_file():
         raise UserError(

@@ -2,8 +2,9 @@
 
     choose(files)      the items of files that share a stem: videos, a silent video with its sound, a picture with its sound
 
-Of a video with a sound beside it, the container's header decides: only a video without a sound track of its own takes the
-other file (video2dataset's mp4 and m4a; yt-dlp's unmerged x.f137.mp4 and x.f140.m4a). No medium is decoded here.
+Of a video with a sound beside it, the container's header decides: only a video without a sound track of its
+own takes the other file (video2dataset's mp4 and m4a; yt-dlp's unmerged x.f137.mp4 and x.f140.m4a). No medium
+is decoded here.
 """
 
 import importlib.util
@@ -44,7 +45,10 @@ MAX_BOXES, MAX_HEADER_BYTES = 200, 4 << 20
 
 @dataclass(frozen=True)
 class File:
-    """A file, or `size` bytes of one from `offset` on. `stem` and `suffix` make its name; the suffix is in small letters."""
+    """A file, or `size` bytes of one from `offset` on.
+
+    `stem` and `suffix` make its name; the suffix is in small letters.
+    """
 
     stem: str
     suffix: str
@@ -67,7 +71,9 @@ def untagged(stem: str) -> str:
 
 
 def choose(files: Iterable[File]) -> list[Choice]:
-    """The items of files that share a stem, but for the marks of unmerged streams; files not named in any are left over."""
+    """The items of files that share a stem, but for the marks of unmerged streams; files not named in any are
+    left over.
+    """
     ordered = sorted(files, key=lambda file: (file.stem, file.suffix))
     whole = [file for file in ordered if not FORMAT_TAG.search(file.stem)]
     parts = [file for file in ordered if FORMAT_TAG.search(file.stem)]
@@ -101,7 +107,10 @@ def _of_streams(parts: list[File]) -> list[Choice]:
 
 
 def tracks(file: File) -> set[str] | None:
-    """{"picture", "sound"} or a part of it, by the header of an MP4, Matroska or AVI file; None where that does not say."""
+    """{"picture", "sound"} or a part of it, by the header of an MP4, Matroska or AVI file;
+
+    None where that does not say.
+    """
     try:
         with file.path.open("rb") as opened:
             size = file.size if file.size >= 0 else file.path.stat().st_size

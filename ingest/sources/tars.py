@@ -1,12 +1,13 @@
-"""Other people's WebDataset tars -> items: what stands in them is looked up here, by offset and size; `ingest.fetch.fetcher` copies it out.
+"""Other people's WebDataset tars -> items: what stands in them is looked up here, by offset and size;
+`ingest.fetch.fetcher` copies it out.
 
-A tar from elsewhere is hostile until read: nothing in it is unpacked, unpickled or opened by a name of its own, links and
-devices are passed over, of two members of one name the first counts. One that cannot be read to its end (or was packed with
---sparse) becomes a single item, which fetch refuses as corrupt, and the others go on: none of its samples is listed until a
-whole one is in its place.
+A tar from elsewhere is hostile until read: nothing in it is unpacked, unpickled or opened by a name of its
+own, links and devices are passed over, of two members of one name the first counts. One that cannot be read
+to its end (or was packed with --sparse) becomes a single item, which fetch refuses as corrupt, and the others
+go on: none of its samples is listed until a whole one is in its place.
 
-Members that share the name up to the first dot are a sample, as WebDataset has it; keys with dots of their own are told apart.
-What is no sample, or stands twice, is counted in the log.
+Members that share the name up to the first dot are a sample, as WebDataset has it; keys with dots of their
+own are told apart. What is no sample, or stands twice, is counted in the log.
 """
 
 import glob
@@ -49,7 +50,8 @@ UNREADABLE = (
 
 
 def find_tars(pattern: str) -> list[tuple[str, Path]]:
-    """(name below the folder, or below where a glob begins; path) of every tar there. `UserError`: there is none.
+    """(name below the folder, or below where a glob begins; path) of every tar there. `UserError`: there is
+    none.
 
     Linked folders are followed; compressed tars and what cannot be listed are counted in the log.
     """
@@ -80,7 +82,8 @@ def find_tars(pattern: str) -> list[tuple[str, Path]]:
 
 
 def items_of_tars(found: list[tuple[str, Path]], license: Callable[[str], str]) -> Iterator[Item]:
-    """The samples of every tar, each under an id of its own. `license` turns what a sample states into a code.
+    """The samples of every tar, each under an id of its own. `license` turns what a sample states into a
+    code.
 
     One line in the log says which samples and members are no items.
     """
@@ -143,7 +146,8 @@ def _samples(key: str, files: list[File], passed_over: Counter[str]) -> Iterator
     """(key, what it consists of) of the samples among members that share the name up to the first dot.
 
     That is one sample, as WebDataset has it, unless members with more dots make samples of their own: of
-    a_1.500.mp4, a_1.500.json and a_1.700.mp4 each mp4 is one. What is left then belongs together by its longest common stem.
+    a_1.500.mp4, a_1.500.json and a_1.700.mp4 each mp4 is one. What is left then belongs together by its
+    longest common stem.
     """
     by_stem: dict[str, list[File]] = {}
     for file in files:
@@ -251,7 +255,9 @@ def _read(path: Path) -> _Members:
 
 
 def _assert_end(tar: Any) -> None:
-    """`ReadError` for a tar cut between two members, with a damaged header (which tarfile takes for the end), or with more behind."""
+    """`ReadError` for a tar cut between two members, with a damaged header (which tarfile takes for the end),
+    or with more behind.
+    """
     tar.fileobj.seek(tar.offset)
     rest = tar.fileobj.read(1 << 20)
     if len(rest) < tarfile.BLOCKSIZE or rest.strip(b"\0"):
@@ -286,7 +292,9 @@ class _Bounded(tarfile.TarInfo):
 
 
 def _assert_records(text: bytes) -> None:
-    """`ReadError` unless it is `length key=value` lines: of others, tarfile makes thousands of long keys or never comes to an end."""
+    """`ReadError` unless it is `length key=value` lines: of others, tarfile makes thousands of long keys or
+    never comes to an end.
+    """
     at = 0
     if text.count(b"\n") > MAX_RECORDS:
         raise tarfile.ReadError(f"a header of more than {MAX_RECORDS} facts")

@@ -4,8 +4,8 @@
     # YTID, start_seconds, end_seconds, positive_labels    AudioSet
     {"youtube_id": "…", "start_s": 30, "end_s": 40}        JSON lines, or parquet
 
-A csv, parquet or jsonl file; other columns travel in `meta`. Nothing is asked of YouTube here. A list's word on licenses does
-not count: YouTube's own does.
+A csv, parquet or jsonl file; other columns travel in `meta`. Nothing is asked of YouTube here. A list's word
+on licenses does not count: YouTube's own does.
 """
 
 import csv
@@ -42,7 +42,10 @@ def is_video_list(path: str) -> bool:
 
 
 def video_items(path: Path) -> Iterator[Item]:
-    """The videos and pieces of a list, each once, in order. `UserError`, before the first, for a row that cannot be one."""
+    """The videos and pieces of a list, each once, in order.
+
+    `UserError`, before the first, for a row that cannot be one.
+    """
     log.warning(FEW_ARE_FREE, path)
     first = next(_rows(path), None)
     if first and _name(first[1], START_NAMES[1:]) and not _name(first[1], END_NAMES):
@@ -102,7 +105,10 @@ def _rows(path: Path) -> Iterator[Numbered]:
 
 
 def _header(path: Path) -> list[str] | None:
-    """The names of the columns: from a first row, from a comment before it, or by what the first row holds. None: no table of ids."""
+    """The names of the columns: from a first row, from a comment before it, or by what the first row holds.
+
+    None: no table of ids.
+    """
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         comments = list(itertools.takewhile(_is_comment, itertools.islice(file, 1000)))
     for comment in comments:
@@ -124,7 +130,10 @@ def _is_comment(line: str) -> bool:
 
 
 def _csv_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells) of the rows behind the comments at the beginning; AudioSet has a blank before each cell."""
+    """(line, cells) of the rows behind the comments at the beginning;
+
+    AudioSet has a blank before each cell.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             before, begun = 0, False

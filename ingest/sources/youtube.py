@@ -1,12 +1,14 @@
-"""YouTube through yt-dlp: what to list, the settings that get it through, its licenses, and what its errors mean.
+"""YouTube through yt-dlp: what to list, the settings that get it through, its licenses, and what its errors
+mean.
 
     source.path=https://www.youtube.com/@channel        a channel, playlist or video, a page of search results,
     source.path='ytsearch50:rain in the forest'         a search, or a file with one of these, or an id, per line
 
-`list_videos` enumerates flat, in the fetch process; `enumerate_youtube` is the driver's side of it. A video is extracted once,
-by `ingest.fetch.process`. Cookies, proxies and PO tokens are secrets: settings name the files that hold them, so that no
-setting, log or record ever holds one, and every machine that fetches needs the files. A JavaScript runtime is started by
-option only (`js_runtime`), in the sandbox of `ingest.fetch.runtime`.
+`list_videos` enumerates flat, in the fetch process; `enumerate_youtube` is the driver's side of it. A video
+is extracted once, by `ingest.fetch.process`. Cookies, proxies and PO tokens are secrets: settings name the
+files that hold them, so that no setting, log or record ever holds one, and every machine that fetches needs
+the files. A JavaScript runtime is started by option only (`js_runtime`), in the sandbox of
+`ingest.fetch.runtime`.
 """
 
 import contextlib
@@ -91,7 +93,10 @@ SAYINGS = (  # the first that is found in what YouTube or yt-dlp says, from the 
 
 @dataclass
 class YoutubeConfig:
-    """How YouTube is asked. Files of secrets are named, never quoted: cookies (Netscape format), proxies and PO tokens by line."""
+    """How YouTube is asked.
+
+    Files of secrets are named, never quoted: cookies (Netscape format), proxies and PO tokens by line.
+    """
 
     max_results: int = operational(200)  # of each search, channel or playlist; 0 = all
     vouched_channels: dict[str, str] = field(
@@ -136,7 +141,10 @@ class YoutubeConfig:
 
 
 def parse_extractor_args(texts: list[str]) -> dict[str, dict[str, list[str]]]:
-    """yt-dlp's `IE_KEY:name=value,value;name=value` texts as its API takes them. `UserError` for another form, or a secret."""
+    """yt-dlp's `IE_KEY:name=value,value;name=value` texts as its API takes them.
+
+    `UserError` for another form, or a secret.
+    """
     parsed: dict[str, dict[str, list[str]]] = {}
     for text in texts:
         key, colon, rest = text.partition(":")
@@ -156,7 +164,10 @@ def parse_extractor_args(texts: list[str]) -> dict[str, dict[str, list[str]]]:
 
 
 def secrets_of(config: YoutubeConfig) -> tuple[list[str], list[str]]:
-    """(proxies, PO tokens) from their files. `UserError` for a file that cannot be used, which never quotes from it."""
+    """(proxies, PO tokens) from their files.
+
+    `UserError` for a file that cannot be used, which never quotes from it.
+    """
     proxies = _lines(config.proxies_file, "proxies_file")
     for number, proxy in enumerate(proxies, 1):
         if not _is_proxy(proxy):
@@ -204,7 +215,8 @@ def _is_proxy(text: str) -> bool:
 
 
 def prepare_runtime(js_runtime: str, folder: Path) -> str:
-    """Writes the launcher of `source.youtube.js_runtime` into `folder`, and tries it. Returns its path, "" without a runtime.
+    """Writes the launcher of `source.youtube.js_runtime` into `folder`, and tries it. Returns its path, ""
+    without a runtime.
 
     `UserError` where yt-dlp could not use it.
     """
@@ -236,7 +248,8 @@ def _unusable(js_runtime: str, why: str) -> UserError:
 
 
 def egress(config: YoutubeConfig, listing: bool, launcher: str = "") -> Egress:
-    """Proxies and yt-dlp's options for YouTube; for listing flat, or for extracting a video. `UserError` as `secrets_of`.
+    """Proxies and yt-dlp's options for YouTube; for listing flat, or for extracting a video. `UserError` as
+    `secrets_of`.
 
     `launcher` is the path of the JavaScript runtime, as `prepare_runtime` gave it.
     """
@@ -277,7 +290,10 @@ def redacted(text: str, web: Web) -> str:
 
 
 def targets(path: str) -> list[str]:
-    """What `source.path` asks for: itself, or the lines of a file. `UserError` names what is no search, channel, playlist or video."""
+    """What `source.path` asks for: itself, or the lines of a file.
+
+    `UserError` names what is no search, channel, playlist or video.
+    """
     lines = [path]
     if Path(path).is_file():
         text = Path(path).read_text(encoding="utf-8-sig", errors="replace")
@@ -326,14 +342,19 @@ def _is_youtube(url: str) -> bool:
 
 
 def enumerate_youtube(path: str, config: YoutubeConfig, network: FetchConfig, spool: Path) -> Iterator[Item]:
-    """The videos of every target, each once, in order. A list that fails is told in the log; `UserError` where all do."""
+    """The videos of every target, each once, in order.
+
+    A list that fails is told in the log; `UserError` where all do.
+    """
     wanted = targets(path)
     check_session(config)
     return _found(path, wanted, config, network, spool)
 
 
 def check_session(config: YoutubeConfig) -> None:
-    """`UserError` as `secrets_of` and `prepare_runtime`, and a line where cookies will not do what one expects of them."""
+    """`UserError` as `secrets_of` and `prepare_runtime`, and a line where cookies will not do what one
+    expects of them.
+    """
     secrets_of(config)
     with tempfile.TemporaryDirectory() as folder:
         prepare_runtime(config.js_runtime, Path(folder))
@@ -367,7 +388,10 @@ def _found(
 
 
 def _for_yt_dlp(target: str, max_results: int) -> str:
-    """The playlist of `watch?v=…&list=…` by its own page; `ytsearch:` with a number, without which it means one result."""
+    """The playlist of `watch?v=…&list=…` by its own page;
+
+    `ytsearch:` with a number, without which it means one result.
+    """
     query = urllib.parse.parse_qs(urllib.parse.urlsplit(target).query) if _is_youtube(target) else {}
     if "list" in query and not target.startswith("ytsearch"):
         return f"https://www.youtube.com/playlist?list={query['list'][0]}"
@@ -392,14 +416,18 @@ def _item(video: dict[str, Any], target: str) -> Item:
 
 
 def list_videos(web: Web, target: str, max_results: int) -> Iterator[dict[str, str]]:
-    """{"id", "title", "channel_id"} of the videos behind a search, channel or playlist, flat: no video is opened."""
+    """{"id", "title", "channel_id"} of the videos behind a search, channel or playlist, flat: no video is
+    opened.
+    """
     info = web.extract_info(target, download=False) or {}
     listed = info if "entries" in info else {"entries": [{**info, "url": info.get("webpage_url")}]}
     yield from islice(_entries(web, listed, MAX_DEPTH), max_results or None)
 
 
 def _entries(web: Web, info: dict[str, Any], depth: int) -> Iterator[dict[str, str]]:
-    """Videos of a playlist; a channel is a playlist of its tabs, which yt-dlp gives with their videos or as links."""
+    """Videos of a playlist; a channel is a playlist of its tabs, which yt-dlp gives with their videos or as
+    links.
+    """
     for entry in info.get("entries") or []:
         url = str((entry or {}).get("url") or "")
         if video_id(url):
@@ -415,7 +443,9 @@ def _entries(web: Web, info: dict[str, Any], depth: int) -> Iterator[dict[str, s
 
 
 def license_of(info: dict[str, Any], vouched_channels: dict[str, str]) -> str:
-    """The video's own mark, else what the operator vouches for its channel; "" where neither says anything: that is not free."""
+    """The video's own mark, else what the operator vouches for its channel; "" where neither says anything:
+    that is not free.
+    """
     told = str(info.get("license") or "").strip()
     if YOUTUBE_MARKS.get(told) == "CC-BY-3.0":
         return YOUTUBE_MARKS[told]
@@ -425,7 +455,10 @@ def license_of(info: dict[str, Any], vouched_channels: dict[str, str]) -> str:
 
 
 def refusal_of(error: BaseException) -> Refused | None:
-    """The reason that YouTube, or yt-dlp on its behalf, gives for `error`, with the true words; None for other kinds of error."""
+    """The reason that YouTube, or yt-dlp on its behalf, gives for `error`, with the true words;
+
+    None for other kinds of error.
+    """
     for one in causes(error):
         if isinstance(one, HTTPError) and one.status in (403, 429):
             reason = (
@@ -449,6 +482,9 @@ def refusal_of(error: BaseException) -> Refused | None:
 
 
 def reason_of(message: str) -> Reason:
-    """The reason in the words of an error. What nobody has heard yet is `extractor`: it may pass, so it is not final."""
+    """The reason in the words of an error.
+
+    What nobody has heard yet is `extractor`: it may pass, so it is not final.
+    """
     plain = message.lower().replace("’", "'")
     return next((reason for reason, pattern in SAYINGS if re.search(pattern, plain)), Reason.EXTRACTOR)

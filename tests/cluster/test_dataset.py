@@ -1,4 +1,6 @@
-"""The commit protocol on a folder: create-only writes, frozen work list, resume after death at any storage call."""
+"""The commit protocol on a folder: create-only writes, frozen work list, resume after death at any storage
+call.
+"""
 
 import json
 import os

@@ -1,7 +1,8 @@
-"""Object storage that misbehaves: whatever happens to any request, a run goes on, or stops with one line and is finished by the next.
+"""Object storage that misbehaves: whatever happens to any request, a run goes on, or stops with one line and
+is finished by the next.
 
-Each fault meets each request of a small run, through a proxy before a real S3 server: all of them with `make test-s3`, one fault for
-every other request with `make test`.
+Each fault meets each request of a small run, through a proxy before a real S3 server: all of them with `make
+test-s3`, one fault for every other request with `make test`.
 """
 
 import os

@@ -1,4 +1,6 @@
-"""A submission carries exactly the words a person would type, and refuses what would only fail on the cluster."""
+"""A submission carries exactly the words a person would type, and refuses what would only fail on the
+cluster.
+"""
 
 import json
 import os

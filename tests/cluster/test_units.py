@@ -1,4 +1,7 @@
-"""The unit runner under kills, hangs, dead storage and big lists. What a commit promises is tests.cluster.test_dataset's."""
+"""The unit runner under kills, hangs, dead storage and big lists.
+
+What a commit promises is tests.cluster.test_dataset's.
+"""
 
 import contextlib
 import io
@@ -38,7 +41,9 @@ def make(uri: Path, count: int, unit_size: int = 2) -> Dataset:
 
 
 class Slow:
-    """Keeps every item; notes in `log` which worker did which unit, and takes its time, or for ever for item `hangs`."""
+    """Keeps every item; notes in `log` which worker did which unit, and takes its time, or for ever for item
+    `hangs`.
+    """
 
     def __init__(self, log: Path, seconds: float = 0.05, hangs: str = ""):
         self.log, self.seconds, self.hangs = log, seconds, hangs
@@ -77,7 +82,9 @@ def kept_items(dataset: Dataset) -> list[str]:
 def test_killed_workers_cost_no_sample_and_little_work(
     tmp_path: Path, ray_local: None, undisturbed: dict[str, str]
 ) -> None:
-    """A unit may meet three kills: it is refused then, and its items are tried one by one, or by the next run."""
+    """A unit may meet three kills: it is refused then, and its items are tried one by one, or by the next
+    run.
+    """
     log, done, killed = tmp_path / "log", threading.Event(), []
     log.mkdir()
 

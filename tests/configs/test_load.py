@@ -1,4 +1,6 @@
-"""A config is a checked dataclass, and every mistake in it is one line that names the setting, the value and the fix."""
+"""A config is a checked dataclass, and every mistake in it is one line that names the setting, the value and
+the fix.
+"""
 
 import subprocess
 import sys

@@ -1,4 +1,5 @@
-"""Run as `python -m tests.fakes.contrastive_ranks FOLDER`: a contrastive step over one global batch, by 1, 2 and 4 processes.
+"""Run as `python -m tests.fakes.contrastive_ranks FOLDER`: a contrastive step over one global batch, by 1, 2
+and 4 processes.
 
 Each number of processes leaves FOLDER/<world>.pt: the loss, and the gradients as DeepSpeed averages them.
 """

@@ -1,4 +1,6 @@
-"""Curates a dataset of so many thousand made-up samples; prints the memory that took, and what was buried, as JSON (for test_curate)."""
+"""Curates a dataset of so many thousand made-up samples; prints the memory that took, and what was buried, as
+JSON (for test_curate).
+"""
 
 import json
 import resource
@@ -29,7 +31,9 @@ def sequences(seed: int) -> np.ndarray:
 
 
 def unit_table(number: int) -> pa.Table:
-    """Samples of 100 media that share nothing with others, but for the first one: it is the same in all units."""
+    """Samples of 100 media that share nothing with others, but for the first one: it is the same in all
+    units.
+    """
     rng = np.random.default_rng(number)
     frames, images, palettes = (
         sequences(number),

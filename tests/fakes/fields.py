@@ -1,7 +1,8 @@
-"""Field-coded H.264, as AVCHD camcorders write it: every field is a packet of its own, a frame has the time of its first field.
+"""Field-coded H.264, as AVCHD camcorders write it: every field is a packet of its own, a frame has the time
+of its first field.
 
-No encoder at hand makes it, so it is written here bit by bit: every macroblock is raw samples (I_PCM), every frame a random access
-point. Names of syntax elements are those of ITU-T H.264, 7.3.
+No encoder at hand makes it, so it is written here bit by bit: every macroblock is raw samples (I_PCM), every
+frame a random access point. Names of syntax elements are those of ITU-T H.264, 7.3.
 """
 
 from collections.abc import Iterator

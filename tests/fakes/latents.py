@@ -1,4 +1,6 @@
-"""A small dataset of latents for the training tests: random numbers in the real format, written by the real commit protocol."""
+"""A small dataset of latents for the training tests: random numbers in the real format, written by the real
+commit protocol.
+"""
 
 from dataclasses import asdict
 from pathlib import Path

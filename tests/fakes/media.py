@@ -1,7 +1,8 @@
 """Media whose picture and sound say when they are: made here with PyAV, read back out of finished clips.
 
-`film(path, …)` writes a file whose frames show their own time in milliseconds as 4 x 4 black and white fields, and whose
-sound is a noise that is at each time unlike at any other. `shown_s(clip)` and `heard_s(clip)` tell those times again.
+`film(path, …)` writes a file whose frames show their own time in milliseconds as 4 x 4 black and white
+fields, and whose sound is a noise that is at each time unlike at any other. `shown_s(clip)` and
+`heard_s(clip)` tell those times again.
 """
 
 import io
@@ -22,7 +23,9 @@ CLOCK_HZ = 90000
 
 
 def _noise() -> np.ndarray:
-    """float [LONGEST_S * RATE_HZ] without anything above 3 kHz: it survives every codec and rate from 8 kHz on."""
+    """float [LONGEST_S * RATE_HZ] without anything above 3 kHz: it survives every codec and rate from 8 kHz
+    on.
+    """
     wave = np.random.default_rng(0).standard_normal(round(LONGEST_S * RATE_HZ))
     spectrum = np.fft.rfft(wave)
     spectrum[round(3000 * LONGEST_S) :] = 0
@@ -60,7 +63,10 @@ def shown_s(clip: Clip) -> float:
 
 
 def heard_s(clip: Clip, least: float = 0.9) -> float:
-    """The time of the sound with which the clip begins, to the sample; `least`: the correlation it takes to be sure."""
+    """The time of the sound with which the clip begins, to the sample;
+
+    `least`: the correlation it takes to be sure.
+    """
     wave = clip.audio / 32768
     size = len(NOISE) + len(wave)
     match = np.fft.irfft(np.fft.rfft(NOISE, size) * np.conj(np.fft.rfft(wave, size)), size)
@@ -91,7 +97,10 @@ def film(
     options: dict[str, str] | None = None,
     container: dict[str, str] | None = None,
 ) -> list[float]:
-    """Writes the file; the times of its frames, without `video_start_s`. `video` or `audio` "" leaves that half out."""
+    """Writes the file; the times of its frames, without `video_start_s`.
+
+    `video` or `audio` "" leaves that half out.
+    """
     times_s = (
         [number / fps for number in range(round(duration_s * fps))] if times_s is None else list(times_s)
     )

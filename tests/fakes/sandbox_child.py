@@ -1,4 +1,7 @@
-"""A child for `ingest.child` that misbehaves as it is told. Started by tests/ingest/test_child.py, never by hand."""
+"""A child for `ingest.child` that misbehaves as it is told.
+
+Started by tests/ingest/test_child.py, never by hand.
+"""
 
 import os
 import signal

@@ -57,7 +57,9 @@ def new_bucket() -> str:
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """The URL of the server named by STILLSOUND_TEST_S3: a URL, `radosgw` to start one from Debian's packages, or unset for moto."""
+    """The URL of the server named by STILLSOUND_TEST_S3: a URL, `radosgw` to start one from Debian's
+    packages, or unset for moto.
+    """
     named = os.environ.get("STILLSOUND_TEST_S3", "")
     if named and named != "radosgw":
         yield named
@@ -112,10 +114,12 @@ def no_fault(number: int, request: str) -> str:
 
 
 class FaultyProxy:
-    """Passes requests on to an S3 server. `fault(number, request)` of the n-th request, counted from 1: one of FAULTS, "stall" or "".
+    """Passes requests on to an S3 server. `fault(number, request)` of the n-th request, counted from 1: one
+    of FAULTS, "stall" or "".
 
-    "409" answers a put so, "lost" drops the answer after the server has done what was asked, "reset" cuts it in the middle,
-    "slow" pauses in the middle, "stall" never answers. `requests` lists what was asked; `latency_s` holds every answer back.
+    "409" answers a put so, "lost" drops the answer after the server has done what was asked, "reset" cuts it
+    in the middle, "slow" pauses in the middle, "stall" never answers. `requests` lists what was asked;
+    `latency_s` holds every answer back.
     """
 
     def __init__(self, upstream: str, fault: Fault = no_fault, latency_s: float = 0.0):

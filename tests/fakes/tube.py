@@ -1,8 +1,8 @@
 """A YouTube of recorded shapes on loopback, behind an HTTP proxy that ends TLS with a certificate of its own.
 
-yt-dlp's real extractors talk to it as to the real one: every connect goes to the proxy on 127.0.0.1, no name is resolved. It
-serves watch pages, player answers, a player's script of our own, playlists, a channel with two tabs, search, and media with
-byte ranges, and remembers all that was asked.
+yt-dlp's real extractors talk to it as to the real one: every connect goes to the proxy on 127.0.0.1, no name
+is resolved. It serves watch pages, player answers, a player's script of our own, playlists, a channel with
+two tabs, search, and media with byte ranges, and remembers all that was asked.
 """
 
 import contextlib
@@ -66,7 +66,10 @@ class Video:
 
 
 class Tube(ThreadingHTTPServer):
-    """`picture` and `sound`: media files without and with sound only. `asked`: (host, path, cookies) of every request."""
+    """`picture` and `sound`: media files without and with sound only.
+
+    `asked`: (host, path, cookies) of every request.
+    """
 
     daemon_threads = True
 
@@ -224,7 +227,9 @@ class Site(BaseHTTPRequestHandler):
 
 
 def watch_page(video: Video) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(initial data, initial player response) as a watch page embeds them; the license is a row below the description."""
+    """(initial data, initial player response) as a watch page embeds them; the license is a row below the
+    description.
+    """
     row = {
         "metadataRowRenderer": {
             "title": {"simpleText": "License"},

@@ -1,4 +1,6 @@
-"""The decoder's cage, by effect: what a child that misbehaves can use up, and how long it can outlive anything."""
+"""The decoder's cage, by effect: what a child that misbehaves can use up, and how long it can outlive
+anything.
+"""
 
 import errno
 import os

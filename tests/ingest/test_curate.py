@@ -67,7 +67,9 @@ def picture(seed: int, size_px: int = 256, quality: int = 90) -> bytes:
 
 @pytest.fixture(scope="module")
 def corpus() -> list[Row]:
-    """Two originals found again otherwise encoded, a copy, many sounds over one still, one sound over two pictures."""
+    """Two originals found again otherwise encoded, a copy, many sounds over one still, one sound over two
+    pictures.
+    """
     first, second = scene_sound(1, SECONDS), noise(2, SECONDS)
     again = encoded(first, "mp4", "-c:a", "aac", "-b:a", "48k", level=0.4)
     opus = encoded(second, "webm", "-c:a", "libopus", "-b:a", "64k")
@@ -233,7 +235,9 @@ def test_whatever_is_buried_as_near_has_a_near_one_that_stays(tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
-    """Clips of two videos, each encoded again in three ways, one's sound under other pictures, and other sounds over a still."""
+    """Clips of two videos, each encoded again in three ways, one's sound under other pictures, and other
+    sounds over a still.
+    """
     return cut(make_films(tmp_path_factory.mktemp("films"), 2, 34.0), "grid", 8.0)
 
 

@@ -38,7 +38,9 @@ PAGES, DIRECT = [f"p{number}" for number in range(6)], [f"d{number}" for number 
 
 
 class Site(HostileSite):
-    """Pages p0, p1, … that state their license, each with a video of its own; and videos d0, d1, … whose license is in the list."""
+    """Pages p0, p1, … that state their license, each with a video of its own; and videos d0, d1, … whose
+    license is in the list.
+    """
 
     def __init__(self, media: bytes) -> None:
         super().__init__()

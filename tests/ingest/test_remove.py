@@ -1,4 +1,6 @@
-"""Take-down and garbage collection: gone for readers at once, gone from the disk in the end, and nobody else is touched."""
+"""Take-down and garbage collection: gone for readers at once, gone from the disk in the end, and nobody else
+is touched.
+"""
 
 import io
 import json

@@ -1,4 +1,6 @@
-"""The report: its numbers are those of the index, counted here in another way; texts of the web stay text; commands make it again."""
+"""The report: its numbers are those of the index, counted here in another way; texts of the web stay text;
+commands make it again.
+"""
 
 import csv
 import io
@@ -93,7 +95,9 @@ def commit(dataset: Dataset, rows: list[Row], folder: Path, attempt: int = 0) ->
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Media of 13 channels and three licenses, everything refused that can be, a second attempt, tombstones, a unit not done yet."""
+    """Media of 13 channels and three licenses, everything refused that can be, a second attempt, tombstones,
+    a unit not done yet.
+    """
     folder = tmp_path_factory.mktemp("data")
     dataset = Dataset.create_or_open(str(folder / "clips"), "clips", {"clip": {"duration_s": SECONDS}}, [])
     licenses = ["CC-BY-4.0", "CC0-1.0", "CC-BY-SA-3.0"]
@@ -130,7 +134,9 @@ def page(dataset: Dataset) -> str:
 
 
 class Reader(HTMLParser):
-    """The tables of a page as lists of rows of texts, every element with its attributes, and all text that is shown."""
+    """The tables of a page as lists of rows of texts, every element with its attributes, and all text that is
+    shown.
+    """
 
     def __init__(self, html: str):
         super().__init__()

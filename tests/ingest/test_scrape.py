@@ -1,4 +1,6 @@
-"""The whole verb on a small folder: rows for everything, resume, the same bytes twice, damage that is found, a page to look at."""
+"""The whole verb on a small folder: rows for everything, resume, the same bytes twice, damage that is found,
+a page to look at.
+"""
 
 import csv
 import io

@@ -1,4 +1,6 @@
-"""Scenes and the media rendered from them: the picture determines the sound, the files are real, the truth is apart."""
+"""Scenes and the media rendered from them: the picture determines the sound, the files are real, the truth is
+apart.
+"""
 
 import json
 from pathlib import Path

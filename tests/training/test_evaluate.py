@@ -69,7 +69,9 @@ def test_examples_of_older_scores_are_cleared_and_nothing_else(chain: Chain, tmp
 
 
 def test_the_report_shows_scores_with_and_without_intervals(
-    chain: Chain, evaluated: Path, tmp_path: Path
+    chain: Chain,
+    evaluated: Path,
+    tmp_path: Path,  # noqa: F811
 ) -> None:  # noqa: F811
     shutil.copytree(evaluated, tmp_path / "older")
     older = json.loads((evaluated / "scores.json").read_text())
@@ -144,7 +146,10 @@ def test_clips_of_another_rate_or_length_are_refused(chain: Chain, change: dict[
     ],
 )
 def test_settings_that_cannot_work_are_one_line(
-    chain: Chain, tmp_path: Path, change: dict[str, Any], says: str
+    chain: Chain,
+    tmp_path: Path,
+    change: dict[str, Any],
+    says: str,  # noqa: F811
 ) -> None:  # noqa: F811
     with pytest.raises(UserError, match=says):
         evaluate(asked(chain, tmp_path, **change))
@@ -221,7 +226,9 @@ def test_the_truth_is_scored_as_the_ceiling_and_intervals_hold_the_scores() -> N
 
 
 def test_intervals_are_wider_where_clips_of_a_medium_are_alike() -> None:
-    """Twelve media of which each is wholly right or wholly wrong say less than sixty clips that are so by themselves."""
+    """Twelve media of which each is wholly right or wholly wrong say less than sixty clips that are so by
+    themselves.
+    """
     wrong = {"timbre": 9, "f0_hz": 9.0, "rate_hz": 99.0}
     by_media = [TRUTHS[number] if number // 5 % 2 else wrong for number in range(60)]
     by_clip = [TRUTHS[number] if number % 2 else wrong for number in range(60)]

@@ -1,4 +1,6 @@
-"""What precompute refuses at its door, pictures as published processors make them, and pipelines in half precision."""
+"""What precompute refuses at its door, pictures as published processors make them, and pipelines in half
+precision.
+"""
 
 import json
 import shutil

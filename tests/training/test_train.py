@@ -1,4 +1,6 @@
-"""Training runs: resumed ones equal unbroken ones bit for bit, worker counts agree, mistakes are refused at the door."""
+"""Training runs: resumed ones equal unbroken ones bit for bit, worker counts agree, mistakes are refused at
+the door.
+"""
 
 import json
 import os

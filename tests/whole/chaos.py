@@ -1,10 +1,12 @@
-"""Long random trouble, told by its seed: `make chaos`, or `python -m tests.whole.chaos [minutes=10] [seed=…]`.
+"""Long random trouble, told by its seed: `make chaos`, or `python -m tests.whole.chaos [minutes=10]
+[seed=…]`.
 
-Rounds until the time is over, of two kinds in turn. Ingest: a scrape by two workers whose driver, raylet, workers, fetchers and decoders
-are killed at random moments, the same command again until it is through; every item must end as in a run that was left alone, every byte of
-every sample included.
-Training: a run that goes from 1 to 2, 4, 3 and 1 workers and from ZeRO 1 to 2 and back, killed on the way; every step must have the
-loss of a run that was left alone, to 1e-5. The first difference ends it with code 1; what it did is printed as it goes.
+Rounds until the time is over, of two kinds in turn. Ingest: a scrape by two workers whose driver, raylet,
+workers, fetchers and decoders are killed at random moments, the same command again until it is through; every
+item must end as in a run that was left alone, every byte of every sample included. Training: a run that goes
+from 1 to 2, 4, 3 and 1 workers and from ZeRO 1 to 2 and back, killed on the way; every step must have the
+loss of a run that was left alone, to 1e-5. The first difference ends it with code 1; what it did is printed
+as it goes.
 """
 
 import json
@@ -92,7 +94,9 @@ def through(words: list[str], rng: random.Random, most_kills: int, longest_s: fl
 
 
 def outcome(uri: Path) -> dict[str, list[Any]]:
-    """Item -> what became of it at its last attempt: of every sample its key, status, reason and the checksums of its members."""
+    """Item -> what became of it at its last attempt: of every sample its key, status, reason and the
+    checksums of its members.
+    """
     dataset, found = Dataset.open(str(uri)), dict[str, tuple[str, list[Any]]]()
     for row in sorted(dataset.iter_rows(), key=lambda row: (row["unit"], row["ordinal"])):
         members = [(member["ext"], member["size"], member["crc32"]) for member in row["members"] or ()]

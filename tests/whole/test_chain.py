@@ -63,7 +63,9 @@ class Chain:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    """world, clips, contrastive, autoencoder, latents, diffusion: each made from the one before, in this process."""
+    """world, clips, contrastive, autoencoder, latents, diffusion: each made from the one before, in this
+    process.
+    """
     chain = Chain(tmp_path_factory.mktemp("chain"))
     synth(
         SynthConfig(
@@ -471,7 +473,9 @@ np.save({str(tmp_path / "wav.npy")!r}, pipe(Image.open({str(picture)!r}), seed=0
 def test_a_network_that_knows_the_flow_leads_the_pipeline_to_the_clips_own_latent(
     chain: Chain, tmp_path: Path
 ) -> None:
-    """The sampler's times, the whitening and its inverse are those of training: else the oracle leads somewhere else."""
+    """The sampler's times, the whitening and its inverse are those of training: else the oracle leads
+    somewhere else.
+    """
     latents, pipe = Dataset.open(chain.latents), open_pipeline(chain.diffusion)
     catalogue = Catalogue.of(latents, latents.snapshot(), "train", diffusion.MEMBERS)
     picture = Image.open(

@@ -1,4 +1,7 @@
-"""Hugging Face's `load_dataset("webdataset", …)` reads our shards; in an environment of its own: `make interop` makes it."""
+"""Hugging Face's `load_dataset("webdataset", …)` reads our shards; in an environment of its own:
+
+`make interop` makes it.
+"""
 
 import json
 import subprocess

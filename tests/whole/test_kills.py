@@ -1,6 +1,8 @@
-"""Real kills of a training run under Ray, one after the other: what is left at the end equals a run that was never killed, bit for bit.
+"""Real kills of a training run under Ray, one after the other: what is left at the end equals a run that was
+never killed, bit for bit.
 
-Part of `make chaos`, which sets STILLSOUND_KILLS=10: a minute a kill is too long for `make test` (tests/training/test_train.py kills one worker).
+Part of `make chaos`, which sets STILLSOUND_KILLS=10: a minute a kill is too long for `make test`
+(tests/training/test_train.py kills one worker).
 """
 
 import json

@@ -1,4 +1,6 @@
-"""One way for pictures: every kind of file gives the same pixels in ingest, precompute, generate and the exported pipeline."""
+"""One way for pictures: every kind of file gives the same pixels in ingest, precompute, generate and the
+exported pipeline.
+"""
 
 import importlib.util
 import io

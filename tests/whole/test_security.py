@@ -1,7 +1,8 @@
-"""Nothing that gives access is written down: not in an index, a member, a report, a card, a log or Ray's metadata.
+"""Nothing that gives access is written down: not in an index, a member, a report, a card, a log or Ray's
+metadata.
 
-Addresses, redirects, bodies, media, archives and texts have tests of their own: test_guard, test_fetch, test_hostile, test_sandbox,
-test_sources, test_page.
+Addresses, redirects, bodies, media, archives and texts have tests of their own: test_guard, test_fetch,
+test_hostile, test_sandbox, test_sources, test_page.
 """
 
 import logging

@@ -1,4 +1,6 @@
-"""Other people's files within a dataset, and damaged objects of its own: one line in every verb, and nothing of theirs deleted."""
+"""Other people's files within a dataset, and damaged objects of its own: one line in every verb, and nothing
+of theirs deleted.
+"""
 
 import sys
 from pathlib import Path

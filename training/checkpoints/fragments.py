@@ -1,10 +1,12 @@
-"""What a rank's optimiser works on, piece by piece and by name: the same description at every ZeRO stage and world size.
+"""What a rank's optimiser works on, piece by piece and by name: the same description at every ZeRO stage and
+world size.
 
     for fragment in held(engine, stage):                 # name, start, size: `size` values of a parameter from `start` on
         fragment.values("exp_avg")                       # a flat fp32 view: "master", "exp_avg" or "exp_avg_sq"
 
-ZeRO 1 to 3 give every value of every parameter to one rank; ZeRO 0 gives all of them to all ranks, and `mine` shares them
-out. A checkpoint is made of fragments, so that it can be read by any number of ranks. Knows nothing of files.
+ZeRO 1 to 3 give every value of every parameter to one rank; ZeRO 0 gives all of them to all ranks, and `mine`
+shares them out. A checkpoint is made of fragments, so that it can be read by any number of ranks. Knows
+nothing of files.
 """
 
 from dataclasses import dataclass
@@ -20,7 +22,9 @@ Address = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Fragment:
-    """`size` flat values of parameter `name` from `start` on; they lie from `offset` on in `owner`, which AdamW steps."""
+    """`size` flat values of parameter `name` from `start` on; they lie from `offset` on in `owner`, which
+    AdamW steps.
+    """
 
     name: str
     start: int

@@ -1,12 +1,14 @@
-"""What is in the files of a checkpoint: fragments of the fp32 weights, of AdamW's moments and of the moving average, by name.
+"""What is in the files of a checkpoint: fragments of the fp32 weights, of AdamW's moments and of the moving
+average, by name.
 
     write = snapshot(fragments, ema.tensors, buffers, shapes)  # now, in memory; write(folder) may run in a thread
     parts = Parts(store, checkpoint, folder)
     fill = parts.fetch("exp_avg", [(address, flat tensor), …], rank)   # downloads and checks, changes nothing; then fill()
     state = parts.average()                                    # the whole averaged model
 
-A rank takes from any number of parts what it needs: where a checkpoint was made by as many ranks at the same ZeRO stage
-that is its own part and no other; else, those that overlap. So a run goes on at any legal world size and any ZeRO stage.
+A rank takes from any number of parts what it needs: where a checkpoint was made by as many ranks at the same
+ZeRO stage that is its own part and no other; else, those that overlap. So a run goes on at any legal world
+size and any ZeRO stage.
 """
 
 import errno
@@ -37,7 +39,8 @@ class NotFiniteError(ArithmeticError):
 def snapshot(
     fragments: list[Fragment], average: list[Tensor], buffers: dict[str, Tensor], shapes: dict[str, list[int]]
 ) -> Write:
-    """Copies a rank's share to the host; the function that is returned writes the copies as files, and tells their content.
+    """Copies a rank's share to the host; the function that is returned writes the copies as files, and tells
+    their content.
 
     `NotFiniteError` where a weight is no number.
     """
@@ -79,7 +82,9 @@ def _copied(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Piece:
-    """`size` values for an address from its place `to` on: those of fragment `number` of a rank's part, from its place `start` on."""
+    """`size` values for an address from its place `to` on: those of fragment `number` of a rank's part, from
+    its place `start` on.
+    """
 
     rank: int
     number: int
@@ -89,7 +94,9 @@ class Piece:
 
 
 class Parts:
-    """The parts of one checkpoint, as one rank reads them: each file is downloaded into `folder` and checked once."""
+    """The parts of one checkpoint, as one rank reads them: each file is downloaded into `folder` and checked
+    once.
+    """
 
     def __init__(self, store: Store, checkpoint: Checkpoint, folder: Path):
         self.store, self.checkpoint, self.folder = store, checkpoint, folder
@@ -130,7 +137,10 @@ class Parts:
         return {name: tensor.reshape(shapes[name]) for name, tensor in flat.items()} | self.buffers()
 
     def plan(self, wanted: list[Address], rank: int) -> list[list[Piece]]:
-        """For each address the pieces that make it up. The rank's own part alone is looked at if it holds just these."""
+        """For each address the pieces that make it up.
+
+        The rank's own part alone is looked at if it holds just these.
+        """
         if rank < self.world and self.addresses(rank) == wanted:
             return [[Piece(rank, number, 0, 0, address[2])] for number, address in enumerate(wanted)]
         lying: dict[str, list[tuple[int, int, int, int]]] = {}
@@ -140,7 +150,9 @@ class Parts:
         return [_overlaps(address, sorted(lying.get(address[0], []))) for address in wanted]
 
     def fetch(self, kind: str, targets: list[tuple[Address, Tensor]], rank: int) -> Callable[[], None]:
-        """Downloads and checks all that the flat `targets` need and changes nothing; the function returned fills them."""
+        """Downloads and checks all that the flat `targets` need and changes nothing; the function returned
+        fills them.
+        """
         plan = self.plan([address for address, _ in targets], rank)
         paths = {
             source: self.file(source, f"{kind}.safetensors")

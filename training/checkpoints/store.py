@@ -1,12 +1,14 @@
-"""Checkpoints of a run at any URI: every rank's files, hashed; a marker written last; readers trust the marker only.
+"""Checkpoints of a run at any URI: every rank's files, hashed; a marker written last; readers trust the
+marker only.
 
     <run>/checkpoints/step-00000200/<attempt>/rank-0000/…      what each rank wrote, part.json last: its files and what is in them
     <run>/checkpoints/step-00000200/COMMITTED.json             step, position, world size, files with size and sha256, and its own
     <run>/SAVED.json                                           the newest step that was committed
 
-`Saver` uploads and commits in a thread, while the training goes on; ranks meet at the store alone. A checkpoint whose bytes
-are not those of its marker is put into quarantine (its marker is renamed, with the reason) and the one before is taken.
-Knows nothing of DeepSpeed and of tensors: what the files mean is training.checkpoints.parts's.
+`Saver` uploads and commits in a thread, while the training goes on; ranks meet at the store alone. A
+checkpoint whose bytes are not those of its marker is put into quarantine (its marker is renamed, with the
+reason) and the one before is taken. Knows nothing of DeepSpeed and of tensors: what the files mean is
+training.checkpoints.parts's.
 """
 
 import hashlib
@@ -38,7 +40,10 @@ Write = Callable[[Path], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed one. `facts`: position, world size, ZeRO stage, precision …; `files`: name, size and sha256 of each."""
+    """A committed one.
+
+    `facts`: position, world size, ZeRO stage, precision …; `files`: name, size and sha256 of each.
+    """
 
     step: int
     facts: dict[str, Any]
@@ -62,7 +67,10 @@ def give_way() -> None:
 
 
 class Saver:
-    """One rank's uploads, one at a time. `write(folder)` makes the rank's files and says, as plain data, what is in them."""
+    """One rank's uploads, one at a time.
+
+    `write(folder)` makes the rank's files and says, as plain data, what is in them.
+    """
 
     def __init__(self, store: Store, rank: int, world: int, keep: int):
         self.store, self.rank, self.world, self.keep = store, rank, world, keep
@@ -72,7 +80,10 @@ class Saver:
     def save(
         self, step: int, attempt: str, write: Write, facts: dict[str, Any], before_commit: Callable[[], None]
     ) -> None:
-        """Begins; all ranks call it with the same step and attempt. Waits for the save before, and raises what went wrong there."""
+        """Begins; all ranks call it with the same step and attempt.
+
+        Waits for the save before, and raises what went wrong there.
+        """
         self.join()
         self.flying = self.thread.submit(self._save, step, attempt, write, facts, before_commit)
 
@@ -101,7 +112,9 @@ class Saver:
 def upload_part(
     store: Store, step: int, attempt: str, rank: int, folder: Path, content: dict[str, Any]
 ) -> None:
-    """Uploads all files below `folder` as this rank's part, then `part.json` with their entries and their `content`."""
+    """Uploads all files below `folder` as this rank's part, then `part.json` with their entries and their
+    `content`.
+    """
     entries, prefix = [], f"{folder_of(step)}/{attempt}/rank-{rank:04d}"
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = f"{prefix}/{path.relative_to(folder)}"
@@ -113,7 +126,10 @@ def upload_part(
 
 
 def await_parts(store: Store, step: int, attempt: str, world: int) -> list[dict[str, Any]]:
-    """The entries of all ranks' files, `part.json` among them, as soon as they lie there. `OSError` where one does not come."""
+    """The entries of all ranks' files, `part.json` among them, as soon as they lie there.
+
+    `OSError` where one does not come.
+    """
     files, end = [], time.monotonic() + PARTS_WAIT_S
     with scratch_folder("parts") as folder:
         for rank in range(world):
@@ -138,7 +154,10 @@ def await_parts(store: Store, step: int, attempt: str, world: int) -> list[dict[
 
 
 def commit(store: Store, step: int, facts: dict[str, Any], files: list[dict[str, Any]]) -> None:
-    """Makes the uploaded parts a checkpoint. One that another start of this run committed meanwhile is as good."""
+    """Makes the uploaded parts a checkpoint.
+
+    One that another start of this run committed meanwhile is as good.
+    """
     body = {"step": step, "facts": facts, "files": files}
     try:
         store.put(
@@ -156,7 +175,9 @@ def committed_steps(store: Store) -> list[int]:
 
 
 def saved_step(store: Store) -> int:
-    """The newest step that was ever committed, by a record beside the checkpoints, so that their loss is noticed; 0 for none."""
+    """The newest step that was ever committed, by a record beside the checkpoints, so that their loss is
+    noticed; 0 for none.
+    """
     try:
         return int(json.loads(store.read(SAVED))["step"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -164,7 +185,10 @@ def saved_step(store: Store) -> int:
 
 
 def read_marker(store: Store, step: int) -> Checkpoint:
-    """What a step's marker says. `FileNotFoundError` where there is none, `DamagedError` where it is not readable."""
+    """What a step's marker says.
+
+    `FileNotFoundError` where there is none, `DamagedError` where it is not readable.
+    """
     data = store.read(f"{folder_of(step)}/{MARKER}")
     try:
         found = json.loads(data)
@@ -211,9 +235,11 @@ def quarantine(store: Store, step: int, reason: str) -> None:
 
 
 def retain(store: Store, keep: int) -> None:
-    """Deletes all but the newest `keep` checkpoints, and older parts that were never committed; not what is in quarantine.
+    """Deletes all but the newest `keep` checkpoints, and older parts that were never committed; not what is
+    in quarantine.
 
-    The marker goes first, so that no reader takes half of one. Nothing is deleted while the newest checkpoint is not whole.
+    The marker goes first, so that no reader takes half of one. Nothing is deleted while the newest checkpoint
+    is not whole.
     """
     steps = committed_steps(store)
     lying: dict[str, list[str]] = {}

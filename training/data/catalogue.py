@@ -1,10 +1,12 @@
-"""Where the members of every sample of a split lie, and how they are read: few range reads, every byte checked.
+"""Where the members of every sample of a split lie, and how they are read: few range reads, every byte
+checked.
 
     catalogue = Catalogue.of(dataset, snapshot, split="train", members=("latent.npy", "image.npy"))
     samples = catalogue.read([3, 4, 5])          # sample -> its members, None for a hole
 
-What was removed is a hole, and so is what turns out to be damaged: it is read again once, then told in the log once and passed over.
-Samples are views of the bytes that were read, so that nothing is copied. Which sample comes when is the business of training.data.loader.
+What was removed is a hole, and so is what turns out to be damaged: it is read again once, then told in the
+log once and passed over. Samples are views of the bytes that were read, so that nothing is copied. Which
+sample comes when is the business of training.data.loader.
 """
 
 import logging
@@ -49,8 +51,8 @@ class Catalogue:
     def of(dataset: Dataset, snapshot: Snapshot, split: str, members: tuple[str, ...]) -> "Catalogue":
         """The samples of a split in the order of the snapshot's tars. `UserError` where there is none.
 
-        Every unit is read in its newest generation: a pinned one may have been deleted after a take-down. What was removed is
-        a hole at its place in all of them, so that the order is the pinned one.
+        Every unit is read in its newest generation: a pinned one may have been deleted after a take-down.
+        What was removed is a hole at its place in all of them, so that the order is the pinned one.
         """
         buried, commits = dataset.tombstones(), current_commits(dataset, snapshot)
 
@@ -77,7 +79,10 @@ class Catalogue:
             self.holes[np.isin(self.keys, np.array(sorted(keys), str))] = True
 
     def read(self, samples: list[int]) -> dict[int, Sample | None]:
-        """The members of some samples; None for a hole. `OSError` where more than one in a hundred is damaged."""
+        """The members of some samples;
+
+        None for a hole. `OSError` where more than one in a hundred is damaged.
+        """
         found: dict[int, Sample | None] = dict.fromkeys(samples)
         for run in self._runs([sample for sample in samples if not self.holes[sample]]):
             read = self._read_run(run)
@@ -126,7 +131,9 @@ class Catalogue:
         return parts
 
     def _again(self, sample: int) -> Sample | None:
-        """A second read of a damaged sample, in case that the way was at fault; else it is a hole from now on."""
+        """A second read of a damaged sample, in case that the way was at fault; else it is a hole from now
+        on.
+        """
         found = self._slice(sample, *self._read_run([sample]))
         if found is None and sample not in self.damaged:
             self.damaged.add(sample)
@@ -152,7 +159,9 @@ def current_commits(dataset: Dataset, snapshot: Snapshot) -> list[Commit]:
 
 
 def _rows(table: pa.Table | None, split: str, names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
-    """Of one index, sorted by key: keys [n], offsets, sizes and checksums [n, num_members]; zeros for what was removed."""
+    """Of one index, sorted by key: keys [n], offsets, sizes and checksums [n, num_members]; zeros for what
+    was removed.
+    """
     if table is None:
         return np.zeros(0, "U1"), *(np.zeros((0, len(names)), np.int64) for _ in range(3))
     ours = pc.and_(pc.is_in(table["status"], pa.array(["kept", REMOVED])), pc.equal(table["split"], split))

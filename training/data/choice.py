@@ -2,8 +2,8 @@
 
     chosen = choose(keys, holes, 320)        # item numbers, in order
 
-The items whose keys have the smallest hashes. Holes keep their place, so that removing one item changes nothing about which
-others are taken, nor about what is drawn for them.
+The items whose keys have the smallest hashes. Holes keep their place, so that removing one item changes
+nothing about which others are taken, nor about what is drawn for them.
 """
 
 import hashlib
@@ -16,7 +16,8 @@ import numpy as np
 def choose(keys: Sequence[str] | np.ndarray, holes: np.ndarray, count: int, at_least: int = 1) -> list[int]:
     """Numbers of `count` of the `keys`, sorted; `holes` bool [len(keys)] are among them, to weigh nothing.
 
-    Where fewer than `at_least` of these are whole, the next whole ones by hash come last. Empty where none is whole.
+    Where fewer than `at_least` of these are whole, the next whole ones by hash come last. Empty where none is
+    whole.
     """
     if holes.all():
         return []

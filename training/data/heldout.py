@@ -1,9 +1,10 @@
-"""Keeps what `data` holds out for validation and test from being learnt from another dataset that is mixed in.
+"""Keeps what `data` holds out for validation and test from being learnt from another dataset that is mixed
+in.
 
     count = leave_out(catalogue, dataset, snapshot, held_out(data, pinned, split="train"))
 
-Compared are keys, and media by source and id: other clips of a held-out video would tell as much. What is left out becomes a
-hole at its place, so that the order of all other samples stays.
+Compared are keys, and media by source and id: other clips of a held-out video would tell as much. What is
+left out becomes a hole at its place, so that the order of all other samples stays.
 """
 
 from dataclasses import dataclass, field

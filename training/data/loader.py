@@ -1,11 +1,12 @@
-"""The loader: a rank's batches, in the order of training.data.order, of one dataset or of several mixed by weights.
+"""The loader: a rank's batches, in the order of training.data.order, of one dataset or of several mixed by
+weights.
 
     catalogue = Catalogue.of(dataset, snapshot, split="train", members=("latent.npy", "image.npy"))
     mixture = Mixture.of([catalogue], Order(0, lanes=48, seed=0))
     for batch in Loader(mixture, global_batch=48, rank=0, world=2, position=0): ...
 
-A rank serves whole lanes. A lane's next window is fetched while its last half is used, and batches are made ready in a thread.
-The only state is the position. Decodes nothing (the recipes do).
+A rank serves whole lanes. A lane's next window is fetched while its last half is used, and batches are made
+ready in a thread. The only state is the position. Decodes nothing (the recipes do).
 """
 
 import itertools
@@ -35,7 +36,10 @@ class Batch:
 
 @dataclass
 class Window:
-    """What lies ready of a dataset's lane, up to its position `end`; `coming`: the window after it, from when half of this one is used."""
+    """What lies ready of a dataset's lane, up to its position `end`;
+
+    `coming`: the window after it, from when half of this one is used.
+    """
 
     end: int
     samples: dict[int, Sample | None]
@@ -86,7 +90,9 @@ class Loader:
         return Batch(step, [self.mixture.key(p) for p in positions], [self._take(p) for p in positions], 0.0)
 
     def _take(self, position: int) -> Sample | None:
-        """The sample at a position; waits for its lane's window where that is not at hand, and has the next one fetched in time."""
+        """The sample at a position; waits for its lane's window where that is not at hand, and has the next
+        one fetched in time.
+        """
         number, own = self.mixture.locate(position)
         order = self.mixture.orders[number]
         sample, place = order.sample(own), (number, own % order.lanes)

@@ -1,11 +1,13 @@
-"""Several datasets in one stream, by weights: which of them a position takes from, and which of its own positions that is.
+"""Several datasets in one stream, by weights: which of them a position takes from, and which of its own
+positions that is.
 
     mixture = Mixture.of([catalogue, other], Order(0, lanes=48, seed=0), weights=[0.7, 0.3])
     mixture.locate(31007)                 # (number of the dataset, position in the order of that dataset alone)
 
-In every lane, each thousand places are shared out by the weights, in a random order that repeats. So each dataset goes round
-by itself, in each lane every sample once before any twice, and where a position belongs is known without counting: at 10^9 as at 0,
-and alike at every world size. With one dataset, its own order. Reads nothing.
+In every lane, each thousand places are shared out by the weights, in a random order that repeats. So each
+dataset goes round by itself, in each lane every sample once before any twice, and where a position belongs is
+known without counting: at 10^9 as at 0, and alike at every world size. With one dataset, its own order. Reads
+nothing.
 """
 
 from collections.abc import Sequence
@@ -25,7 +27,9 @@ PERIOD = 1000
 
 @dataclass(frozen=True)
 class Mixture:
-    """int64 [lanes, PERIOD]: `pattern` is the number of a place's dataset, `before` how many places of the period it had before."""
+    """int64 [lanes, PERIOD]: `pattern` is the number of a place's dataset, `before` how many places of the
+    period it had before.
+    """
 
     catalogues: tuple[Catalogue, ...]
     orders: tuple[Order, ...]
@@ -73,9 +77,11 @@ class Mixture:
 
 
 def weighted_facts(snapshots: Sequence[Snapshot], weights: Sequence[float]) -> list[Commit]:
-    """The commits of all snapshots, with the moments in their facts scaled so that each snapshot counts by its weight.
+    """The commits of all snapshots, with the moments in their facts scaled so that each snapshot counts by
+    its weight.
 
-    A mean over them is then a mean over what a mixture draws. Without weights each sample counts alike, as it is drawn.
+    A mean over them is then a mean over what a mixture draws. Without weights each sample counts alike, as it
+    is drawn.
     """
     if not weights:
         return [commit for snapshot in snapshots for commit in snapshot.commits]

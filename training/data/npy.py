@@ -1,4 +1,5 @@
-"""Arrays as .npy bytes and back, the form of the members of latents: `to_npy(array)`, `read_npy(data)`. Never pickle.
+"""Arrays as .npy bytes and back, the form of the members of latents: `to_npy(array)`, `read_npy(data)`. Never
+pickle.
 
 Reading copies nothing, and parses each header once: there are as many as shapes, not as samples.
 """

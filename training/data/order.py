@@ -3,8 +3,9 @@
     order = Order(len(catalogue), lanes=48, seed=0)
     order.sample(31007)          # the number of the sample at a global position, -1 for a hole
 
-C canonical lanes, each a block-shuffled stream over its share of the snapshot; global position p belongs to lane p mod C and
-is its sample p // C, so a step is the same set of samples for 1, 2 or C ranks. Reads nothing (training.data.loader does).
+C canonical lanes, each a block-shuffled stream over its share of the snapshot; global position p belongs to
+lane p mod C and is its sample p // C, so a step is the same set of samples for 1, 2 or C ranks. Reads nothing
+(training.data.loader does).
 """
 
 from dataclasses import dataclass
@@ -21,10 +22,12 @@ WINDOW_SIZE = 64
 
 @dataclass(frozen=True)
 class Order:
-    """Position -> sample, for every epoch. An epoch shows every sample once; lanes are filled up with holes (-1).
+    """Position -> sample, for every epoch. An epoch shows every sample once; lanes are filled up with holes
+    (-1).
 
-    Blocks of `block_size` neighbours come in random order, and `window_size` samples of a lane are shuffled together: larger ones
-    mix more and cost memory, larger blocks cost fewer requests. `stream`: orders of other streams are others, of as many samples too.
+    Blocks of `block_size` neighbours come in random order, and `window_size` samples of a lane are shuffled
+    together: larger ones mix more and cost memory, larger blocks cost fewer requests. `stream`: orders of
+    other streams are others, of as many samples too.
     """
 
     num_samples: int
@@ -47,7 +50,9 @@ class Order:
         return int(_lanes(self, epoch)[position % self.lanes, place])
 
     def window(self, position: int) -> tuple[int, list[int]]:
-        """(position where the next window of its lane begins, the samples that are shuffled together from `position` to there)."""
+        """(position where the next window of its lane begins, the samples that are shuffled together from
+        `position` to there).
+        """
         lane, (epoch, place) = position % self.lanes, divmod(position // self.lanes, self.lane_length)
         end = self.window_end(lane, place)
         return position + (end - place) * self.lanes, [
@@ -55,7 +60,9 @@ class Order:
         ]
 
     def window_end(self, lane: int, place: int) -> int:
-        """Where the window with a lane's `place` ends; every lane starts with another part of one, so that reads are spread over time."""
+        """Where the window with a lane's `place` ends; every lane starts with another part of one, so that
+        reads are spread over time.
+        """
         first = self.window_size - lane * self.window_size // self.lanes
         return min(
             self.lane_length, first + max(0, -(-(place + 1 - first) // self.window_size)) * self.window_size
@@ -64,7 +71,9 @@ class Order:
 
 @lru_cache(maxsize=8)
 def _lanes(order: Order, epoch: int) -> np.ndarray:
-    """int64 [lanes, lane_length]: blocks of neighbours in random order, cut into lanes, shuffled in windows within a lane."""
+    """int64 [lanes, lane_length]: blocks of neighbours in random order, cut into lanes, shuffled in windows
+    within a lane.
+    """
     rng = keyed_rng(SampleKey(order.seed, epoch, -1 - order.stream), "order")
     num_blocks = -(-order.num_samples // order.block_size)
     blocks = (

@@ -3,9 +3,9 @@
     check_pinned("data", dataset, snapshot, probe)     # `UserError` for another dataset, whatever its units are called
     added_since(dataset, snapshot)                     # (units, samples) that are there besides
 
-Every pinned unit must be there: in the pinned generation, whose index is named by its hash, or, where a take-down wrote a
-newer one and the old one was deleted, with the statistics of the pinned commit and with the same bytes of the samples in
-`probe`. Reads the names of objects, and what few units need a closer look.
+Every pinned unit must be there: in the pinned generation, whose index is named by its hash, or, where a
+take-down wrote a newer one and the old one was deleted, with the statistics of the pinned commit and with the
+same bytes of the samples in `probe`. Reads the names of objects, and what few units need a closer look.
 """
 
 from typing import Any

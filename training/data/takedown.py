@@ -1,4 +1,5 @@
-"""Take-downs while a run trains: new tombstones become holes within seconds, at their places, so that the order stays.
+"""Take-downs while a run trains: new tombstones become holes within seconds, at their places, so that the
+order stays.
 
     with watch_tombstones([(dataset, [catalogue, …]), …]) as look:      # a thread looks again and again
         look()                                                          # and the loop, with every checkpoint
@@ -21,7 +22,10 @@ Watched = list[tuple[Dataset, list[Catalogue]]]
 
 @contextlib.contextmanager
 def watch_tombstones(watched: Watched) -> Iterator[Callable[[], None]]:
-    """For the block, hides what is buried from the catalogues of each dataset. A dataset that cannot be read is tried again."""
+    """For the block, hides what is buried from the catalogues of each dataset.
+
+    A dataset that cannot be read is tried again.
+    """
     seen = [set[str]() for _ in watched]
     ended, lock = threading.Event(), threading.Lock()
     remote = any("://" in dataset.uri for dataset, _ in watched)

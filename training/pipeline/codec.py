@@ -1,7 +1,9 @@
-"""What models take and give: pictures -> normalised pixels -> embedding, log mels -> latent moments, latents -> waveforms.
+"""What models take and give: pictures -> normalised pixels -> embedding, log mels -> latent moments, latents
+-> waveforms.
 
-Plain functions over stock models (`AutoencoderKL`, transformers image towers), shared by precompute, the recipes and the
-pipeline, so that training and inference see the same numbers. `training.export` copies this text into the file that ships.
+Plain functions over stock models (`AutoencoderKL`, transformers image towers), shared by precompute, the
+recipes and the pipeline, so that training and inference see the same numbers. `training.export` copies this
+text into the file that ships.
 """
 
 from dataclasses import dataclass
@@ -27,9 +29,9 @@ class BadMelError(ArithmeticError):
 class ImageConfig:
     """What an image tower sees: a centred square of `size_px`, RGB in 0..1 minus `mean` over `std`.
 
-    `resize_px` 0: the largest square is scaled to it. Otherwise it is cut out of the picture whose short side was scaled to
-    `resize_px`, or, with `stretch`, of the whole picture scaled to a square of that size. `resample`: Pillow's number of a
-    filter, 2 bilinear, 3 bicubic.
+    `resize_px` 0: the largest square is scaled to it. Otherwise it is cut out of the picture whose short side
+    was scaled to `resize_px`, or, with `stretch`, of the whole picture scaled to a square of that size.
+    `resample`: Pillow's number of a filter, 2 bilinear, 3 bicubic.
     """
 
     size_px: int = 224
@@ -41,8 +43,8 @@ class ImageConfig:
 
     @staticmethod
     def from_processor(settings: dict[str, Any]) -> "ImageConfig":
-        """From the content of a `preprocessor_config.json`, ours or that of a published tower; `ValueError` for one that asks
-        for what is not done here."""
+        """From the content of a `preprocessor_config.json`, ours or that of a published tower; `ValueError`
+        for one that asks for what is not done here."""
         theirs = any(
             name in settings for name in ("image_processor_type", "feature_extractor_type", "do_center_crop")
         )
@@ -118,7 +120,9 @@ def embed_image(tower: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def embed_image_and_patches(tower: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """[b, 3, s, s] -> the embedding [b, d] and the last layer's tokens [b, patches, width], row by row, no class or register tokens."""
+    """[b, 3, s, s] -> the embedding [b, d] and the last layer's tokens [b, patches, width], row by row, no
+    class or register tokens.
+    """
     output = tower(pixels.to(getattr(tower, "dtype", pixels.dtype)))
     projected, hidden = getattr(output, "image_embeds", None), output.last_hidden_state
     if hidden.ndim == 4:  # [b, c, h, w] of a convolutional tower
@@ -136,7 +140,10 @@ def encode_wav(autoencoder: Any, wav: Tensor, mel: MelConfig) -> tuple[Tensor, T
 
 
 def decode_latent(autoencoder: Any, latent: Tensor, mel: MelConfig) -> Tensor:
-    """[b, c, t, f] -> waveforms [b, n], by Griffin-Lim. `BadMelError` where the decoded mels cannot be those of a sound."""
+    """[b, c, t, f] -> waveforms [b, n], by Griffin-Lim.
+
+    `BadMelError` where the decoded mels cannot be those of a sound.
+    """
     log_mel = autoencoder.decode(latent.to(getattr(autoencoder, "dtype", latent.dtype))).sample[:, 0].float()
     check_log_mel(log_mel)
     return log_mel_to_wav(log_mel, mel)

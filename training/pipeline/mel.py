@@ -1,12 +1,14 @@
-"""The front end of AudioLDM: waveform -> log mel spectrogram, and back by Griffin-Lim where no vocoder is at hand.
+"""The front end of AudioLDM: waveform -> log mel spectrogram, and back by Griffin-Lim where no vocoder is at
+hand.
 
     mel = MelConfig(duration_s=10.24)             # every length derives from it: 1024 frames x 64 mels, latent 8x256x16
     log_mel = wav_to_log_mel(wav, mel)            # [b, n] -> [b, num_frames, num_mels]
     wav = log_mel_to_wav(log_mel, mel)            # [b, num_frames, num_mels] -> [b, n]
 
-Magnitudes (not powers), slaney mels, natural log clamped at 1e-5 (AudioLDM, Liu et al. 2023, section 4). `level` audioldm: of
-audio as AudioLDM's training code brings it to one level; recorded: as it is. Imports torch and transformers only:
-`training.export` copies this text into the file that ships with a model. Trains nothing.
+Magnitudes (not powers), slaney mels, natural log clamped at 1e-5 (AudioLDM, Liu et al. 2023, section 4).
+`level` audioldm: of audio as AudioLDM's training code brings it to one level; recorded: as it is. Imports
+torch and transformers only: `training.export` copies this text into the file that ships with a model. Trains
+nothing.
 """
 
 import math
@@ -23,7 +25,10 @@ LEVELS = ("recorded", "audioldm")
 
 @dataclass(frozen=True)
 class MelConfig:
-    """Settings of the spectrogram; lengths are properties. The autoencoder shrinks time and mels by `downsampling` each."""
+    """Settings of the spectrogram; lengths are properties.
+
+    The autoencoder shrinks time and mels by `downsampling` each.
+    """
 
     duration_s: float = 10.24
     sample_rate_hz: int = 16000
@@ -53,7 +58,10 @@ class MelConfig:
         return self.latent_channels, self.num_frames // self.downsampling, self.num_mels // self.downsampling
 
     def settings(self) -> dict[str, Any]:
-        """Plain data of which `MelConfig(**settings)` is the inverse. The level as recorded is left out, as it was before it had a name."""
+        """Plain data of which `MelConfig(**settings)` is the inverse.
+
+        The level as recorded is left out, as it was before it had a name.
+        """
         return {name: value for name, value in asdict(self).items() if (name, value) != ("level", "recorded")}
 
 
@@ -68,7 +76,9 @@ def filter_bank(mel: MelConfig) -> Tensor:
 
 
 def wav_to_log_mel(wav: Tensor, mel: MelConfig) -> Tensor:
-    """float32 [b, n] in -1..1 -> [b, num_frames, num_mels]; longer audio is cut, shorter audio is padded with silence."""
+    """float32 [b, n] in -1..1 -> [b, num_frames, num_mels]; longer audio is cut, shorter audio is padded with
+    silence.
+    """
     wav = wav[:, : mel.num_samples]
     if mel.level == "audioldm":
         wav = to_audioldm_level(wav)
@@ -80,7 +90,9 @@ def wav_to_log_mel(wav: Tensor, mel: MelConfig) -> Tensor:
 
 
 def to_audioldm_level(wav: Tensor) -> Tensor:
-    """[b, n] -> [b, n]: each wave without its mean, its peak at 0.5 (`normalize_wav` of AudioLDM-training-finetuning)."""
+    """[b, n] -> [b, n]: each wave without its mean, its peak at 0.5 (`normalize_wav` of
+    AudioLDM-training-finetuning).
+    """
     centred = wav - wav.mean(-1, keepdim=True)
     return 0.5 * centred / (centred.abs().amax(-1, keepdim=True) + 1e-8)
 
@@ -88,10 +100,11 @@ def to_audioldm_level(wav: Tensor) -> Tensor:
 def log_mel_to_wav(
     log_mel: Tensor, mel: MelConfig, iterations: int = 32, momentum: float = 0.99, seed: int = 0
 ) -> Tensor:
-    """[b, num_frames, num_mels] -> [b, n]: magnitudes by non-negative least squares, phases by fast Griffin-Lim.
+    """[b, num_frames, num_mels] -> [b, n]: magnitudes by non-negative least squares, phases by fast
+    Griffin-Lim.
 
-    Perraudin, Balazs and Sondergaard, "A fast Griffin-Lim algorithm" (2013); all clips at once; the same `seed` gives the
-    same start phases for every clip, whatever the batch.
+    Perraudin, Balazs and Sondergaard, "A fast Griffin-Lim algorithm" (2013); all clips at once; the same
+    `seed` gives the same start phases for every clip, whatever the batch.
     """
     magnitude = mel_to_magnitude(log_mel.float().exp(), mel).transpose(1, 2)
     generator = torch.Generator().manual_seed(seed)
@@ -108,7 +121,9 @@ def log_mel_to_wav(
 
 
 def mel_to_magnitude(mels: Tensor, mel: MelConfig, iterations: int = 30) -> Tensor:
-    """[b, frames, num_mels] -> [b, frames, num_bins], non-negative: multiplicative updates (Lee and Seung 2001, eq. 4)."""
+    """[b, frames, num_mels] -> [b, frames, num_bins], non-negative: multiplicative updates (Lee and Seung
+    2001, eq. 4).
+    """
     bank = filter_bank(mel).to(mels)
     guess = (mels @ torch.linalg.pinv(bank)).clamp(min=1e-8)
     target, gram = mels @ bank.T, bank @ bank.T
@@ -129,7 +144,9 @@ def _stft(padded: Tensor, mel: MelConfig) -> Tensor:
 
 
 def _overlap_add(spectrum: Tensor, mel: MelConfig) -> Tensor:
-    """The least-squares inverse of `_stft`; torch.istft refuses windows that are zero at the outermost samples."""
+    """The least-squares inverse of `_stft`; torch.istft refuses windows that are zero at the outermost
+    samples.
+    """
     window = _window(mel, spectrum)[:, None]
     frames = torch.fft.irfft(spectrum, n=mel.fft_size, dim=1) * window
     length = (spectrum.shape[2] - 1) * mel.hop_size + mel.fft_size

@@ -3,8 +3,9 @@
     pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)      # stock diffusers, an exported folder
     wav = pipe(images, seed=0, guidance=2.0, steps=25)                            # float32 [b, n] at pipe.sample_rate_hz
 
-`training.export` ships this text, with ingest.pixels, training.pipeline.mel and training.pipeline.codec before it, as pipeline.py beside
-model_index.json: so it imports nothing else of ours. It trains nothing and reads no datasets.
+`training.export` ships this text, with ingest.pixels, training.pipeline.mel and training.pipeline.codec
+before it, as pipeline.py beside model_index.json: so it imports nothing else of ours. It trains nothing and
+reads no datasets.
 """
 
 import inspect
@@ -22,8 +23,8 @@ from training.pipeline.mel import MelConfig
 
 
 class StillsoundPipeline(DiffusionPipeline):
-    """`conditioning`: latent_mean/std, image_mean/std, null_embedding, condition_dropout, latent_shape, mel, and the image
-    tower's `processor`."""
+    """`conditioning`: latent_mean/std, image_mean/std, null_embedding, condition_dropout, latent_shape, mel,
+    and the image tower's `processor`."""
 
     def __init__(
         self,
@@ -55,10 +56,12 @@ class StillsoundPipeline(DiffusionPipeline):
         guidance: float | None = None,
         steps: int = 25,
     ) -> np.ndarray:
-        """Waveforms float32 [b, n] in -1..1, one per picture; `generator` (CPU; or one for each picture) goes before `seed`.
+        """Waveforms float32 [b, n] in -1..1, one per picture; `generator` (CPU; or one for each picture) goes
+        before `seed`.
 
-        Classifier-free guidance (Ho and Salimans 2022, eq. 6) with the learnt null embedding. guidance 1 = none; None: 2, or 1
-        where no null embedding was trained, which any other value needs (`ValueError`). `BadMelError` where no sound comes out.
+        Classifier-free guidance (Ho and Salimans 2022, eq. 6) with the learnt null embedding. guidance 1 =
+        none; None: 2, or 1 where no null embedding was trained, which any other value needs (`ValueError`).
+        `BadMelError` where no sound comes out.
         """
         guidance = self.guidance_for(guidance)
         condition = self.embed(images)
@@ -81,7 +84,10 @@ class StillsoundPipeline(DiffusionPipeline):
 
     @property
     def has_null(self) -> bool:
-        """Whether a null embedding was trained. Older models do not say so: there, one never trained is still all zeros."""
+        """Whether a null embedding was trained.
+
+        Older models do not say so: there, one never trained is still all zeros.
+        """
         conditioning = self.config.conditioning
         return conditioning.get("condition_dropout", any(conditioning["null_embedding"])) > 0
 
@@ -96,7 +102,9 @@ class StillsoundPipeline(DiffusionPipeline):
         return guidance
 
     def _set_times(self, steps: int, device: torch.device) -> None:
-        """Evaluates at 1, 1 - 1/steps, …, 1/steps; the default of diffusers spends the last evaluation at 0.001."""
+        """Evaluates at 1, 1 - 1/steps, …, 1/steps; the default of diffusers spends the last evaluation at
+        0.001.
+        """
         if "sigmas" in inspect.signature(self.scheduler.set_timesteps).parameters:
             self.scheduler.set_timesteps(sigmas=[1 - step / steps for step in range(steps)], device=device)
         else:  # a solver put in by the user whose grid is its own

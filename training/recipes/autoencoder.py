@@ -1,4 +1,5 @@
-"""The mel autoencoder: a small `AutoencoderKL` on raw log mels (AudioLDM's convention), saved as diffusers saves it.
+"""The mel autoencoder: a small `AutoencoderKL` on raw log mels (AudioLDM's convention), saved as diffusers
+saves it.
 
     facts = autoencoder.facts(snapshot, dataset_meta, config)
     model = autoencoder.build_model(config, facts)
@@ -8,9 +9,9 @@ Loss: AudioLDM's, absolute error plus KL (Liu et al. 2023, section 4), without i
 
     sum of |x - y| over a clip's 1024 x 64 values + kl_weight * mean over the latent's values of the KL to N(0, 1)
 
-with a kl_weight of 1000; ours is that divided by 1024 x 64, whatever is cropped: mean error + kl_weight / 65536 * mean KL. So
-`kl_weight` is in their units, and 1000 is .0153 beside a mean error. Trains on random crops in time; the network is
-convolutional, so whole clips pass through it afterwards.
+with a kl_weight of 1000; ours is that divided by 1024 x 64, whatever is cropped: mean error + kl_weight /
+65536 * mean KL. So `kl_weight` is in their units, and 1000 is .0153 beside a mean error. Trains on random
+crops in time; the network is convolutional, so whole clips pass through it afterwards.
 """
 
 import json
@@ -41,7 +42,8 @@ MEL_FILE = "mel.json"
 class Config:
     """`channels`: one width per level, three levels = a ratio of 4. `crop_frames`: 0 trains on whole clips.
 
-    `kl_weight` in AudioLDM's units, where theirs is 1000. `level`: recorded, or audioldm (each clip's mean removed, its peak at 0.5).
+    `kl_weight` in AudioLDM's units, where theirs is 1000. `level`: recorded, or audioldm (each clip's mean
+    removed, its peak at 0.5).
     """
 
     channels: list[int] = field(default_factory=lambda: [128, 256, 512])
@@ -54,7 +56,10 @@ class Config:
 
 
 def facts(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> dict[str, Any]:
-    """`{"mel"}`: the geometry of the clips. `UserError` for other datasets and for levels that do not give the ratio."""
+    """`{"mel"}`: the geometry of the clips.
+
+    `UserError` for other datasets and for levels that do not give the ratio.
+    """
     check_config(config)
     found = mel_facts(dataset_meta, config.level)
     ratio = 2 ** (len(config.channels) - 1)
@@ -128,7 +133,9 @@ def build_model(config: Config, facts: dict[str, Any]) -> nn.Module:
 def make_batch(
     samples: list[dict[str, bytes] | None], keys: list[SampleKey], config: Config, facts: dict[str, Any]
 ) -> dict[str, Tensor]:
-    """`log_mel` [b, 1, crop, mels], `noise` [b, c, crop/4, mels/4], `weight` [b]; crop and noise come from the keys."""
+    """`log_mel` [b, 1, crop, mels], `noise` [b, c, crop/4, mels/4], `weight` [b]; crop and noise come from
+    the keys.
+    """
     mel = MelConfig(**facts["mel"])
     frames = min(config.crop_frames or mel.num_frames, mel.num_frames)
     channels, _, bands = mel.latent_shape
@@ -153,7 +160,10 @@ def draw(model: nn.Module, tensors: dict[str, Tensor], facts: dict[str, Any]) ->
 
 
 def save(state: dict[str, Tensor], config: Config, facts: dict[str, Any], folder: Path) -> None:
-    """Writes `folder` as diffusers does: `AutoencoderKL.from_pretrained(folder)` loads it. Beside it, mel.json says of what mels."""
+    """Writes `folder` as diffusers does:
+
+    `AutoencoderKL.from_pretrained(folder)` loads it. Beside it, mel.json says of what mels.
+    """
     model = Autoencoder(config, MelConfig(**facts["mel"]))
     model.load_state_dict(state)
     model.codec.save_pretrained(folder)

@@ -1,6 +1,7 @@
 """What the recipes that learn from clips share: geometry from the dataset, FLAC and JPEG members -> arrays.
 
-A decoder table of two entries, never pickle. Not for latents (training.recipes.diffusion reads .npy members itself).
+A decoder table of two entries, never pickle. Not for latents (training.recipes.diffusion reads .npy members
+itself).
 """
 
 import io
@@ -19,7 +20,10 @@ from training.pipeline.mel import MelConfig, wav_to_log_mel
 
 
 def mel_of_clips(dataset_meta: dict[str, Any]) -> MelConfig:
-    """The spectrogram of a dataset of clips, from its semantic config. `UserError` where it is no dataset of clips."""
+    """The spectrogram of a dataset of clips, from its semantic config.
+
+    `UserError` where it is no dataset of clips.
+    """
     if dataset_meta["kind"] != "clips":
         raise UserError(f"data: is a dataset of {dataset_meta['kind']}, need one of clips")
     config = dataset_meta["config"]

@@ -1,11 +1,13 @@
-"""Contrastive image-audio training: CLAP's idea (Wu et al. 2023) with the text branch exchanged for an image branch.
+"""Contrastive image-audio training: CLAP's idea (Wu et al. 2023) with the text branch exchanged for an image
+branch.
 
     losses = contrastive.build_model(config, facts)(contrastive.make_batch(samples, keys, config, facts))["loss"]      # [b]
 
-Both towers come from transformers and are saved apart, so that `image_encoder` loads by name or folder; what the other
-models are conditioned on is its pooled output before the projection. Loss: symmetric InfoNCE with a learnt temperature
-(Radford et al. 2021) over one micro batch of all ranks together: features are gathered with their gradients, so that any number
-of workers computes the same loss, and `accumulate` divides the negatives. Clips of one medium are never each other's negatives.
+Both towers come from transformers and are saved apart, so that `image_encoder` loads by name or folder; what
+the other models are conditioned on is its pooled output before the projection. Loss: symmetric InfoNCE with a
+learnt temperature (Radford et al. 2021) over one micro batch of all ranks together: features are gathered
+with their gradients, so that any number of workers computes the same loss, and `accumulate` divides the
+negatives. Clips of one medium are never each other's negatives.
 """
 
 import hashlib
@@ -37,8 +39,9 @@ MEL_CENTRE, MEL_SPREAD = -6.0, 4.0
 
 @dataclass
 class ImageTowerConfig:
-    """`kind` resnet: a BiT ResNet (group norm, so nothing depends on the batch) of `widths` and `depths` per level;
-    `kind` clip: a ViT of `widths[0]`, `depths[0]` layers, heads of 64 and patches of `patch`. `size_px`: side of its square."""
+    """`kind` resnet: a BiT ResNet (group norm, so nothing depends on the batch) of `widths` and `depths` per
+    level; `kind` clip: a ViT of `widths[0]`, `depths[0]` layers, heads of 64 and patches of `patch`.
+    `size_px`: side of its square."""
 
     kind: str = "clip"
     widths: list[int] = field(default_factory=lambda: [768])
@@ -51,7 +54,9 @@ class ImageTowerConfig:
 
 @dataclass
 class AudioTowerConfig:
-    """Residual convolutions over time with the mels as channels; every `depths` entry is a level at half the frame rate."""
+    """Residual convolutions over time with the mels as channels; every `depths` entry is a level at half the
+    frame rate.
+    """
 
     width: int = 512
     depths: list[int] = field(default_factory=lambda: [3, 3, 9, 3])
@@ -124,27 +129,35 @@ class Contrastive(nn.Module):
 
 
 def no_negatives(media: Tensor, all_media: Tensor, truth: Tensor) -> Tensor:
-    """bool [b, n]: which of n samples are no negatives for each of b: holes, and other clips of its own medium (int64 numbers)."""
+    """bool [b, n]: which of n samples are no negatives for each of b: holes, and other clips of its own
+    medium (int64 numbers).
+    """
     masked = (media[:, None] == all_media) | (all_media == HOLE)
     return masked.scatter(1, truth[:, None], False)
 
 
 @torch.compiler.disable
 def gather_features(rows: Tensor) -> Tensor:
-    """[b, d] of every rank -> [b * world, d] in the order of positions, with gradients for the ranks that they came from."""
+    """[b, d] of every rank -> [b * world, d] in the order of positions, with gradients for the ranks that
+    they came from.
+    """
     return _GatherFeatures.apply(rows)  # type: ignore[no-untyped-call, no-any-return]
 
 
 @torch.compiler.disable
 def gather_rows(rows: Tensor) -> Tensor:
-    """[b, ...] of every rank -> [b * world, ...]: row i of rank r is at i * world + r, as the loader deals positions out."""
+    """[b, ...] of every rank -> [b * world, ...]: row i of rank r is at i * world + r, as the loader deals
+    positions out.
+    """
     parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, rows.contiguous())
     return torch.stack(parts, 1).flatten(0, 1)
 
 
 class _GatherFeatures(torch.autograd.Function):
-    """`gather_rows` whose gradient is summed over the ranks; the mean over ranks that DeepSpeed takes is then the global one."""
+    """`gather_rows` whose gradient is summed over the ranks; the mean over ranks that DeepSpeed takes is then
+    the global one.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -222,7 +235,8 @@ def build_model(config: Config, facts: dict[str, Any]) -> nn.Module:
 def make_batch(
     samples: list[dict[str, bytes] | None], keys: list[SampleKey], config: Config, facts: dict[str, Any]
 ) -> dict[str, Tensor]:
-    """`image` [b, 3, s, s] in -1..1, `log_mel` [b, frames, mels] centred, `weight` [b], `media` int64 [b], a number for each medium.
+    """`image` [b, 3, s, s] in -1..1, `log_mel` [b, frames, mels] centred, `weight` [b], `media` int64 [b], a
+    number for each medium.
 
     Nothing is drawn from the keys.
     """
@@ -246,7 +260,9 @@ def medium_of(metadata: bytes | memoryview) -> int:
 
 
 def save(state: dict[str, Tensor], config: Config, facts: dict[str, Any], folder: Path) -> None:
-    """Writes `image_encoder` (with its preprocessor_config.json), and, in one file, the audio tower and the heads."""
+    """Writes `image_encoder` (with its preprocessor_config.json), and, in one file, the audio tower and the
+    heads.
+    """
     model = Contrastive(config, MelConfig(**facts["mel"]))
     model.load_state_dict(state)
     model.image.save_pretrained(folder / "image_encoder")

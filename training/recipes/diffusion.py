@@ -1,10 +1,12 @@
-"""AudioLDM's UNet with the text embedding replaced by an image embedding, trained as a rectified flow on latents.
+"""AudioLDM's UNet with the text embedding replaced by an image embedding, trained as a rectified flow on
+latents.
 
     losses = diffusion.build_model(config, facts)(diffusion.make_batch(samples, keys, config, facts))["loss"]      # [b]
 
-x_t = (1 - t) x + t noise, the network predicts noise - x (Liu et al. 2022, eq. 1), t logit-normal (Esser et al. 2024, eq. 19).
-All randomness is drawn from the samples' keys in `make_batch`, never from a rank. The image embedding enters as AudioLDM's
-text embedding does (FiLM beside the time embedding); a learnt null embedding stands in for a tenth of the samples.
+x_t = (1 - t) x + t noise, the network predicts noise - x (Liu et al. 2022, eq. 1), t logit-normal (Esser et
+al. 2024, eq. 19). All randomness is drawn from the samples' keys in `make_batch`, never from a rank. The
+image embedding enters as AudioLDM's text embedding does (FiLM beside the time embedding); a learnt null
+embedding stands in for a tenth of the samples.
 """
 
 import json
@@ -33,7 +35,10 @@ VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 @dataclass
 class Config:
-    """AudioLDM-S by default (185.04 M parameters with 512-wide embeddings); `attention` in all levels but the first."""
+    """AudioLDM-S by default (185.04 M parameters with 512-wide embeddings);
+
+    `attention` in all levels but the first.
+    """
 
     condition: str = "image"
     channels: list[int] = field(default_factory=lambda: [128, 256, 384, 640])
@@ -90,8 +95,8 @@ def check_config(config: Config) -> None:
 def merge_moments(found: list[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel from the sums that each commit carries.
 
-    The deviation of what never varied is 1, as StandardScaler of scikit-learn has it: divided by a spread that is only rounding, a
-    new picture that wakes a dead unit up would be hundreds of deviations off.
+    The deviation of what never varied is 1, as StandardScaler of scikit-learn has it: divided by a spread
+    that is only rounding, a new picture that wakes a dead unit up would be hundreds of deviations off.
     """
     count = sum(facts[f"{name}_count"] for facts in found)
     total, squares = (
@@ -166,7 +171,9 @@ def build_model(config: Config, facts: dict[str, Any]) -> nn.Module:
 def make_batch(
     samples: list[dict[str, bytes] | None], keys: list[SampleKey], config: Config, facts: dict[str, Any]
 ) -> dict[str, Tensor]:
-    """Normalised latents, re-sampled from their moments, with noise, time and condition dropout, all from the keys."""
+    """Normalised latents, re-sampled from their moments, with noise, time and condition dropout, all from the
+    keys.
+    """
     shape = tuple(facts["latent_shape"])
     latent, noise = torch.zeros(len(samples), *shape), torch.zeros(len(samples), *shape)
     image = torch.zeros(len(samples), len(facts["image_mean"]))
@@ -192,7 +199,9 @@ def make_batch(
 
 
 def draw(model: nn.Module, tensors: dict[str, Tensor], facts: dict[str, Any]) -> dict[str, Tensor]:
-    """Latents [b, c, t, f] for the batch's images, from its noise in DRAW_STEPS Euler steps without guidance, and the true ones."""
+    """Latents [b, c, t, f] for the batch's images, from its noise in DRAW_STEPS Euler steps without guidance,
+    and the true ones.
+    """
     mean, std = (
         torch.tensor(facts[f"latent_{name}"], device=tensors["noise"].device)[:, None, None]
         for name in ("mean", "std")
@@ -217,7 +226,9 @@ def _load(data: bytes | memoryview) -> np.ndarray:
 
 
 def save(state: dict[str, Tensor], config: Config, facts: dict[str, Any], folder: Path) -> None:
-    """Writes `unet`, `scheduler` and `conditioning.json` (statistics, null embedding, geometry, where the latents are)."""
+    """Writes `unet`, `scheduler` and `conditioning.json` (statistics, null embedding, geometry, where the
+    latents are).
+    """
     model = Diffusion(config, facts)
     model.load_state_dict(state)
     model.unet.save_pretrained(folder / "unet")

@@ -1,4 +1,5 @@
-"""The moving average of the weights, in fp32: what a run ships. Each rank averages what its optimiser works on.
+"""The moving average of the weights, in fp32: what a run ships. Each rank averages what its optimiser works
+on.
 
     ema = Ema(mine(held(engine, stage), …), decay=0.999)
     ema.update(step)                               # no rank talks to another
@@ -26,7 +27,9 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After optimiser step 1, 2, …; the decay warms up as (1 + step) / (10 + step), so that the start is forgotten."""
+        """After optimiser step 1, 2, …; the decay warms up as (1 + step) / (10 + step), so that the start is
+        forgotten.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
         if self.tensors:
             torch._foreach_lerp_(
@@ -35,7 +38,10 @@ class Ema:
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchanges the averages with the live weights, with memory for one fragment more. Twice leaves every bit as it was."""
+        """Exchanges the averages with the live weights, with memory for one fragment more.
+
+        Twice leaves every bit as it was.
+        """
         for average, fragment in zip(self.tensors, self.fragments, strict=True):
             live = fragment.values("master")
             kept = live.clone()
@@ -45,9 +51,11 @@ class Ema:
 
 @contextlib.contextmanager
 def averaged(ema: Ema, engine: Any, held: list[Fragment], stage: int) -> Iterator[None]:
-    """The engine computes with the averages within the block, and with the live weights, bit for bit, after it.
+    """The engine computes with the averages within the block, and with the live weights, bit for bit, after
+    it.
 
-    All ranks take part. After an exception the weights stay averaged: such a rank ends, and its state is read from a checkpoint.
+    All ranks take part. After an exception the weights stay averaged: such a rank ends, and its state is read
+    from a checkpoint.
     """
     _exchange(ema, engine, held, stage)
     yield

@@ -1,9 +1,11 @@
-"""DeepSpeed, made from our settings: nothing is compiled at start-up, and where a checkpoint lies is not its business.
+"""DeepSpeed, made from our settings: nothing is compiled at start-up, and where a checkpoint lies is not its
+business.
 
     prepare_process(threads)                          # in a process group, before DeepSpeed is imported
     engine = start_engine(model, config, world)
 
-ZeRO 0 to 3, fp32 and bf16. Without Ray, `ensure_process_group` makes a group of one. What it saves is training.checkpoints.fragments's.
+ZeRO 0 to 3, fp32 and bf16. Without Ray, `ensure_process_group` makes a group of one. What it saves is
+training.checkpoints.fragments's.
 """
 
 import contextlib
@@ -24,9 +26,11 @@ from training.settings import TrainConfig
 
 
 def prepare_process(threads: int) -> None:
-    """Sets what has to be set before DeepSpeed is imported. A process killed during a JIT build would block all later ones.
+    """Sets what has to be set before DeepSpeed is imported. A process killed during a JIT build would block
+    all later ones.
 
-    The process group decides the device: gloo with tensors on a GPU, or nccl with tensors on a CPU, would fail.
+    The process group decides the device: gloo with tensors on a GPU, or nccl with tensors on a CPU, would
+    fail.
     """
     os.environ["DS_ACCELERATOR"] = "cuda" if dist.get_backend() == "nccl" else "cpu"
     torch.set_num_threads(threads)
@@ -56,7 +60,10 @@ def wants_gpu() -> bool:
 
 
 def ensure_process_group() -> None:
-    """A torch.distributed group of this process alone, for runs without Ray. It stays: DeepSpeed keeps its groups for ever."""
+    """A torch.distributed group of this process alone, for runs without Ray.
+
+    It stays: DeepSpeed keeps its groups for ever.
+    """
     if dist.is_initialized():
         return
     os.environ.update({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"})
@@ -67,7 +74,9 @@ def ensure_process_group() -> None:
 
 
 def start_engine(model: nn.Module, config: TrainConfig, world: int) -> Any:
-    """The DeepSpeed engine around `model`, with AdamW as stock torch has it, in the groups of `parameter_groups`."""
+    """The DeepSpeed engine around `model`, with AdamW as stock torch has it, in the groups of
+    `parameter_groups`.
+    """
     import deepspeed
 
     if config.activation_checkpointing:
@@ -91,10 +100,12 @@ def start_engine(model: nn.Module, config: TrainConfig, world: int) -> Any:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """For AdamW: matrices and kernels decay; vectors (norms, biases, null embeddings, the temperature) do not.
+    """For AdamW: matrices and kernels decay; vectors (norms, biases, null embeddings, the temperature) do
+    not.
 
-    A vector has no scale that a later layer could undo, so that decay would only pull it to zero: a temperature to 1, a norm to
-    silence (Goyal et al. 2017, section 5.3; CLIP, Radford et al. 2021, section 2.5).
+    A vector has no scale that a later layer could undo, so that decay would only pull it to zero: a
+    temperature to 1, a norm to silence (Goyal et al. 2017, section 5.3; CLIP, Radford et al. 2021, section
+    2.5).
     """
     parameters = list(model.parameters())
     matrices, vectors = (
@@ -106,14 +117,19 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def _clip(engine: Any) -> None:
-    """As DeepSpeed does it at ZeRO 0, but the norm is kept: it is in the metrics, and tells of gradients that are no numbers."""
+    """As DeepSpeed does it at ZeRO 0, but the norm is kept: it is in the metrics, and tells of gradients that
+    are no numbers.
+    """
     engine._global_grad_norm = nn.utils.clip_grad_norm_(
         engine.module.parameters(), engine.gradient_clipping()
     )
 
 
 def check_compiler(config: TrainConfig) -> None:
-    """`UserError` for compile=true on CPUs where the C++ compiler that torch would call is not there; GPUs have Triton's."""
+    """`UserError` for compile=true on CPUs where the C++ compiler that torch would call is not there;
+
+    GPUs have Triton's.
+    """
     name = os.environ.get("CXX", "g++")
     on_cpu = not wants_gpu() or (config.workers == 0 and not torch.cuda.is_available())
     if config.compile and on_cpu and not shutil.which(name):
@@ -124,10 +140,11 @@ def check_compiler(config: TrainConfig) -> None:
 
 @functools.cache
 def _mend_compiler() -> None:
-    """torch 2.13 for CPUs may fuse a read of a buffer with what is done before the last write to it (pytorch issue 185509).
+    """torch 2.13 for CPUs may fuse a read of a buffer with what is done before the last write to it (pytorch
+    issue 185509).
 
-    What lies behind a nearest upsampling then learnt from zeros. Mended as in pull request 185873, which came after 2.13. The tag
-    keeps what was compiled without it from being taken out of torch's cache.
+    What lies behind a nearest upsampling then learnt from zeros. Mended as in pull request 185873, which came
+    after 2.13. The tag keeps what was compiled without it from being taken out of torch's cache.
     """
     if not torch.__version__.startswith("2.13."):
         return
@@ -182,9 +199,11 @@ def peak_flops(device: torch.device, config: TrainConfig) -> float:
 
 
 def count_flops(engine: Any, tensors: dict[str, torch.Tensor], config: TrainConfig) -> float:
-    """Floating point operations of one step over all ranks: a forward pass, counted, and a backward pass of twice as many.
+    """Floating point operations of one step over all ranks: a forward pass, counted, and a backward pass of
+    twice as many.
 
-    All ranks call it. What activation checkpointing computes again is not counted, as usual for the MFU (PaLM, appendix B).
+    All ranks call it. What activation checkpointing computes again is not counted, as usual for the MFU
+    (PaLM, appendix B).
     """
     size = len(tensors["weight"]) // config.accumulate
     batch = {name: tensor[:size].to(engine.device) for name, tensor in tensors.items()}

@@ -1,4 +1,5 @@
-"""What a run's output says of its past: how far the run came, and whether a start at step 0 would throw work away.
+"""What a run's output says of its past: how far the run came, and whether a start at step 0 would throw work
+away.
 
     finished_step(store)         # 0 where it is not finished
     work_behind(store)           # "it was finished at step 8", "" for a new run
@@ -21,7 +22,10 @@ RESTART = "restore them from a copy, or give restart=true to start at step 0, or
 
 
 class NothingUsableError(RuntimeError):
-    """A run with steps behind it has no checkpoint that can be read. Its text says what is damaged or missing, and the fix."""
+    """A run with steps behind it has no checkpoint that can be read.
+
+    Its text says what is damaged or missing, and the fix.
+    """
 
 
 def finished_step(store: Store) -> int:
@@ -63,7 +67,9 @@ def events(store: Store) -> list[dict[str, Any]]:
 
 
 def work_behind(store: Store) -> str:
-    """Why this output is not that of a new run, in words; "" for a new one, and for one that came to no checkpoint."""
+    """Why this output is not that of a new run, in words; "" for a new one, and for one that came to no
+    checkpoint.
+    """
     finished = _read_json(store, FINISHED)
     if finished:
         return f"it was finished at step {finished.get('step')}"
@@ -84,7 +90,9 @@ def work_behind(store: Store) -> str:
 
 
 def check_past(store: Store, restart: bool) -> str:
-    """What is missing of a run with work behind it, or ""; a warning where only its newest checkpoint is gone."""
+    """What is missing of a run with work behind it, or ""; a warning where only its newest checkpoint is
+    gone.
+    """
     steps, behind = committed_steps(store), work_behind(store)
     if steps and steps[-1] < saved_step(store):
         log.warning(
@@ -101,7 +109,10 @@ def check_past(store: Store, restart: bool) -> str:
 
 
 def forget(store: Store) -> None:
-    """Before a start at step 0: no checkpoint counts any more. Their files stay, and the model until the new one is finished."""
+    """Before a start at step 0: no checkpoint counts any more.
+
+    Their files stay, and the model until the new one is finished.
+    """
     for step in committed_steps(store):
         quarantine(store, step, "the run was started anew with restart=true")
     store.delete(FINISHED)

@@ -1,4 +1,5 @@
-"""Being asked to stop: SIGTERM to a worker (its machine will be taken away) or to the command (the user wants it back).
+"""Being asked to stop: SIGTERM to a worker (its machine will be taken away) or to the command (the user wants
+it back).
 
     listen()                                       # in a process's main thread
     ASKED.is_set()                                 # SIGTERM came

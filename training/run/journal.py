@@ -1,11 +1,13 @@
-"""The run's journal: metrics.jsonl (a line per step) and events.jsonl (started, resumed, finished), at any URI.
+"""The run's journal: metrics.jsonl (a line per step) and events.jsonl (started, resumed, finished), at any
+URI.
 
     with Journal(store, "metrics.jsonl") as metrics:
         metrics.cut(after_step=200)                 # on resume: what will be done again is forgotten
         metrics.append({"step": 201, "loss": 0.5})
 
-In a folder lines are appended as they come; for object storage they are kept locally and uploaded by `sync`. A line that a
-crash cut off is dropped when the journal is opened again: it would spoil the next one (cluster.jsonl reads the lines).
+In a folder lines are appended as they come; for object storage they are kept locally and uploaded by `sync`.
+A line that a crash cut off is dropped when the journal is opened again: it would spoil the next one
+(cluster.jsonl reads the lines).
 """
 
 import json

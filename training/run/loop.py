@@ -1,11 +1,12 @@
-"""The training loop, as every rank runs it: set up, resume, then batch, loss, update, EMA, log, validate, checkpoint.
+"""The training loop, as every rank runs it: set up, resume, then batch, loss, update, EMA, log, validate,
+checkpoint.
 
     work(plan)              # inside Ray Train, or alone after training.run.engine.ensure_process_group
 
-The order of samples and all randomness depend on positions, never on ranks or restarts: a run that was killed and resumed
-gives the same losses bit for bit, and one that goes on with another number of workers the same to rounding. Where a loss or
-a gradient is no number, the run goes back to the newest checkpoint and leaves out the samples since. It starts nothing and
-checks no settings (training.train does).
+The order of samples and all randomness depend on positions, never on ranks or restarts: a run that was killed
+and resumed gives the same losses bit for bit, and one that goes on with another number of workers the same to
+rounding. Where a loss or a gradient is no number, the run goes back to the newest checkpoint and leaves out
+the samples since. It starts nothing and checks no settings (training.train does).
 """
 
 import json
@@ -61,7 +62,9 @@ MAX_ROLLBACKS = 3
 
 @dataclass(frozen=True)
 class Plan:
-    """What the driver hands to every worker: settings, pinned snapshots (of `data` first), the recipe's facts, a name for this start."""
+    """What the driver hands to every worker: settings, pinned snapshots (of `data` first), the recipe's
+    facts, a name for this start.
+    """
 
     config: TrainConfig
     snapshots: list[dict[str, Any]]
@@ -92,7 +95,10 @@ class Stopped(RuntimeError):
 
 @dataclass
 class Run:
-    """One rank's view of the run. `held`: all that its optimiser works on; `mine`: its share of what all ranks hold."""
+    """One rank's view of the run.
+
+    `held`: all that its optimiser works on; `mine`: its share of what all ranks hold.
+    """
 
     plan: Plan
     store: Store
@@ -236,11 +242,12 @@ def _set_up(plan: Plan, stack: ExitStack) -> Run:
 
 
 def train_step(run: Run, tensors: dict[str, torch.Tensor], step: int) -> tuple[float, int, float, bool]:
-    """One optimiser step over this rank's part of the batch: the mean loss over the samples of all ranks and how many these
-    are, the gradient's norm, and whether any rank was asked to stop.
+    """One optimiser step over this rank's part of the batch: the mean loss over the samples of all ranks and
+    how many these are, the gradient's norm, and whether any rank was asked to stop.
 
-    Holes weigh nothing: what is minimised is the mean over the samples of the global batch, wherever in it the holes are and
-    whatever the number of ranks and micro batches. A batch of holes only has a loss of 0 and counts 0 samples.
+    Holes weigh nothing: what is minimised is the mean over the samples of the global batch, wherever in it
+    the holes are and whatever the number of ranks and micro batches. A batch of holes only has a loss of 0
+    and counts 0 samples.
     """
     config, engine = run.config, run.engine
     torch.manual_seed(config.seed + step)
@@ -273,7 +280,8 @@ def train_step(run: Run, tensors: dict[str, torch.Tensor], step: int) -> tuple[f
 def look(
     run: Run, validation: Validation | None, preview: Preview | None, book: Book | None, step: int
 ) -> None:
-    """Validation, by the live and by the averaged weights, and previews, where this step or the last one is their turn.
+    """Validation, by the live and by the averaged weights, and previews, where this step or the last one is
+    their turn.
 
     All ranks take part.
     """
@@ -293,7 +301,10 @@ def look(
 
 
 def save(run: Run, place: Place, book: Book | None) -> None:
-    """Begins the checkpoint of a place; all ranks take part. `NotFiniteError` on all where it is worth none on one."""
+    """Begins the checkpoint of a place; all ranks take part.
+
+    `NotFiniteError` on all where it is worth none on one.
+    """
     config, run.saves = run.config, run.saves + 1
     parameters = dict(run.engine.module.named_parameters())
     buffers = (
@@ -328,9 +339,11 @@ def save(run: Run, place: Place, book: Book | None) -> None:
 
 
 def resume(run: Run) -> Place:
-    """Back to the newest checkpoint that is valid for all ranks; damaged newer ones are then put into quarantine by rank 0.
+    """Back to the newest checkpoint that is valid for all ranks; damaged newer ones are then put into
+    quarantine by rank 0.
 
-    `NothingUsableError` on all ranks where the run has steps behind it and none is valid: nothing is changed then.
+    `NothingUsableError` on all ranks where the run has steps behind it and none is valid: nothing is changed
+    then.
     """
     found = gather((committed_steps(run.store), work_behind(run.store)) if run.rank == 0 else None, run.world)
     steps, behind = next(one for one in found if one is not None)
@@ -393,7 +406,8 @@ def _fetch(run: Run, checkpoint: Checkpoint, folder: Path) -> Any:
 
 
 def roll_back(run: Run, place: Place, book: Book | None, why: str, rollbacks: "Counter[int]") -> Place:
-    """To the newest checkpoint, past the samples since; step 0, and the reason in the journal, where that is of no use.
+    """To the newest checkpoint, past the samples since; step 0, and the reason in the journal, where that is
+    of no use.
 
     `rollbacks` counts by checkpoint: bad batches far apart do not add up, the run made progress between them.
     """
@@ -433,7 +447,10 @@ def record_failure(run: Run, reason: str) -> None:
 
 
 def _stop(run: Run, place: Place, book: Book | None) -> None:
-    """After a checkpoint that was made because a rank was asked to stop. `Stopped` where it was not the user who asked."""
+    """After a checkpoint that was made because a rank was asked to stop.
+
+    `Stopped` where it was not the user who asked.
+    """
     run.saver.join()
     dist.barrier()
     told = gather(run.store.exists(run.plan.stop_name), run.world)
@@ -448,7 +465,9 @@ def _stop(run: Run, place: Place, book: Book | None) -> None:
 
 
 def finish(run: Run, step: int, cpu_s: float) -> None:
-    """Rank 0: the model as its recipe saves it, from the averaged weights, with its codec, and FINISHED.json last."""
+    """Rank 0: the model as its recipe saves it, from the averaged weights, with its codec, and FINISHED.json
+    last.
+    """
     config, store = run.config, run.store
     with scratch_folder("finish") as scratch:
         folder, model = scratch / "parts", scratch / "model"

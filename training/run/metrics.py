@@ -1,4 +1,5 @@
-"""What a run writes down, on rank 0: metrics, validation and events as JSON lines, and the same for TensorBoard (and W&B).
+"""What a run writes down, on rank 0: metrics, validation and events as JSON lines, and the same for
+TensorBoard (and W&B).
 
 with Book(store, config, step) as book:          # after a resume, what comes after `step` is forgotten
     book.note(step, loss, count, norm, seconds, wait_s, flops)
@@ -81,7 +82,10 @@ class Book:
     def note(
         self, step: int, loss: float, count: int, norm: float, seconds: float, wait_s: float, flops: float
     ) -> None:
-        """A line for an optimiser step of `count` samples; `seconds` of work after `wait_s` of waiting for data."""
+        """A line for an optimiser step of `count` samples;
+
+        `seconds` of work after `wait_s` of waiting for data.
+        """
         step_s, config = seconds + wait_s, self.config
         line: dict[str, Any] = {
             "step": step,
@@ -102,7 +106,10 @@ class Book:
         self._show("train", step, {name: value for name, value in line.items() if name not in hidden})
 
     def note_validation(self, step: int, found: dict[str, float], damaged: list[str]) -> None:
-        """A line for a measurement; `damaged`: keys of its items that could not be read, named once in the journal of events."""
+        """A line for a measurement;
+
+        `damaged`: keys of its items that could not be read, named once in the journal of events.
+        """
         self.validation.append({"step": step, **found})
         self._show("validation", step, found)
         if damaged != self.damaged:
@@ -130,7 +137,9 @@ class Book:
         self.board = _open_board(self.folder, step)
 
     def _samples_until(self, step: int) -> int:
-        """As the journal says, which was cut to this step; where its line is lost, as if there had been no holes."""
+        """As the journal says, which was cut to this step; where its line is lost, as if there had been no
+        holes.
+        """
         line = last_line(self.metrics.path)
         return int(line["samples"]) if line and line["step"] == step else step * self.config.global_batch
 
@@ -159,7 +168,9 @@ def _open_board(folder: Path, step: int) -> SummaryWriter:
 
 
 class ForgivingWriter:
-    """tensorboardX's file writer, which must not raise: on a full disk its thread would end, and its full queue block the run."""
+    """tensorboardX's file writer, which must not raise: on a full disk its thread would end, and its full
+    queue block the run.
+    """
 
     def __init__(self, writer: Any):
         self.writer, self.failed = writer, False
@@ -183,7 +194,9 @@ class ForgivingWriter:
 
 
 def check_wandb(config: TrainConfig) -> None:
-    """`UserError` where W&B is asked for and its package or a key that its server takes is not there; offline it needs no key."""
+    """`UserError` where W&B is asked for and its package or a key that its server takes is not there; offline
+    it needs no key.
+    """
     if not config.wandb:
         return
     if not importlib.util.find_spec("wandb"):
@@ -209,10 +222,12 @@ def check_wandb(config: TrainConfig) -> None:
 
 
 def _open_wandb(store: Store, config: TrainConfig, stack: ExitStack) -> Any:
-    """The run of Weights & Biases that belongs to this output: drawn once, and gone on with by every later start.
+    """The run of Weights & Biases that belongs to this output: drawn once, and gone on with by every later
+    start.
 
-    It is told numbers and settings; not the console, the code, the machine or the command line, in which a credential may stand.
-    Its own files lie in the output, unless WANDB_DIR names a folder; beside an output in object storage only until the run ends.
+    It is told numbers and settings; not the console, the code, the machine or the command line, in which a
+    credential may stand. Its own files lie in the output, unless WANDB_DIR names a folder; beside an output
+    in object storage only until the run ends.
     """
     import wandb
 

@@ -1,4 +1,5 @@
-"""The door of a training run: everything that can be refused is refused here, before `run.json` binds the output.
+"""The door of a training run: everything that can be refused is refused here, before `run.json` binds the
+output.
 
     plan = prepare(config)          # settings, data, model and output checked; snapshots pinned in <output>/run.json
 
@@ -33,7 +34,9 @@ log = logging.getLogger(__name__)
 
 
 def prepare(config: TrainConfig) -> Plan:
-    """Checks everything, then writes or compares `<output>/run.json`: settings, snapshots and the recipe's facts."""
+    """Checks everything, then writes or compares `<output>/run.json`: settings, snapshots and the recipe's
+    facts.
+    """
     more = [absolute(uri) for uri in config.more_data]
     config = replace(config, data=absolute(config.data), more_data=more, output=absolute(config.output))
     check_compiler(config)
@@ -75,7 +78,10 @@ def _start(config: TrainConfig, datasets: list[Dataset]) -> dict[str, Any]:
 
 
 def _go_on(kept: dict[str, Any], config: TrainConfig, datasets: list[Dataset]) -> dict[str, Any]:
-    """run.json of a run that goes on, for where its datasets lie now. `UserError` where one of them has other content."""
+    """run.json of a run that goes on, for where its datasets lie now.
+
+    `UserError` where one of them has other content.
+    """
     facts, snapshots = dict(kept["facts"]), [Snapshot.from_json(snapshot) for snapshot in kept["snapshots"]]
     probes = kept.get("probes") or [{}] * len(datasets)
     for number, (dataset, pinned) in enumerate(zip(datasets, snapshots, strict=True)):
@@ -110,7 +116,10 @@ def _bind(config: TrainConfig, started: dict[str, Any]) -> None:
 
 
 def _read_run(store: Store, config: TrainConfig) -> dict[str, Any] | None:
-    """The content of run.json; None where there is none, or where the run starts anew because it is damaged."""
+    """The content of run.json;
+
+    None where there is none, or where the run starts anew because it is damaged.
+    """
     if not store.exists(RUN):
         return None
     try:
@@ -122,7 +131,10 @@ def _read_run(store: Store, config: TrainConfig) -> dict[str, Any] | None:
 
 
 def check_model(config: TrainConfig, facts: dict[str, Any]) -> None:
-    """Builds the model without memory and passes an empty batch through. `UserError` where its settings do not fit together."""
+    """Builds the model without memory and passes an empty batch through.
+
+    `UserError` where its settings do not fit together.
+    """
     recipe, section = config.module, config.section
     batch = recipe.make_batch([None], [SampleKey(config.seed, 0, 0)], section, facts)
     try:
@@ -189,6 +201,8 @@ def _check_same(kept: dict[str, Any], config: TrainConfig, finished: bool) -> No
 
 
 def _comparable(settings: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """Without `accumulate` where the loss is a sum over samples, which any number of micro batches gives alike."""
+    """Without `accumulate` where the loss is a sum over samples, which any number of micro batches gives
+    alike.
+    """
     coupled = getattr(config.module, "COUPLES_SAMPLES", False)
     return {name: value for name, value in settings.items() if coupled or name != "accumulate"}

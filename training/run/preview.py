@@ -1,12 +1,14 @@
-"""Pictures and sounds of a run as it goes: what the live weights make of a few held-out samples, beside the truth, for TensorBoard.
+"""Pictures and sounds of a run as it goes: what the live weights make of a few held-out samples, beside the
+truth, for TensorBoard.
 
     preview = Preview.of(dataset, snapshot, config, facts)      # None where preview_every=0
     found = preview.draw(engine)                                # all ranks
     preview.sounds(found)                                       # where it is shown: [Drawn("clip_3/drawn", log_mel, wav), …]
 
-A recipe that can be looked at has `draw(module, tensors, facts)`, which gives `drawn` and `truth` as latents [b, c, t, f] or log mels
-[b, t, m]. Latents are decoded by the autoencoder that lies beside them. Draws from fixed noise, so that pictures of two steps
-can be compared, and shows no hole. It measures nothing (training.run.validate does).
+A recipe that can be looked at has `draw(module, tensors, facts)`, which gives `drawn` and `truth` as latents
+[b, c, t, f] or log mels [b, t, m]. Latents are decoded by the autoencoder that lies beside them. Draws from
+fixed noise, so that pictures of two steps can be compared, and shows no hole. It measures nothing
+(training.run.validate does).
 """
 
 from dataclasses import dataclass
@@ -52,7 +54,9 @@ class Preview:
     def of(
         dataset: Dataset, snapshot: Snapshot, config: TrainConfig, facts: dict[str, Any]
     ) -> "Preview | None":
-        """`UserError` where the recipe cannot be looked at, or the snapshot holds nothing of `validation_split`."""
+        """`UserError` where the recipe cannot be looked at, or the snapshot holds nothing of
+        `validation_split`.
+        """
         if not config.preview_every:
             return None
         recipe = config.module
@@ -88,7 +92,9 @@ class Preview:
 
     @torch.no_grad()
     def draw(self, engine: Any) -> dict[str, Tensor]:
-        """What the recipe draws, by every rank alike, because at ZeRO 3 the weights are gathered in every forward pass."""
+        """What the recipe draws, by every rank alike, because at ZeRO 3 the weights are gathered in every
+        forward pass.
+        """
         engine.eval()
         tensors = {name: tensor.to(engine.device) for name, tensor in self.tensors.items()}
         found = self.config.module.draw(engine.module, tensors, self.facts)

@@ -1,11 +1,13 @@
-"""Validation in the loop: the loss of fixed items with fixed noise and fixed times, the same number at any world size.
+"""Validation in the loop: the loss of fixed items with fixed noise and fixed times, the same number at any
+world size.
 
     validation = Validation.of(dataset, snapshot, config, facts, rank, world)        # None where validate_every=0
     validation.measure(engine)            # all ranks; {"loss": …, "loss_at_0.1": …, …}
 
-Which items is a function of their keys (training.data.choice). They are taken in batches that do not depend on the number of ranks,
-by the live weights. A recipe draws what it draws from their places (epoch VALIDATION), so every measurement sees the same.
-What was removed or is damaged keeps its place and weighs nothing.
+Which items is a function of their keys (training.data.choice). They are taken in batches that do not depend
+on the number of ranks, by the live weights. A recipe draws what it draws from their places (epoch
+VALIDATION), so every measurement sees the same. What was removed or is damaged keeps its place and weighs
+nothing.
 """
 
 from collections import defaultdict
@@ -28,7 +30,8 @@ BATCH_SIZE = 16
 
 @dataclass
 class Validation:
-    """`batches`: item numbers, nearly as many in each; those of this rank are every `world`-th from `rank` on. `places`: item -> 0, 1, 2, …
+    """`batches`: item numbers, nearly as many in each; those of this rank are every `world`-th from `rank`
+    on. `places`: item -> 0, 1, 2, …
 
     `damaged`: keys of items found damaged by any rank so far.
     """
@@ -67,7 +70,10 @@ class Validation:
         )
 
     def measure(self, engine: Any) -> dict[str, float]:
-        """Means over the items that are no holes, on every rank: of all, and for each diffusion time apart. Empty where all are."""
+        """Means over the items that are no holes, on every rank: of all, and for each diffusion time apart.
+
+        Empty where all are.
+        """
         found: list[tuple[int, float | None, float]] = []
         engine.eval()
         with torch.no_grad():

@@ -1,4 +1,6 @@
-"""Cutting: sound and frame of a clip belong together, and hostile media ends as a refusal, never as a dead worker."""
+"""Cutting: sound and frame of a clip belong together, and hostile media ends as a refusal, never as a dead
+worker.
+"""
 
 import io
 import os
@@ -83,7 +85,9 @@ def assert_picture(clip: Clip, scenes: list[Scene], number: int) -> None:
 
 
 def assert_sound(clip: Clip, truth: np.ndarray, delay: int = 0) -> None:
-    """The clip's samples are those of its place in the truth, to the sample; lossy coding leaves a correlation."""
+    """The clip's samples are those of its place in the truth, to the sample; lossy coding leaves a
+    correlation.
+    """
     truth, first = np.pad(truth, 2000), round(clip.start_s * RATE_HZ) - delay + 2000
     wave, inner = clip.audio / 32768, slice(2000, len(clip.audio) - 2000)
     near = {

@@ -1,4 +1,6 @@
-"""Clocks that restart or jump, and two files that are joined: picture and sound of a clip are of one moment, and nothing is lost unsaid."""
+"""Clocks that restart or jump, and two files that are joined: picture and sound of a clip are of one moment,
+and nothing is lost unsaid.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +27,9 @@ def clippers() -> Iterator[dict[str, Clipper]]:
 
 
 def parts(folder: Path, kind: str, *codecs: str, at: str = "3,6") -> list[Path]:
-    """A film of 9 s in pieces, each with a clock of its own; what is shown and heard goes on from one to the next."""
+    """A film of 9 s in pieces, each with a clock of its own; what is shown and heard goes on from one to the
+    next.
+    """
     rate_hz = 44100 if kind == "flv" else 48000
     film(folder / f"whole.{kind}", *codecs, duration_s=9.0, gop=15, rate_hz=rate_hz)
     words = ["-map", "0", "-c", "copy", "-f", "segment", "-segment_times", at, "-reset_timestamps", "1"]
@@ -58,7 +62,9 @@ def moved(piece: Path, by_s: float) -> Path:
 
 
 def assert_one_moment(clips: list[Clip], least: int) -> list[float]:
-    """Each clip shows the middle of what it sounds like, and lies where no other does; when each is, by its sound."""
+    """Each clip shows the middle of what it sounds like, and lies where no other does; when each is, by its
+    sound.
+    """
     assert len(clips) >= least
     heard = [heard_s(clip, 0.75) for clip in clips]
     for clip, at_s in zip(clips, heard, strict=True):

@@ -1,4 +1,7 @@
-"""Files made to harm: bombs, playlists under other names, files that never end. Each ends as a reason; nothing else happens."""
+"""Files made to harm: bombs, playlists under other names, files that never end.
+
+Each ends as a reason; nothing else happens.
+"""
 
 import ctypes
 import os

@@ -1,4 +1,6 @@
-"""Which frame is decoded from where: flags that lie, pictures that refresh bit by bit, fields; no grey or torn frame is stored."""
+"""Which frame is decoded from where: flags that lie, pictures that refresh bit by bit, fields; no grey or
+torn frame is stored.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -47,7 +47,9 @@ def cut(clipper: Clipper, picture: Path, sound: Path | None = None) -> list[Clip
 def assert_aligned(
     clips: list[Clip], times_s: list[float], video_start_s: float = 0.0, audio_start_s: float = 0.0
 ) -> None:
-    """What each clip shows and sounds like is what was on screen and in the air in that window, by the times burnt in."""
+    """What each clip shows and sounds like is what was on screen and in the air in that window, by the times
+    burnt in.
+    """
     shown_at = [time_s + video_start_s for time_s in times_s]
     assert clips
     for clip in clips:
@@ -173,9 +175,11 @@ def test_an_edit_list_that_begins_between_keyframes(tmp_path: Path, clippers: di
 
 
 def test_an_edit_list_that_leaves_out_the_middle(tmp_path: Path, clippers: dict[str, Clipper]) -> None:
-    """0 to 2 s, then 3.2 to 6 s: the frames from the keyframe at 2.4 s on are only there for others to be decoded.
+    """0 to 2 s, then 3.2 to 6 s: the frames from the keyframe at 2.4 s on are only there for others to be
+    decoded.
 
-    Frames in order only: with B-frames, libavformat 62 itself puts what follows a second edit too late, by their delay.
+    Frames in order only: with B-frames, libavformat 62 itself puts what follows a second edit too late, by
+    their delay.
     """
     film(tmp_path / "whole.mov", audio="pcm_s16le", duration_s=6.0, gop=60, options={"bf": "0"})
     data = (tmp_path / "whole.mov").read_bytes()
@@ -206,7 +210,8 @@ def test_an_edit_list_that_leaves_out_the_middle(tmp_path: Path, clippers: dict[
         assert [clip.start_s for clip in clips] == [0, 1, 2, 3 if clipper is clippers["grid"] else 3.1]
         for clip in clips:
             left_out_s = 1.2 if clip.start_s >= 2 - FEW_MS else 0.0
-            # the packet across the edit is not cut: the sound is 5 ms late until that counts as more than jitter
+            # the packet across the edit is not cut: the sound is 5 ms late until that counts as more than
+            # jitter
             assert heard_s(clip, 0.75) == pytest.approx(clip.start_s + left_out_s, abs=FEW_MS)
             assert shown_s(clip) == pytest.approx(clip.frame_time_s + left_out_s, abs=FEW_MS)
 
@@ -548,7 +553,9 @@ def test_a_moving_picture_lends_its_first_frame(tmp_path: Path, clippers: dict[s
 
 
 def moving(path: Path, scenes: list[tuple[float, float]], rate: int = 25) -> None:
-    """A video whose n-th scene, (seconds, speed in px a frame), is a textured picture of its own that drifts; and the noise."""
+    """A video whose n-th scene, (seconds, speed in px a frame), is a textured picture of its own that drifts;
+    and the noise.
+    """
     frames, rng = [], np.random.default_rng(5)
     for seconds, speed in scenes:
         small = rng.integers(20, 235, (6, 24, 3)).astype(np.uint8)

@@ -1,4 +1,6 @@
-"""What is kept of short media, of a range of a medium, of slightly damaged sound and of media whose keyframes are far apart."""
+"""What is kept of short media, of a range of a medium, of slightly damaged sound and of media whose keyframes
+are far apart.
+"""
 
 import itertools
 import json

@@ -1,4 +1,6 @@
-"""Fingerprints: near for the same picture or sound encoded again, far for others; how far is what ingest.curate relies on."""
+"""Fingerprints: near for the same picture or sound encoded again, far for others; how far is what
+ingest.curate relies on.
+"""
 
 import io
 import subprocess

@@ -1,4 +1,6 @@
-"""Fetching, against a real site of scenes and a hostile one, both on loopback: what comes down, and what is refused and why."""
+"""Fetching, against a real site of scenes and a hostile one, both on loopback: what comes down, and what is
+refused and why.
+"""
 
 import contextlib
 import csv
@@ -128,7 +130,10 @@ def body(data: bytes, content_type: str = "text/html", status: int = 200, **head
 
 
 def stuck(handler: BaseHTTPRequestHandler) -> None:
-    """Half a video, then silence until the test is over. The first look, which reads no body, tells nobody."""
+    """Half a video, then silence until the test is over.
+
+    The first look, which reads no body, tells nobody.
+    """
     handler.send_response(200)
     handler.send_header("Content-Type", "video/mp4")
     handler.send_header("Content-Length", "100000")

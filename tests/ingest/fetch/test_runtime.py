@@ -1,4 +1,6 @@
-"""The JavaScript runtime as the fetch process starts it: what a hostile script cannot do, and what yt-dlp can do with it."""
+"""The JavaScript runtime as the fetch process starts it: what a hostile script cannot do, and what yt-dlp can
+do with it.
+"""
 
 import contextlib
 import http.server

@@ -1,4 +1,6 @@
-"""Politeness: rates and bursts of all workers together, and hosts and ways that are left alone, by whichever process asks next."""
+"""Politeness: rates and bursts of all workers together, and hosts and ways that are left alone, by whichever
+process asks next.
+"""
 
 import contextlib
 import os
@@ -101,7 +103,9 @@ def test_a_host_sends_no_more_bytes_than_it_may(
     path: str,
     num_bytes: int,
 ) -> None:
-    """A page and a medium, of a host that no exception names: a second's worth comes at once, and the rest at the rate."""
+    """A page and a medium, of a host that no exception names: a second's worth comes at once, and the rest at
+    the rate.
+    """
     resolved([PUBLIC])
     hostile.answers |= {"/small.mp4": body(b"film", "video/mp4"), "/a.mp4": body(bytes(600_000), "video/mp4")}
     hostile.answers["/page"] = body(LICENSED.encode().ljust(300_000))

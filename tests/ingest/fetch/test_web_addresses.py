@@ -1,7 +1,9 @@
-"""Addresses, end to end: whatever a list, a page, a redirect, a manifest or a DNS answer says, nothing private is asked.
+"""Addresses, end to end: whatever a list, a page, a redirect, a manifest or a DNS answer says, nothing
+private is asked.
 
-A second server on loopback, which no exception names, stands for a private service. Names are resolved in the fetch process by
-a list of the test; a public address stands for the hostile site, and is checked as such before the connect is led to loopback.
+A second server on loopback, which no exception names, stands for a private service. Names are resolved in the
+fetch process by a list of the test; a public address stands for the hostile site, and is checked as such
+before the connect is led to loopback.
 """
 
 import json
@@ -121,7 +123,8 @@ def test_an_exception_is_for_the_operators_own_server_in_every_notation(
         "http://{site}%40127.0.0.1:{port}/secret",
         "http://{site}\\@127.0.0.1:{port}/secret",
         "http://127.0.0.1:{port}\\@{site}/secret",
-        "http://{site}/?@127.0.0.1:{port}/secret#@127.0.0.1:{port}/secret",  # the site itself, which has no such page
+        # the site itself, which has no such page
+        "http://{site}/?@127.0.0.1:{port}/secret#@127.0.0.1:{port}/secret",
         "http://user:word@{site}/a.mp4",
     ],
 )
@@ -225,7 +228,9 @@ socket.getaddrinfo, socket.socket.connect = lookup, connect
 
 @pytest.fixture
 def resolved(hostile: HostileSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """resolved(*answers): what `site.example` resolves to in the fetch process, an answer each time; the last one stays."""
+    """resolved(*answers): what `site.example` resolves to in the fetch process, an answer each time; the last
+    one stays.
+    """
 
     def told(*answers: list[str]) -> None:
         names = json.dumps({"site.example": list(answers)})
@@ -250,7 +255,9 @@ def test_a_name_with_a_public_address_is_fetched(
     resolved: Callable[..., None],
     tmp_path: Path,
 ) -> None:
-    """The counter-example to the next two: the patched resolver works, and a dead address among public ones is passed over."""
+    """The counter-example to the next two: the patched resolver works, and a dead address among public ones
+    is passed over.
+    """
     resolved([OTHER_PUBLIC, PUBLIC])
     hostile.answers["/a.mp4"] = body(b"\0film", "video/mp4")
     config = FetchConfig(allow_private=[f"127.0.0.1:{port(hostile)}"])

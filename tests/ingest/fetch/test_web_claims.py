@@ -1,4 +1,6 @@
-"""Content-Type, Content-Length, Content-Encoding and Content-Range are claims: an answer is judged by its bytes."""
+"""Content-Type, Content-Length, Content-Encoding and Content-Range are claims: an answer is judged by its
+bytes.
+"""
 
 import gzip
 import io

@@ -1,4 +1,6 @@
-"""Answers that never end, slow and fast: each item ends with a reason at its cap of time or bytes, and the next one is fetched."""
+"""Answers that never end, slow and fast: each item ends with a reason at its cap of time or bytes, and the
+next one is fetched.
+"""
 
 import itertools
 import time

@@ -1,4 +1,6 @@
-"""The Croissant metadata beside the card: valid, true to the files, and readable by mlcroissant without a network."""
+"""The Croissant metadata beside the card: valid, true to the files, and readable by mlcroissant without a
+network.
+"""
 
 import hashlib
 import json

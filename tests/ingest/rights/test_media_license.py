@@ -1,4 +1,6 @@
-"""Which license a page states of the medium on it: its own statement counts, that of the page's text never does."""
+"""Which license a page states of the medium on it: its own statement counts, that of the page's text never
+does.
+"""
 
 import json
 import time

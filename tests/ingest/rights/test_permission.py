@@ -1,7 +1,8 @@
-"""What a site says of machine use, in every form the field has today: a medium is taken or refused, and before its body.
+"""What a site says of machine use, in every form the field has today: a medium is taken or refused, and
+before its body.
 
-Each row of `STATEMENTS` is what a loopback site says; `REFUSED_BY` is a piece of the detail of the refusal, or "" where the
-medium is taken. The fetch runs in this process, with a fresh memory each time.
+Each row of `STATEMENTS` is what a loopback site says; `REFUSED_BY` is a piece of the detail of the refusal,
+or "" where the medium is taken. The fetch runs in this process, with a fresh memory each time.
 """
 
 import contextlib

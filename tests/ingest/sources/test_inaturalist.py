@@ -1,4 +1,6 @@
-"""iNaturalist: pairs of a photo and a sound from exports and from a loopback API, licensed by both, asked within limits."""
+"""iNaturalist: pairs of a photo and a sound from exports and from a loopback API, licensed by both, asked
+within limits.
+"""
 
 import contextlib
 import csv
@@ -59,7 +61,10 @@ def observation(
 
 
 class Api(ThreadingHTTPServer):
-    """Pages by id_above, and media. `answers` are given first: (status, headers). `asked`: (seconds, query) of the API."""
+    """Pages by id_above, and media.
+
+    `answers` are given first: (status, headers). `asked`: (seconds, query) of the API.
+    """
 
     daemon_threads = True
 

@@ -1,4 +1,6 @@
-"""Lists as people have them: ids that meet, cells that are no text, files beside the list, pieces of longer media."""
+"""Lists as people have them: ids that meet, cells that are no text, files beside the list, pieces of longer
+media.
+"""
 
 import datetime
 import decimal

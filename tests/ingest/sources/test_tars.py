@@ -1,4 +1,6 @@
-"""Other people's tars: what they hold comes out by offset, and one that means harm is one refused row among the others."""
+"""Other people's tars: what they hold comes out by offset, and one that means harm is one refused row among
+the others.
+"""
 
 import io
 import json

@@ -1,4 +1,6 @@
-"""Lists of YouTube ids as datasets publish them become videos and pieces; the license stays YouTube's to state."""
+"""Lists of YouTube ids as datasets publish them become videos and pieces; the license stays YouTube's to
+state.
+"""
 
 import json
 import logging

@@ -1,4 +1,6 @@
-"""YouTube, with yt-dlp's real extractors in the real fetch process, against a recorded one on loopback (tests/fakes/tube.py)."""
+"""YouTube, with yt-dlp's real extractors in the real fetch process, against a recorded one on loopback
+(tests/fakes/tube.py).
+"""
 
 import dataclasses
 import json

@@ -1,4 +1,6 @@
-"""Checkpoints: dying at any storage call of a save costs nothing, retention keeps what is needed, any rank finds its values."""
+"""Checkpoints: dying at any storage call of a save costs nothing, retention keeps what is needed, any rank
+finds its values.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -124,7 +126,9 @@ class Piece:
 
 
 def cut(sizes: dict[str, int], world: int) -> list[list[tuple[str, int, int]]]:
-    """All values of all parameters in a row, dealt out evenly, as ZeRO 1 does: a parameter may begin and end anywhere."""
+    """All values of all parameters in a row, dealt out evenly, as ZeRO 1 does: a parameter may begin and end
+    anywhere.
+    """
     total, at, ranks = sum(sizes.values()), 0, [[] for _ in range(world)]  # type: ignore[var-annotated]
     share = -(-total // world)
     for name, size in sizes.items():

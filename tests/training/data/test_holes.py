@@ -1,4 +1,6 @@
-"""What was removed or is damaged weighs nothing: in the loss that is minimised, in what is logged, in validation."""
+"""What was removed or is damaged weighs nothing: in the loss that is minimised, in what is logged, in
+validation.
+"""
 
 import copy
 import io

@@ -1,4 +1,6 @@
-"""The loader: an order that depends on (snapshot, seed, epoch) alone, every sample once per epoch, damage never passed on."""
+"""The loader: an order that depends on (snapshot, seed, epoch) alone, every sample once per epoch, damage
+never passed on.
+"""
 
 import io
 import time

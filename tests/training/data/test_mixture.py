@@ -1,4 +1,6 @@
-"""Mixtures: every dataset goes round by itself, at its weight, at every world size, from every position; only what was made alike."""
+"""Mixtures: every dataset goes round by itself, at its weight, at every world size, from every position; only
+what was made alike.
+"""
 
 import json
 from collections import Counter

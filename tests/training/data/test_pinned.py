@@ -1,4 +1,6 @@
-"""A run goes on with the content that it pinned, wherever it lies; what is held out, and what is buried meanwhile, is not learnt."""
+"""A run goes on with the content that it pinned, wherever it lies; what is held out, and what is buried
+meanwhile, is not learnt.
+"""
 
 import json
 import logging

@@ -1,4 +1,7 @@
-"""The front end: AudioLDM's literal shapes, the filter bank's place of a tone, and the way back to a waveform."""
+"""The front end:
+
+AudioLDM's literal shapes, the filter bank's place of a tone, and the way back to a waveform.
+"""
 
 import math
 

@@ -1,4 +1,6 @@
-"""Numbers of sampling and whitening: the sampler's times, guidance, statistics of what never varied, decoders that diverged."""
+"""Numbers of sampling and whitening: the sampler's times, guidance, statistics of what never varied, decoders
+that diverged.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,6 @@
-"""Contrastive training: whose negatives are whose, the same loss at every number of workers, and batches of many media."""
+"""Contrastive training: whose negatives are whose, the same loss at every number of workers, and batches of
+many media.
+"""
 
 import json
 import subprocess

@@ -1,7 +1,9 @@
-"""compile=true: the same losses and gradients as without, checkpoints that either may go on from, and no start without a compiler.
+"""compile=true: the same losses and gradients as without, checkpoints that either may go on from, and no
+start without a compiler.
 
-Compiling takes half a minute and more: `make chaos`, with STILLSOUND_SLOW=1. "small" is the part that torch 2.13 got wrong, a
-nearest upsampling between residual blocks, inside the same training loop; "tiny" is the preset.
+Compiling takes half a minute and more: `make chaos`, with STILLSOUND_SLOW=1. "small" is the part that torch
+2.13 got wrong, a nearest upsampling between residual blocks, inside the same training loop; "tiny" is the
+preset.
 """
 
 import json
@@ -30,7 +32,9 @@ from training.train import train
 
 
 class Small(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """[b, c, t, f] -> [b, c, t, f]: half the size, a residual block that sees time and image, and back to another."""
+    """[b, c, t, f] -> [b, c, t, f]: half the size, a residual block that sees time and image, and back to
+    another.
+    """
 
     @register_to_config
     def __init__(self, channels: int, image_dim: int):

@@ -1,4 +1,6 @@
-"""Validation by the averaged weights: the loss of what ships, at every ZeRO stage, without a bit of the training changed."""
+"""Validation by the averaged weights: the loss of what ships, at every ZeRO stage, without a bit of the
+training changed.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""wandb=PROJECT, offline: the run's own numbers and nothing else are in W&B's file, under one id however often it starts again."""
+"""wandb=PROJECT, offline: the run's own numbers and nothing else are in W&B's file, under one id however
+often it starts again.
+"""
 
 import json
 import struct
@@ -29,7 +31,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(autouse=True)
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing of the machine's own settings; W&B reads them once per process, so it is ended after each test."""
+    """Nothing of the machine's own settings;
+
+    W&B reads them once per process, so it is ended after each test.
+    """
     for name, value in {
         "HOME": str(tmp_path / "home"),
         "WANDB_MODE": "offline",
@@ -43,7 +48,10 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def records(path: Path) -> Iterator[Record]:
-    """Of a run's file: LevelDB's log format after seven bytes of W&B's, a record cut into pieces where it crosses a block."""
+    """Of a run's file:
+
+    LevelDB's log format after seven bytes of W&B's, a record cut into pieces where it crosses a block.
+    """
     content, at, whole = path.read_bytes(), HEADER, b""
     assert content[:4] == b":W&B"
     while at + HEADER <= len(content):
