@@ -22,8 +22,8 @@ from pathlib import Path
 
 import ffmpeg
 
-from cluster.dataset import UnitTask, WorkItem
-from cluster.units import cpu_seconds
+from cluster.pool import cpu_seconds
+from cluster.worklist import UnitTask, WorkItem
 from ingest.clip.clipper import ClipConfig
 from ingest.ffmpeg import ffmpeg_exe
 from ingest.scrape import ScrapeConfig, ScrapeStage

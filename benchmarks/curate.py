@@ -201,7 +201,7 @@ def cut(paths: list[Path], mode: str, clip_s: float) -> list[Row]:
 def curated(rows: list[Row], folder: Path) -> tuple[dict[str, str], float]:
     """What was buried of a dataset of these rows, key -> reason, and the seconds it took."""
     dataset = Dataset.create_or_open(str(folder / "clips"), "clips", {}, [])
-    dataset.append_items([("all", {})], 1)
+    dataset.worklist.append([("all", {})], 1)
     dataset.commit("u0000000", 0, write_shard(folder, rows, CLIP_COLUMNS), {})
     started = time.monotonic()
     curate(CurateConfig(dataset.uri))

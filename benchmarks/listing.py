@@ -37,7 +37,7 @@ from tests.fakes.servers import environment, moto, new_bucket
 
 def fill(dataset: Dataset) -> None:
     """Commits every unit: the first by the protocol, the others as it would have, without a sync each."""
-    tasks = dataset.iter_units()
+    tasks = dataset.worklist.iter_units()
     first = next(tasks)
     do_unit(dataset, noop_stage, first, frozenset())
     commit = dataset.read_commit(f"commits/{first.unit}.0.json")

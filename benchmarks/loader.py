@@ -60,9 +60,9 @@ def make(uri: str, samples: int) -> Dataset:
     """Random latents in tars of 256, by the real commit protocol."""
     rng = np.random.default_rng(0)
     dataset = Dataset.create_or_open(uri, "latents", {"mel": asdict(MelConfig())}, [])
-    dataset.append_items(((f"item{n}", {}) for n in range(samples // PER_TAR)), 1)
+    dataset.worklist.append(((f"item{n}", {}) for n in range(samples // PER_TAR)), 1)
     columns = pa.schema([("split", pa.string())])
-    for task in dataset.units():
+    for task in dataset.worklist.units():
         latents = rng.standard_normal((PER_TAR, *LATENT_SHAPE), np.float32).astype(np.float16)
         images = rng.standard_normal((PER_TAR, IMAGE_DIM), np.float32).astype(np.float16)
         members = [

@@ -24,8 +24,9 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from cluster.dataset import Dataset, UnitTask
+from cluster.dataset import Dataset
 from cluster.pool import do_unit
+from cluster.worklist import UnitTask
 from ingest.clip.clipper import ClipConfig, FrameConfig
 from ingest.scrape import ScrapeConfig, scrape
 from ingest.sources.registry import SourceConfig
@@ -126,7 +127,7 @@ def measure(clips: int, rounds: int, threads: int) -> dict[str, object]:
             decoded = [read_clip(tars[row["unit"]], row["members"], stage.image_config) for row in rows]
             wavs, pixels = (torch.stack(list(part)) for part in zip(*decoded, strict=True))
             bare(stage, wavs[:BATCH], pixels[:BATCH])  # warms up
-            seconds = sum(whole(stage, output, task) for task in output.units())
+            seconds = sum(whole(stage, output, task) for task in output.worklist.units())
             pairs.append((len(rows) / seconds, len(rows) / bare(stage, wavs, pixels)))
             stage.close()
         errors = bf16_errors(stage, wavs[:BATCH], pixels[:BATCH])

@@ -24,10 +24,11 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
-from cluster.dataset import Dataset, UnitTask
-from cluster.pool import do_unit
+from cluster.dataset import Dataset
+from cluster.pool import UnitOutput, do_unit
 from cluster.shards import Row, write_shard
-from cluster.units import UnitOutput, run_units
+from cluster.units import run_units
+from cluster.worklist import UnitTask
 
 COLUMNS = pa.schema([("number", pa.int32())])
 MARKS = (0.1, 0.5, 1.0)  # of all units: where memory is told
@@ -43,7 +44,7 @@ def noop_stage(task: UnitTask, scratch: Path) -> UnitOutput:
 
 def make(uri: Path | str, units: int) -> Dataset:
     dataset = Dataset.create_or_open(str(uri), "numbers", {}, [])
-    dataset.append_items(
+    dataset.worklist.append(
         ((f"item{n:09d}", {"n": n, "url": f"https://example.org/watch?v={n:011d}"}) for n in range(units)), 1
     )
     return dataset
@@ -53,7 +54,7 @@ def in_process(folder: Path, units: int) -> float:
     """Units per second of a bare loop."""
     dataset = make(folder / "in_process", units)
     started = time.monotonic()
-    for task in dataset.iter_units():
+    for task in dataset.worklist.iter_units():
         do_unit(dataset, noop_stage, task, frozenset())
     return units / (time.monotonic() - started)
 

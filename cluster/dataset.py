@@ -2,8 +2,8 @@
 between rooms).
 
     dataset = Dataset.create_or_open(uri, "clips", config, parents=[])
-    dataset.append_items(items, unit_size=8)          # new items become new units; known ids are skipped
-    dataset.commit(unit, 0, shard, facts)             # data first, the commit object last
+    dataset.worklist.append(items, unit_size=8)        # new items become new units; known ids are skipped
+    dataset.commit(unit, 0, shard, statistics)        # data first, the commit object last
     Dataset.open(uri).snapshot()                      # what a training run or a derived dataset pins
 
 Readers trust commits only, and no object is ever overwritten. It does not run
@@ -11,13 +11,10 @@ work (cluster.units does) and does not know what a sample is.
 """
 
 import datetime
-import functools
 import hashlib
 import io
-import itertools
 import json
 import logging
-import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -25,57 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cluster.seals import open_json, open_table, seal_json, seal_table
+from cluster.objects import RESTORE, DamagedDatasetError, list_own, open_list
+from cluster.seals import open_json, seal_json, seal_table
 from cluster.shards import Shard
 from cluster.storage import Store, file_sha256, open_store
-from configs.load import StoppedError, UserError, describe_difference, semantic_hash
+from cluster.worklist import WorkList
+from configs.load import UserError, describe_difference, semantic_hash
 
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
-LIST_ITEMS = 50_000
-LIST_ROWS = 2_000
-WORKLIST = pa.schema(
-    [("unit", pa.string()), ("item_id", pa.string()), ("attempt", pa.int32()), ("payload", pa.string())]
-)
 TOMBSTONE = pa.schema([("key", pa.string()), ("reason", pa.string()), ("date", pa.string())])
-NUMBER = "(?:0|[1-9][0-9]*)"
-OWN_NAMES = {
-    "worklist": r"[0-9]{6,}\.parquet",
-    "commits": rf"[\w-]+\.{NUMBER}\.json",
-    "tombstones": r"[0-9]{6,}\.parquet",
-    "again": r"[\w-]+",
-    "shards": r"[\w-]+-[0-9a-f]{16}\.tar",
-    "index": r"[\w-]+-[0-9a-f]{16}\.parquet",
-}
-"""What a dataset writes into each of its folders; any other file there is somebody else's (Thumbs.db, an editor's backup)."""
-RESTORE = "restore it from a copy of the dataset"
-
-
-class DamagedDatasetError(OSError, StoppedError):
-    """An object of a dataset is missing or has other bytes than were written.
-
-    One line, which names the object.
-    """
-
-
-@dataclass(frozen=True)
-class WorkItem:
-    """One entry of the work list: `attempt` 0 at first, higher in follow-up units of retryable failures."""
-
-    item_id: str
-    attempt: int
-    payload: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class UnitTask:
-    """A fixed slice of the work list: what one worker does in one go."""
-
-    unit: str
-    items: list[WorkItem]
 
 
 @dataclass(frozen=True)
@@ -91,7 +49,7 @@ class Part:
 class Commit:
     """The record that makes a unit's shard visible;
 
-    `facts` are plain numbers a stage wants merged over the dataset.
+    `statistics` are plain numbers a stage wants merged over the dataset; `facts` in the stored JSON.
     """
 
     unit: str
@@ -100,15 +58,19 @@ class Commit:
     index: Part
     counts: dict[str, int]
     semantic_hash: str
-    facts: dict[str, Any] = field(default_factory=dict)
+    statistics: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        data = asdict(self)
+        data["facts"] = data.pop("statistics")
+        return data
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> "Commit":
         tar = Part(**data["tar"]) if data["tar"] else None
-        return Commit(**{**data, "tar": tar, "index": Part(**data["index"])})
+        statistics = data.get("facts", {})
+        known = {name: value for name, value in data.items() if name != "facts"}
+        return Commit(**{**known, "tar": tar, "index": Part(**data["index"]), "statistics": statistics})
 
 
 @dataclass(frozen=True)
@@ -144,6 +106,7 @@ class Dataset:
     def __init__(self, store: Store, meta: dict[str, Any]):
         self.store = store
         self.meta = meta
+        self.worklist = WorkList(store)
         self.uri = store.uri
 
     @staticmethod
@@ -192,87 +155,6 @@ class Dataset:
             return existing
         return Dataset(store, meta)
 
-    def append_items(
-        self, items: Iterable[tuple[str, dict[str, Any]]], unit_size: int, attempt: int = 0
-    ) -> int:
-        """Appends the items not yet listed (by id and attempt) as new units of `unit_size`; returns how many
-        were new.
-
-        Reads `items` as it goes, a list file for each `LIST_ITEMS`. Safe against a second driver appending at
-        the same time: a list file is created only if absent, else all is looked at again.
-        """
-        source, added = iter(items), 0
-        while chunk := dict(itertools.islice(source, LIST_ITEMS)):
-            added += self._append_chunk(chunk, unit_size, attempt)
-        return added
-
-    def _append_chunk(self, items: dict[str, dict[str, Any]], unit_size: int, attempt: int) -> int:
-        while True:
-            names = self._worklist_files()
-            fresh = pa.array(items)
-            for name in names:
-                known = self._open_list(name).read(["item_id", "attempt"])
-                known = known.filter(pc.equal(known["attempt"], attempt))["item_id"]
-                fresh = fresh.filter(pc.invert(pc.is_in(fresh, value_set=known.combine_chunks())))
-            if not len(fresh):
-                return 0
-            ids = fresh.to_pylist()
-            table = _worklist_table(
-                {item_id: items[item_id] for item_id in ids}, self.count_units(), unit_size, attempt
-            )
-            data = seal_table(table, LIST_ROWS)
-            try:
-                self.store.put(f"worklist/{len(names):06d}.parquet", data)
-                return len(ids)
-            except FileExistsError:
-                continue
-
-    def units(self) -> list[UnitTask]:
-        """Every unit of the work list, in order."""
-        return list(self.iter_units())
-
-    def iter_units(self, first: int = 0) -> Iterator[UnitTask]:
-        """The units of the work list from number `first` on, in order, a few at a time in memory."""
-        unit, items = "", list[WorkItem]()
-        for row in self._iter_worklist(first, None):
-            if row["unit"] != unit and items:
-                yield UnitTask(unit, items)
-                items = []
-            unit = row["unit"]
-            items.append(WorkItem(row["item_id"], row["attempt"], json.loads(row["payload"])))
-        if items:
-            yield UnitTask(unit, items)
-
-    def unit_attempts(self, first: int = 0) -> Iterator[tuple[str, int]]:
-        """Name and attempt of the units from number `first` on, without their items."""
-        last = ""
-        for row in self._iter_worklist(first, ["unit", "attempt"]):
-            if row["unit"] != last:
-                last = row["unit"]
-                yield last, row["attempt"]
-
-    def count_units(self) -> int:
-        """How many units the work list has; they are numbered from 0."""
-        names = self._worklist_files()
-        if not names:
-            return 0
-        file = self._open_list(names[-1])
-        return 1 + int(file.read_row_group(file.num_row_groups - 1, ["unit"])["unit"][-1].as_py()[1:])
-
-    def ask_again(self, unit: str) -> None:
-        """Notes, before its commit, that a unit has rows worth another attempt: so no commit is read in
-        search of them.
-        """
-        self.store.put(f"again/{unit}", b"")
-
-    def asking_again(self) -> list[str]:
-        """The units with such a note."""
-        return [name.removeprefix("again/") for name in self.list_own("again")]
-
-    def asked_again(self, unit: str) -> None:
-        """Takes the note away: the next attempt is listed."""
-        self.store.delete(f"again/{unit}")
-
     def commits_of(self, units: Iterable[str]) -> dict[str, Commit]:
         """The first commit of each of these units that has one."""
         found = {}
@@ -285,7 +167,7 @@ class Dataset:
 
     def committed_units(self) -> set[str]:
         """Names of units with any commit, by a fresh listing."""
-        return {name.removeprefix("commits/").split(".")[0] for name in self.list_own("commits")}
+        return {name.removeprefix("commits/").split(".")[0] for name in list_own(self.store, "commits")}
 
     def commits(self) -> dict[str, Commit]:
         """The commit of the highest generation of each unit.
@@ -304,7 +186,7 @@ class Dataset:
     def commit_names(self) -> list[str]:
         """The object of the highest generation of each unit, in order of the units."""
         newest: dict[str, tuple[int, str]] = {}
-        for name in self.list_own("commits"):
+        for name in list_own(self.store, "commits"):
             unit, generation, _ = name.removeprefix("commits/").split(".")
             newest[unit] = max(newest.get(unit, (-1, "")), (int(generation), name))
         return [name for _, (_, name) in sorted(newest.items())]
@@ -348,7 +230,7 @@ class Dataset:
             for row in (table.select(columns) if columns else table).to_pylist():
                 yield {"unit": commit.unit, **row}
 
-    def commit(self, unit: str, generation: int, shard: Shard, facts: dict[str, Any]) -> Commit:
+    def commit(self, unit: str, generation: int, shard: Shard, statistics: dict[str, Any]) -> Commit:
         """Uploads a built shard, data first, and publishes its commit last. Losing the race to another worker
         is fine.
 
@@ -359,7 +241,7 @@ class Dataset:
         if tar and shard.tar:
             self.store.put_file(tar.name, shard.tar)
         self.store.put_file(index.name, shard.index)
-        commit = Commit(unit, generation, tar, index, shard.counts, self.meta["semantic_hash"], facts)
+        commit = Commit(unit, generation, tar, index, shard.counts, self.meta["semantic_hash"], statistics)
         name = f"commits/{unit}.{generation}.json"
         try:
             self.store.put(name, seal_json(commit.to_json()))
@@ -375,7 +257,7 @@ class Dataset:
         today = datetime.date.today().isoformat()
         rows = [{"key": key, "reason": reason, "date": today} for key, reason in sorted(keys.items())]
         data = seal_table(pa.Table.from_pylist(rows, schema=TOMBSTONE))
-        number = len(self.list_own("tombstones"))
+        number = len(list_own(self.store, "tombstones"))
         while True:
             try:
                 return self.store.put(f"tombstones/{number:06d}.parquet", data)
@@ -388,56 +270,13 @@ class Dataset:
 
     def buried(self) -> dict[str, str]:
         """Key -> reason of every tombstone; the newest reason where there are several."""
-        names = self.list_own("tombstones")
-        tables = (self._open_list(name).read() for name in names)
+        names = list_own(self.store, "tombstones")
+        tables = (open_list(self.store, name).read() for name in names)
         return {
             key: reason
             for table in tables
             for key, reason in zip(table["key"].to_pylist(), table["reason"].to_pylist(), strict=True)
         }
-
-    def _worklist_files(self) -> list[str]:
-        return self.list_own("worklist")
-
-    def list_own(self, folder: str) -> list[str]:
-        """The names of the dataset's own objects in `folder`.
-
-        Files of others are ignored, and logged once per process.
-        """
-        own, strangers = list[str](), list[str]()
-        for name in self.store.list(folder):
-            is_own = re.fullmatch(OWN_NAMES[folder], name.removeprefix(f"{folder}/"))
-            (own if is_own else strangers).append(name)
-        _warn_of_strangers(self.uri, tuple(strangers))
-        return own
-
-    def _open_list(self, name: str) -> pq.ParquetFile:
-        """A file of the work list or of tombstones.
-
-        `DamagedDatasetError` where it has other bytes than were written.
-        """
-        try:
-            return open_table(self.store.read(name))
-        except ValueError as error:
-            raise DamagedDatasetError(f"{self.uri}/{name}: damaged: {error}; {RESTORE}") from None
-
-    def _iter_worklist(self, first: int, columns: list[str] | None) -> Iterator[dict[str, Any]]:
-        start = f"u{first:07d}"
-        for name in self._worklist_files():
-            file = self._open_list(name)
-            for group in range(file.num_row_groups):
-                if file.metadata.row_group(group).column(0).statistics.max >= start:
-                    yield from (
-                        row for row in file.read_row_group(group, columns).to_pylist() if row["unit"] >= start
-                    )
-
-
-@functools.cache
-def _warn_of_strangers(uri: str, names: tuple[str, ...]) -> None:
-    """One warning per process for the same names."""
-    if names:
-        shown = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
-        log.warning("%s: %d files are not of this dataset and are ignored: %s", uri, len(names), shown)
 
 
 def _identity(config: dict[str, Any], parents: list[dict[str, Any]]) -> dict[str, Any]:
@@ -466,18 +305,3 @@ def _read_table(data: bytes) -> pa.Table:
     after.
     """
     return pq.ParquetFile(io.BytesIO(data)).read()
-
-
-def _worklist_table(
-    items: dict[str, dict[str, Any]], first_unit: int, unit_size: int, attempt: int
-) -> pa.Table:
-    rows = [
-        {
-            "unit": f"u{first_unit + place // unit_size:07d}",
-            "item_id": item_id,
-            "attempt": attempt,
-            "payload": json.dumps(payload, sort_keys=True),
-        }
-        for place, (item_id, payload) in enumerate(items.items())
-    ]
-    return pa.Table.from_pylist(rows, schema=WORKLIST)

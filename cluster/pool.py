@@ -22,10 +22,11 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
-from cluster.dataset import Dataset, UnitTask
+from cluster.dataset import Dataset
 from cluster.scratch import scratch_folder, sweep
 from cluster.shards import Row, Shard, write_shard
 from cluster.storage import StorageDownError
+from cluster.worklist import UnitTask
 
 log = logging.getLogger(__name__)
 MAX_TRIES = 3
@@ -42,7 +43,7 @@ class UnitOutput:
     """
 
     shard: Shard
-    facts: dict[str, Any] = field(default_factory=dict)
+    statistics: dict[str, Any] = field(default_factory=dict)
     retryable: int = 0
 
 
@@ -98,8 +99,8 @@ def do_unit(dataset: Dataset, stage: Stage, task: UnitTask, retryable: frozenset
             num_bytes = 0
         else:
             if any(name.removeprefix("refused:") in retryable for name in counts):
-                dataset.ask_again(task.unit)
-            commit = dataset.commit(task.unit, 0, output.shard, output.facts)
+                dataset.worklist.mark_retryable(task.unit)
+            commit = dataset.commit(task.unit, 0, output.shard, output.statistics)
             counts, num_bytes = commit.counts, commit.index.size + (commit.tar.size if commit.tar else 0)
     return Outcome(task.unit, counts, num_bytes, time.monotonic() - started, deferred=deferred)
 

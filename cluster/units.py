@@ -38,7 +38,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from cluster.dataset import Dataset, UnitTask
+from cluster.dataset import Dataset
 from cluster.pool import (
     CRASHED,
     LocalPool,
@@ -46,13 +46,10 @@ from cluster.pool import (
     PoolConfig,
     RayPool,
     StageFactory,
-    UnitOutput,
-    cpu_seconds,
-    ensure_ray,
 )
+from cluster.worklist import UnitTask
 from configs.load import StoppedError, UserError
 
-__all__ = ["RunSummary", "UnitOutput", "UnitTask", "cpu_seconds", "ensure_ray", "run_units"]
 log = logging.getLogger(__name__)
 FOLLOW_UP_UNIT_SIZE = 4
 ATTEMPTS_PER_RUN = 2
@@ -128,7 +125,8 @@ def run_units(
             passing = follow_up(dataset, config.retryable, max_attempts)
             attempts = ATTEMPTS_PER_RUN if first_unit else max_attempts
             wanted = [
-                attempt < attempts and unit not in done for unit, attempt in dataset.unit_attempts(first_unit)
+                attempt < attempts and unit not in done
+                for unit, attempt in dataset.worklist.unit_attempts(first_unit)
             ]
             if not any(wanted):
                 break
@@ -139,7 +137,7 @@ def run_units(
             _do(
                 dataset.uri,
                 pool,
-                itertools.compress(dataset.iter_units(first_unit), wanted),
+                itertools.compress(dataset.worklist.iter_units(first_unit), wanted),
                 sum(wanted),
                 summary,
                 progress,
@@ -180,8 +178,10 @@ def follow_up(dataset: Dataset, retryable: frozenset[str], max_attempts: int) ->
     Workers leave a note before they commit a unit that has such rows, so no commit has to be read to find
     them; a note is taken away when its items are listed.
     """
-    commits = dataset.commits_of(dataset.asking_again())
-    tasks = {task.unit: task for task in dataset.iter_units() if task.unit in commits} if commits else {}
+    commits = dataset.commits_of(dataset.worklist.retryable_units())
+    tasks = (
+        {task.unit: task for task in dataset.worklist.iter_units() if task.unit in commits} if commits else {}
+    )
     again: dict[tuple[int, int], list[tuple[str, dict[str, Any]]]] = {}
     passing = False
     for unit, commit in sorted(commits.items()):
@@ -193,9 +193,9 @@ def follow_up(dataset: Dataset, retryable: frozenset[str], max_attempts: int) ->
                 again.setdefault((item.attempt + 1, size), []).append((item.item_id, item.payload))
                 passing |= row["reason"] != CRASHED
     for (attempt, size), found in sorted(again.items()):
-        dataset.append_items(found, size, attempt)
+        dataset.worklist.append(found, size, attempt)
     for unit in commits:
-        dataset.asked_again(unit)
+        dataset.worklist.clear_retryable(unit)
     return passing
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.dataset import Commit, Dataset
+from cluster.objects import list_own
 from configs.load import UserError
 
 WEEK_S = 7 * 24 * 3600.0
@@ -77,8 +78,8 @@ def find_garbage(dataset: Dataset, config: GcConfig, now_s: float) -> Iterator[G
     `UserError` where one of those commits is damaged: nobody can say what it names.
     """
     names = [
-        *dataset.list_own("shards"),
-        *dataset.list_own("index"),
+        *list_own(dataset.store, "shards"),
+        *list_own(dataset.store, "index"),
     ]  # before the commits: one made since is seen
     try:
         newest = dataset.commits()
@@ -102,7 +103,7 @@ def find_garbage(dataset: Dataset, config: GcConfig, now_s: float) -> Iterator[G
 def _superseded(dataset: Dataset) -> Iterator[tuple[str, str]]:
     """(a commit's name, that of the next generation of its unit)."""
     generations: dict[str, list[int]] = {}
-    for name in dataset.list_own("commits"):
+    for name in list_own(dataset.store, "commits"):
         unit, generation, _ = name.removeprefix("commits/").split(".")
         generations.setdefault(unit, []).append(int(generation))
     for unit, found in sorted(generations.items()):

@@ -29,8 +29,9 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
-from cluster.dataset import Dataset, UnitTask
+from cluster.dataset import Dataset
 from cluster.scratch import scratch_folder
+from cluster.worklist import UnitTask
 from configs.load import UserError
 from ingest.fetch.fetcher import FetchConfig, Fetcher
 from ingest.licenses import allowed
@@ -173,7 +174,7 @@ def _ask_batch(
 def _due(dataset: Dataset, since: datetime.datetime, tally: Counter[str]) -> Iterator[Work]:
     """Units with kept samples that no tombstone names, and their items that were not asked `since` then."""
     commits, buried = dataset.commits(), dataset.tombstones()
-    for task in dataset.iter_units():
+    for task in dataset.worklist.iter_units():
         if task.unit not in commits:
             continue
         rows = dataset.read_index(commits[task.unit]).select(["item_id", "key", "status"]).to_pylist()

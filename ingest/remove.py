@@ -163,7 +163,7 @@ def rewrite_unit(dataset: Dataset, commit: Commit, match: Match, reason: str) ->
     while any(match(row) and not _is_empty(row, reason) for row in dataset.read_index(commit).to_pylist()):
         with scratch_folder(commit.unit) as scratch:
             shard = _without(dataset, commit, match, reason, Path(scratch))
-            commit = dataset.commit(commit.unit, commit.generation + 1, shard, commit.facts)
+            commit = dataset.commit(commit.unit, commit.generation + 1, shard, commit.statistics)
 
 
 def _wanted(config: RemoveConfig) -> set[str]:
@@ -208,7 +208,9 @@ def _pending(dataset: Dataset, config: RemoveConfig, wanted: set[str]) -> int:
     bans, done = _bans(config, wanted), dataset.committed_units()
     if not bans:
         return 0
-    items = (item.payload for task in dataset.iter_units() if task.unit not in done for item in task.items)
+    items = (
+        item.payload for task in dataset.worklist.iter_units() if task.unit not in done for item in task.items
+    )
     return sum(bool(bans & _bans_of_listed(item)) for item in items)
 
 
@@ -221,7 +223,7 @@ def _bans_of_listed(payload: dict[str, Any]) -> set[str]:
 
 def _listed(dataset: Dataset, wanted: set[str]) -> set[str]:
     """The words by which an item of the work list is called."""
-    items = (item for task in dataset.iter_units() for item in task.items)
+    items = (item for task in dataset.worklist.iter_units() for item in task.items)
     return wanted & {
         word for item in items for word in (item.item_id, item.payload.get("id"), item.payload.get("medium"))
     }

@@ -22,9 +22,11 @@ from typing import Any
 import numpy as np
 
 from cluster.dataset import Dataset
+from cluster.pool import UnitOutput
 from cluster.scratch import scratch_folder
 from cluster.shards import Row, write_shard
-from cluster.units import RunSummary, UnitOutput, UnitTask, run_units
+from cluster.units import RunSummary, run_units
+from cluster.worklist import UnitTask
 from configs.load import UserError, operational, semantic_dict
 from ingest.clip.clipper import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits
 from ingest.clip.filter import FilterConfig, judge_clip
@@ -90,7 +92,7 @@ def scrape(config: ScrapeConfig, progress: bool = True) -> RunSummary:
     bans = frozenset(key for key in dataset.tombstones() if ":" in key)
     wanted = _allowed(itertools.chain([first], items), bans)
     listed = ((f"{item.source}:{item.id}", asdict(item)) for item in _warning_of_moved(dataset, wanted))
-    log.info("%d items are new", dataset.append_items(listed, config.unit_size))
+    log.info("%d items are new", dataset.worklist.append(listed, config.unit_size))
     return run_units(
         dataset,
         partial(ScrapeStage, config, bans),
@@ -133,7 +135,7 @@ def _warning_of_moved(dataset: Dataset, items: Iterable[Item]) -> Iterator[Item]
         yield item
     if first:
         id = f"{first.source}:{first.id}"
-        listed = (work for task in dataset.iter_units() for work in task.items)
+        listed = (work for task in dataset.worklist.iter_units() for work in task.items)
         was = next((work.payload.get("url") for work in listed if work.item_id == id), "")
         told = "%d ids are listed already for another place (%s): these stay; for other media, use another output"
         log.warning(told, moved, without_tokens(f"{id} was {was}, is {first.url}"))
@@ -144,7 +146,7 @@ class _Places:
 
     def __init__(self, dataset: Dataset):
         ids, places = array("Q"), array("Q")
-        for task in dataset.iter_units():
+        for task in dataset.worklist.iter_units():
             for work in task.items:
                 ids.append(_hash(work.item_id))
                 places.append(_hash(_place(work.payload)))

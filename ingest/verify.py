@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator
 
 from cluster.dataset import Commit, Dataset, Part
+from cluster.objects import list_own
 from cluster.shards import verify_member
 from cluster.storage import open_store
 from configs.load import UserError
@@ -30,7 +31,7 @@ def verify(uri: str) -> Iterator[str]:
     )  # rows of latents are of the clips' items, not of the list's
     seen: dict[str, str] = {}
     newest = set(dataset.commit_names())
-    for name in dataset.list_own("commits"):
+    for name in list_own(dataset.store, "commits"):
         try:
             commit = dataset.read_commit(name)
         except OSError as error:
@@ -58,7 +59,7 @@ def _listed(dataset: Dataset) -> tuple[dict[str, int], list[str]]:
     """
     listed: dict[str, int] = {}
     try:
-        for task in dataset.iter_units():
+        for task in dataset.worklist.iter_units():
             listed[task.unit] = hash(frozenset(item.item_id for item in task.items))
     except OSError as error:
         return {}, [str(error)]

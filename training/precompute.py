@@ -23,10 +23,12 @@ import soundfile
 import torch
 
 from cluster.dataset import Commit, Dataset
+from cluster.pool import UnitOutput
 from cluster.scratch import scratch_folder
 from cluster.shards import Row, verify_member, write_shard
 from cluster.storage import absolute
-from cluster.units import RunSummary, UnitOutput, UnitTask, run_units
+from cluster.units import RunSummary, run_units
+from cluster.worklist import UnitTask
 from configs.load import UserError, operational
 from ingest.pixels import PictureError
 from training.data.heldout import HELD_OUT
@@ -139,7 +141,7 @@ def prepare(config: PrecomputeConfig) -> tuple[Dataset, Callable[[], "Precompute
     items = [
         (f"{commit.unit}.{commit.generation}", {"commit": commit.to_json()}) for commit in snapshot.commits
     ]
-    output.append_items(items, unit_size=1)
+    output.worklist.append(items, unit_size=1)
     return output, partial(PrecomputeStage, parent.uri, output.uri, mel, config)
 
 

@@ -32,9 +32,9 @@ from rich.progress import (
 )
 
 from cluster.jsonl import last_line, read_lines
+from cluster.pool import ensure_ray
 from cluster.scratch import scratch_folder
 from cluster.storage import Store, open_store
-from cluster.units import ensure_ray
 from configs.load import StoppedError
 from training.run.engine import ensure_process_group, wants_gpu
 from training.run.history import EVENTS, FINISHED, events, finished_step

@@ -111,8 +111,10 @@ class Survey:
 def survey(dataset: Dataset) -> Survey:
     """The numbers of everything that is committed; tombstones count as refused for their reason."""
     found, buried = Survey(), dataset.buried()
-    later = {unit for unit, attempt in dataset.unit_attempts() if attempt}
-    found.listed = sum(len(task.items) for task in dataset.iter_units() if task.items[0].attempt == 0)
+    later = {unit for unit, attempt in dataset.worklist.unit_attempts() if attempt}
+    found.listed = sum(
+        len(task.items) for task in dataset.worklist.iter_units() if task.items[0].attempt == 0
+    )
     for commit in dataset.iter_commits():
         found.num_bytes += commit.tar.size if commit.tar else 0
         _count_unit(found, dataset.read_index(commit).select(COLUMNS), buried, follow_up=commit.unit in later)

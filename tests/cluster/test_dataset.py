@@ -14,10 +14,12 @@ import ray
 import webdataset
 from ray import cloudpickle
 
-from cluster.dataset import Dataset, Snapshot, UnitTask
+from cluster.dataset import Dataset, Snapshot
+from cluster.pool import UnitOutput
 from cluster.shards import Row, write_shard
 from cluster.storage import FolderStore, open_store
-from cluster.units import UnitOutput, run_units
+from cluster.units import run_units
+from cluster.worklist import UnitTask
 from configs.load import UserError
 
 COLUMNS = pa.schema([("n", pa.int64())])
@@ -48,7 +50,7 @@ def numbers(count: int):
 
 def make(uri: str, count: int = 20) -> Dataset:
     dataset = Dataset.create_or_open(uri, "numbers", {"rate": 1}, [])
-    dataset.append_items(numbers(count), unit_size=4)
+    dataset.worklist.append(numbers(count), unit_size=4)
     return dataset
 
 
@@ -88,9 +90,11 @@ def test_two_drivers_may_append_at_once(tmp_path: Path, monkeypatch) -> None:
         put(store, name, data)
 
     monkeypatch.setattr(FolderStore, "put", overtaken)
-    assert dataset.append_items(numbers(9), unit_size=4) == 2
-    ids = [item.item_id for task in dataset.units() for item in task.items]
-    assert ids == [f"item{n}" for n in range(9)] and len({task.unit for task in dataset.units()}) == 3
+    assert dataset.worklist.append(numbers(9), unit_size=4) == 2
+    ids = [item.item_id for task in dataset.worklist.units() for item in task.items]
+    assert (
+        ids == [f"item{n}" for n in range(9)] and len({task.unit for task in dataset.worklist.units()}) == 3
+    )
 
 
 def test_the_highest_generation_of_a_unit_wins_and_changes_the_snapshot(tmp_path: Path) -> None:
@@ -118,9 +122,9 @@ def test_a_dataset_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 def test_units_are_a_fixed_slice_and_new_items_only_append(tmp_path: Path) -> None:
     dataset = make(str(tmp_path), 10)
-    before = dataset.units()
-    assert dataset.append_items(numbers(13), unit_size=4) == 3
-    after = dataset.units()
+    before = dataset.worklist.units()
+    assert dataset.worklist.append(numbers(13), unit_size=4) == 3
+    after = dataset.worklist.units()
     assert after[: len(before)] == before
     ids = [item.item_id for task in after for item in task.items]
     assert sorted(ids) == sorted(f"item{n}" for n in range(13)) and len(set(ids)) == 13

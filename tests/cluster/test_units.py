@@ -22,12 +22,13 @@ import pytest
 from rich.console import Console
 from tenacity import wait_none
 
-from cluster.dataset import Dataset, UnitTask
-from cluster.pool import Outcome
+from cluster.dataset import Dataset
+from cluster.pool import Outcome, UnitOutput
 from cluster.scratch import new_scratch, sweep
 from cluster.shards import Row, write_shard
 from cluster.storage import FolderStore, RemoteStore, StorageDownError
-from cluster.units import RunProgress, RunSummary, UnitOutput, _progress, _said, rate_of, run_units
+from cluster.units import RunProgress, RunSummary, _progress, _said, rate_of, run_units
+from cluster.worklist import UnitTask
 from configs.load import StoppedError
 from tests.conftest import ROOT
 
@@ -36,7 +37,7 @@ COLUMNS = pa.schema([("number", pa.int32())])
 
 def make(uri: Path, count: int, unit_size: int = 2) -> Dataset:
     dataset = Dataset.create_or_open(str(uri), "numbers", {"rate": 1}, [])
-    dataset.append_items(((f"item{n:04d}", {"n": n}) for n in range(count)), unit_size)
+    dataset.worklist.append(((f"item{n:04d}", {"n": n}) for n in range(count)), unit_size)
     return dataset
 
 
@@ -333,18 +334,20 @@ def test_dying_at_every_storage_call_loses_no_later_attempt(tmp_path: Path, afte
 
 
 def test_a_long_list_is_streamed_and_numbered_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.dataset.LIST_ITEMS", 50)
-    monkeypatch.setattr("cluster.dataset.LIST_ROWS", 20)
+    monkeypatch.setattr("cluster.worklist.LIST_ITEMS", 50)
+    monkeypatch.setattr("cluster.worklist.LIST_ROWS", 20)
     dataset = make(tmp_path / "data", 203, 3)
     assert len(dataset.store.list("worklist")) == 5
-    units = dataset.units()
+    units = dataset.worklist.units()
     assert [item.payload["n"] for task in units for item in task.items] == list(range(203))
-    assert [task.unit for task in units] == [f"u{n:07d}" for n in range(dataset.count_units())]
+    assert [task.unit for task in units] == [f"u{n:07d}" for n in range(dataset.worklist.count_units())]
     for first in (0, 1, 16, 17, 35, len(units) - 1, len(units)):
-        assert list(dataset.iter_units(first)) == units[first:]
-        assert [unit for unit, _ in dataset.unit_attempts(first)] == [task.unit for task in units[first:]]
+        assert list(dataset.worklist.iter_units(first)) == units[first:]
+        assert [unit for unit, _ in dataset.worklist.unit_attempts(first)] == [
+            task.unit for task in units[first:]
+        ]
     assert (
-        dataset.append_items(((f"item{n:04d}", {"n": n}) for n in range(210)), 3) == 7
+        dataset.worklist.append(((f"item{n:04d}", {"n": n}) for n in range(210)), 3) == 7
         and len(dataset.store.list("worklist")) == 6
     )
 

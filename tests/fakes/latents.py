@@ -23,8 +23,8 @@ def make_latents(root: Path, units: int = 4, per_unit: int = 13, seed: int = 0) 
     rng = np.random.default_rng(seed)
     mel = MelConfig(duration_s=0.16)
     dataset = Dataset.create_or_open(str(root), "latents", {"mel": asdict(mel)}, [])
-    dataset.append_items(((f"item{n}", {}) for n in range(units)), 1)
-    for unit, task in enumerate(dataset.units()):
+    dataset.worklist.append(((f"item{n}", {}) for n in range(units)), 1)
+    for unit, task in enumerate(dataset.worklist.units()):
         rows, facts = [], {"latent_count": 0, "image_count": 0, "latent_shape": list(LATENT_SHAPE)}
         latents = rng.standard_normal((per_unit + 1, 2, *LATENT_SHAPE)).astype(np.float16)
         images = rng.standard_normal((per_unit + 1, IMAGE_DIM)).astype(np.float16)

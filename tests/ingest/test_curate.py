@@ -53,9 +53,9 @@ def write(root: Path, units: list[list[Row]], columns: pa.Schema = CLIP_COLUMNS)
     """A dataset of clips with these rows in these units."""
     dataset = Dataset.create_or_open(str(root), "clips", {}, [])
     for rows in units:
-        items = {row.item_id: {} for row in rows} or {f"nothing{dataset.count_units()}": {}}
-        dataset.append_items(items.items(), len(items))
-    for task, rows in zip(dataset.units(), units, strict=True):
+        items = {row.item_id: {} for row in rows} or {f"nothing{dataset.worklist.count_units()}": {}}
+        dataset.worklist.append(items.items(), len(items))
+    for task, rows in zip(dataset.worklist.units(), units, strict=True):
         with tempfile.TemporaryDirectory() as folder:
             dataset.commit(task.unit, 0, write_shard(Path(folder), rows, columns), {})
     return dataset

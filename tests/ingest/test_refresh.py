@@ -99,8 +99,8 @@ def scraped(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
     latents = Dataset.create_or_open(
         str(root / "latents"), "latents", {}, [{"uri": "clips", "snapshot": clips.snapshot().id}]
     )
-    latents.append_items(((f"{commit.unit}.0", {}) for commit in clips.snapshot().commits), 1)
-    for task, commit in zip(latents.units(), clips.snapshot().commits, strict=True):
+    latents.worklist.append(((f"{commit.unit}.0", {}) for commit in clips.snapshot().commits), 1)
+    for task, commit in zip(latents.worklist.units(), clips.snapshot().commits, strict=True):
         rows = [record for record in clips.read_index(commit).to_pylist() if record["status"] == "kept"]
         assert len(rows) >= 5
         made = [
@@ -322,7 +322,7 @@ def stored(root: Path, *items: Item) -> Dataset:
     clips = Dataset.create_or_open(
         str(root / "clips"), "clips", {"license": {"allow": ["CC0-1.0", "CC-BY-4.0"]}}, []
     )
-    clips.append_items([(f"{item.source}:{item.id}", asdict(item)) for item in items], len(items))
+    clips.worklist.append([(f"{item.source}:{item.id}", asdict(item)) for item in items], len(items))
     rows = [
         Row(
             f"{item.source}:{item.id}",

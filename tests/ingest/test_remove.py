@@ -72,8 +72,8 @@ def make(root: Path, rows: list[Row]) -> tuple[Dataset, Dataset]:
         {"uri": "clips", "snapshot": clips.snapshot().id}
     ]  # the same words wherever the test puts them
     latents = Dataset.create_or_open(str(root / "latents"), "latents", {}, parents)
-    latents.append_items(((f"{c.unit}.0", {}) for c in clips.snapshot().commits), 1)
-    for task, commit in zip(latents.units(), clips.snapshot().commits, strict=True):
+    latents.worklist.append(((f"{c.unit}.0", {}) for c in clips.snapshot().commits), 1)
+    for task, commit in zip(latents.worklist.units(), clips.snapshot().commits, strict=True):
         derived = []
         for record in clips.read_index(commit).to_pylist():
             members = {"latent.npy": npy(record["key"])} if record["status"] == "kept" else {}
@@ -212,7 +212,7 @@ def test_after_gc_the_bytes_are_nowhere_and_every_other_member_is_as_it_was(
         "u0000001": 1,
         "u0000002": 0,
     }
-    assert {c.facts["latent_count"] for c in latents.snapshot().commits} == {3}
+    assert {c.statistics["latent_count"] for c in latents.snapshot().commits} == {3}
 
 
 def test_the_same_command_again_has_nothing_to_do(tmp_path: Path, rows: list[Row]) -> None:
@@ -267,7 +267,7 @@ def test_a_refused_item_loses_its_title_and_is_not_tried_again(tmp_path: Path, r
         *[None] * 3,
     )
     run_units(clips, lambda: None, 0, retryable_reasons=frozenset({"timeout"}), progress=False)
-    assert len(clips.units()) == 3 and keys_buried(clips) == frozenset()
+    assert len(clips.worklist.units()) == 3 and keys_buried(clips) == frozenset()
 
 
 def test_a_removal_for_another_reason_takes_what_curation_had_buried(tmp_path: Path, rows: list[Row]) -> None:
@@ -334,7 +334,9 @@ def test_what_is_listed_but_not_scraped_is_kept_out_and_so_is_what_comes_later(
     )
     Path("urls.csv").write_text(head + good + bad)
     dataset = Dataset.create_or_open("clips", "clips", semantic(config), [])
-    dataset.append_items(((f"{item.source}:{item.id}", asdict(item)) for item in enumerate_items(source)), 1)
+    dataset.worklist.append(
+        ((f"{item.source}:{item.id}", asdict(item)) for item in enumerate_items(source)), 1
+    )
     assert remove(RemoveConfig("clips", **selection))["pending"] == 1
     Path("urls.csv").write_text(head + bad.replace("/b,", "/c,").replace(",b,", ",b2,"))
     scrape(config, progress=False)
@@ -345,7 +347,7 @@ def test_what_is_listed_but_not_scraped_is_kept_out_and_so_is_what_comes_later(
     assert ("1 items were removed from this dataset" in caplog.text) == (
         "channel" in selection or "license" in selection
     )
-    listed = {item.item_id for task in dataset.units() for item in task.items}
+    listed = {item.item_id for task in dataset.worklist.units() for item in task.items}
     assert ("urls:b2" in listed) == ("media" in selection or "ids" in selection), (
         "another item of the channel is not even listed"
     )
@@ -553,7 +555,7 @@ def test_the_commands_tell_and_a_dry_run_does_nothing(tmp_path: Path, rows: list
 @pytest.mark.skipif(not has_s3_server(), reason="no .venv-moto here: make test builds it")
 def test_take_down_and_gc_on_s3(bucket: str, tmp_path: Path, rows: list[Row]) -> None:
     clips = Dataset.create_or_open(f"{bucket}/taken", "clips", {}, [])
-    clips.append_items(((row.item_id, {}) for row in rows[:4]), 4)
+    clips.worklist.append(((row.item_id, {}) for row in rows[:4]), 4)
     clips.commit("u0000000", 0, write_shard(tmp_path, rows[:4], CLIP_COLUMNS), {})
     remote = clips.store
     assert isinstance(remote, RemoteStore) and abs(remote.modified("dataset.json") - time.time()) < 60

@@ -87,8 +87,8 @@ def refused(name: str, reason: Reason, detail: str) -> Row:
 
 def commit(dataset: Dataset, rows: list[Row], folder: Path, attempt: int = 0) -> None:
     """Lists the items of `rows` as one unit, and commits it."""
-    first = dataset.count_units()
-    dataset.append_items({row.item_id: {} for row in rows}.items(), 99, attempt)
+    first = dataset.worklist.count_units()
+    dataset.worklist.append({row.item_id: {} for row in rows}.items(), 99, attempt)
     (folder / f"scratch{first}").mkdir()
     dataset.commit(f"u{first:07d}", 0, write_shard(folder / f"scratch{first}", rows, CLIP_COLUMNS), {})
 
@@ -120,7 +120,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     )
     commit(dataset, clips_of("r3", 4, "", "CC0-1.0"), folder, attempt=1)
     commit(dataset, clips_of("erased", 2, "SECRET", "own", silent=1), folder)
-    dataset.append_items(((f"urls:later{n}", {}) for n in range(7)), 4)
+    dataset.worklist.append(((f"urls:later{n}", {}) for n in range(7)), 4)
     gone = {row["key"]: "take-down" for row in dataset.iter_rows() if row["media_id"] == "gone"}
     remove(RemoveConfig(dataset.uri, media="erased", reason="erased"))
     gc(GcConfig(dataset.uri, purge=True))

@@ -22,9 +22,10 @@ import webdataset
 import yaml
 from PIL import Image
 
-from cluster.dataset import Dataset, UnitTask, WorkItem
+from cluster.dataset import Dataset
 from cluster.seals import open_json, seal_json
 from cluster.units import RunSummary
+from cluster.worklist import UnitTask, WorkItem
 from configs.load import UserError
 from ingest.clip.clipper import ClipConfig, FrameConfig
 from ingest.fetch.fetcher import FetchConfig

@@ -179,7 +179,7 @@ def clips(tmp_path: Path) -> Dataset:
     """A dataset of clips of which only the geometry and the commits are looked at."""
     config = {"audio": {"sample_rate_hz": 16000}, "clip": {"duration_s": 0.16}}
     dataset = Dataset.create_or_open(str(tmp_path / "clips"), "clips", config, [])
-    dataset.append_items([("item", {})], 1)
+    dataset.worklist.append([("item", {})], 1)
     (tmp_path / "scratch").mkdir()
     columns = pa.schema([("split", pa.string())])
     rows = [Row("item", "k_0", columns={"split": "train"}, members={"flac": b"1", "jpg": b"2"})]

@@ -174,7 +174,7 @@ def test_a_damaged_or_buried_clip_becomes_a_refused_row_and_held_out_ones_stay_o
     assert "other bytes than the index recorded" in detail  # found by its checksum, before any decoder saw it
     kept = [row for row in latents.iter_rows() if row["status"] == "kept"]
     assert len(kept) == len(rows) - 2
-    counted = sum(commit.facts["image_count"] for commit in latents.commits().values())
+    counted = sum(commit.statistics["image_count"] for commit in latents.commits().values())
     assert counted == sum(row["split"] == "train" for row in kept) < len(kept)
 
 

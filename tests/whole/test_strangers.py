@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ingest.__main__
-from cluster import dataset as dataset_module
+from cluster import objects
 from cluster.dataset import Dataset
 from cluster.shards import write_shard
 from cluster.storage import open_store
@@ -64,13 +64,13 @@ def clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "list.txt").write_text("m0\nm1\n")
     config = ScrapeConfig("out", SourceConfig("list.txt", "urls", license="own"))
     dataset = Dataset.create_or_open("out", "clips", semantic(config), parents=[])
-    dataset.append_items([(f"urls:{name}", {"url": name}) for name in ("m0", "m1")], unit_size=1)
-    for task in dataset.units():
+    dataset.worklist.append([(f"urls:{name}", {"url": name}) for name in ("m0", "m1")], unit_size=1)
+    for task in dataset.worklist.units():
         rows = clips_of(task.items[0].payload["url"], 2, "channel", "own")
         (tmp_path / task.unit).mkdir()
         dataset.commit(task.unit, 0, write_shard(tmp_path / task.unit, rows, CLIP_COLUMNS), {})
     dataset.bury({"urls_m0_0": "taken_down"})
-    dataset_module._warn_of_strangers.cache_clear()
+    objects._warn_of_strangers.cache_clear()
     return tmp_path / "out"
 
 
@@ -105,17 +105,17 @@ def test_files_of_others_change_nothing_that_is_read(clips: Path) -> None:
     before = (
         dataset.snapshot().id,
         dataset.tombstones(),
-        dataset.units(),
-        dataset.count_units(),
-        dataset.asking_again(),
+        dataset.worklist.units(),
+        dataset.worklist.count_units(),
+        dataset.worklist.retryable_units(),
     )
     plant(clips)
     assert before == (
         dataset.snapshot().id,
         dataset.tombstones(),
-        dataset.units(),
-        dataset.count_units(),
-        dataset.asking_again(),
+        dataset.worklist.units(),
+        dataset.worklist.count_units(),
+        dataset.worklist.retryable_units(),
     )
     assert list(verify("out")) == [] and commands_of(dataset) == []
 

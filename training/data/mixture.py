@@ -87,9 +87,11 @@ def weighted_facts(snapshots: Sequence[Snapshot], weights: Sequence[float]) -> l
         return [commit for snapshot in snapshots for commit in snapshot.commits]
     found = []
     for snapshot, weight in zip(snapshots, weights, strict=True):
-        samples = sum(commit.facts.get("image_count", 0) for commit in snapshot.commits)
+        samples = sum(commit.statistics.get("image_count", 0) for commit in snapshot.commits)
         scale = weight / max(samples, 1)
-        found += [replace(commit, facts=_scaled(commit.facts, scale)) for commit in snapshot.commits]
+        found += [
+            replace(commit, statistics=_scaled(commit.statistics, scale)) for commit in snapshot.commits
+        ]
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cluster.dataset import Commit, Dataset, Snapshot
+from cluster.objects import list_own
 from configs.load import UserError, describe_difference
 from training.data.catalogue import Catalogue
 
@@ -31,7 +32,7 @@ def check_pinned(
     setting: str, dataset: Dataset, pinned: Snapshot, members: tuple[str, ...], probe: Probe
 ) -> None:
     """`UserError`, naming `setting`, where the dataset has not the content that was pinned."""
-    generations, indexes = _generations(dataset), set(dataset.list_own("index"))
+    generations, indexes = _generations(dataset), set(list_own(dataset.store, "index"))
     for commit in pinned.commits:
         generation = generations.get(commit.unit, -1)
         if generation < commit.generation:
@@ -74,7 +75,7 @@ def _was_rewritten(
 ) -> bool:
     """Whether a unit of a higher generation is the pinned one without samples that were taken down."""
     now = dataset.read_commit(f"commits/{commit.unit}.{generation}.json")
-    if now.facts != commit.facts or now.semantic_hash != commit.semantic_hash:
+    if now.statistics != commit.statistics or now.semantic_hash != commit.semantic_hash:
         return False
     rows: list[dict[str, Any]] = dataset.read_index(now).select(["key", "status", "members"]).to_pylist()
     for row in rows:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from cluster.dataset import Dataset
+from cluster.objects import list_own
 from training.data.catalogue import Catalogue
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def watch_tombstones(watched: Watched) -> Iterator[Callable[[], None]]:
 
 
 def _hide_new(dataset: Dataset, catalogues: list[Catalogue], seen: set[str]) -> None:
-    names = set(dataset.list_own("tombstones"))
+    names = set(list_own(dataset.store, "tombstones"))
     if names <= seen:
         return
     buried = dataset.tombstones()

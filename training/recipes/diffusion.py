@@ -61,7 +61,7 @@ def facts(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> d
             f"data={snapshot.uri}: is a dataset of {dataset_meta['kind']}, need latents; run python -m training precompute first"
         )
     check_config(config)
-    found = [commit.facts for commit in snapshot.commits if commit.facts.get("image_count")]
+    found = [commit.statistics for commit in snapshot.commits if commit.statistics.get("image_count")]
     if not found:
         raise UserError(f"data={snapshot.uri}: holds no training sample")
     latent_mean, latent_spread = merge_moments(found, "latent")

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cluster.dataset import Dataset, WorkItem
+from cluster.dataset import Dataset
+from cluster.worklist import WorkItem
 from configs.load import UserError
 from ingest.clip.clipper import ClipConfig, FrameConfig
 from ingest.clip.filter import FilterConfig

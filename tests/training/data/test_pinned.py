@@ -131,7 +131,7 @@ def test_samples_that_were_added_are_named_and_not_learnt(
 def mixed_in(folder: Path, like: Dataset, rows: list[tuple[str, str]]) -> Dataset:
     """A dataset of training samples (key, media id), made as `like`."""
     dataset = Dataset.create_or_open(str(folder), "latents", like.meta["config"], [])
-    dataset.append_items([("item", {})], 1)
+    dataset.worklist.append([("item", {})], 1)
     latent = np.zeros((2, *LATENT_SHAPE), np.float16)
     members = {"latent.npy": to_npy(latent), "image.npy": to_npy(np.zeros(IMAGE_DIM, np.float16))}
     made = [
@@ -141,7 +141,7 @@ def mixed_in(folder: Path, like: Dataset, rows: list[tuple[str, str]]) -> Datase
     scratch = folder.parent / f"scratch-{folder.name}"
     scratch.mkdir()
     dataset.commit(
-        "u0000000", 0, write_shard(scratch, made, COLUMNS), next(iter(like.commits().values())).facts
+        "u0000000", 0, write_shard(scratch, made, COLUMNS), next(iter(like.commits().values())).statistics
     )
     return dataset
 
@@ -149,7 +149,7 @@ def mixed_in(folder: Path, like: Dataset, rows: list[tuple[str, str]]) -> Datase
 def holding_out(tmp_path: Path) -> Dataset:
     """A dataset that holds out one medium for validation and one for test."""
     dataset = make_latents(tmp_path / "data", units=1)
-    dataset.append_items([("item", {})], 1)
+    dataset.worklist.append([("item", {})], 1)
     members = {
         "latent.npy": to_npy(np.zeros((2, *LATENT_SHAPE), np.float16)),
         "image.npy": to_npy(np.zeros(IMAGE_DIM, np.float16)),
@@ -163,7 +163,7 @@ def holding_out(tmp_path: Path) -> Dataset:
         "u0000001",
         0,
         write_shard(tmp_path / "scratch", rows, COLUMNS),
-        next(iter(dataset.commits().values())).facts,
+        next(iter(dataset.commits().values())).statistics,
     )
     return dataset
 
