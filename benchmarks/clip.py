@@ -22,7 +22,7 @@ from pathlib import Path
 
 import ffmpeg
 
-from cluster.pool import cpu_seconds
+from cluster.record import cpu_seconds
 from cluster.worklist import UnitTask, WorkItem
 from ingest.clip.clipper import ClipConfig
 from ingest.ffmpeg import ffmpeg_exe
@@ -76,12 +76,12 @@ def ours(paths: list[Path], mode: str, scratch: Path) -> tuple[float, int]:
         for name in ("warm", "all"):
             (scratch / name).mkdir(exist_ok=True)
         stage(warm, scratch / "warm")
-        before_s = cpu_seconds()
+        before_s = cpu_seconds(living=True)
         output = stage(task, scratch / "all")
         assert set(output.shard.counts) == {"kept"}, (
             f"what is refused costs less than what is written: {output.shard.counts}"
         )
-        return cpu_seconds() - before_s, output.shard.counts["kept"]
+        return cpu_seconds(living=True) - before_s, output.shard.counts["kept"]
     finally:
         stage.close()
 

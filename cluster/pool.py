@@ -8,7 +8,6 @@ travel several in a call. What failed is tried `MAX_TRIES` times. Which units th
 them, is cluster.units's.
 """
 
-import contextlib
 import logging
 import os
 import pickle
@@ -19,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 
 from cluster.dataset import Dataset
+from cluster.record import cpu_seconds
 from cluster.scratch import scratch_folder, sweep
-from cluster.shards import Row, Shard, write_shard
+from cluster.shards import Row, Shard, Status, write_shard
 from cluster.storage import StorageDownError
 from cluster.worklist import UnitTask
 
@@ -105,27 +104,6 @@ def do_unit(dataset: Dataset, stage: Stage, task: UnitTask, retryable: frozenset
     return Outcome(task.unit, counts, num_bytes, time.monotonic() - started, deferred=deferred)
 
 
-def cpu_seconds() -> float:
-    """CPU-seconds of this process, of its children that ended, and of all its living descendants."""
-    own = os.times()
-    total = own.user + own.system + own.children_user + own.children_system
-    for pid in _children(os.getpid()):
-        with contextlib.suppress(psutil.Error):
-            for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
-                times = process.cpu_times()
-                total += times.user + times.system + times.children_user + times.children_system
-    return total
-
-
-def _children(pid: int) -> list[int]:
-    """Of all threads of a process; far cheaper than to look at every process there is."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(OSError):
-            found += map(int, (task / "children").read_text().split())
-    return found
-
-
 def guarded(
     open_dataset: Callable[[], Dataset], stage: Stage, task: UnitTask, retryable: frozenset[str]
 ) -> Outcome:
@@ -148,7 +126,7 @@ def refuse_unit(dataset: Dataset, task: UnitTask, config: PoolConfig) -> Outcome
 
     def stage(task: UnitTask, scratch: Path) -> UnitOutput:
         detail = f"the worker died {MAX_TRIES} times on unit {task.unit}"
-        rows = [Row(item.item_id, None, "refused", CRASHED, detail) for item in task.items]
+        rows = [Row(item.item_id, None, Status.REFUSED, CRASHED, detail) for item in task.items]
         return UnitOutput(write_shard(scratch, rows, config.columns))
 
     return guarded(lambda: dataset, stage, task, config.retryable | {CRASHED})
@@ -164,12 +142,12 @@ class LocalPool:
 
     def stream(self, tasks: Iterable[UnitTask]) -> Iterator[Outcome]:
         for task in tasks:
-            cpu_before_s = cpu_seconds()
+            cpu_before_s = cpu_seconds(living=True)
             for _ in range(MAX_TRIES):
                 outcome = guarded(lambda: self.dataset, self.stage, task, self.config.retryable)
                 if outcome.fatal or not outcome.error:
                     break
-            outcome.cpu_s = cpu_seconds() - cpu_before_s
+            outcome.cpu_s = cpu_seconds(living=True) - cpu_before_s
             yield outcome
 
     def close(self) -> None:
@@ -204,12 +182,12 @@ class Worker:
 
     def run(self, tasks: list[UnitTask]) -> list[Outcome]:
         """Ends early after a fatal error: the rest would fail alike."""
-        outcomes, cpu_before_s = list[Outcome](), cpu_seconds()
+        outcomes, cpu_before_s = list[Outcome](), cpu_seconds(living=True)
         for task in tasks:
             outcomes.append(guarded(self._open, self._do, task, self.retryable))
             if outcomes[-1].fatal:
                 break
-        outcomes[-1].cpu_s = cpu_seconds() - cpu_before_s
+        outcomes[-1].cpu_s = cpu_seconds(living=True) - cpu_before_s
         return outcomes
 
     def _open(self) -> Dataset:

@@ -10,12 +10,16 @@ or commits.
 import io
 import tarfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from cluster.storage import Store
 
 MEMBER = pa.struct(
     [("ext", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("crc32", pa.uint32())]
@@ -30,13 +34,39 @@ CORE = [
 ]
 
 
+class Status(StrEnum):
+    """What became of an item or clip: in the tar, refused with a reason, or removed later."""
+
+    KEPT = "kept"
+    REFUSED = "refused"
+    REMOVED = "removed"
+
+
+class DamagedMemberError(OSError):
+    """A tar member is missing or has other bytes than the index recorded."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where a file of a sample lies in its tar: first byte, bytes, and their crc32."""
+
+    ext: str
+    offset: int
+    size: int
+    crc32: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.size
+
+
 @dataclass
 class Row:
     """A kept sample (`members`: extension -> bytes) or a refused item or clip (`reason` set, no members)."""
 
     item_id: str
     key: str | None = None
-    status: str = "kept"
+    status: Status = Status.KEPT
     reason: str | None = None
     detail: str | None = None
     columns: dict[str, Any] = field(default_factory=dict)
@@ -62,7 +92,7 @@ def write_shard(folder: Path, rows: list[Row], columns: pa.Schema) -> Shard:
     Rows keep their order: the ordinal of a row is its place in `rows`. Tar members stand in the order of the
     kept rows' keys. `ValueError` for two kept rows with one key.
     """
-    kept = sorted((row for row in rows if row.status == "kept"), key=lambda row: row.key or "")
+    kept = sorted((row for row in rows if row.status == Status.KEPT), key=lambda row: row.key or "")
     keys = [row.key for row in kept]
     if len(set(keys)) != len(keys) or None in keys:
         raise ValueError(
@@ -82,7 +112,7 @@ def count_rows(rows: list[Row]) -> dict[str, int]:
     """`{"kept": n, "refused:<reason>": n}`, sorted by name."""
     counts: dict[str, int] = {}
     for row in rows:
-        name = row.status if row.status == "kept" else f"{row.status}:{row.reason}"
+        name = row.status if row.status == Status.KEPT else f"{row.status}:{row.reason}"
         counts[name] = counts.get(name, 0) + 1
     return dict(sorted(counts.items()))
 
@@ -90,6 +120,27 @@ def count_rows(rows: list[Row]) -> dict[str, int]:
 def verify_member(data: bytes | memoryview, crc32: int) -> bool:
     """Whether a member's bytes are those the index recorded."""
     return zlib.crc32(data) == crc32
+
+
+def members_of(row: Mapping[str, Any]) -> list[Member]:
+    """The members of a row of an index; none of what was not kept."""
+    return [Member(**member) for member in row["members"] or []]
+
+
+def read_member(store: Store, tar: str, member: Member) -> bytes:
+    """A member's bytes, by one range request. `DamagedMemberError` where they are not those of the index."""
+    try:
+        data = store.read_range(tar, member.offset, member.end)
+    except FileNotFoundError:
+        raise DamagedMemberError(f"{member.ext} in {tar} is missing") from None
+    return check_member(data, member, tar)
+
+
+def check_member(data: bytes, member: Member, tar: str) -> bytes:
+    """`data` itself. `DamagedMemberError` where it is not what the index recorded of `member`."""
+    if not verify_member(data, member.crc32):
+        raise DamagedMemberError(f"{member.ext} in {tar} is damaged (bytes {member.offset} to {member.end})")
+    return data
 
 
 def index_schema(columns: pa.Schema) -> pa.Schema:
@@ -148,7 +199,7 @@ def _write_index(
             "reason": row.reason,
             "detail": row.detail,
             **{name: row.columns.get(name) for name in columns.names},
-            "members": members.get(row.key or "", []) if row.status == "kept" else [],
+            "members": members.get(row.key or "", []) if row.status == Status.KEPT else [],
         }
         for ordinal, row in enumerate(rows)
     ]

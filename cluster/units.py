@@ -47,6 +47,7 @@ from cluster.pool import (
     RayPool,
     StageFactory,
 )
+from cluster.shards import Status
 from cluster.worklist import UnitTask
 from configs.load import StoppedError, UserError
 
@@ -188,7 +189,11 @@ def follow_up(dataset: Dataset, retryable: frozenset[str], max_attempts: int) ->
         items = {item.item_id: item for item in tasks[unit].items}
         for row in dataset.read_index(commit).select(["item_id", "status", "reason"]).to_pylist():
             item = items[row["item_id"]]
-            if row["status"] == "refused" and row["reason"] in retryable and item.attempt + 1 < max_attempts:
+            if (
+                row["status"] == Status.REFUSED
+                and row["reason"] in retryable
+                and item.attempt + 1 < max_attempts
+            ):
                 size = 1 if row["reason"] == CRASHED else FOLLOW_UP_UNIT_SIZE
                 again.setdefault((item.attempt + 1, size), []).append((item.item_id, item.payload))
                 passing |= row["reason"] != CRASHED

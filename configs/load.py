@@ -63,6 +63,23 @@ def operational(default: Any = dataclasses.MISSING) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def positive(config: Any, *names: str, section: str = "") -> None:
+    """`UserError` for the first of these settings that is not above 0. `section`: the prefix, such as "clip."."""
+    for name in names:
+        value = getattr(config, name)
+        if not value > 0:
+            raise UserError(f"{section}{name}={value}: give a positive number")
+
+
+def at_least(config: Any, least: float, *names: str, section: str = "", meaning: str = "") -> None:
+    """`UserError` for the first of these settings that is below `least`. `meaning`: what `least` itself stands for."""
+    shown = f"{least:g} ({meaning})" if meaning else f"{least:g}"
+    for name in names:
+        value = getattr(config, name)
+        if not value >= least:
+            raise UserError(f"{section}{name}={value}: give {shown} or more")
+
+
 def load_config(schema: type[T], args: Sequence[str]) -> T:
     """Fill the dataclass `schema` from at most one YAML path (a word without `=`) and any number of `a.b=c`
     overrides.

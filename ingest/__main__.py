@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster.record import run_verb
+from cluster.record import ARGS, DRY_RUN, JSON, run_verb
 from configs.load import load_config, run_app
 from configs.terminal import log_to_stderr, printable
 
@@ -20,12 +20,7 @@ Do = Callable[[], dict[str, Any]]
 Show = Callable[[dict[str, Any]], None]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False, soft_wrap=True, markup=False)  # what is printed may come from elsewhere
-ARGS = typer.Argument(None, metavar="[CONFIG] [name=value…]")
-JSON = typer.Option(
-    False, "--json", help="the summary as one JSON object on stdout, everything else on stderr"
-)
 PURGE = typer.Option(False, "--purge", help="delete at once: runs that pin an old snapshot cannot resume")
-DRY_RUN = typer.Option(False, "--dry-run", help="print the plan and do nothing")
 
 
 @app.callback()

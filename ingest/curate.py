@@ -30,6 +30,7 @@ import numpy as np
 
 from cluster.dataset import Dataset
 from cluster.scratch import scratch_folder
+from cluster.shards import Status
 from configs.load import UserError
 from ingest.dedup.fingerprint import AUDIO_BYTES, IMAGE_BYTES, SHADES, audio_distances, image_distances
 from ingest.dedup.reuploads import LEAST_FRAMES, Tracks, find_reuploads
@@ -112,7 +113,7 @@ def _spool(dataset: Dataset, database: sqlite3.Connection) -> None:
         table = dataset.read_index(commit)
         lacking = [name for name in COLUMNS if name not in table.column_names]
         rows = [] if lacking else table.select(COLUMNS).to_pylist()
-        living = [row for row in rows if row["status"] == "kept" and row["key"] not in buried]
+        living = [row for row in rows if row["status"] == Status.KEPT and row["key"] not in buried]
         if lacking or not all(row["image_hash"] and row["audio_fingerprint"] for row in living):
             what = f"the index of unit {commit.unit} has no {lacking[0] if lacking else 'image_hash'}"
             raise UserError(

@@ -31,6 +31,7 @@ from typing import Any
 
 from cluster.dataset import Dataset
 from cluster.scratch import scratch_folder
+from cluster.shards import Status
 from cluster.worklist import UnitTask
 from configs.load import UserError
 from ingest.fetch.fetcher import FetchConfig, Fetcher
@@ -180,7 +181,7 @@ def _due(dataset: Dataset, since: datetime.datetime, tally: Counter[str]) -> Ite
         rows = dataset.read_index(commits[task.unit]).select(["item_id", "key", "status"]).to_pylist()
         keys: dict[str, list[str]] = {}
         for row in rows:
-            if row["status"] == "kept" and row["key"] not in buried:
+            if row["status"] == Status.KEPT and row["key"] not in buried:
                 keys.setdefault(row["item_id"], []).append(row["key"])
         noted = _read_notes(dataset, task.unit) if keys else {}
         items = {item_id: item for item_id, item in _items(task) if item_id in keys}

@@ -33,7 +33,7 @@ import pyarrow as pa
 
 from cluster.dataset import Commit, Dataset, Snapshot
 from cluster.scratch import scratch_folder
-from cluster.shards import CORE, Row, Shard, verify_member, write_shard
+from cluster.shards import CORE, Row, Shard, Status, verify_member, write_shard
 from cluster.storage import Store, open_store
 from configs.load import UserError
 from ingest.licenses import is_code, suggestion
@@ -41,7 +41,6 @@ from ingest.sample import Reason, ban, bans_of
 
 log = logging.getLogger(__name__)
 SELECTORS = ("key", "media", "channel", "license", "ids")
-REMOVED = "removed"
 STAYS = frozenset({"source", "media_id", "channel", "license", "split"})
 CHECKPOINTS_MEAN = "every checkpoint of a run that pinned a snapshot with a removed sample of its split; whether it had come to the sample is not checked"
 
@@ -282,10 +281,10 @@ def _without(dataset: Dataset, commit: Commit, match: Match, reason: str, scratc
     for record in sorted(table.to_pylist(), key=lambda record: int(record["ordinal"])):
         row = Row(record["item_id"], record["key"], record["status"], record["reason"], record["detail"])
         row.columns = {name: record[name] for name in columns.names}
-        row.members = _members(tar, record) if row.status == "kept" else {}
+        row.members = _members(tar, record) if row.status == Status.KEPT else {}
         if match(record) and not _is_empty(record, reason):
             rows.append(_hole(row, reason))
-        elif row.status == "kept" and not row.members:
+        elif row.status == Status.KEPT and not row.members:
             log.warning("%s: %s was damaged before and is a hole now", dataset.uri, row.key)
             rows.append(_hole(row, str(Reason.DAMAGED)))
         else:
@@ -308,11 +307,18 @@ def _members(tar: Path, record: dict[str, Any]) -> dict[str, bytes]:
 def _hole(row: Row, reason: str) -> Row:
     """The row without what it told; `removed` is only what was kept, so that a reader can count its holes."""
     columns = {name: value if name in STAYS else None for name, value in row.columns.items()}
-    return Row(row.item_id, row.key, REMOVED if row.status == "kept" else row.status, reason, None, columns)
+    return Row(
+        row.item_id,
+        row.key,
+        Status.REMOVED if row.status == Status.KEPT else row.status,
+        reason,
+        None,
+        columns,
+    )
 
 
 def _is_empty(row: dict[str, Any], reason: str) -> bool:
-    return row["status"] == REMOVED or (row["status"] != "kept" and row["reason"] == reason)
+    return row["status"] == Status.REMOVED or (row["status"] != Status.KEPT and row["reason"] == reason)
 
 
 def seen_by(uri: str, found: list[Found]) -> Iterator[dict[str, Any]]:
@@ -378,7 +384,7 @@ def _pinned(snapshot: Snapshot, split: str | None, found: Found) -> int:
             count += len(ours)
             continue
         table = found.dataset.read_index(commit).select(["key", "status"]).to_pylist()
-        count += sum(row["status"] == "kept" and row["key"] in ours for row in table)
+        count += sum(row["status"] == Status.KEPT and row["key"] in ours for row in table)
     return count
 
 

@@ -29,7 +29,7 @@ from PIL import Image
 
 from cluster.dataset import Dataset
 from cluster.jsonl import read_lines
-from cluster.shards import verify_member
+from cluster.shards import Status, verify_member
 from configs.load import UserError
 from ingest.pages.card import plain, write_card
 from ingest.pages.croissant import croissant_text
@@ -260,7 +260,7 @@ def _gallery(dataset: Dataset, most: int) -> list[dict[str, Any]]:
             rows = [
                 row
                 for row in dataset.read_index(commit).to_pylist()
-                if row["status"] == "kept" and row["key"] not in buried
+                if row["status"] == Status.KEPT and row["key"] not in buried
             ]
             shards.append([(commit.tar.name, row) for row in rng.sample(rows, len(rows))])
     rounds = range(0, max(map(len, shards), default=0), 3)

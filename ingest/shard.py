@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import soundfile
 
-from cluster.shards import Row
+from cluster.shards import Row, Status
 from ingest.dedup.fingerprint import audio_fingerprint, audio_sequence, image_hash, image_palette
 from ingest.sample import Clip, Item, Media, Reason, Refused, sample_key, without_tokens
 from ingest.sources.metadata import plain_json
@@ -51,7 +51,7 @@ def refused_row(item: Item, item_id: str, refusal: Refused, license: str = "", c
         "title": item.title,
     }
     columns |= {"license": license or item.license, "channel": channel or item.channel}
-    return Row(item_id, None, "refused", str(refusal.reason), refusal.detail, columns)
+    return Row(item_id, None, Status.REFUSED, str(refusal.reason), refusal.detail, columns)
 
 
 def banned_row(item: Item, item_id: str) -> Row:
@@ -59,7 +59,7 @@ def banned_row(item: Item, item_id: str) -> Row:
     return Row(
         item_id,
         None,
-        "refused",
+        Status.REFUSED,
         str(Reason.TAKEN_DOWN),
         None,
         {"source": item.source, "media_id": item.media_id},
@@ -94,7 +94,7 @@ def clip_row(
     key = sample_key(item.source, (_short(item.id),), clip.start_s)
     columns = {**facts, "scores": json.dumps(scores, sort_keys=True)}
     if reason:
-        return Row(item_id, key, "refused", str(reason), None, columns)
+        return Row(item_id, key, Status.REFUSED, str(reason), None, columns)
     columns |= {
         "image_hash": image_hash(clip.image),
         "audio_fingerprint": audio_fingerprint(clip.own_audio, clip.sample_rate_hz),

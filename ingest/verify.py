@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from cluster.dataset import Commit, Dataset, Part
 from cluster.objects import list_own
-from cluster.shards import verify_member
+from cluster.shards import Status, verify_member
 from cluster.storage import open_store
 from configs.load import UserError
 
@@ -97,7 +97,7 @@ def _rows(
 ) -> Iterator[str]:
     """Checks counts and keys; where the tar is damaged, names the members hit."""
     rows = dataset.read_index(commit).to_pylist()
-    kept = [row for row in rows if row["status"] == "kept"]
+    kept = [row for row in rows if row["status"] == Status.KEPT]
     if len(kept) != commit.counts.get("kept", 0) or len(rows) != sum(commit.counts.values()):
         yield f"{commit.index.name}: {len(kept)} kept of {len(rows)} rows, the commit says {commit.counts}"
     if items is not None and items != hash(frozenset(row["item_id"] for row in rows)):

@@ -18,6 +18,7 @@ BRIDGES = {
     "configs.terminal",
     "cluster.storage",
     "cluster.dataset",
+    "cluster.files",
     "cluster.objects",
     "cluster.pool",
     "cluster.worklist",

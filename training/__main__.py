@@ -10,17 +10,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster.record import run_verb
+from cluster.record import ARGS, DRY_RUN, JSON, run_verb
 from configs.load import load_config, run_app
 from configs.terminal import log_to_stderr, printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False, soft_wrap=True, markup=False)
-ARGS = typer.Argument(None, metavar="[CONFIG] [name=value…]")
-JSON = typer.Option(
-    False, "--json", help="the summary as one JSON object on stdout, everything else on stderr"
-)
-DRY_RUN = typer.Option(False, "--dry-run", help="print the plan and do nothing")
 
 
 @app.callback()

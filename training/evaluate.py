@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from cluster.dataset import Commit, Dataset
-from cluster.shards import verify_member
+from cluster.shards import Status, verify_member
 from configs.load import UserError, operational
 from ingest.pixels import PictureError, open_picture
 from training.data.choice import choose, seed_of
@@ -37,7 +37,6 @@ from training.recipes.clips import decode_wav
 from training.score import score
 
 log = logging.getLogger(__name__)
-REMOVED = "removed"
 TRUTHS = ("timbre", "f0_hz", "rate_hz")
 NUM_EXAMPLES = 12
 
@@ -172,9 +171,9 @@ def find_clips(dataset: Dataset, config: EvaluateConfig, num_samples: int) -> li
     rows = {
         row["key"]: row
         for row in dataset.iter_rows()
-        if row["status"] in ("kept", REMOVED) and row["split"] == config.split
+        if row["status"] in (Status.KEPT, Status.REMOVED) and row["split"] == config.split
     }
-    gone = {key for key, row in rows.items() if row["status"] == REMOVED or key in buried}
+    gone = {key for key, row in rows.items() if row["status"] == Status.REMOVED or key in buried}
     truths = {
         key: truth
         for key, row in rows.items()

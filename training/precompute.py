@@ -25,7 +25,7 @@ import torch
 from cluster.dataset import Commit, Dataset
 from cluster.pool import UnitOutput
 from cluster.scratch import scratch_folder
-from cluster.shards import Row, verify_member, write_shard
+from cluster.shards import Row, Status, verify_member, write_shard
 from cluster.storage import absolute
 from cluster.units import RunSummary, run_units
 from cluster.worklist import UnitTask
@@ -54,7 +54,7 @@ LATENT_COLUMNS = pa.schema(
     [("split", pa.string()), ("media_id", pa.string()), ("start_s", pa.float64()), ("license", pa.string())]
 )
 
-DAMAGED, REMOVED = "damaged", "removed"
+DAMAGED = "damaged"
 PRECISIONS = ("fp32", "bf16")
 DECODERS, BATCHES_AHEAD = 2, 2
 Decoded = tuple[Row, torch.Tensor, torch.Tensor]  # a clip's row, waveform [num_samples] and pixels [3, s, s]
@@ -229,10 +229,10 @@ class PrecomputeStage:
         rows, waiting = [], []
         for record in self.parent.read_index(commit).to_pylist():
             columns = {name: record[name] for name in LATENT_COLUMNS.names}
-            row = Row(record["item_id"], record["key"], "refused", DAMAGED, None, columns)
+            row = Row(record["item_id"], record["key"], Status.REFUSED, DAMAGED, None, columns)
             rows.append(row)
-            if record["status"] != "kept" or record["key"] in buried:
-                row.reason, row.detail = record["reason"] or REMOVED, "refused in the parent"
+            if record["status"] != Status.KEPT or record["key"] in buried:
+                row.reason, row.detail = record["reason"] or Status.REMOVED, "refused in the parent"
             else:
                 waiting.append((row, record["members"]))
         for batch in self._decoded(tar, waiting):
@@ -280,7 +280,8 @@ class PrecomputeStage:
             if not all(np.isfinite(array[number]).all() for array in members.values()):
                 row.detail = "the encoders gave numbers that float16 cannot hold"
                 continue
-            row.status, row.reason = "kept", None
+            row.status = Status.KEPT
+            row.reason = None
             row.members = {name: to_npy(array[number]) for name, array in members.items()}
 
 
@@ -304,7 +305,7 @@ def read_clip(
 
 def moments_of(rows: list[Row]) -> dict[str, Any]:
     """Counts, sums and sums of squares per latent channel and embedding dimension, over the training samples."""
-    train = [row for row in rows if row.status == "kept" and row.columns["split"] not in HELD_OUT]
+    train = [row for row in rows if row.status == Status.KEPT and row.columns["split"] not in HELD_OUT]
     facts: dict[str, Any] = {"latent_count": 0, "image_count": 0}
     for row in train:
         moments, image = (

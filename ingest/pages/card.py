@@ -17,6 +17,7 @@ import yaml
 from rich.filesize import decimal
 
 from cluster.dataset import Dataset
+from cluster.shards import Status
 from configs.terminal import printable
 from ingest.licenses import url_of
 from ingest.pages.survey import Survey
@@ -47,7 +48,7 @@ def write_attribution(dataset: Dataset, path: Path) -> int:
         for commit in dataset.iter_commits():
             told: set[str] = set()
             for row in dataset.read_index(commit).select(columns).to_pylist():
-                if row["status"] != "kept" or row["key"] in buried or row["media_id"] in told:
+                if row["status"] != Status.KEPT or row["key"] in buried or row["media_id"] in told:
                     continue
                 told.add(row["media_id"])
                 count += 1

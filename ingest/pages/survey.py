@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.dataset import Dataset
+from cluster.shards import Status
 from ingest.sample import RETRYABLE, bans_of
 
 COLUMNS = [
@@ -132,13 +133,13 @@ def _count_unit(found: Survey, table: pa.Table, buried: dict[str, str], follow_u
                 ends_s.get(row["item_id"], 0.0), (row["start_s"] or 0.0) + (row["duration_s"] or 0.0)
             )
             found.clips += 1
-        reason = buried.get(row["key"]) if row["status"] in ("kept", "removed") else row["reason"]
+        reason = buried.get(row["key"]) if row["status"] in (Status.KEPT, Status.REMOVED) else row["reason"]
         if reason:
             found.reasons[reason] += 1
             if row["url"] and reason not in found.examples and not _is_taken_down(row, buried):
                 found.examples[reason] = _example(row)
             continue
-        if row["status"] != "kept":
+        if row["status"] != Status.KEPT:
             continue
         kept_of[row["item_id"]] += 1
         found.seconds += row["duration_s"] or 0

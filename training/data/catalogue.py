@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.dataset import Commit, Dataset, Snapshot
-from cluster.shards import verify_member
+from cluster.shards import Status, verify_member
 from cluster.storage import Store
 from configs.load import UserError
 
@@ -28,7 +28,6 @@ FREE_GAP_BYTES = 4096  # tar headers between the samples of one read
 MAX_GAP_SHARE = 0.08  # of the bytes used, what a read may hold of other samples besides
 MAX_DAMAGED_SHARE, FEW_DAMAGED = 0.01, 10
 INDEX_READERS = 16
-REMOVED = "removed"
 Sample = dict[str, memoryview]
 
 
@@ -164,7 +163,9 @@ def _rows(table: pa.Table | None, split: str, names: tuple[str, ...]) -> tuple[n
     """
     if table is None:
         return np.zeros(0, "U1"), *(np.zeros((0, len(names)), np.int64) for _ in range(3))
-    ours = pc.and_(pc.is_in(table["status"], pa.array(["kept", REMOVED])), pc.equal(table["split"], split))
+    ours = pc.and_(
+        pc.is_in(table["status"], pa.array([Status.KEPT, Status.REMOVED])), pc.equal(table["split"], split)
+    )
     table = table.filter(pc.fill_null(ours, False)).select(["key", "status", "members"]).sort_by("key")
     members = (
         table["members"].combine_chunks()
@@ -181,7 +182,7 @@ def _rows(table: pa.Table | None, split: str, names: tuple[str, ...]) -> tuple[n
             rows = pc.equal(ext, name).to_numpy(zero_copy_only=False)
             for array, part in zip(places, ("offset", "size", "crc32"), strict=True):
                 array[parents[rows], number] = flat.field(part).to_numpy(zero_copy_only=False)[rows]
-        removed = pc.equal(table["status"], REMOVED).to_numpy()
+        removed = pc.equal(table["status"], Status.REMOVED).to_numpy()
         lacking = np.argwhere((places[1] == 0) & ~removed[:, None])
         if len(lacking):
             row, number = lacking[0]

@@ -14,6 +14,7 @@ import numpy as np
 
 from cluster.dataset import Commit, Dataset, Snapshot
 from cluster.objects import list_own
+from cluster.shards import Status
 from configs.load import UserError, describe_difference
 from training.data.catalogue import Catalogue
 
@@ -81,7 +82,7 @@ def _was_rewritten(
     for row in rows:
         checksums = {member["ext"]: member["crc32"] for member in row["members"] or []}
         if (
-            row["status"] == "kept"
+            row["status"] == Status.KEPT
             and row["key"] in probe
             and [checksums.get(name) for name in members] != probe[row["key"]]
         ):

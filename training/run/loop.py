@@ -13,7 +13,6 @@ import json
 import logging
 import math
 import os
-import resource
 import socket
 import time
 from collections import Counter
@@ -26,6 +25,7 @@ import torch
 import torch.distributed as dist
 
 from cluster.dataset import Dataset, Snapshot
+from cluster.record import cpu_seconds
 from cluster.scratch import scratch_folder, sweep
 from cluster.storage import Store, open_store
 from configs.load import UserError
@@ -494,9 +494,3 @@ def gather(value: Any, world: int) -> list[Any]:
     values: list[Any] = [None] * world
     dist.all_gather_object(values, value)
     return values
-
-
-def cpu_seconds() -> float:
-    """Of this process and its ended children."""
-    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
