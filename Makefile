@@ -1,7 +1,9 @@
 # Two commands on a fresh machine, nothing before them: `make demo` and `make test`. Each sets up .venv first, once.
 #   make setup   create .venv and install what constraints.txt pins (again only when the dependencies change)
 #   make lint    ruff, formatting, types
-#   make test    the whole suite, offline
+#   make quick   the tests that need no Ray, no server and no training: under two minutes
+#   make test    the whole suite but what is marked slow, offline
+#   make cover   the same, and which branches it reached (out/coverage/index.html)
 #   make test-s3 the tests of storage with every fault at every request, against a real S3 server that it starts
 #                (apt-get install radosgw ceph-mon ceph-osd ceph-common), or against the one that STILLSOUND_TEST_S3 names
 #   make interop Hugging Face's datasets, in an environment of its own (430 MB), reads our shards
@@ -14,6 +16,7 @@
 SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
+PYTEST := $(PY) -m pytest -q
 STAMP := $(VENV)/.installed
 MOTO_VERSION := 5.2.5
 MOTO_STAMP := .venv-moto/.installed-$(MOTO_VERSION)
@@ -32,7 +35,7 @@ export PYTHONWARNINGS ?= ignore::FutureWarning:torch.distributed.c10d_logger
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 export PIP_ROOT_USER_ACTION ?= ignore
 
-.PHONY: setup lint test test-s3 interop demo chaos bench bench-gpu upgrade
+.PHONY: setup lint quick test cover test-s3 interop demo chaos bench bench-gpu upgrade
 
 setup: $(STAMP)
 
@@ -59,12 +62,18 @@ $(MOTO_STAMP): | $(PY)
 	.venv-moto/bin/python -m pip install --quiet 'moto[server]==$(MOTO_VERSION)'
 	@touch $@
 
+quick: setup
+	$(PYTEST) -n 2 --dist worksteal -m "not slow and not ray and not s3 and not server and not training" tests
+
 # two processes: much of the time a test waits, for Ray, a server or a child
 test: setup $(MOTO_STAMP)
-	$(PY) -m pytest -q -n 2 --dist worksteal tests
+	$(PYTEST) -n 2 --dist worksteal tests
+
+cover: setup $(MOTO_STAMP)
+	$(PYTEST) -n 2 --dist worksteal --cov --cov-report=term --cov-report=html:out/coverage tests
 
 test-s3: setup
-	STILLSOUND_TEST_S3=$(or $(STILLSOUND_TEST_S3),radosgw) $(PY) -m pytest -q tests/cluster/test_s3.py tests/cluster/test_faults.py tests/ingest/test_remove.py -k "s3 or faults"
+	STILLSOUND_TEST_S3=$(or $(STILLSOUND_TEST_S3),radosgw) $(PYTEST) -m "s3 or server" tests/cluster tests/ingest -k "s3 or faults"
 
 $(INTEROP_STAMP): | $(PY)
 	$(PY) -m venv .venv-interop
@@ -72,14 +81,13 @@ $(INTEROP_STAMP): | $(PY)
 	@touch $@
 
 interop: setup $(INTEROP_STAMP)
-	$(PY) -m pytest -q tests/whole/test_interop.py
+	$(PYTEST) tests/whole/test_interop.py
 
 demo: setup
 	$(PY) -m cluster demo
 
 chaos: setup
-	STILLSOUND_KILLS=10 $(PY) -m pytest -q tests/whole/test_kills.py
-	STILLSOUND_SLOW=1 $(PY) -m pytest -q tests/training/test_train.py tests/training/run/test_compile.py
+	$(PYTEST) -m slow tests
 	$(PY) -m tests.whole.chaos minutes=$(or $(MINUTES),10) $(if $(SEED),seed=$(SEED))
 
 bench: setup $(MOTO_STAMP)

@@ -1,8 +1,14 @@
-"""What every test shares: a quiet environment, and one small local Ray for the tests that need real actors."""
+"""What every test shares: a quiet environment, a small local Ray for those that need real actors, markers.
 
+The markers `ray`, `s3`, `server` and `training` are not written into the tests: they follow from what a test
+uses, its fixtures and what its module imports, so that none is forgotten. `make quick` runs what has none.
+"""
+
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -23,11 +29,42 @@ os.environ.setdefault(
     "RAY_AUTH_MODE", "disabled"
 )  # explicit: a local Ray would write a token to the home folder; make test sets a token
 os.environ.pop("RAY_ADDRESS", None)
-SLOW = pytest.mark.skipif(
-    os.environ.get("STILLSOUND_SLOW") != "1", reason="takes half a minute or more: make chaos"
-)
 ROOT = Path(__file__).parent.parent
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+
+
+FIXTURES = {"ray_local": "ray", "s3_url": "s3", "bucket": "s3", "chain": "training"}
+MODULES = {  # a module that imports one of these uses it
+    "tests.fakes.servers": "server",
+    "tests.fakes.tube": "server",
+    "ingest.serve": "server",
+    "ingest.fetch.fetcher": "server",
+    "training.train": "training",
+    "training.precompute": "training",
+    "training.run.engine": "training",
+    "training.run.loop": "training",
+    "tests.fakes.latents": "training",
+    "subprocess": "server",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        for fixture in item.fixturenames:
+            if fixture in FIXTURES:
+                item.add_marker(FIXTURES[fixture])
+        for module in modules_used(item.module):
+            if module in MODULES:
+                item.add_marker(MODULES[module])
+
+
+@functools.cache
+def modules_used(module: ModuleType) -> frozenset[str]:
+    """Names of the modules that `module` imports, or has imported a name from."""
+    values = list(vars(module).values())
+    imported = {value.__name__ for value in values if isinstance(value, ModuleType)}
+    return frozenset(imported | {str(getattr(value, "__module__", "")) for value in values})
 
 
 @pytest.fixture(scope="session")

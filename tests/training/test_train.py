@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from cluster.jsonl import last_line, read_lines
 from cluster.storage import Store, open_store
 from configs.load import UserError
-from tests.conftest import ROOT, SLOW
+from tests.conftest import ROOT
 from tests.fakes.latents import make_latents
 from training.checkpoints.fragments import Fragment
 from training.checkpoints.store import commit
@@ -338,7 +338,7 @@ def test_a_run_goes_on_with_other_numbers_of_workers_and_gives_the_same_losses(
     assert [event["step"] for event in events if event["event"] == "resumed"][-2:] == [40, 50]
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=SLOW)])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_that_is_told_to_stop_saves_first_and_goes_on_bit_for_bit(
     data: str, tmp_path: Path, two_workers: Path, workers: int
 ) -> None:
@@ -361,7 +361,7 @@ def test_a_run_that_is_told_to_stop_saves_first_and_goes_on_bit_for_bit(
     assert losses(output) == pytest.approx(losses(tmp_path / "unbroken"), rel=exact, abs=0)
 
 
-@SLOW
+@pytest.mark.slow
 def test_a_worker_whose_machine_goes_away_saves_and_the_run_goes_on_by_itself(
     data: str, tmp_path: Path, two_workers: Path
 ) -> None:
@@ -455,7 +455,7 @@ def test_options_that_save_memory_are_on_and_change_no_loss(
     assert [bool(on[option](engine)) for engine in engines] == [False, True]
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=SLOW)])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_loss_that_is_no_number_stops_the_run_with_one_line(
     data: str, tmp_path: Path, workers: int
 ) -> None:

@@ -1,7 +1,7 @@
 """Real kills of a training run under Ray, one after the other: what is left at the end equals a run that was
 never killed, bit for bit.
 
-Part of `make chaos`, which sets STILLSOUND_KILLS=10: a minute a kill is too long for `make test`
+Marked slow, part of `make chaos`: a minute a kill is too long for `make test`
 (tests/training/test_train.py kills one worker).
 """
 
@@ -20,7 +20,7 @@ from cluster.jsonl import read_lines
 from tests.fakes.latents import make_latents
 from tests.training.test_train import losses, run_command
 
-NUM_KILLS = int(os.environ.get("STILLSOUND_KILLS", "0"))
+NUM_KILLS = 10
 VICTIMS = ("all workers", "driver", "a worker")
 STEPS = 30 + 20 * NUM_KILLS
 
@@ -45,7 +45,7 @@ def state_of(run: Path) -> dict[str, object]:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.skipif(not NUM_KILLS, reason="ten kills take ten minutes: make chaos")
+@pytest.mark.slow
 def test_kills_cost_no_step_no_sample_and_no_bit(tmp_path: Path) -> None:
     data, run = make_latents(tmp_path / "latents").uri, tmp_path / "run"
     words = (f"steps={STEPS}", "checkpoint_every=10", "max_failures=20")

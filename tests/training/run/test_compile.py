@@ -1,7 +1,7 @@
 """compile=true: the same losses and gradients as without, checkpoints that either may go on from, and no
 start without a compiler.
 
-Compiling takes half a minute and more: `make chaos`, with STILLSOUND_SLOW=1. "small" is the part that torch
+Compiling takes half a minute and more: `make chaos`, marked slow. "small" is the part that torch
 2.13 got wrong, a nearest upsampling between residual blocks, inside the same training loop; "tiny" is the
 preset.
 """
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from cluster.jsonl import read_lines
 from configs.load import UserError, load_config
-from tests.conftest import ROOT, SLOW
+from tests.conftest import ROOT
 from tests.fakes.latents import make_latents
 from tests.training.test_train import settings
 from training.recipes import diffusion
@@ -52,7 +52,7 @@ class Small(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
 
 @pytest.mark.timeout(900)
-@SLOW
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["small", "tiny"])
 def test_a_compiled_run_learns_what_an_eager_one_does_and_each_goes_on_from_the_other(
     network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
