@@ -61,10 +61,10 @@ TOWERS = {
 Step = Callable[[], None]
 
 
-def plain(facts: dict[str, Any], batch: dict[str, Tensor]) -> Step:
+def plain(geometry: dict[str, Any], batch: dict[str, Tensor]) -> Step:
     """One step of the plain loop."""
     torch.manual_seed(0)
-    model = diffusion.build_model(diffusion.Config(), facts)
+    model = diffusion.build_model(diffusion.Config(), geometry)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
@@ -76,10 +76,10 @@ def plain(facts: dict[str, Any], batch: dict[str, Tensor]) -> Step:
     return step
 
 
-def online(facts: dict[str, Any], batch: dict[str, Tensor], tower: str) -> Step:
+def online(geometry: dict[str, Any], batch: dict[str, Tensor], tower: str) -> Step:
     """One step of a loop that encodes what it learns from."""
     torch.manual_seed(0)
-    model, mel = diffusion.build_model(diffusion.Config(), facts), MelConfig()
+    model, mel = diffusion.build_model(diffusion.Config(), geometry), MelConfig()
     down, up = ("DownEncoderBlock2D",) * 3, ("UpDecoderBlock2D",) * 3
     codec = AutoencoderKL(1, 1, down, up, (128, 256, 512), 2, latent_channels=8).eval().requires_grad_(False)
     image_encoder = (
@@ -167,11 +167,11 @@ def measure(steps: int, rounds: int, batch: int, threads: int) -> dict[str, obje
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory(prefix="stillsound-bench-") as name:
         dataset = make(f"{name}/latents", SAMPLES)
-        facts = diffusion.facts(dataset.snapshot(), dataset.meta, diffusion.Config())
+        geometry = diffusion.geometry(dataset.snapshot(), dataset.meta, diffusion.Config())
         catalogue = Catalogue.of(dataset, dataset.snapshot(), "train", diffusion.MEMBERS)
         keys, samples = [SampleKey(0, 0, place) for place in range(batch)], catalogue.read(list(range(batch)))
         tensors = diffusion.make_batch(
-            [samples[place] for place in range(batch)], keys, diffusion.Config(), facts
+            [samples[place] for place in range(batch)], keys, diffusion.Config(), geometry
         )
         found: dict[str, list[float]] = {
             "plain": [],
@@ -180,11 +180,11 @@ def measure(steps: int, rounds: int, batch: int, threads: int) -> dict[str, obje
         }
         told = []
         for number in range(rounds):
-            found["plain"].append(seconds(plain(facts, tensors), steps))
+            found["plain"].append(seconds(plain(geometry, tensors), steps))
             told.append(ours(dataset.uri, Path(name, f"run-{number}"), batch, threads))
             found["ours"].append(told[-1][0])
             for tower in TOWERS:
-                found[f"online_{tower}"].append(seconds(online(facts, tensors, tower), steps))
+                found[f"online_{tower}"].append(seconds(online(geometry, tensors, tower), steps))
         step_s, stall_s, _ = ours(dataset.uri, Path(name, "zero-2"), batch, threads, 2)
     middle = {name: statistics.median(values) for name, values in found.items()}
     return {

@@ -1,7 +1,7 @@
 """The examples in docstrings are true: doctests give what they say, and what a module's example calls exists.
 
-Two kinds: `>>>` examples are run; the indented examples at the top of a module, which need a dataset or a run,
-are parsed, and every function and class that they call must be one of ours, imported or defined in the example.
+Two kinds: `>>>` examples are run; the indented examples at the top of a module, which need a dataset or run,
+are parsed, and every function and class that they call must be one of ours, imported or defined there.
 """
 
 import ast

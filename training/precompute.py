@@ -306,22 +306,24 @@ def read_clip(
 def moments_of(rows: list[Row]) -> dict[str, Any]:
     """Counts, sums and sums of squares per latent channel and embedding dimension, over the training samples."""
     train = [row for row in rows if row.status == Status.KEPT and row.columns["split"] not in HELD_OUT]
-    facts: dict[str, Any] = {"latent_count": 0, "image_count": 0}
+    statistics: dict[str, Any] = {"latent_count": 0, "image_count": 0}
     for row in train:
         moments, image = (
             read_npy(row.members[f"{name}.npy"]).astype(np.float64) for name in ("latent", "image")
         )
-        facts["latent_shape"] = list(moments.shape[1:])
+        statistics["latent_shape"] = list(moments.shape[1:])
         mean, variance = moments[0], moments[1] ** 2
         values = {
             "latent": (mean.sum((1, 2)), (mean**2 + variance).sum((1, 2)), mean[0].size),
             "image": (image, image**2, 1),
         }
         for name, (total, squares, count) in values.items():
-            facts[f"{name}_count"] += count
-            facts[f"{name}_sum"] = total + facts.get(f"{name}_sum", 0)
-            facts[f"{name}_sumsq"] = squares + facts.get(f"{name}_sumsq", 0)
-    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in facts.items()}
+            statistics[f"{name}_count"] += count
+            statistics[f"{name}_sum"] = total + statistics.get(f"{name}_sum", 0)
+            statistics[f"{name}_sumsq"] = squares + statistics.get(f"{name}_sumsq", 0)
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in statistics.items()
+    }
 
 
 def _fit(wav: torch.Tensor, num_samples: int) -> torch.Tensor:

@@ -76,8 +76,8 @@ class Mixture:
         return replace(self.orders[number].key(own), position=position)
 
 
-def weighted_facts(snapshots: Sequence[Snapshot], weights: Sequence[float]) -> list[Commit]:
-    """The commits of all snapshots, with the moments in their facts scaled so that each snapshot counts by
+def weighted_statistics(snapshots: Sequence[Snapshot], weights: Sequence[float]) -> list[Commit]:
+    """The commits of all snapshots, with the moments in their statistics scaled so that each snapshot counts by
     its weight.
 
     A mean over them is then a mean over what a mixture draws. Without weights each sample counts alike, as it
@@ -95,10 +95,10 @@ def weighted_facts(snapshots: Sequence[Snapshot], weights: Sequence[float]) -> l
     return found
 
 
-def _scaled(facts: dict[str, Any], scale: float) -> dict[str, Any]:
+def _scaled(statistics: dict[str, Any], scale: float) -> dict[str, Any]:
     """With counts, sums and sums of squares times `scale`."""
     scaled = {}
-    for name, value in facts.items():
+    for name, value in statistics.items():
         is_moment = name.endswith(("_count", "_sum", "_sumsq"))
         scaled[name] = (np.asarray(value) * scale).tolist() if is_moment else value
     return scaled

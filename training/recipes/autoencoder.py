@@ -1,9 +1,9 @@
 """The mel autoencoder: a small `AutoencoderKL` on raw log mels (AudioLDM's convention), saved as diffusers
 saves it.
 
-    facts = autoencoder.facts(snapshot, dataset_meta, config)
-    model = autoencoder.build_model(config, facts)
-    losses = model(autoencoder.make_batch(samples, keys, config, facts))["loss"]        # [b]
+    geometry = autoencoder.geometry(snapshot, dataset_meta, config)
+    model = autoencoder.build_model(config, geometry)
+    losses = model(autoencoder.make_batch(samples, keys, config, geometry))["loss"]        # [b]
 
 Loss: AudioLDM's, absolute error plus KL (Liu et al. 2023, section 4), without its discriminator. Theirs is
 
@@ -16,9 +16,10 @@ crops in time; the network is convolutional, so whole clips pass through it afte
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,9 +30,15 @@ from cluster.dataset import Snapshot
 from configs.load import UserError
 from training.data.randomness import SampleKey, keyed_rng
 from training.pipeline.mel import LEVELS, MelConfig
-from training.recipes.clips import decode_log_mel, mel_facts, weights
+from training.recipes.clips import decode_log_mel, mel_geometry, weights
+from training.recipes.recipe import ONE_OPTIMISER, Batch, Geometry, PipelineParts, Sample
 
 MEMBERS: tuple[str, ...] = ("flac",)
+LEARNS_FROM: Literal["clips", "latents"] = "clips"
+COUPLES_SAMPLES = False
+DRAWS: Literal["", "latents", "log_mels"] = "log_mels"
+OPTIMISERS = ONE_OPTIMISER
+PARTS = PipelineParts(codec=".")  # the model folder itself
 TYPICAL_LOG_MEL, TYPICAL_SPREAD = -6.0, 3.0
 AUDIOLDM_VALUES = 1024 * 64
 MEL_FILE = "mel.json"
@@ -55,13 +62,13 @@ class Config:
     level: str = "recorded"
 
 
-def facts(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> dict[str, Any]:
+def geometry(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> Geometry:
     """`{"mel"}`: the geometry of the clips.
 
     `UserError` for other datasets and for levels that do not give the ratio.
     """
     check_config(config)
-    found = mel_facts(dataset_meta, config.level)
+    found = mel_geometry(dataset_meta, config.level)
     ratio = 2 ** (len(config.channels) - 1)
     if ratio != found["mel"]["downsampling"]:
         raise UserError(
@@ -125,18 +132,18 @@ def _start_at_typical_levels(codec: AutoencoderKL) -> None:
         codec.encoder.conv_in.bias.copy_(-codec.encoder.conv_in.weight.sum((1, 2, 3)) * TYPICAL_LOG_MEL)
 
 
-def build_model(config: Config, facts: dict[str, Any]) -> nn.Module:
+def build_model(config: Config, geometry: Geometry) -> nn.Module:
     """The module to train; its `forward` takes `make_batch`'s tensors."""
-    return Autoencoder(config, MelConfig(**facts["mel"]))
+    return Autoencoder(config, MelConfig(**geometry["mel"]))
 
 
 def make_batch(
-    samples: list[dict[str, bytes] | None], keys: list[SampleKey], config: Config, facts: dict[str, Any]
-) -> dict[str, Tensor]:
+    samples: Sequence[Sample | None], keys: Sequence[SampleKey], config: Config, geometry: Geometry
+) -> Batch:
     """`log_mel` [b, 1, crop, mels], `noise` [b, c, crop/4, mels/4], `weight` [b]; crop and noise come from
     the keys.
     """
-    mel = MelConfig(**facts["mel"])
+    mel = MelConfig(**geometry["mel"])
     frames = min(config.crop_frames or mel.num_frames, mel.num_frames)
     channels, _, bands = mel.latent_shape
     log_mel = torch.full((len(samples), 1, frames, mel.num_mels), TYPICAL_LOG_MEL)
@@ -152,19 +159,23 @@ def make_batch(
     return {"log_mel": log_mel, "noise": noise, "weight": weights(samples)}
 
 
-def draw(model: nn.Module, tensors: dict[str, Tensor], facts: dict[str, Any]) -> dict[str, Tensor]:
+def loss_groups(batch: Batch) -> None:
+    """None: all clips are alike to it."""
+
+
+def draw(model: nn.Module, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
     """Log mels [b, crop, mels] through the codec and back, and what went in."""
     codec: Any = model.codec
-    latent = codec.encode(tensors["log_mel"].to(codec.dtype)).latent_dist.mean
-    return {"drawn": codec.decode(latent).sample[:, 0], "truth": tensors["log_mel"][:, 0]}
+    latent = codec.encode(batch["log_mel"].to(codec.dtype)).latent_dist.mean
+    return {"drawn": codec.decode(latent).sample[:, 0], "truth": batch["log_mel"][:, 0]}
 
 
-def save(state: dict[str, Tensor], config: Config, facts: dict[str, Any], folder: Path) -> None:
+def save(state: dict[str, Tensor], config: Config, geometry: Geometry, folder: Path) -> None:
     """Writes `folder` as diffusers does:
 
     `AutoencoderKL.from_pretrained(folder)` loads it. Beside it, mel.json says of what mels.
     """
-    model = Autoencoder(config, MelConfig(**facts["mel"]))
+    model = Autoencoder(config, MelConfig(**geometry["mel"]))
     model.load_state_dict(state)
     model.codec.save_pretrained(folder)
-    (folder / MEL_FILE).write_text(json.dumps(asdict(MelConfig(**facts["mel"])), indent=1))
+    (folder / MEL_FILE).write_text(json.dumps(asdict(MelConfig(**geometry["mel"])), indent=1))

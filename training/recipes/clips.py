@@ -5,6 +5,7 @@ itself).
 """
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from configs.load import UserError
 from ingest.pixels import open_picture
 from training.pipeline.codec import ImageConfig, image_to_tensor
 from training.pipeline.mel import MelConfig, wav_to_log_mel
+from training.recipes.recipe import Geometry
 
 
 def mel_of_clips(dataset_meta: dict[str, Any]) -> MelConfig:
@@ -33,8 +35,8 @@ def mel_of_clips(dataset_meta: dict[str, Any]) -> MelConfig:
     return MelConfig(duration_s=config["clip"]["duration_s"])
 
 
-def mel_facts(dataset_meta: dict[str, Any], level: str = "recorded") -> dict[str, Any]:
-    """`{"mel": …}`, plain data; `MelConfig(**facts["mel"])` is the inverse."""
+def mel_geometry(dataset_meta: dict[str, Any], level: str = "recorded") -> Geometry:
+    """`{"mel": …}`, plain data; `MelConfig(**geometry["mel"])` is the inverse."""
     return {"mel": replace(mel_of_clips(dataset_meta), level=level).settings()}
 
 
@@ -54,6 +56,6 @@ def decode_image(jpeg: bytes, config: ImageConfig) -> Tensor:
     return image_to_tensor(open_picture(jpeg), config)
 
 
-def weights(samples: list[Any]) -> Tensor:
+def weights(samples: Sequence[Any]) -> Tensor:
     """float32 [b]: 1, or 0 for a hole."""
     return torch.tensor([0.0 if sample is None else 1.0 for sample in samples])

@@ -1,7 +1,7 @@
 """Contrastive image-audio training: CLAP's idea (Wu et al. 2023) with the text branch exchanged for an image
 branch.
 
-    losses = contrastive.build_model(config, facts)(contrastive.make_batch(samples, keys, config, facts))["loss"]      # [b]
+    losses = contrastive.build_model(config, geometry)(contrastive.make_batch(samples, keys, config, geometry))["loss"]      # [b]
 
 Both towers come from transformers and are saved apart, so that `image_encoder` loads by name or folder; what
 the other models are conditioned on is its pooled output before the projection. Loss: symmetric InfoNCE with a
@@ -13,9 +13,10 @@ negatives. Clips of one medium are never each other's negatives.
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -28,10 +29,15 @@ from configs.load import UserError
 from training.data.randomness import SampleKey
 from training.pipeline.codec import ImageConfig, embed_image
 from training.pipeline.mel import MelConfig
-from training.recipes.clips import decode_image, decode_log_mel, mel_facts, weights
+from training.recipes.clips import decode_image, decode_log_mel, mel_geometry, weights
+from training.recipes.recipe import ONE_OPTIMISER, Batch, Geometry, PipelineParts, Sample
 
 MEMBERS: tuple[str, ...] = ("flac", "jpg", "json")
-COUPLES_SAMPLES = True  # those of one micro batch are each other's negatives: `accumulate` changes the loss
+LEARNS_FROM: Literal["clips", "latents"] = "clips"
+COUPLES_SAMPLES = True  # those of one micro batch are each other's negatives
+DRAWS: Literal["", "latents", "log_mels"] = ""
+OPTIMISERS = ONE_OPTIMISER
+PARTS = PipelineParts(encoders=("image_encoder",))
 MASKED = -1e4
 HOLE = -1
 MEL_CENTRE, MEL_SPREAD = -6.0, 4.0
@@ -72,7 +78,7 @@ class Config:
     temperature: float = 0.07
 
 
-def facts(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> dict[str, Any]:
+def geometry(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> Geometry:
     """`{"mel"}`. `UserError` for other datasets and unknown towers."""
     if config.image.kind not in ("resnet", "clip"):
         raise UserError(f"contrastive.image.kind={config.image.kind}: give resnet or clip")
@@ -80,7 +86,7 @@ def facts(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> d
         raise UserError(
             f"contrastive.image: widths has {len(config.image.widths)} entries, depths {len(config.image.depths)}: give as many"
         )
-    return mel_facts(dataset_meta)
+    return mel_geometry(dataset_meta)
 
 
 class Contrastive(nn.Module):
@@ -227,20 +233,20 @@ def _resnet(image: ImageTowerConfig) -> nn.Module:
     )
 
 
-def build_model(config: Config, facts: dict[str, Any]) -> nn.Module:
+def build_model(config: Config, geometry: Geometry) -> nn.Module:
     """The two towers with their heads."""
-    return Contrastive(config, MelConfig(**facts["mel"]))
+    return Contrastive(config, MelConfig(**geometry["mel"]))
 
 
 def make_batch(
-    samples: list[dict[str, bytes] | None], keys: list[SampleKey], config: Config, facts: dict[str, Any]
-) -> dict[str, Tensor]:
+    samples: Sequence[Sample | None], keys: Sequence[SampleKey], config: Config, geometry: Geometry
+) -> Batch:
     """`image` [b, 3, s, s] in -1..1, `log_mel` [b, frames, mels] centred, `weight` [b], `media` int64 [b], a
     number for each medium.
 
     Nothing is drawn from the keys.
     """
-    mel = MelConfig(**facts["mel"])
+    mel = MelConfig(**geometry["mel"])
     image = torch.zeros(len(samples), 3, config.image.size_px, config.image.size_px)
     log_mel = torch.zeros(len(samples), mel.num_frames, mel.num_mels)
     media = torch.full((len(samples),), HOLE)
@@ -252,18 +258,27 @@ def make_batch(
     return {"image": image, "log_mel": log_mel, "weight": weights(samples), "media": media}
 
 
+def loss_groups(batch: Batch) -> None:
+    """None: there is nothing by which a pair would be easier than another."""
+
+
+def draw(model: nn.Module, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
+    """Nothing: embeddings are no picture."""
+    return {}
+
+
 def medium_of(metadata: bytes | memoryview) -> int:
     """A number in 0..2^63 for the medium that a clip was cut from, from its source and media id alone."""
-    facts = json.loads(bytes(metadata))
-    digest = hashlib.blake2b(f"{facts['source']}/{facts['media_id']}".encode(), digest_size=8).digest()
+    sample = json.loads(bytes(metadata))
+    digest = hashlib.blake2b(f"{sample['source']}/{sample['media_id']}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
-def save(state: dict[str, Tensor], config: Config, facts: dict[str, Any], folder: Path) -> None:
+def save(state: dict[str, Tensor], config: Config, geometry: Geometry, folder: Path) -> None:
     """Writes `image_encoder` (with its preprocessor_config.json), and, in one file, the audio tower and the
     heads.
     """
-    model = Contrastive(config, MelConfig(**facts["mel"]))
+    model = Contrastive(config, MelConfig(**geometry["mel"]))
     model.load_state_dict(state)
     model.image.save_pretrained(folder / "image_encoder")
     size = config.image.size_px

@@ -1,7 +1,7 @@
 """AudioLDM's UNet with the text embedding replaced by an image embedding, trained as a rectified flow on
 latents.
 
-    losses = diffusion.build_model(config, facts)(diffusion.make_batch(samples, keys, config, facts))["loss"]      # [b]
+    losses = diffusion.build_model(config, geometry)(diffusion.make_batch(samples, keys, config, geometry))["loss"]      # [b]
 
 x_t = (1 - t) x + t noise, the network predicts noise - x (Liu et al. 2022, eq. 1), t logit-normal (Esser et
 al. 2024, eq. 19). All randomness is drawn from the samples' keys in `make_batch`, never from a rank. The
@@ -10,10 +10,11 @@ embedding stands in for a tenth of the samples.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,8 +25,14 @@ from cluster.dataset import Snapshot
 from configs.load import UserError
 from training.data.npy import read_npy
 from training.data.randomness import VALIDATION, SampleKey, keyed_rng
+from training.recipes.recipe import ONE_OPTIMISER, Batch, Geometry, PipelineParts, Sample
 
 MEMBERS: tuple[str, ...] = ("latent.npy", "image.npy")
+LEARNS_FROM: Literal["clips", "latents"] = "latents"
+COUPLES_SAMPLES = False
+DRAWS: Literal["", "latents", "log_mels"] = "latents"
+OPTIMISERS = ONE_OPTIMISER
+PARTS = PipelineParts(network="unet", codec="autoencoder", encoders=("image_encoder",), scheduler="scheduler")
 NUM_TIMESTEPS = 1000
 DRAW_STEPS = 10
 LEAST_SPREAD = 1e-4  # of embeddings and latents; less is rounding
@@ -51,7 +58,7 @@ class Config:
     time_spread: float = 1.0
 
 
-def facts(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> dict[str, Any]:
+def geometry(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> Geometry:
     """Geometry, and mean and spread per latent channel and embedding dimension, merged over the commits.
 
     `UserError` for a dataset that is not of latents, is empty, or has not what `condition` asks.
@@ -61,23 +68,20 @@ def facts(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> d
             f"data={snapshot.uri}: is a dataset of {dataset_meta['kind']}, need latents; run python -m training precompute first"
         )
     check_config(config)
-    found = [commit.statistics for commit in snapshot.commits if commit.statistics.get("image_count")]
-    if not found:
+    statistics = [commit.statistics for commit in snapshot.commits if commit.statistics.get("image_count")]
+    if not statistics:
         raise UserError(f"data={snapshot.uri}: holds no training sample")
-    latent_mean, latent_spread = merge_moments(found, "latent")
-    image_mean, image_spread = merge_moments(found, "image")
-    geometry = {
-        "latent_shape": found[0]["latent_shape"],
+    latent_mean, latent_spread = merge_moments(statistics, "latent")
+    image_mean, image_spread = merge_moments(statistics, "image")
+    return {
+        "latent_shape": statistics[0]["latent_shape"],
         "mel": dataset_meta["config"]["mel"],
         "latents": snapshot.uri,
-    }
-    moments = {
         "latent_mean": latent_mean,
         "latent_std": latent_spread,
         "image_mean": image_mean,
         "image_std": image_spread,
     }
-    return {**geometry, **moments}
 
 
 def check_config(config: Config) -> None:
@@ -92,16 +96,15 @@ def check_config(config: Config) -> None:
         raise UserError(f"diffusion.condition_dropout={config.condition_dropout}: give 0 or more, below 1")
 
 
-def merge_moments(found: list[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
+def merge_moments(statistics: list[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel from the sums that each commit carries.
 
     The deviation of what never varied is 1, as StandardScaler of scikit-learn has it: divided by a spread
     that is only rounding, a new picture that wakes a dead unit up would be hundreds of deviations off.
     """
-    count = sum(facts[f"{name}_count"] for facts in found)
-    total, squares = (
-        np.sum([facts[f"{name}_{part}"] for facts in found], axis=0) for part in ("sum", "sumsq")
-    )
+    count = sum(commit[f"{name}_count"] for commit in statistics)
+    total = np.sum([commit[f"{name}_sum"] for commit in statistics], axis=0)
+    squares = np.sum([commit[f"{name}_sumsq"] for commit in statistics], axis=0)
     mean = total / count
     variance = squares / count - mean**2
     constant = variance <= np.maximum(LEAST_SPREAD, FLOAT16_STEP * np.abs(mean)) ** 2
@@ -138,10 +141,10 @@ class Diffusion(nn.Module):
     The batch and the loss are float32; the network computes in the precision of its weights.
     """
 
-    def __init__(self, config: Config, facts: dict[str, Any]):
+    def __init__(self, config: Config, geometry: Geometry):
         super().__init__()
-        image_dim = len(facts["image_mean"])
-        self.unet = build_unet(config, facts["latent_shape"][0], image_dim)
+        image_dim = len(geometry["image_mean"])
+        self.unet = build_unet(config, geometry["latent_shape"][0], image_dim)
         self.null_embedding = nn.Parameter(torch.zeros(image_dim))
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -163,22 +166,23 @@ class Diffusion(nn.Module):
         return {"loss": error * batch["weight"]}
 
 
-def build_model(config: Config, facts: dict[str, Any]) -> nn.Module:
+def build_model(config: Config, geometry: Geometry) -> nn.Module:
     """The UNet with its null embedding."""
-    return Diffusion(config, facts)
+    return Diffusion(config, geometry)
 
 
 def make_batch(
-    samples: list[dict[str, bytes] | None], keys: list[SampleKey], config: Config, facts: dict[str, Any]
-) -> dict[str, Tensor]:
+    samples: Sequence[Sample | None], keys: Sequence[SampleKey], config: Config, geometry: Geometry
+) -> Batch:
     """Normalised latents, re-sampled from their moments, with noise, time and condition dropout, all from the
     keys.
     """
-    shape = tuple(facts["latent_shape"])
+    shape = tuple(geometry["latent_shape"])
     latent, noise = torch.zeros(len(samples), *shape), torch.zeros(len(samples), *shape)
-    image = torch.zeros(len(samples), len(facts["image_mean"]))
+    image = torch.zeros(len(samples), len(geometry["image_mean"]))
     time, drop = torch.full((len(samples),), 0.5), torch.zeros(len(samples))
-    mean, std = (np.array(facts[f"latent_{name}"], np.float32)[:, None, None] for name in ("mean", "std"))
+    mean = np.array(geometry["latent_mean"], np.float32)[:, None, None]
+    std = np.array(geometry["latent_std"], np.float32)[:, None, None]
     for place, (sample, key) in enumerate(zip(samples, keys, strict=True)):
         if sample is None:
             continue
@@ -186,7 +190,7 @@ def make_batch(
         drawn = moments[0] + moments[1] * keyed_rng(key, "resample").standard_normal(shape, dtype=np.float32)
         latent[place] = torch.from_numpy((drawn - mean) / std)
         noise[place] = torch.from_numpy(keyed_rng(key, "noise").standard_normal(shape, dtype=np.float32))
-        image[place] = torch.from_numpy(whiten(_load(sample["image.npy"]), facts))
+        image[place] = torch.from_numpy(whiten(_load(sample["image.npy"]), geometry))
         if key.epoch == VALIDATION:
             time[place] = VALIDATION_TIMES[key.position % len(VALIDATION_TIMES)]
             continue
@@ -198,43 +202,49 @@ def make_batch(
     return {"latent": latent, "noise": noise, "time": time, "image": image, "drop": drop, "weight": weight}
 
 
-def draw(model: nn.Module, tensors: dict[str, Tensor], facts: dict[str, Any]) -> dict[str, Tensor]:
+def loss_groups(batch: Batch) -> list[str]:
+    """The time of each sample: validation draws a few fixed ones, and early and late are learnt unlike."""
+    return [f"loss_at_{time:.1f}" for time in batch["time"].tolist()]
+
+
+def draw(model: nn.Module, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
     """Latents [b, c, t, f] for the batch's images, from its noise in DRAW_STEPS Euler steps without guidance,
     and the true ones.
     """
-    mean, std = (
-        torch.tensor(facts[f"latent_{name}"], device=tensors["noise"].device)[:, None, None]
-        for name in ("mean", "std")
-    )
+    device = batch["noise"].device
+    mean = torch.tensor(geometry["latent_mean"], device=device)[:, None, None]
+    std = torch.tensor(geometry["latent_std"], device=device)[:, None, None]
     dtype = next(model.parameters()).dtype
-    latent, condition = tensors["noise"], tensors["image"].to(dtype)
+    latent, condition = batch["noise"], batch["image"].to(dtype)
     times = torch.linspace(1, 0, DRAW_STEPS + 1).tolist()
     for time, after in pairwise(times):
         label = torch.full((len(latent),), time * NUM_TIMESTEPS, device=latent.device)
         flow = model.unet(latent.to(dtype), label, encoder_hidden_states=None, class_labels=condition).sample  # type: ignore[operator]
         latent = latent + (after - time) * flow.float()
-    return {"drawn": latent * std + mean, "truth": tensors["latent"] * std + mean}
+    return {"drawn": latent * std + mean, "truth": batch["latent"] * std + mean}
 
 
-def whiten(image: np.ndarray, facts: dict[str, Any]) -> np.ndarray:
+def whiten(image: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Each dimension of an embedding to mean 0 and spread 1, float32 [d]."""
-    return (image - np.array(facts["image_mean"], np.float32)) / np.array(facts["image_std"], np.float32)
+    return (image - np.array(geometry["image_mean"], np.float32)) / np.array(
+        geometry["image_std"], np.float32
+    )
 
 
 def _load(data: bytes | memoryview) -> np.ndarray:
     return read_npy(data).astype(np.float32)
 
 
-def save(state: dict[str, Tensor], config: Config, facts: dict[str, Any], folder: Path) -> None:
+def save(state: dict[str, Tensor], config: Config, geometry: Geometry, folder: Path) -> None:
     """Writes `unet`, `scheduler` and `conditioning.json` (statistics, null embedding, geometry, where the
     latents are).
     """
-    model = Diffusion(config, facts)
+    model = Diffusion(config, geometry)
     model.load_state_dict(state)
     model.unet.save_pretrained(folder / "unet")
     FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TIMESTEPS).save_pretrained(folder / "scheduler")
     conditioning = {
-        **facts,
+        **geometry,
         "null_embedding": model.null_embedding.tolist(),
         "condition_dropout": config.condition_dropout,
     }

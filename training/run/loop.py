@@ -46,6 +46,7 @@ from training.data.mixture import Mixture
 from training.data.order import Order
 from training.data.takedown import watch_tombstones
 from training.pretrained import fetch_models
+from training.recipes.recipe import Geometry
 from training.run.ema import Ema, averaged
 from training.run.engine import count_flops, prepare_process, start_engine
 from training.run.history import EVENTS, FINISHED, RESTART, NothingUsableError, work_behind
@@ -63,12 +64,12 @@ MAX_ROLLBACKS = 3
 @dataclass(frozen=True)
 class Plan:
     """What the driver hands to every worker: settings, pinned snapshots (of `data` first), the recipe's
-    facts, a name for this start.
+    geometry, a name for this start.
     """
 
     config: TrainConfig
     snapshots: list[dict[str, Any]]
-    facts: dict[str, Any]
+    geometry: Geometry
     attempt: str
 
     @property
@@ -128,8 +129,8 @@ def work(plan: Plan) -> None:
     dataset, pinned, mixture = Dataset.open(config.data), snapshots[0], mixture_of(config, snapshots)
     with ExitStack() as stack:
         run = _set_up(plan, stack)
-        validation = Validation.of(dataset, pinned, config, plan.facts, run.rank, run.world)
-        preview = Preview.of(dataset, pinned, config, plan.facts)
+        validation = Validation.of(dataset, pinned, config, plan.geometry, run.rank, run.world)
+        preview = Preview.of(dataset, pinned, config, plan.geometry)
         try:
             place = resume(run)
         except NothingUsableError as error:
@@ -156,7 +157,7 @@ def work(plan: Plan) -> None:
                 for batch in loader:
                     started = time.monotonic()
                     step = place.step + 1
-                    tensors = recipe.make_batch(batch.samples, batch.keys, config.section, plan.facts)
+                    tensors = recipe.make_batch(batch.samples, batch.keys, config.section, plan.geometry)
                     flops = flops or count_flops(run.engine, tensors, config)
                     loss, count, norm, asked = train_step(run, tensors, step)
                     if not math.isfinite(loss + norm):
@@ -231,7 +232,7 @@ def check_shared(output: str) -> None:
 
 def _set_up(plan: Plan, stack: ExitStack) -> Run:
     config, rank, world = plan.config, dist.get_rank(), dist.get_world_size()
-    engine = start_engine(config.module.build_model(config.section, plan.facts), config, world)
+    engine = start_engine(config.module.build_model(config.section, plan.geometry), config, world)
     pieces = held(engine, config.zero_stage)
     share = mine(pieces, config.zero_stage, rank, world)
     store = open_store(config.output)
@@ -473,8 +474,8 @@ def finish(run: Run, step: int, cpu_s: float) -> None:
         folder, model = scratch / "parts", scratch / "model"
         model.mkdir()
         state = Parts(store, read_marker(store, step), folder).average()
-        config.module.save(state, config.section, run.plan.facts, model)
-        if "latents" in run.plan.facts:
+        config.module.save(state, config.section, run.plan.geometry, model)
+        if config.module.LEARNS_FROM == "latents":
             fetch_models(
                 Dataset.open(config.data), model
             )  # what decodes it belongs to the model, wherever the latents go

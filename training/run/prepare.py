@@ -19,10 +19,11 @@ from cluster.scratch import scratch_folder
 from cluster.storage import Store, absolute, open_store
 from configs.load import UserError, describe_difference, semantic_hash
 from training.data.catalogue import Catalogue
-from training.data.mixture import weighted_facts
+from training.data.mixture import weighted_statistics
 from training.data.pinned import added_since, check_codec, check_pinned, codec_of, probe_of
 from training.data.randomness import SampleKey
 from training.pretrained import fetch_models
+from training.recipes.recipe import Geometry
 from training.run.engine import check_compiler
 from training.run.history import RESTART, RUN, check_past, finished_step, forget
 from training.run.loop import Plan, mixture_of
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 def prepare(config: TrainConfig) -> Plan:
     """Checks everything, then writes or compares `<output>/run.json`: settings, snapshots and the recipe's
-    facts.
+    geometry.
     """
     more = [absolute(uri) for uri in config.more_data]
     config = replace(config, data=absolute(config.data), more_data=more, output=absolute(config.output))
@@ -66,15 +67,15 @@ def prepare(config: TrainConfig) -> Plan:
 def _start(config: TrainConfig, datasets: list[Dataset]) -> dict[str, Any]:
     """What run.json of a new run will hold."""
     snapshots = [dataset.snapshot() for dataset in datasets]
-    facts = facts_of(config, datasets, snapshots)
+    geometry = geometry_of(config, datasets, snapshots)
     probes = [probe_of(catalogue) for catalogue in mixture_of(config, snapshots).catalogues]
-    if "latents" in facts:
+    if config.module.LEARNS_FROM == "latents":
         with scratch_folder("models") as folder:
             fetch_models(
                 datasets[0], folder
             )  # refused here if they are damaged, not when the model is finished
     pinned = [snapshot.to_json() for snapshot in snapshots]
-    return {"config": identity(config), "snapshots": pinned, "facts": facts, "probes": probes}
+    return {"config": identity(config), "snapshots": pinned, "facts": geometry, "probes": probes}
 
 
 def _go_on(kept: dict[str, Any], config: TrainConfig, datasets: list[Dataset]) -> dict[str, Any]:
@@ -82,11 +83,14 @@ def _go_on(kept: dict[str, Any], config: TrainConfig, datasets: list[Dataset]) -
 
     `UserError` where one of them has other content.
     """
-    facts, snapshots = dict(kept["facts"]), [Snapshot.from_json(snapshot) for snapshot in kept["snapshots"]]
+    geometry, snapshots = (
+        dict(kept["facts"]),
+        [Snapshot.from_json(snapshot) for snapshot in kept["snapshots"]],
+    )
     probes = kept.get("probes") or [{}] * len(datasets)
     for number, (dataset, pinned) in enumerate(zip(datasets, snapshots, strict=True)):
         setting = "more_data" if number else "data"
-        check_codec(setting, dataset, facts.get("sha256", {}))
+        check_codec(setting, dataset, geometry.get("sha256", {}))
         check_pinned(setting, dataset, pinned, config.module.MEMBERS, probes[number])
         units, samples = added_since(dataset, pinned)
         if units:
@@ -97,9 +101,9 @@ def _go_on(kept: dict[str, Any], config: TrainConfig, datasets: list[Dataset]) -
             )
         if pinned.uri != dataset.uri:
             log.warning("this run learns from the snapshot of %s, now read at %s", pinned.uri, dataset.uri)
-    if "latents" in facts:
-        facts |= {"latents": config.data, "sha256": codec_of(datasets[0])}
-    return {**kept, "facts": facts}
+    if config.module.LEARNS_FROM == "latents":
+        geometry |= {"latents": config.data, "sha256": codec_of(datasets[0])}
+    return {**kept, "facts": geometry}
 
 
 def _bind(config: TrainConfig, started: dict[str, Any]) -> None:
@@ -130,16 +134,16 @@ def _read_run(store: Store, config: TrainConfig) -> dict[str, Any] | None:
         raise UserError(f"{config.output}/{RUN}: damaged ({error}); {RESTART}") from None
 
 
-def check_model(config: TrainConfig, facts: dict[str, Any]) -> None:
+def check_model(config: TrainConfig, geometry: Geometry) -> None:
     """Builds the model without memory and passes an empty batch through.
 
     `UserError` where its settings do not fit together.
     """
     recipe, section = config.module, config.section
-    batch = recipe.make_batch([None], [SampleKey(config.seed, 0, 0)], section, facts)
+    batch = recipe.make_batch([None], [SampleKey(config.seed, 0, 0)], section, geometry)
     try:
         with torch.device("meta"), torch.no_grad():
-            model = recipe.build_model(section, facts)
+            model = recipe.build_model(section, geometry)
             model({name: tensor.to("meta") for name, tensor in batch.items()})
     except UserError:
         raise
@@ -150,16 +154,16 @@ def check_model(config: TrainConfig, facts: dict[str, Any]) -> None:
         ) from error
 
 
-def facts_of(config: TrainConfig, datasets: list[Dataset], snapshots: list[Snapshot]) -> dict[str, Any]:
-    """The recipe's facts of all datasets together, by their weights.
+def geometry_of(config: TrainConfig, datasets: list[Dataset], snapshots: list[Snapshot]) -> Geometry:
+    """The recipe's geometry of all datasets together, by their weights.
 
     `UserError` unless they were made alike: latents by the same encoders, for one.
     """
     recipe, first = config.module, datasets[0]
-    alike = [
+    alike: list[Any] = [
         dataset.meta["config"]
         if dataset.meta["kind"] == "latents"
-        else recipe.facts(snapshot, dataset.meta, config.section)
+        else recipe.geometry(snapshot, dataset.meta, config.section)
         for dataset, snapshot in zip(datasets, snapshots, strict=True)
     ]
     for dataset, theirs in zip(datasets, alike, strict=True):
@@ -170,12 +174,12 @@ def facts_of(config: TrainConfig, datasets: list[Dataset], snapshots: list[Snaps
             raise UserError(
                 f"more_data={dataset.uri}: was not made as {first.uri} was: {difference}; mix only what was made alike"
             )
-    together = Snapshot.of(first.uri, weighted_facts(snapshots, config.weights))
-    facts: dict[str, Any] = recipe.facts(together, first.meta, config.section)
-    if "latents" in facts:
-        facts["pictures"] = first.meta["config"].get("pictures", 1)
-        facts |= {"sha256": codec_of(first), "snapshots": [snapshot.id for snapshot in snapshots]}
-    return facts
+    together = Snapshot.of(first.uri, weighted_statistics(snapshots, config.weights))
+    geometry: Geometry = recipe.geometry(together, first.meta, config.section)
+    if config.module.LEARNS_FROM == "latents":
+        geometry["pictures"] = first.meta["config"].get("pictures", 1)
+        geometry |= {"sha256": codec_of(first), "snapshots": [snapshot.id for snapshot in snapshots]}
+    return geometry
 
 
 def _check_same(kept: dict[str, Any], config: TrainConfig, finished: bool) -> None:
@@ -204,5 +208,5 @@ def _comparable(settings: dict[str, Any], config: TrainConfig) -> dict[str, Any]
     """Without `accumulate` where the loss is a sum over samples, which any number of micro batches gives
     alike.
     """
-    coupled = getattr(config.module, "COUPLES_SAMPLES", False)
+    coupled = config.module.COUPLES_SAMPLES
     return {name: value for name, value in settings.items() if coupled or name != "accumulate"}

@@ -1,11 +1,11 @@
 """Pictures and sounds of a run as it goes: what the live weights make of a few held-out samples, beside the
 truth, for TensorBoard.
 
-    preview = Preview.of(dataset, snapshot, config, facts)      # None where preview_every=0
+    preview = Preview.of(dataset, snapshot, config, geometry)      # None where preview_every=0
     found = preview.draw(engine)                                # all ranks
     preview.sounds(found)                                       # where it is shown: [Drawn("clip_3/drawn", log_mel, wav), …]
 
-A recipe that can be looked at has `draw(module, tensors, facts)`, which gives `drawn` and `truth` as latents
+A recipe that can be looked at has `draw(module, batch, geometry)`, which gives `drawn` and `truth` as latents
 [b, c, t, f] or log mels [b, t, m]. Latents are decoded by the autoencoder that lies beside them. Draws from
 fixed noise, so that pictures of two steps can be compared, and shows no hole. It measures nothing
 (training.run.validate does).
@@ -26,6 +26,7 @@ from training.data.choice import choose
 from training.data.randomness import VALIDATION, SampleKey
 from training.pipeline.mel import MelConfig, log_mel_to_wav
 from training.pretrained import fetch_models, load_autoencoder
+from training.recipes.recipe import Geometry
 from training.settings import TrainConfig
 
 
@@ -44,23 +45,21 @@ class Preview:
     """`tensors`: a batch of the recipe, made once. `codec` decodes its latents, where it has latents."""
 
     config: TrainConfig
-    facts: dict[str, Any]
+    geometry: Geometry
     names: list[str]
     tensors: dict[str, Tensor]
     codec: nn.Module | None
     mel: MelConfig
 
     @staticmethod
-    def of(
-        dataset: Dataset, snapshot: Snapshot, config: TrainConfig, facts: dict[str, Any]
-    ) -> "Preview | None":
+    def of(dataset: Dataset, snapshot: Snapshot, config: TrainConfig, geometry: Geometry) -> "Preview | None":
         """`UserError` where the recipe cannot be looked at, or the snapshot holds nothing of
         `validation_split`.
         """
         if not config.preview_every:
             return None
         recipe = config.module
-        if not hasattr(recipe, "draw"):
+        if not recipe.DRAWS:
             raise UserError(
                 f"preview_every={config.preview_every}: recipe {config.recipe} makes nothing to look at; give 0"
             )
@@ -75,19 +74,19 @@ class Preview:
                 f"preview_every={config.preview_every}: every sample to be shown is damaged; run python -m ingest verify {dataset.uri}"
             )
         keys = [SampleKey(config.seed, VALIDATION, places[item]) for item in read]
-        tensors = recipe.make_batch(list(read.values()), keys, config.section, facts)
+        tensors = recipe.make_batch(list(read.values()), keys, config.section, geometry)
         codec = None
-        if dataset.meta["kind"] == "latents":
+        if recipe.DRAWS == "latents":
             with scratch_folder("preview") as folder:
                 fetch_models(dataset, folder)
                 codec = load_autoencoder(folder / "autoencoder")
         return Preview(
             config,
-            facts,
+            geometry,
             [str(catalogue.keys[item]) for item in read],
             tensors,
             codec,
-            MelConfig(**facts["mel"]),
+            MelConfig(**geometry["mel"]),
         )
 
     @torch.no_grad()
@@ -97,7 +96,7 @@ class Preview:
         """
         engine.eval()
         tensors = {name: tensor.to(engine.device) for name, tensor in self.tensors.items()}
-        found = self.config.module.draw(engine.module, tensors, self.facts)
+        found = self.config.module.draw(engine.module, tensors, self.geometry)
         engine.train()
         return {kind: values.float().cpu() for kind, values in found.items()}
 

@@ -1,7 +1,7 @@
 """Validation in the loop: the loss of fixed items with fixed noise and fixed times, the same number at any
 world size.
 
-    validation = Validation.of(dataset, snapshot, config, facts, rank, world)        # None where validate_every=0
+    validation = Validation.of(dataset, snapshot, config, geometry, rank, world)        # None where validate_every=0
     validation.measure(engine)            # all ranks; {"loss": …, "loss_at_0.1": …, …}
 
 Which items is a function of their keys (training.data.choice). They are taken in batches that do not depend
@@ -12,7 +12,6 @@ nothing.
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from cluster.dataset import Dataset, Snapshot
 from training.data.catalogue import Catalogue
 from training.data.choice import choose
 from training.data.randomness import VALIDATION, SampleKey
+from training.recipes.recipe import Geometry, Recipe
 from training.settings import TrainConfig
 
 BATCH_SIZE = 16
@@ -36,9 +36,9 @@ class Validation:
     `damaged`: keys of items found damaged by any rank so far.
     """
 
-    recipe: ModuleType
+    recipe: Recipe
     section: Any
-    facts: dict[str, Any]
+    geometry: Geometry
     seed: int
     catalogue: Catalogue
     batches: list[list[int]]
@@ -52,7 +52,7 @@ class Validation:
         dataset: Dataset,
         snapshot: Snapshot,
         config: TrainConfig,
-        facts: dict[str, Any],
+        geometry: Geometry,
         rank: int,
         world: int,
     ) -> "Validation | None":
@@ -66,15 +66,15 @@ class Validation:
         ]  # a last one of one has no negatives
         places = {item: place for place, item in enumerate(chosen)}
         return Validation(
-            config.module, config.section, facts, config.seed, catalogue, batches, places, rank, world
+            config.module, config.section, geometry, config.seed, catalogue, batches, places, rank, world
         )
 
     def measure(self, engine: Any) -> dict[str, float]:
-        """Means over the items that are no holes, on every rank: of all, and for each diffusion time apart.
+        """Means over the items that are no holes, on every rank: of all, and apart as the recipe groups them.
 
-        Empty where all are.
+        Empty where all are holes.
         """
-        found: list[tuple[int, float | None, float]] = []
+        measured: list[tuple[int, str, float]] = []
         engine.eval()
         with torch.no_grad():
             for first in range(
@@ -89,12 +89,12 @@ class Validation:
                     .cpu()
                 )
                 if number < len(self.batches):
-                    times = tensors["time"].tolist() if "time" in tensors else [None] * len(items)
-                    lines = zip(items, times, losses.tolist(), tensors["weight"].tolist(), strict=True)
-                    found += [(item, time, loss) for item, time, loss, weight in lines if weight]
+                    groups = self.recipe.loss_groups(tensors) or [""] * len(items)
+                    lines = zip(items, groups, losses.tolist(), tensors["weight"].tolist(), strict=True)
+                    measured += [(item, group, loss) for item, group, loss, weight in lines if weight]
         engine.train()
         gathered: list[Any] = [None] * self.world
-        dist.all_gather_object(gathered, (found, self._damaged_here()))
+        dist.all_gather_object(gathered, (measured, self._damaged_here()))
         for _, keys in gathered:
             self.damaged.update(keys)
         return _means(sorted((line for part, _ in gathered for line in part), key=lambda line: line[0]))
@@ -106,13 +106,13 @@ class Validation:
     def _batch(self, items: list[int]) -> dict[str, torch.Tensor]:
         read = self.catalogue.read(items)
         keys = [SampleKey(self.seed, VALIDATION, self.places[item]) for item in items]
-        return self.recipe.make_batch([read[item] for item in items], keys, self.section, self.facts)
+        return self.recipe.make_batch([read[item] for item in items], keys, self.section, self.geometry)
 
 
-def _means(lines: list[tuple[int, float | None, float]]) -> dict[str, float]:
+def _means(lines: list[tuple[int, str, float]]) -> dict[str, float]:
     apart: dict[str, list[float]] = defaultdict(list)
-    for _, time, loss in lines:
+    for _, group, loss in lines:
         apart["loss"].append(loss)
-        if time is not None:
-            apart[f"loss_at_{time:.1f}"].append(loss)
+        if group:
+            apart[group].append(loss)
     return {name: float(np.mean(losses)) for name, losses in sorted(apart.items())}

@@ -148,7 +148,7 @@ def test_the_statistics_of_a_mixture_are_those_of_what_is_drawn(
         make_latents(tmp_path / f"{seed}/data", units=units, per_unit=n, seed=seed)
         for seed, units, n in ((2, 3, 5), (3, 1, 2))
     ]
-    found = prepare(mixed(pair, tmp_path / "run", weights=weights)).facts
+    found = prepare(mixed(pair, tmp_path / "run", weights=weights)).geometry
     for name, axes in (("latent", (0, 2, 3)), ("image", 0)):
         drawn = [members_of(dataset, f"{name}.npy") for dataset in pair]
         values = [part[:, 0] if name == "latent" else part for part in drawn]

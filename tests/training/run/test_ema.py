@@ -43,7 +43,7 @@ class PlainEngine:
 def loss_of_the_finished_model(config: TrainConfig) -> float:
     """Of <output>/model on the items of the validation."""
     plan = prepare(config)
-    model: Any = diffusion.build_model(config.section, plan.facts)
+    model: Any = diffusion.build_model(config.section, plan.geometry)
     model.unet.load_state_dict(
         load_file(Path(config.output) / "model/unet/diffusion_pytorch_model.safetensors")
     )
@@ -51,7 +51,7 @@ def loss_of_the_finished_model(config: TrainConfig) -> float:
     with torch.no_grad():
         model.null_embedding.copy_(torch.tensor(null))
     validation = Validation.of(
-        Dataset.open(config.data), Snapshot.from_json(plan.snapshots[0]), config, plan.facts, 0, 1
+        Dataset.open(config.data), Snapshot.from_json(plan.snapshots[0]), config, plan.geometry, 0, 1
     )
     assert validation
     return validation.measure(PlainEngine(model))["loss"]

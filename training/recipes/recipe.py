@@ -1,0 +1,116 @@
+"""What a recipe is: a module of plain functions that the trainer calls, and the types that pass between them.
+
+    recipe = RECIPES["diffusion"]                                    # training.settings has the table
+    geometry = recipe.geometry(snapshot, dataset_meta, config)      # once, kept in run.json
+    batch = recipe.make_batch(samples, keys, config, geometry)      # all randomness from the keys
+    losses = recipe.build_model(config, geometry)(batch)["loss"]    # [b], 0 for a hole
+
+A recipe is a module and no class: it has no state of its own. mypy checks each module against `Recipe` where the
+table is filled. A new one is one module with a `Config`, its line and section in training/settings.py, a YAML
+file per size, a test and a phrase in docs/map.md (docs/recipes.md).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypedDict
+
+from torch import Tensor, nn
+
+from cluster.dataset import Snapshot
+from training.data.randomness import SampleKey
+
+Batch = dict[str, Tensor]
+"""Named arrays whose first axis is the sample. `weight` [b] is 1, or 0 for a hole. A condition is a vector [b, d] or
+a sequence [b, t, d]; where it may be absent, `<name>_present` [b] or [b, t] says where it is there."""
+Sample = Mapping[str, Any]
+"""A sample's members by extension, bytes or a view of them; None in its place is a hole: removed, damaged or refused."""
+
+
+class Geometry(TypedDict, total=False):
+    """What a model must know of its data: shapes and statistics, plain JSON in run.json and beside a model.
+
+    `mel`: settings of the spectrogram. The others are of latents: shape [c, t, f], where they are, moments per
+    channel and per dimension of the image embedding, how their pictures were made, sha256 of the parts that
+    made them, and the pinned snapshots.
+    """
+
+    mel: dict[str, Any]
+    latent_shape: list[int]
+    latents: str
+    latent_mean: list[float]
+    latent_std: list[float]
+    image_mean: list[float]
+    image_std: list[float]
+    pictures: int
+    sha256: dict[str, str]
+    snapshots: list[str]
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """One of a recipe's optimisers: the parameters whose names begin with one of `prefixes`.
+
+    A recipe with an adversary has two, which step in turn; each parameter belongs to exactly one.
+    """
+
+    name: str
+    prefixes: tuple[str, ...] = ("",)
+
+
+@dataclass(frozen=True)
+class PipelineParts:
+    """The folders of a finished model, by what they are in a pipeline; "" or () for what it does not have.
+
+    generate, evaluate and export ask for a part by its use, so that another network or decoder is another name.
+    """
+
+    network: str = ""
+    codec: str = ""
+    vocoder: str = ""
+    encoders: tuple[str, ...] = ()
+    scheduler: str = ""
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The folders that hold weights, in the order of the pipeline."""
+        return tuple(name for name in (self.codec, self.vocoder, *self.encoders, self.network) if name)
+
+
+ONE_OPTIMISER: tuple[Optimiser, ...] = (Optimiser("model"),)
+
+
+class Recipe(Protocol):
+    """The contract. `config` is the recipe's own `Config`, a section of the training settings.
+
+    `MEMBERS`: extensions that a sample must have. `LEARNS_FROM`: the kind of dataset. `COUPLES_SAMPLES`: whether
+    the loss of a sample depends on the others of its micro batch, so that `accumulate` changes the numbers.
+    `DRAWS`: what `draw` gives, "" where there is nothing to look at. `PARTS`: what `save` leaves for a pipeline.
+    """
+
+    MEMBERS: tuple[str, ...]
+    LEARNS_FROM: Literal["clips", "latents"]
+    COUPLES_SAMPLES: bool
+    DRAWS: Literal["", "latents", "log_mels"]
+    OPTIMISERS: tuple[Optimiser, ...]
+    PARTS: PipelineParts
+
+    def geometry(self, snapshot: Snapshot, dataset_meta: dict[str, Any], config: Any) -> Geometry:
+        """Shapes and statistics of the data. `UserError` for a dataset or settings that do not fit."""
+
+    def build_model(self, config: Any, geometry: Geometry) -> nn.Module:
+        """The module to train; `forward(batch)` gives `{"loss": [b], …}`, 0 for holes."""
+
+    def make_batch(
+        self, samples: Sequence[Sample | None], keys: Sequence[SampleKey], config: Any, geometry: Geometry
+    ) -> Batch:
+        """The arrays of a batch; all that is random is drawn from the keys, never from a rank."""
+
+    def loss_groups(self, batch: Batch) -> list[str] | None:
+        """A name per sample under which validation also reports its loss apart; None for none."""
+
+    def draw(self, model: nn.Module, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
+        """What the live weights make of a batch, by name, beside the truth; `DRAWS` says of what kind."""
+
+    def save(self, state: dict[str, Tensor], config: Any, geometry: Geometry, folder: Path) -> None:
+        """Writes the finished model as its library saves it, so that `from_pretrained` loads it."""
