@@ -15,9 +15,19 @@ from typing import Any
 import numpy as np
 
 from configs.load import UserError, operational
-from ingest.child import Sandbox
+from ingest.child import Launch, WarmChild
 from ingest.sample import Clip, Media, Reason, Refused
 
+DECODER = Launch(
+    timed_out=Reason.DECODER_TIMEOUT,
+    crashed=Reason.DECODER_CRASHED,
+    environment={
+        "HOME": "/",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    },
+)
 MODES = ("keyframe", "grid")
 SHORT = ("refuse", "pad", "loop")
 
@@ -121,7 +131,9 @@ class Clipper:
         }
         self.lost: list[Refused] = []  # parts of the last medium that gave no clip
         self.embedded = ""  # what the last medium says of machine use within itself
-        self.sandbox = Sandbox("ingest.clip.process", settings, limits.timeout_s, limits.recycle_items)
+        self.sandbox = WarmChild(
+            "ingest.clip.process", settings, limits.timeout_s, limits.recycle_items, DECODER
+        )
 
     def __enter__(self) -> "Clipper":
         return self

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ingest.child import MAX_WRITTEN_BYTES, Sandbox, _send
+from ingest.child import MAX_WRITTEN_BYTES, WarmChild, _send
+from ingest.clip.clipper import DECODER
 from ingest.sample import Reason, Refused
 from tests.conftest import ROOT
 
@@ -21,16 +22,17 @@ SETTINGS = {"max_memory_bytes": 1 << 30}
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox("tests.fakes.sandbox_child", SETTINGS, 1.0, 100) as sandbox:
+def sandbox() -> Iterator[WarmChild]:
+    with WarmChild("tests.fakes.sandbox_child", SETTINGS, 1.0, 100, DECODER) as sandbox:
         yield sandbox
 
 
 def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
     program = f"""
 import time
-from ingest.child import Sandbox
-sandbox = Sandbox("tests.fakes.sandbox_child", {SETTINGS}, 600.0, 100)
+from ingest.child import WarmChild
+from ingest.clip.clipper import DECODER
+sandbox = WarmChild("tests.fakes.sandbox_child", {SETTINGS}, 600.0, 100, DECODER)
 sandbox.ask({{"do": "nothing"}})
 print(sandbox.pid, flush=True)
 sandbox.ask({{"do": "drip"}})
@@ -61,7 +63,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_a_child_writes_no_large_file(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_child_writes_no_large_file(sandbox: WarmChild, tmp_path: Path) -> None:
     answer, _ = sandbox.ask({"do": "write", "path": str(tmp_path / "full"), "die": False})
     assert answer["number"] == errno.EFBIG and (tmp_path / "full").stat().st_size == MAX_WRITTEN_BYTES
     with pytest.raises(Refused) as caught:
@@ -70,13 +72,13 @@ def test_a_child_writes_no_large_file(sandbox: Sandbox, tmp_path: Path) -> None:
     assert sandbox.ask({"do": "nothing"})[0]["did"] == "nothing"
 
 
-def test_memory_and_open_files_are_bounded(sandbox: Sandbox) -> None:
+def test_memory_and_open_files_are_bounded(sandbox: WarmChild) -> None:
     assert sandbox.ask({"do": "allocate", "bytes": 1 << 31})[0]["error"] == "MemoryError"
     assert sandbox.ask({"do": "open", "files": 100})[0]["number"] == errno.EMFILE
     assert sandbox.ask({"do": "nothing"})[0]["did"] == "nothing"
 
 
-def test_an_item_has_one_deadline_however_often_the_child_answers(sandbox: Sandbox) -> None:
+def test_an_item_has_one_deadline_however_often_the_child_answers(sandbox: WarmChild) -> None:
     sandbox.ask({"do": "nothing"})
     for what in ("drip", "spin"):
         start_s = time.monotonic()
@@ -86,16 +88,16 @@ def test_an_item_has_one_deadline_however_often_the_child_answers(sandbox: Sandb
         assert sandbox.ask({"do": "nothing"})[0]["did"] == "nothing"
 
 
-def test_a_spinning_child_ends_without_anyone_watching(sandbox: Sandbox) -> None:
+def test_a_spinning_child_ends_without_anyone_watching(sandbox: WarmChild) -> None:
     sandbox.ask({"do": "nothing"})
-    child = sandbox._child
+    child = sandbox._process
     assert child
     _send(child, {"do": "spin"})
     assert child.wait(timeout=10) == -signal.SIGXCPU
 
 
 def test_cpu_time_is_counted_for_each_item_anew() -> None:
-    with Sandbox("tests.fakes.sandbox_child", SETTINGS, 1.0, 100) as sandbox:
+    with WarmChild("tests.fakes.sandbox_child", SETTINGS, 1.0, 100, DECODER) as sandbox:
         sandbox.ask({"do": "nothing"})
         before = Path(f"/proc/{sandbox.pid}/limits").read_text()
         assert "Max cpu time              2" in before or "Max cpu time              3" in before
