@@ -44,13 +44,15 @@ class Fragment:
 
     def set_step(self, step: int) -> None:
         """Tells AdamW's bias correction how many steps were made."""
-        self._state()["step"] = torch.tensor(float(step))
+        self._state()["step"] = torch.tensor(float(step), device=self.owner.device)
 
     def _state(self) -> dict[str, Tensor]:
         """AdamW's state of the owner, made as AdamW makes it where no step was made yet."""
         state = self.states[self.owner]
         if not state:
-            state |= {"step": torch.tensor(0.0), **{kind: torch.zeros_like(self.owner) for kind in MOMENTS}}
+            # on the owner's device: the fused AdamW of a GPU takes no step count that is kept on the host
+            state["step"] = torch.tensor(0.0, device=self.owner.device)
+            state |= {kind: torch.zeros_like(self.owner) for kind in MOMENTS}
         return state
 
 

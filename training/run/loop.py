@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,12 @@ from training.checkpoints.store import (
     quarantine,
     read_marker,
 )
-from training.data.catalogue import Catalogue
+from training.data.catalogue import Catalogue, Sample
 from training.data.heldout import HeldOut, held_out, leave_out
 from training.data.loader import Loader
 from training.data.mixture import Mixture
 from training.data.order import Order
+from training.data.randomness import SampleKey
 from training.data.takedown import watch_tombstones
 from training.pretrained import fetch_models
 from training.recipes.recipe import Geometry
@@ -125,7 +127,7 @@ def work(plan: Plan) -> None:
     check_shared(config.output)
     prepare_process(config.threads)
     torch.manual_seed(config.seed)
-    recipe, snapshots = config.module, [Snapshot.from_json(snapshot) for snapshot in plan.snapshots]
+    snapshots = [Snapshot.from_json(snapshot) for snapshot in plan.snapshots]
     dataset, pinned, mixture = Dataset.open(config.data), snapshots[0], mixture_of(config, snapshots)
     with ExitStack() as stack:
         run = _set_up(plan, stack)
@@ -146,18 +148,20 @@ def work(plan: Plan) -> None:
         rollbacks: Counter[int] = Counter()
         flops, pids = 0.0, gather(os.getpid(), run.world)
         book = stack.enter_context(Book(run.store, config, place.step)) if run.rank == 0 else None
+        make = partial(_make_batch, run)
+        ahead = None if run.engine.device.type == "cpu" else make  # a CPU's cores have enough to do
         if book:
             book.event("resumed" if place.step else "started", place.step, pids=pids)
             stack.enter_context(watch_store(run.store, plan.stop_name))
         while place.step < config.steps:
             position, failed = place.position(config), ""
             with Loader(
-                mixture, config.global_batch, run.rank, run.world, position, config.prefetch
+                mixture, config.global_batch, run.rank, run.world, position, config.prefetch, ahead
             ) as loader:
                 for batch in loader:
                     started = time.monotonic()
                     step = place.step + 1
-                    tensors = recipe.make_batch(batch.samples, batch.keys, config.section, plan.geometry)
+                    tensors = batch.tensors or make(batch.samples, batch.keys)
                     flops = flops or count_flops(run.engine, tensors, config)
                     loss, count, norm, asked = train_step(run, tensors, step)
                     if not math.isfinite(loss + norm):
@@ -242,6 +246,16 @@ def _set_up(plan: Plan, stack: ExitStack) -> Run:
     return Run(plan, store, rank, world, engine, pieces, share, Ema(share, config.ema), saver, attempt)
 
 
+def _make_batch(run: Run, samples: list[Sample | None], keys: list[SampleKey]) -> dict[str, torch.Tensor]:
+    """As the recipe makes it; for a GPU in memory that it can read while the next kernels are launched."""
+    batch = run.config.module.make_batch(samples, keys, run.config.section, run.plan.geometry)
+    device = run.engine.device
+    if device.type != "cuda":
+        return batch
+    with torch.cuda.device(device):  # a thread starts on the first GPU, whichever the rank's is
+        return {name: tensor.pin_memory() for name, tensor in batch.items()}
+
+
 def train_step(run: Run, tensors: dict[str, torch.Tensor], step: int) -> tuple[float, int, float, bool]:
     """One optimiser step over this rank's part of the batch: the mean loss over the samples of all ranks and
     how many these are, the gradient's norm, and whether any rank was asked to stop.
@@ -265,7 +279,7 @@ def train_step(run: Run, tensors: dict[str, torch.Tensor], step: int) -> tuple[f
     for part in range(config.accumulate):
         losses = engine(
             {
-                name: tensor[part * size : (part + 1) * size].to(engine.device)
+                name: tensor[part * size : (part + 1) * size].to(engine.device, non_blocking=True)
                 for name, tensor in tensors.items()
             }
         )["loss"]
