@@ -4,15 +4,16 @@
 
 A worker runs the stage on its own disk and commits by itself; the driver sees numbers, never a sample. One
 call in flight per actor, so that memory is bounded and a death costs little; units that take milliseconds
-travel several in a call. What failed is tried `MAX_TRIES` times. Which units there are, and what to say of
-them, is cluster.units's.
+travel several in a call. A unit that fails is tried `MAX_TRIES` times. Which units there are is cluster.units's
+business.
 """
 
+import itertools
 import logging
 import os
 import pickle
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,16 +30,23 @@ from cluster.worklist import UnitTask
 
 log = logging.getLogger(__name__)
 MAX_TRIES = 3
+# a stage ends its children and removes its scratch within this, or is killed
 CLOSE_S = 10.0
+# a call of Ray costs about a millisecond: longer calls gain nothing, and a death costs one call
 CALL_S = 0.25
 MAX_UNITS_PER_CALL = 32
+# how often the driver looks for workers that exceed their deadline, in seconds
+POLL_S = 1.0
+# an error is kept in memory and printed per unit: enough to recognise it, the log has the traceback
+MAX_ERROR_CHARS = 500
 CRASHED = "worker_crashed"
 
 
 @dataclass(frozen=True)
 class UnitOutput:
-    """What a stage made of a unit: the shard on local disk, numbers to merge, and how many of its items are
-    retryable.
+    """What a stage made of a unit: the shard on local disk and numbers to merge over the dataset.
+
+    `retryable`: how many of its items failed transiently.
     """
 
     shard: Shard
@@ -52,11 +60,10 @@ StageFactory = Callable[[], Stage]
 
 @dataclass
 class Outcome:
-    """What a worker tells the driver of one unit: committed, deferred (mostly retryable), or an error,
-    `fatal` for all.
+    """What a worker reports of one unit: committed, deferred (mostly retryable), or an error, `fatal` for all.
 
-    `cpu_s`: of all units since the last outcome that tells it; to ask costs too much for each of the tiny
-    ones.
+    `cpu_s`: CPU seconds of all units since the last outcome that set it; measuring per unit would cost more
+    than a small unit does.
     """
 
     unit: str
@@ -92,37 +99,33 @@ def do_unit(dataset: Dataset, stage: Stage, task: UnitTask, retryable: frozenset
     started = time.monotonic()
     with scratch_folder(task.unit) as scratch:
         output = stage(task, scratch)
-        counts = output.shard.counts
-        deferred = output.retryable * 2 > len(task.items) and task.items[0].attempt == 0
-        if deferred:
-            num_bytes = 0
-        else:
-            if any(name.removeprefix("refused:") in retryable for name in counts):
-                dataset.worklist.mark_retryable(task.unit)
-            commit = dataset.commit(task.unit, 0, output.shard, output.statistics)
-            counts, num_bytes = commit.counts, commit.index.size + (commit.tar.size if commit.tar else 0)
-    return Outcome(task.unit, counts, num_bytes, time.monotonic() - started, deferred=deferred)
+        # not committed: most of the unit would be refused for a storm that soon passes. Later attempts are
+        # committed whatever comes of them, so that a run ends.
+        if output.retryable * 2 > len(task.items) and task.items[0].attempt == 0:
+            return Outcome(task.unit, output.shard.counts, 0, time.monotonic() - started, deferred=True)
+        if any(name.removeprefix("refused:") in retryable for name in output.shard.counts):
+            # before the commit: a worker that dies between the two leaves a mark too many, never one too few
+            dataset.worklist.mark_retryable(task.unit)
+        commit = dataset.commit(task.unit, 0, output.shard, output.statistics)
+    num_bytes = commit.index.size + (commit.tar.size if commit.tar else 0)
+    return Outcome(task.unit, commit.counts, num_bytes, time.monotonic() - started)
 
 
 def guarded(
     open_dataset: Callable[[], Dataset], stage: Stage, task: UnitTask, retryable: frozenset[str]
 ) -> Outcome:
-    """The one border where anything may go wrong: a failed unit is told, with its traceback in the log, and
-    tried again.
-    """
+    """The one border where anything may fail: a failed unit is reported, its traceback logged, and it is retried."""
     try:
         return do_unit(open_dataset(), stage, task, retryable)
     except StorageDownError as error:
         return Outcome(task.unit, error=str(error), fatal=True)
     except Exception as error:
         log.exception("unit %s failed", task.unit)
-        return Outcome(task.unit, error=f"{type(error).__name__}: {error}"[:500])
+        return Outcome(task.unit, error=f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARS])
 
 
 def refuse_unit(dataset: Dataset, task: UnitTask, config: PoolConfig) -> Outcome:
-    """Commits a unit that killed its worker every time as refused rows; the follow-up units then isolate the
-    poison.
-    """
+    """Commits a unit that killed its worker every time as refused rows; follow-up units then find the item."""
 
     def stage(task: UnitTask, scratch: Path) -> UnitOutput:
         detail = f"the worker died {MAX_TRIES} times on unit {task.unit}"
@@ -136,7 +139,8 @@ class LocalPool:
     """No Ray: one unit after the other, in this process."""
 
     def __init__(self, config: PoolConfig):
-        self.config, self.dataset = config, Dataset.open(config.uri)
+        self.config = config
+        self.dataset = Dataset.open(config.uri)
         sweep()
         self.stage = config.stage_factory()
 
@@ -157,8 +161,7 @@ class LocalPool:
 
 
 class Worker:
-    """The Ray actor: a warm stage and its own view of the dataset, both made at the first unit, inside the
-    guard.
+    """The Ray actor: a warm stage and its own view of the dataset, both made at the first unit, in `guarded`.
 
     The factory travels as bytes: one that cannot be imported here is then an error of the unit, not a dead
     actor.
@@ -166,7 +169,9 @@ class Worker:
 
     def __init__(self, uri: str, stage_factory: bytes, retryable: frozenset[str]):
         logging.basicConfig(level=logging.WARNING)
-        self.uri, self.stage_factory, self.retryable = uri, stage_factory, retryable
+        self.uri = uri
+        self.stage_factory = stage_factory
+        self.retryable = retryable
         self.stage: Stage | None = None
         self.dataset: Dataset | None = None
 
@@ -181,8 +186,9 @@ class Worker:
             close()
 
     def run(self, tasks: list[UnitTask]) -> list[Outcome]:
-        """Ends early after a fatal error: the rest would fail alike."""
-        outcomes, cpu_before_s = list[Outcome](), cpu_seconds(living=True)
+        """Ends early after a fatal error: the units after it would fail alike."""
+        outcomes = list[Outcome]()
+        cpu_before_s = cpu_seconds(living=True)
         for task in tasks:
             outcomes.append(guarded(self._open, self._do, task, self.retryable))
             if outcomes[-1].fatal:
@@ -202,7 +208,7 @@ class Worker:
 
 @dataclass
 class Flight:
-    """A call that an actor is at."""
+    """A call that is running on an actor. `started`: seconds, monotonic; infinite once it was killed."""
 
     actor: Any
     tasks: list[UnitTask]
@@ -212,16 +218,17 @@ class Flight:
 class RayPool:
     """One call in flight per actor; dead actors are replaced.
 
-    An actor gets units once it runs: where the cluster has less room than `workers` ask for, the others do
-    the work. The units of a call that ended with the actor's death are done again one by one, so that only
-    the poisonous one is refused.
+    An actor gets units once it runs: where the cluster has less room than `workers` ask for, those that fit
+    do the work. The units of a call that ended with the actor's death are done again one by one, so that
+    only the one that kills is refused.
     """
 
     def __init__(self, config: PoolConfig, workers: int):
         import ray
 
         ensure_ray(workers)
-        self.ray, self.config = ray, config
+        self.ray = ray
+        self.config = config
         self.deaths = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
         self.dataset = Dataset.open(config.uri)
         actor: Any = ray.remote(Worker).options(num_cpus=1, num_gpus=config.num_gpus, max_restarts=0)
@@ -234,40 +241,53 @@ class RayPool:
             self._start()
 
     def stream(self, tasks: Iterable[UnitTask]) -> Iterator[Outcome]:
-        source, again = iter(tasks), deque[UnitTask]()
-        tries: dict[str, int] = {}
+        source = iter(tasks)
+        retry = deque[UnitTask]()
+        failures: Counter[str] = Counter()
         flying: dict[Any, Flight] = {}
         while True:
-            while self.idle and (call := [again.popleft()] if again else self._take(source)):
-                actor = self.idle.pop()
-                flying[actor.run.remote(call)] = Flight(actor, call, time.monotonic())
-            if not flying and (not self.starting or self.idle):
-                if self.idle:
-                    return
-                raise RuntimeError("no worker could be started; the log of Ray says why")
-            ready, _ = self.ray.wait([*flying, *self.starting], num_returns=1, timeout=1.0)
+            self._launch(source, retry, flying)
+            if not flying and self.idle:
+                return
+            if not flying and not self.starting:
+                raise RuntimeError("no worker could be started; see the log of Ray")
+            ready, _ = self.ray.wait([*flying, *self.starting], num_returns=1, timeout=POLL_S)
             self._end_overdue(flying)
             for reference in ready:
                 if reference in self.starting:
                     self._started(reference)
-                    continue
-                flight = flying.pop(reference)
-                for task, outcome in self._collect(reference, flight):
-                    if outcome and (outcome.fatal or not outcome.error):
-                        tries.pop(task.unit, None)
-                        yield outcome
-                    elif (
-                        tries.setdefault(task.unit, 0) + (len(flight.tasks) == 1 or outcome is not None)
-                        < MAX_TRIES
-                    ):
-                        tries[task.unit] += len(flight.tasks) == 1 or outcome is not None
-                        again.append(task)
-                    else:
-                        del tries[task.unit]
-                        yield outcome or refuse_unit(self.dataset, task, self.config)
+                else:
+                    yield from self._settle(reference, flying.pop(reference), failures, retry)
+
+    def _launch(self, source: Iterator[UnitTask], retry: deque[UnitTask], flying: dict[Any, Flight]) -> None:
+        """Gives every idle actor a call: a unit to retry, alone, or the next ones of the list."""
+        while self.idle:
+            tasks = [retry.popleft()] if retry else self._take(source)
+            if not tasks:
+                return
+            actor = self.idle.pop()
+            flying[actor.run.remote(tasks)] = Flight(actor, tasks, time.monotonic())
+
+    def _settle(
+        self, reference: Any, flight: Flight, failures: Counter[str], retry: deque[UnitTask]
+    ) -> Iterator[Outcome]:
+        """The final outcomes of a call that ended; its other units go to `retry`."""
+        for task, outcome in self._collect(reference, flight):
+            if outcome and (outcome.fatal or not outcome.error):
+                failures.pop(task.unit, None)
+                yield outcome
+                continue
+            # an actor that died with several units may have died of any of them: none is blamed
+            blamed = outcome is not None or len(flight.tasks) == 1
+            failures[task.unit] += blamed
+            if failures[task.unit] < MAX_TRIES:
+                retry.append(task)
+            else:
+                del failures[task.unit]
+                yield outcome or refuse_unit(self.dataset, task, self.config)
 
     def _take(self, source: Iterator[UnitTask]) -> list[UnitTask]:
-        return [task for _, task in zip(range(self.per_call), source, strict=False)]
+        return list(itertools.islice(source, self.per_call))
 
     def _start(self) -> None:
         actor = self.new_actor()
@@ -283,19 +303,19 @@ class RayPool:
             self.idle.append(actor)
 
     def _end_overdue(self, flying: dict[Any, Flight]) -> None:
-        """A worker that hangs is as good as dead."""
+        """Kills workers that hang; their units are then retried like those of any dead worker."""
+        deadline_s = self.config.unit_deadline_s
         for flight in flying.values():
-            if time.monotonic() - flight.started > self.config.unit_deadline_s * len(flight.tasks):
+            if time.monotonic() - flight.started > deadline_s * len(flight.tasks):
                 units = ", ".join(task.unit for task in flight.tasks)
-                log.warning(
-                    "a worker is killed: it holds %s for more than %.0f s", units, self.config.unit_deadline_s
-                )
+                log.warning("a worker is killed: it holds %s for more than %.0f s", units, deadline_s)
                 self.ray.kill(flight.actor)
                 flight.started = float("inf")
 
     def _collect(self, ready: Any, flight: Flight) -> list[tuple[UnitTask, Outcome | None]]:
-        """Each task with its outcome, None where the actor died; puts the actor, or a new one, back to the
-        idle ones.
+        """Each task with its outcome, None where the actor died.
+
+        The actor becomes idle again; a dead one is replaced.
         """
         try:
             outcomes: list[Outcome] = self.ray.get(ready)
@@ -305,7 +325,9 @@ class RayPool:
             return [(task, None) for task in flight.tasks]
         self.idle.append(flight.actor)
         per_unit_s = (time.monotonic() - flight.started) / len(flight.tasks)
+        # doubled at most: one quick unit must not make calls of many slow ones
         self.per_call = max(1, min(MAX_UNITS_PER_CALL, 2 * self.per_call, int(CALL_S / per_unit_s)))
+        # a worker ends early after a fatal error: the outcomes are then fewer than the tasks
         return list(zip(flight.tasks, outcomes, strict=False))
 
     def close(self) -> None:
@@ -322,7 +344,9 @@ def ensure_ray(num_cpus: int | None = None, log_to_driver: bool = True) -> None:
 
     if ray.is_initialized():
         return
+    # a local Ray listens on loopback only; `make` sets a token for whatever it starts
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    # else Ray hides the GPU from actors that request none, and says so in a warning
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": logging.WARNING}
     if os.environ.get("RAY_ADDRESS"):

@@ -1,9 +1,9 @@
 """What every verb does around its work: `--dry-run`, `--json`, and a record of the run beside its output.
 
-    run_verb("scrape", args, config, lambda: scrape(config), output=config.output, show=print_summary, as_json=…, dry_run=…)
+    run_verb("scrape", args, config, do, output=config.output, show=show_units, as_json=as_json, dry_run=dry_run)
 
-    <output>/runs/<run-id>/summary.json      what came of it, with seconds and cpu_s (all actors and their children)
-    <output>/runs/<run-id>/config.yaml       the settings as they were asked, unresolved
+    <output>/runs/<run-id>/summary.json      what the run did, with seconds and cpu_s (all actors and their children)
+    <output>/runs/<run-id>/config.yaml       the settings as they were given, unresolved
 
 It knows no verb. A run that fails leaves no record.
 """
@@ -20,11 +20,16 @@ from typing import Any
 import psutil
 import typer
 import yaml
+from rich.console import Console
+from rich.table import Table
 
 from cluster.storage import open_store
 from configs.load import hide_passwords, to_dict, unresolved
+from configs.terminal import printable
 
 Summary = dict[str, Any]
+# no markup: names and errors that are printed may come from the web
+console = Console(highlight=False, soft_wrap=True, markup=False)
 ARGS = typer.Argument(None, metavar="[CONFIG] [name=value…]")
 JSON = typer.Option(
     False, "--json", help="the summary as one JSON object on stdout, everything else on stderr"
@@ -43,29 +48,23 @@ def run_verb(
     as_json: bool,
     dry_run: bool,
 ) -> Summary | None:
-    """Does the work and tells its summary;
+    """Runs `do`, prints its summary and records it beside the output; None for a dry run.
 
-    None for a dry run. `cpu_s` of the summary, if any, is the workers'; ours is added.
+    `cpu_s` of the summary, if any, is the workers'; this process's is added.
     """
     if dry_run:
-        plan = {"verb": verb, "output": output, "settings": to_dict(config)}
-        said = f"{verb} would write to {output} with\n{yaml.safe_dump(plan['settings'], sort_keys=False)}"
-        print(hide_passwords(json.dumps(plan) if as_json else said))
+        _print_plan(verb, output, config, as_json)
         return None
-    started, cpu_before_s = time.monotonic(), cpu_seconds()
+    started = time.monotonic()
+    cpu_before_s = cpu_seconds()
     with _stdout_to_stderr() if as_json else contextlib.nullcontext():
         summary = do()
     cpu_s = summary.get("cpu_s", 0.0) + cpu_seconds() - cpu_before_s
-    summary = {
-        "verb": verb,
-        **summary,
-        "seconds": round(time.monotonic() - started, 2),
-        "cpu_s": round(cpu_s, 2),
-    }
+    summary = {"verb": verb, **summary}
+    summary["seconds"] = round(time.monotonic() - started, 2)
+    summary["cpu_s"] = round(cpu_s, 2)
     if output:
-        store, run_id = open_store(output), f"{time.strftime('%Y%m%dT%H%M%S')}-{verb}-{os.getpid()}"
-        store.put(f"runs/{run_id}/config.yaml", unresolved(type(config), args).encode())
-        store.put(f"runs/{run_id}/summary.json", json.dumps(summary, indent=1).encode())
+        _write_record(verb, args, config, output, summary)
     if as_json:
         print(json.dumps(summary))
     else:
@@ -73,29 +72,72 @@ def run_verb(
     return summary
 
 
+def _print_plan(verb: str, output: str, config: Any, as_json: bool) -> None:
+    settings = to_dict(config)
+    if as_json:
+        plan = json.dumps({"verb": verb, "output": output, "settings": settings})
+    else:
+        plan = f"{verb} would write to {output} with\n{yaml.safe_dump(settings, sort_keys=False)}"
+    print(hide_passwords(plan))
+
+
+def _write_record(verb: str, args: Sequence[str], config: Any, output: str, summary: Summary) -> None:
+    store = open_store(output)
+    # the process id tells apart two runs that start within a second
+    run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{verb}-{os.getpid()}"
+    store.put(f"runs/{run_id}/config.yaml", unresolved(type(config), args).encode())
+    store.put(f"runs/{run_id}/summary.json", json.dumps(summary, indent=1).encode())
+
+
+def show_units(summary: Summary) -> None:
+    """Prints a run of units: rows by status, bytes and seconds, failures; or that there was nothing to do."""
+    if not (summary["units_done"] or summary["failed"] or summary["deferred"]):
+        console.print(f"nothing to do: all {summary['units_before']} units are committed")
+        return
+    table = Table("rows", "count", box=None)
+    for name, count in sorted(summary["counts"].items()):
+        table.add_row(name.replace("refused:", "refused: "), str(count))
+    console.print(table)
+    cost = f"{summary['num_bytes'] / 1e6:.1f} MB in {summary['seconds']:.1f} s, {summary['cpu_s']:.1f} CPU-s"
+    before = f"{summary['units_before']} were committed before"
+    console.print(f"{summary['units_done']} units done, {before}; {cost}")
+    if summary["deferred"]:
+        _show_deferred(summary["deferred"], summary["deferred_counts"])
+    for unit, error in sorted(summary["failed"].items()):
+        console.print(printable(f"unit {unit} failed: {error}"), style="red")
+
+
+def _show_deferred(units: Sequence[str], counts: dict[str, int]) -> None:
+    reasons = [f"{name.removeprefix('refused:')} {count}" for name, count in sorted(counts.items())]
+    why = f"mostly transient failures: {', '.join(reasons)}"
+    console.print(f"{len(units)} units left for later ({why}): run the same command again", style="yellow")
+
+
 @contextlib.contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
     """For the block, whatever prints to stdout, children included, prints to stderr."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    # the descriptor, not sys.stdout: children and native libraries write to it directly
+    stdout = os.dup(1)
     os.dup2(2, 1)
     try:
         yield
     finally:
         sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def cpu_seconds(living: bool = False) -> float:
-    """CPU-seconds of this process and of its children that ended.
+    """CPU seconds of this process and of its children that ended.
 
-    `living`: also of all its living descendants, as a worker has them in its warm children. A driver must leave
-    it out: a local Ray, with all its workers, descends from it.
+    `living`: also of all its living descendants, as a worker has them in its warm children. A driver must
+    leave it out: a local Ray, with all its workers, descends from it.
     """
     times = os.times()
     total = times.user + times.system + times.children_user + times.children_system
     for pid in _children(os.getpid()) if living else ():
+        # a child may end while it is looked at
         with contextlib.suppress(psutil.Error):
             for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
                 used = process.cpu_times()
@@ -104,9 +146,10 @@ def cpu_seconds(living: bool = False) -> float:
 
 
 def _children(pid: int) -> list[int]:
-    """Of all threads of a process; far cheaper than to look at every process there is."""
+    """Children of all threads of a process, from /proc; psutil would look at every process of the machine."""
     pids: list[int] = []
     for task in Path(f"/proc/{pid}/task").iterdir():
+        # the thread may have ended since the listing
         with contextlib.suppress(OSError):
             pids += map(int, (task / "children").read_text().split())
     return pids

@@ -10,9 +10,8 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from cluster.record import ARGS, DRY_RUN, JSON, run_verb
+from cluster.record import ARGS, DRY_RUN, JSON, run_verb, show_units
 from configs.load import load_config, run_app
 from configs.terminal import log_to_stderr, printable
 
@@ -278,28 +277,6 @@ def stills(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN
         as_json=as_json,
         dry_run=dry_run,
     )
-
-
-def show_units(summary: dict[str, Any]) -> None:
-    """Kept, refused by reason, bytes and seconds of a run; or that there was nothing to do."""
-    if not (summary["units_done"] or summary["failed"] or summary["deferred"]):
-        console.print(f"nothing to do: all {summary['units_before']} units are committed")
-        return
-    table = Table("rows", "count", box=None)
-    for name, count in sorted(summary["counts"].items()):
-        table.add_row(name.replace("refused:", "refused: "), str(count))
-    console.print(table)
-    cost = f"{summary['num_bytes'] / 1e6:.1f} MB in {summary['seconds']:.1f} s, {summary['cpu_s']:.1f} CPU-s"
-    console.print(f"{summary['units_done']} units done, {summary['units_before']} were there before; {cost}")
-    if summary["deferred"]:
-        why = ", ".join(
-            f"{name.removeprefix('refused:')} {count}"
-            for name, count in sorted(summary["deferred_counts"].items())
-        )
-        later = f"{len(summary['deferred'])} units left for later (mostly transient failures: {why}): run the same command again"
-        console.print(later, style="yellow")
-    for unit, error in sorted(summary["failed"].items()):
-        console.print(printable(f"unit {unit} failed: {error}"), style="red")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ the samples.
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from typing import Any
 import pyarrow as pa
 
 from cluster.dataset import Commit, Dataset, Snapshot
+from cluster.runs import checkpoint_folder, committed_steps
 from cluster.scratch import scratch_folder
 from cluster.shards import CORE, Row, Shard, Status, verify_member, write_shard
 from cluster.storage import Store, open_store
@@ -340,15 +340,9 @@ def seen_by(uri: str, found: list[Found]) -> Iterator[dict[str, Any]]:
         (snapshot, part) for snapshot in snapshots for part in found if _same_dataset(snapshot, part.dataset)
     ]
     samples = sum(_pinned(snapshot, split, part) for snapshot, part in pairs)
-    for name in store.list("checkpoints") if samples else []:
-        found_step = re.fullmatch(r"checkpoints/step-(\d+)/COMMITTED\.json", name)
-        if found_step and int(found_step[1]) > 0:
-            yield {
-                "run": uri,
-                "step": int(found_step[1]),
-                "checkpoint": name.rpartition("/")[0],
-                "samples": samples,
-            }
+    for step in committed_steps(store) if samples else []:
+        if step > 0:  # a checkpoint of step 0 has seen no sample
+            yield {"run": uri, "step": step, "checkpoint": checkpoint_folder(step), "samples": samples}
     if samples and store.exists("FINISHED.json"):
         yield {
             "run": uri,

@@ -23,9 +23,10 @@ import numpy as np
 
 from cluster.dataset import Dataset
 from cluster.pool import UnitOutput
+from cluster.progress import RunSummary
 from cluster.scratch import scratch_folder
 from cluster.shards import Row, write_shard
-from cluster.units import RunSummary, run_units
+from cluster.units import run_units
 from cluster.worklist import UnitTask
 from configs.load import UserError, operational, semantic_dict
 from ingest.clip.clipper import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits

@@ -21,6 +21,8 @@ BRIDGES = {
     "cluster.files",
     "cluster.objects",
     "cluster.pool",
+    "cluster.progress",
+    "cluster.runs",
     "cluster.worklist",
     "cluster.shards",
     "cluster.jsonl",

@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster.record import ARGS, DRY_RUN, JSON, run_verb
+from cluster.record import ARGS, DRY_RUN, JSON, run_verb, show_units
 from configs.load import load_config, run_app
-from configs.terminal import log_to_stderr, printable
+from configs.terminal import log_to_stderr
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False, soft_wrap=True, markup=False)
@@ -68,7 +68,7 @@ def precompute(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY
         config,
         do,
         output=config.output,
-        show=_show_units,
+        show=show_units,
         as_json=as_json,
         dry_run=dry_run,
     )
@@ -200,18 +200,6 @@ def _show_training(summary: dict[str, Any]) -> None:
         console.print(
             f"trained to step {summary['steps']} in {summary['seconds']:.0f} s; the model is in {summary['model']}"
         )
-
-
-def _show_units(summary: dict[str, Any]) -> None:
-    if not (summary["units_done"] or summary["failed"] or summary["deferred"]):
-        console.print(f"nothing to do: all {summary['units_before']} units are committed")
-        return
-    counts = ", ".join(f"{count} {name}" for name, count in sorted(summary["counts"].items()))
-    console.print(
-        f"{summary['units_done']} units done ({counts}), {summary['units_before']} were there before; {summary['seconds']:.0f} s"
-    )
-    for unit, error in sorted(summary["failed"].items()):
-        console.print(printable(f"unit {unit} failed: {error}"), style="red")
 
 
 def _show_scores(summary: dict[str, Any]) -> None:

@@ -5,10 +5,11 @@ for line in inspect("out/demo/runs/diffusion"): ...
 
 from typing import Any
 
+from cluster.runs import checkpoint_folder, committed_steps
 from cluster.scratch import scratch_folder
 from cluster.storage import open_store
 from configs.load import UserError
-from training.checkpoints.store import DamagedError, committed_steps, download, folder_of, read_marker
+from training.checkpoints.store import DamagedError, download, read_marker
 
 
 def inspect(run: str) -> list[dict[str, Any]]:
@@ -24,7 +25,14 @@ def inspect(run: str) -> list[dict[str, Any]]:
         )
     lines = []
     for step in committed_steps(store):
-        line = {"step": step, "folder": folder_of(step), "files": 0, "bytes": 0, "facts": {}, "problem": ""}
+        line = {
+            "step": step,
+            "folder": checkpoint_folder(step),
+            "files": 0,
+            "bytes": 0,
+            "facts": {},
+            "problem": "",
+        }
         lines.append(line)
         try:
             checkpoint = read_marker(store, step)

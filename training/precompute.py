@@ -24,10 +24,11 @@ import torch
 
 from cluster.dataset import Commit, Dataset
 from cluster.pool import UnitOutput
+from cluster.progress import RunSummary
 from cluster.scratch import scratch_folder
 from cluster.shards import Row, Status, verify_member, write_shard
 from cluster.storage import absolute
-from cluster.units import RunSummary, run_units
+from cluster.units import run_units
 from cluster.worklist import UnitTask
 from configs.load import UserError, operational
 from ingest.pixels import PictureError

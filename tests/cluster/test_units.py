@@ -19,15 +19,14 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
-from rich.console import Console
 from tenacity import wait_none
 
 from cluster.dataset import Dataset
-from cluster.pool import Outcome, UnitOutput
+from cluster.pool import UnitOutput
 from cluster.scratch import new_scratch, sweep
 from cluster.shards import Row, write_shard
 from cluster.storage import FolderStore, RemoteStore, StorageDownError
-from cluster.units import RunProgress, RunSummary, _progress, _said, rate_of, run_units
+from cluster.units import run_units
 from cluster.worklist import UnitTask
 from configs.load import StoppedError
 from tests.conftest import ROOT
@@ -352,90 +351,12 @@ def test_a_long_list_is_streamed_and_numbered_on(tmp_path: Path, monkeypatch: py
     )
 
 
-def test_what_is_said_tells_reasons_bytes_and_what_is_tried_later_with_why() -> None:
-    summary = RunSummary()
-    assert _said(summary) == "kept 0 · refused 0 · 0 bytes"
-    summary.add(Outcome("u0", {"kept": 1200, "refused:silent": 2, "refused:timeout": 1}, num_bytes=1_500_000))
-    summary.add(Outcome("u1", {"kept": 34, "refused:corrupt": 7, "refused:license": 3}, num_bytes=500_000))
-    assert _said(summary) == "kept 1,234 · refused 13 (corrupt 7, license 3, silent 2, …) · 2.0 MB"
-    for unit in ("u2", "u3"):  # a storm of 429: nothing of them is committed
-        summary.add(
-            Outcome(unit, {"kept": 1, "refused:rate_limited": 6, "refused:timeout": 1}, deferred=True)
-        )
-    later = "to try later: 2 units (rate_limited 12, timeout 2)"
-    assert _said(summary) == f"kept 1,234 · refused 13 (corrupt 7, license 3, silent 2, …) · 2.0 MB · {later}"
-    summary.add(Outcome("u4", error="KeyError: a defect"))
-    assert _said(summary).endswith(f"{later} · failed: 1 unit")
-
-
-@pytest.mark.parametrize(
-    ("units_per_s", "shown"),
-    [
-        (None, "-/s"),
-        (0.0, "-/s"),
-        (1234.5, "1,234.5/s"),
-        (1.0, "1.0/s"),
-        (0.5, "30.0/min"),
-        (1 / 90, "40.0/h"),
-        (1e-4, "0.4/h"),
-    ],
-)
-def test_a_rate_is_a_number_to_read(units_per_s: float | None, shown: str) -> None:
-    assert rate_of(units_per_s) == shown
-
-
-SAID = "kept 5 · refused 3 (silent 3) · 1.0 MB · to try later: 2 units (rate_limited 14)"
-
-
-def shown_after(units: int, each_s: float, clock: list[float]) -> RunProgress:
-    """What shows the progress after `units` of 100, which took `each_s` on a clock of our own."""
-    show = _progress(False)
-    show.get_time = lambda: clock[0]
-    line = show.add_task("units", total=100, said="")
-    for _ in range(units):
-        clock[0] += each_s
-        show.update(line, advance=1, said=SAID)
-    return show
-
-
-@pytest.mark.parametrize(
-    ("each_s", "rate", "left"),
-    [(0.5, "2.0/s", "0:00:45"), (60.0, "1.0/min", "1:30:00"), (120.0, "30.0/h", "3:00:00")],
-)
-def test_a_narrow_terminal_shows_count_rate_and_time_left_also_of_slow_units(
-    each_s: float, rate: str, left: str
-) -> None:
-    terminal = Console(file=io.StringIO(), width=80)
-    for part in shown_after(10, each_s, [1000.0]).get_renderables():
-        terminal.print(part)
-    numbers, *said = terminal.file.getvalue().splitlines()
-    assert numbers.split()[-4:-2] == ["10/100", rate] and numbers.split()[-1] == left
-    assert " ".join(" ".join(said).split()) == SAID
-
-
-def test_where_there_is_no_terminal_the_log_is_told_once_a_minute(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    caplog.set_level(logging.INFO, "cluster.units")
-    monkeypatch.setattr("sys.stdout", io.StringIO())
-    clock = [1000.0]
-    show = shown_after(10, 60.0, clock)
-    show.told_at = 0.0
-    show.tell_log()
-    assert not caplog.messages, "nothing is to be shown at all"
-    show.disable = False
-    for _ in range(5):
-        show.tell_log()
-        clock[0] += 29
-    assert caplog.messages == [f"10 of 100 units · 1.0/min · 1:30:00 left · {SAID}"] * 2
-
-
-def test_a_run_tells_its_progress(
+def test_a_run_logs_its_progress(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caplog.set_level(logging.INFO, "cluster.units")
+    caplog.set_level(logging.INFO, "cluster.progress")
     monkeypatch.setattr("sys.stdout", io.StringIO())
-    monkeypatch.setattr("cluster.units.LOG_EVERY_S", 0)
+    monkeypatch.setattr("cluster.progress.LOG_EVERY_S", 0)
     run_units(make(tmp_path / "data", 6), lambda: Slow(tmp_path, 0.01), 0, columns=COLUMNS)
     assert [line.split(" · ")[0] for line in caplog.messages] == [f"{done} of 3 units" for done in (1, 2, 3)]
     assert "kept 6 · refused 0" in caplog.messages[-1] and "kept 6 · refused 0" in sys.stdout.getvalue()

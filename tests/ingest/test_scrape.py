@@ -23,8 +23,8 @@ import yaml
 from PIL import Image
 
 from cluster.dataset import Dataset
+from cluster.progress import RunSummary
 from cluster.seals import open_json, seal_json
-from cluster.units import RunSummary
 from cluster.worklist import UnitTask, WorkItem
 from configs.load import UserError
 from ingest.clip.clipper import ClipConfig, FrameConfig

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.dataset import Dataset
+from cluster.record import show_units
 from cluster.storage import open_store
 from cluster.submit import submission
 from configs.load import StoppedError, UserError, run_app
 from configs.terminal import Inert, printable
-from ingest.__main__ import show_units
 from ingest.clip.clipper import ClipConfig, FrameConfig
 from ingest.fetch.fetcher import FetchConfig
 from ingest.report import ReportConfig, write_report

@@ -10,6 +10,7 @@ import pytest
 import ingest.__main__
 from cluster import objects
 from cluster.dataset import Dataset
+from cluster.runs import committed_steps
 from cluster.shards import write_shard
 from cluster.storage import open_store
 from configs.load import run_app
@@ -19,7 +20,7 @@ from ingest.shard import CLIP_COLUMNS
 from ingest.sources.registry import SourceConfig
 from ingest.verify import verify
 from tests.ingest.test_report import clips_of
-from training.checkpoints.store import committed_steps, retain
+from training.checkpoints.store import retain
 
 STRANGERS = [
     "commits/Thumbs.db",

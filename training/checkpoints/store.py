@@ -25,11 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.runs import MARKER, checkpoint_folder, checkpoint_marker, committed_steps
 from cluster.scratch import scratch_folder
 from cluster.storage import Store, file_sha256
 
 log = logging.getLogger(__name__)
-MARKER = "COMMITTED.json"
 QUARANTINED = "QUARANTINED.json"
 SAVED = "SAVED.json"
 PART = "part.json"
@@ -54,10 +54,6 @@ class Checkpoint:
         return next(
             (entry for entry in self.files if entry["name"].endswith(f"/rank-{rank:04d}/{name}")), None
         )
-
-
-def folder_of(step: int) -> str:
-    return f"checkpoints/step-{step:08d}"
 
 
 def give_way() -> None:
@@ -115,7 +111,7 @@ def upload_part(
     """Uploads all files below `folder` as this rank's part, then `part.json` with their entries and their
     `content`.
     """
-    entries, prefix = [], f"{folder_of(step)}/{attempt}/rank-{rank:04d}"
+    entries, prefix = [], f"{checkpoint_folder(step)}/{attempt}/rank-{rank:04d}"
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = f"{prefix}/{path.relative_to(folder)}"
         store.put_file(name, path)
@@ -134,7 +130,7 @@ def await_parts(store: Store, step: int, attempt: str, world: int) -> list[dict[
     with scratch_folder("parts") as folder:
         for rank in range(world):
             name, path, pause_s = (
-                f"{folder_of(step)}/{attempt}/rank-{rank:04d}/{PART}",
+                f"{checkpoint_folder(step)}/{attempt}/rank-{rank:04d}/{PART}",
                 Path(folder) / PART,
                 0.02,
             )
@@ -161,17 +157,11 @@ def commit(store: Store, step: int, facts: dict[str, Any], files: list[dict[str,
     body = {"step": step, "facts": facts, "files": files}
     try:
         store.put(
-            f"{folder_of(step)}/{MARKER}",
+            checkpoint_marker(step),
             json.dumps({**body, "sha256": _hash(body)}, sort_keys=True).encode(),
         )
     except FileExistsError:
         log.warning("step %d has a checkpoint already, of another start of this run; that one stays", step)
-
-
-def committed_steps(store: Store) -> list[int]:
-    """Steps that have a marker, oldest first."""
-    names = (re.fullmatch(rf"checkpoints/step-(\d+)/{MARKER}", name) for name in store.list("checkpoints"))
-    return sorted(int(found[1]) for found in names if found)
 
 
 def saved_step(store: Store) -> int:
@@ -189,7 +179,7 @@ def read_marker(store: Store, step: int) -> Checkpoint:
 
     `FileNotFoundError` where there is none, `DamagedError` where it is not readable.
     """
-    data = store.read(f"{folder_of(step)}/{MARKER}")
+    data = store.read(checkpoint_marker(step))
     try:
         found = json.loads(data)
         stated = found.pop("sha256")
@@ -225,12 +215,14 @@ def download(store: Store, entry: dict[str, Any], target: Path) -> Path:
 def quarantine(store: Store, step: int, reason: str) -> None:
     """Takes the marker away from a damaged checkpoint; its files stay, with the reason beside them."""
     log.warning("checkpoint of step %d is damaged and put into quarantine: %s", step, reason)
-    marker = f"{folder_of(step)}/{MARKER}"
+    marker = checkpoint_marker(step)
     try:
         data = store.read(marker).decode(errors="replace")
     except FileNotFoundError:
         return
-    store.replace(f"{folder_of(step)}/{QUARANTINED}", json.dumps({"reason": reason, "marker": data}).encode())
+    store.replace(
+        f"{checkpoint_folder(step)}/{QUARANTINED}", json.dumps({"reason": reason, "marker": data}).encode()
+    )
     store.delete(marker)
 
 
@@ -249,9 +241,9 @@ def retain(store: Store, keep: int) -> None:
     if not steps or not is_whole(store, steps[-1]):
         log.warning("the newest checkpoint is not whole: older ones stay")
         return
-    kept = {folder_of(step) for step in steps[-keep:]}
+    kept = {checkpoint_folder(step) for step in steps[-keep:]}
     for folder, names in lying.items():
-        if folder in kept or folder > folder_of(steps[-1]) or f"{folder}/{QUARANTINED}" in names:
+        if folder in kept or folder > checkpoint_folder(steps[-1]) or f"{folder}/{QUARANTINED}" in names:
             continue
         for name in sorted(names, key=lambda name: not name.endswith(f"/{MARKER}")):
             store.delete(name)

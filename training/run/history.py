@@ -9,12 +9,12 @@ A run with a finished model or steps behind it never starts at step 0 by itself.
 
 import json
 import logging
-import re
 from typing import Any
 
 from cluster.jsonl import parse_lines
+from cluster.runs import MARKER, committed_steps, marked_steps
 from cluster.storage import Store
-from training.checkpoints.store import MARKER, QUARANTINED, committed_steps, quarantine, saved_step
+from training.checkpoints.store import QUARANTINED, quarantine, saved_step
 
 log = logging.getLogger(__name__)
 RUN, FINISHED, EVENTS = "run.json", "FINISHED.json", "events.jsonl"
@@ -75,11 +75,7 @@ def work_behind(store: Store) -> str:
         return f"it was finished at step {finished.get('step')}"
     if store.exists(FINISHED) or store.list("model"):
         return "it has a finished model"
-    marks = [
-        re.match(rf"checkpoints/step-(\d+)/({MARKER}|{QUARANTINED})$", name)
-        for name in store.list("checkpoints")
-    ]
-    steps = [int(mark[1]) for mark in marks if mark]
+    steps = marked_steps(store, MARKER, QUARANTINED)
     steps += [
         event.get("step", 0)
         for event in events(store)

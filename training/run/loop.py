@@ -32,14 +32,8 @@ from cluster.storage import Store, open_store
 from configs.load import UserError
 from training.checkpoints.fragments import KINDS, Fragment, held, mine, publish, shapes_of
 from training.checkpoints.parts import AVERAGE, NotFiniteError, Parts, snapshot
-from training.checkpoints.store import (
-    Checkpoint,
-    DamagedError,
-    Saver,
-    committed_steps,
-    quarantine,
-    read_marker,
-)
+from cluster.runs import committed_steps
+from training.checkpoints.store import Checkpoint, DamagedError, Saver, quarantine, read_marker
 from training.data.catalogue import Catalogue, Sample
 from training.data.heldout import HeldOut, held_out, leave_out
 from training.data.loader import Loader

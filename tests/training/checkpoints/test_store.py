@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings, strategies
 
 from cluster.jsonl import read_lines
+from cluster.runs import checkpoint_folder, committed_steps
 from cluster.storage import FolderStore, open_store
 from tests.fakes.latents import make_latents
 from training.checkpoints.parts import Parts, snapshot
-from training.checkpoints.store import Saver, commit, committed_steps, folder_of, read_marker, retain
+from training.checkpoints.store import Saver, commit, read_marker, retain
 from training.inspect import inspect
 from training.recipes import diffusion
 from training.settings import TrainConfig
@@ -50,7 +51,7 @@ def outcome(config: TrainConfig) -> tuple[list[float], bytes]:
     output = Path(config.output)
     parts = [
         path
-        for path in sorted(output.glob(f"{folder_of(config.steps)}/*/rank-0000/*.safetensors"))
+        for path in sorted(output.glob(f"{checkpoint_folder(config.steps)}/*/rank-0000/*.safetensors"))
         if path.is_file()
     ]
     return [line["loss"] for line in read_lines(output / "metrics.jsonl")], b"".join(
@@ -103,16 +104,19 @@ def test_dying_at_every_storage_call_of_a_run_costs_no_step_and_no_bit(
 def test_retention_keeps_older_ones_while_the_newest_is_not_whole(tmp_path: Path) -> None:
     store = open_store(str(tmp_path), writable=True)
     for step in (1, 2, 3):
-        name = f"{folder_of(step)}/a/rank-0000/x"
+        name = f"{checkpoint_folder(step)}/a/rank-0000/x"
         store.put(name, b"1234")
         commit(store, step, {}, [{"name": name, "size": 4, "sha256": ""}])
-    store.put(f"{folder_of(2)}/b/rank-0000/x", b"never committed")
-    store.delete(f"{folder_of(3)}/a/rank-0000/x")
+    store.put(f"{checkpoint_folder(2)}/b/rank-0000/x", b"never committed")
+    store.delete(f"{checkpoint_folder(3)}/a/rank-0000/x")
     retain(store, keep=1)
     assert committed_steps(store) == [1, 2, 3]
-    store.put(f"{folder_of(3)}/a/rank-0000/x", b"1234")
+    store.put(f"{checkpoint_folder(3)}/a/rank-0000/x", b"1234")
     retain(store, keep=1)
-    assert store.list("checkpoints") == [f"{folder_of(3)}/COMMITTED.json", f"{folder_of(3)}/a/rank-0000/x"]
+    assert store.list("checkpoints") == [
+        f"{checkpoint_folder(3)}/COMMITTED.json",
+        f"{checkpoint_folder(3)}/a/rank-0000/x",
+    ]
 
 
 class Piece:
