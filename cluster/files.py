@@ -1,9 +1,10 @@
 """Local files that appear whole: written beside their place, then renamed.
 
-    with replacing(path) as partial:        # path.parent / "partial-NAME": the suffix stays, encoders go by it
+    with replacing(path) as partial:        # "partial-NAME" beside it: the suffix stays, encoders go by it
         partial.write_text(text)
 
-Nobody reads half a file, and a crash leaves the old one. Objects of a dataset or run go through cluster.storage.
+Nobody reads half a file, and a crash leaves the old one. Objects of a dataset or run go through
+cluster.storage.
 """
 
 import contextlib
@@ -18,6 +19,5 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    finally:
+        partial.unlink(missing_ok=True)  # after an error; once renamed, nothing is there

@@ -8,6 +8,7 @@ The folder holds all weights and its own pipeline.py, made of four files in a ro
 uploaded.
 """
 
+import ast
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,15 +33,10 @@ from training.pretrained import (
     plain_processor,
     read_processor,
 )
+from training.recipes import diffusion
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = (
-    "ingest/pixels.py",
-    "training/pipeline/mel.py",
-    "training/pipeline/codec.py",
-    "training/pipeline/pipeline.py",
-)
-OURS = ("from training.", "from ingest.")
+PIPELINE = "training/pipeline/pipeline.py"
 
 
 @dataclass
@@ -67,7 +63,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     index = json.loads((folder / "model_index.json").read_text())
     index["_class_name"] = ["pipeline", StillsoundPipeline.__name__]
     index["conditioning"]["exported_sha256"] = {
-        name: folder_sha256(folder / name) for name in ("autoencoder", "image_encoder", "unet")
+        name: folder_sha256(folder / name) for name in diffusion.PARTS.weights
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=1))
     return {"output": str(folder)}
@@ -193,9 +189,34 @@ def make_folder(path: str) -> Path:
 
 
 def shipped_source() -> str:
-    """The text of the exported pipeline.py: the files of `SHIPPED` in a row, without their imports of each
-    other.
+    """The text of the exported pipeline.py: the pipeline's module after the modules of ours that it imports,
+    without their imports of each other.
     """
-    texts = [(ROOT / name).read_text() for name in SHIPPED]
-    lines = [line for text in texts for line in text.splitlines() if not line.startswith(OURS)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(_without_our_imports((ROOT / path).read_text()) for path in shipped_files()) + "\n"
+
+
+def shipped_files() -> list[str]:
+    """The pipeline's file after those of ours that it needs, each after what itself needs."""
+    files: list[str] = []
+
+    def add(path: str) -> None:
+        for statement in _our_imports(ast.parse((ROOT / path).read_text())):
+            add(f"{str(statement.module).replace('.', '/')}.py")
+        if path not in files:
+            files.append(path)
+
+    add(PIPELINE)
+    return files
+
+
+def _our_imports(tree: ast.Module) -> list[ast.ImportFrom]:
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return [node for node in imports if str(node.module).split(".")[0] in ("ingest", "training")]
+
+
+def _without_our_imports(text: str) -> str:
+    """By statement and not by line: an import that is wrapped over several lines goes as a whole."""
+    lines = text.splitlines()
+    for statement in reversed(_our_imports(ast.parse(text))):
+        del lines[statement.lineno - 1 : statement.end_lineno]
+    return "\n".join(lines)

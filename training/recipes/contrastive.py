@@ -22,11 +22,11 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import BitConfig, BitModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from cluster.dataset import Snapshot
 from configs.load import UserError
 from training.data.randomness import SampleKey
+from training.networks.towers import AudioTower, AudioTowerConfig, ImageTowerConfig, build_image_tower
 from training.pipeline.codec import ImageConfig, embed_image
 from training.pipeline.mel import MelConfig
 from training.recipes.clips import decode_image, decode_log_mel, mel_geometry, weights
@@ -41,31 +41,6 @@ PARTS = PipelineParts(encoders=("image_encoder",))
 MASKED = -1e4
 HOLE = -1
 MEL_CENTRE, MEL_SPREAD = -6.0, 4.0
-
-
-@dataclass
-class ImageTowerConfig:
-    """`kind` resnet: a BiT ResNet (group norm, so nothing depends on the batch) of `widths` and `depths` per
-    level; `kind` clip: a ViT of `widths[0]`, `depths[0]` layers, heads of 64 and patches of `patch`.
-    `size_px`: side of its square."""
-
-    kind: str = "clip"
-    widths: list[int] = field(default_factory=lambda: [768])
-    depths: list[int] = field(default_factory=lambda: [12])
-    stem: int = 64
-    norm_groups: int = 32
-    patch: int = 32
-    size_px: int = 224
-
-
-@dataclass
-class AudioTowerConfig:
-    """Residual convolutions over time with the mels as channels; every `depths` entry is a level at half the
-    frame rate.
-    """
-
-    width: int = 512
-    depths: list[int] = field(default_factory=lambda: [3, 3, 9, 3])
 
 
 @dataclass
@@ -95,7 +70,7 @@ class Contrastive(nn.Module):
     def __init__(self, config: Config, mel: MelConfig):
         super().__init__()
         clip = config.image.kind == "clip"
-        self.image: Any = build_image_tower(config)
+        self.image: Any = build_image_tower(config.image, config.embedding_dim)
         self.audio = AudioTower(config.audio, mel.num_mels)
         self.image_head = nn.Identity() if clip else nn.Linear(config.image.widths[-1], config.embedding_dim)
         self.audio_head = nn.Linear(2 * config.audio.width, config.embedding_dim)
@@ -174,63 +149,6 @@ class _GatherFeatures(torch.autograd.Function):
         total = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total.unflatten(0, (-1, dist.get_world_size()))[:, dist.get_rank()]
-
-
-class AudioTower(nn.Module):
-    """Log mels [b, frames, mels] -> [b, 2 * width]: mean and maximum over time."""
-
-    def __init__(self, config: AudioTowerConfig, num_mels: int):
-        super().__init__()
-        self.stem = nn.Conv1d(num_mels, config.width, 5, padding=2)
-        levels = [
-            [nn.MaxPool1d(2), *(Residual(config.width) for _ in range(depth))] for depth in config.depths
-        ]
-        self.levels = nn.Sequential(*[layer for level in levels for layer in level])
-
-    def forward(self, log_mel: Tensor) -> Tensor:
-        hidden = self.levels(self.stem(log_mel.transpose(1, 2)))
-        return torch.cat([hidden.mean(2), hidden.amax(2)], 1)
-
-
-class Residual(nn.Module):
-    """x + two convolutions of x, group-normalised before each."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        norms = [nn.GroupNorm(8, width), nn.GroupNorm(8, width)]
-        convolutions = [nn.Conv1d(width, width, 3, padding=1), nn.Conv1d(width, width, 3, padding=1)]
-        nn.init.zeros_(convolutions[1].weight)
-        self.steps = nn.Sequential(norms[0], nn.SiLU(), convolutions[0], norms[1], nn.SiLU(), convolutions[1])
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return hidden + self.steps(hidden)
-
-
-def build_image_tower(config: Config) -> nn.Module:
-    """A CLIP vision model or a BiT ResNet, of random weights."""
-    return _clip(config) if config.image.kind == "clip" else _resnet(config.image)
-
-
-def _clip(config: Config) -> nn.Module:
-    image = config.image
-    width = image.widths[0]
-    vision = CLIPVisionConfig(
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=image.depths[0],
-        num_attention_heads=width // 64,
-        patch_size=image.patch,
-        image_size=image.size_px,
-        projection_dim=config.embedding_dim,
-    )
-    return CLIPVisionModelWithProjection(vision)
-
-
-def _resnet(image: ImageTowerConfig) -> nn.Module:
-    sizes = {"embedding_size": image.stem, "hidden_sizes": list(image.widths), "depths": list(image.depths)}
-    return BitModel(
-        BitConfig(**sizes, num_groups=image.norm_groups, layer_type="preactivation", global_padding=None)
-    )
 
 
 def build_model(config: Config, geometry: Geometry) -> nn.Module:

@@ -18,13 +18,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from cluster.dataset import Snapshot
 from configs.load import UserError
 from training.data.npy import read_npy
 from training.data.randomness import VALIDATION, SampleKey, keyed_rng
+from training.networks.unet import build_unet
 from training.recipes.recipe import ONE_OPTIMISER, Batch, Geometry, PipelineParts, Sample
 
 MEMBERS: tuple[str, ...] = ("latent.npy", "image.npy")
@@ -109,30 +110,6 @@ def merge_moments(statistics: list[dict[str, Any]], name: str) -> tuple[list[flo
     variance = squares / count - mean**2
     constant = variance <= np.maximum(LEAST_SPREAD, FLOAT16_STEP * np.abs(mean)) ** 2
     return mean.tolist(), np.sqrt(np.where(constant, 1.0, variance)).tolist()
-
-
-def build_unet(config: Config, latent_channels: int, image_dim: int) -> UNet2DConditionModel:
-    """The stock UNet; without attention its blocks are convolutional only."""
-    levels = len(config.channels)
-    with_attention = (levels - 1) if config.attention else 0
-    down = ("DownBlock2D",) * (levels - with_attention) + ("CrossAttnDownBlock2D",) * with_attention
-    up = ("CrossAttnUpBlock2D",) * with_attention + ("UpBlock2D",) * (levels - with_attention)
-    return UNet2DConditionModel(
-        sample_size=128,
-        in_channels=latent_channels,
-        out_channels=latent_channels,
-        down_block_types=down,
-        up_block_types=up,
-        mid_block_type="UNetMidBlock2DCrossAttn" if config.attention else "UNetMidBlock2D",
-        block_out_channels=tuple(config.channels),
-        layers_per_block=config.layers_per_block,
-        cross_attention_dim=tuple(config.channels),
-        attention_head_dim=tuple(config.head_counts),
-        norm_num_groups=config.norm_groups,
-        class_embed_type="simple_projection",
-        projection_class_embeddings_input_dim=image_dim,
-        class_embeddings_concat=True,
-    )
 
 
 class Diffusion(nn.Module):

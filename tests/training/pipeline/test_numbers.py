@@ -48,7 +48,7 @@ def pipeline(**other: Any) -> StillsoundPipeline:
     pipe = StillsoundPipeline(
         unet=diffusion.build_unet(UNET, channels, dim).eval(),
         autoencoder=autoencoder.Autoencoder(CODEC, MEL).codec.eval(),
-        image_encoder=contrastive.build_image_tower(contrastive.Config(image=TOWER)).eval(),
+        image_encoder=contrastive.build_image_tower(TOWER, 512).eval(),
         scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000),
         conditioning={**conditioning, "processor": PROCESSOR, **other},
     )
