@@ -8,10 +8,11 @@ the next.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from configs.load import UserError, operational, semantic_dict
+from configs.load import UserError, at_least, operational, positive, semantic_dict
 from training.data.order import BLOCK_SIZE, WINDOW_SIZE, check_geometry
 from training.recipes import autoencoder, contrastive, diffusion
 from training.recipes.autoencoder import Config as AutoencoderConfig
@@ -26,56 +27,71 @@ RECIPES: dict[str, Recipe] = {  # mypy checks each module against the contract h
 }
 PRECISIONS = ("fp32", "bf16")
 NUMBERS = 2
-"""Counts changes of what the same settings compute. 2: no decay of vectors, negatives over all ranks, KL in AudioLDM's units."""
+"""Counts changes of what the same settings compute: a run that an older version began is not resumed.
+
+2: no decay of vectors, negatives over all ranks, KL in AudioLDM's units.
+"""
 SCHEDULES = ("constant", "cosine")
+ZERO_STAGES = range(4)
 
 
 @dataclass
 class TrainConfig:
-    """`more_data`: datasets to mix in, made with the same settings; `weights` says how often each is drawn
-    from, `data` first (none: as often as it has samples). Validation and previews are of `data`.
-
-    `global_batch`: samples per step over all workers and accumulation; a multiple of `lanes`, which `workers`
-    must divide. `accumulate`: micro batches of a step; in contrastive training negatives are of one micro
-    batch, so there it changes the loss.
-
-    `block_size` neighbours are read at once and `window_size` samples of a lane shuffled together
-    (training.data.order.Order). `schedule` cosine falls to zero at `steps`. `ema` 0 keeps the plain weights.
-    `zero_stage` 0 to 3. `split`: which samples to learn from. `validate_every` steps (0: never) the loss of
-    `validation_items` of `validation_split` is measured by the live and by the averaged weights, and
-    `preview_every` steps `preview_items` of them are drawn as pictures and sounds. `workers`, `zero_stage`,
-    `offload` (optimiser on the host, ZeRO 1 to 3), `activation_checkpointing` and `compile` may change from
-    one start to the next; so may `accumulate`, but for contrastive, whose loss couples the samples of a micro
-    batch. `wandb`: a project of Weights & Biases, beside the TensorBoard. `max_failures`: how often the run
-    starts again by itself after a worker or node died. `restart` starts at step 0 where a run has steps
-    behind it but no usable checkpoint; it changes nothing for a run that can go on.
+    """A run's settings. `operational` ones may change from one start to the next; so may `accumulate`, unless
+    the recipe's loss couples the samples of a micro batch.
     """
 
     data: str = operational()
     output: str = operational()
+    # start at step 0 if the run has steps behind it but no usable checkpoint; else it changes nothing
     restart: bool = operational(False)
-    more_data: list[str] = operational([])
     recipe: str = "diffusion"
-    workers: int = operational(1)
-    steps: int = 1000
-    global_batch: int = 48
-    lanes: int = 48
-    accumulate: int = 1
-    seed: int = 0
+
+    # --- Data: `more_data` is mixed in, made with the same settings; validation and previews are of `data` --
+    more_data: list[str] = operational([])
+    # how often each dataset is drawn from, `data` first; none: as often as it has samples
     weights: list[float] = field(default_factory=list)
+    # which samples to learn from
+    split: str = "train"
+    # the order of training.data.order.Order: neighbours read at once, samples of a lane shuffled together
     block_size: int = BLOCK_SIZE
     window_size: int = WINDOW_SIZE
-    split: str = "train"
+    # steps that are fetched ahead
+    prefetch: int = operational(2)
+
+    # --- Steps and batches: `workers` divides `lanes`, which divides `global_batch` -------------------------
+    # 0: in this process, without Ray
+    workers: int = operational(1)
+    steps: int = 1000
+    # samples per step over all workers and micro batches
+    global_batch: int = 48
+    lanes: int = 48
+    # micro batches of a step; in contrastive training negatives are of one micro batch
+    accumulate: int = 1
+    seed: int = 0
+
+    # --- Optimiser: AdamW -----------------------------------------------------------------------------------
     lr: float = 1e-4
     warmup_steps: int = 100
+    # constant, or cosine, which falls to zero at `steps`
     schedule: str = "constant"
     beta1: float = 0.9
     beta2: float = 0.99
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
+    # decay of the averaged weights, which are what ships; 0 ships the plain ones
     ema: float = 0.999
+
+    # --- Memory and speed -----------------------------------------------------------------------------------
     zero_stage: int = operational(1)
     precision: str = "fp32"
+    # the optimiser on the host, with ZeRO 1 to 3
+    offload: bool = operational(False)
+    activation_checkpointing: bool = operational(False)
+    compile: bool = operational(False)
+    threads: int = operational(1)
+
+    # --- Checkpoints, validation and previews: every so many steps; 0 never validates or previews -----------
     checkpoint_every: int = operational(500)
     keep_checkpoints: int = operational(3)
     validate_every: int = operational(0)
@@ -83,71 +99,58 @@ class TrainConfig:
     validation_items: int = operational(256)
     preview_every: int = operational(0)
     preview_items: int = operational(4)
-    activation_checkpointing: bool = operational(False)
-    compile: bool = operational(False)
-    offload: bool = operational(False)
+    # a project of Weights & Biases, beside TensorBoard
     wandb: str = operational("")
+    # how often the run starts again by itself after a worker or node died
     max_failures: int = operational(8)
-    threads: int = operational(1)
-    prefetch: int = operational(2)
+
+    # --- Recipes: only the section of the chosen one counts -------------------------------------------------
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("recipe", RECIPES),
-            ("precision", PRECISIONS),
-            ("schedule", SCHEDULES),
-            ("zero_stage", range(4)),
-        ):
-            if getattr(self, name) not in known:
-                raise UserError(f"{name}={getattr(self, name)}: give one of {', '.join(map(str, known))}")
-        positive = (
-            "steps",
-            "accumulate",
-            "block_size",
-            "window_size",
-            "lr",
-            "checkpoint_every",
-            "keep_checkpoints",
-            "threads",
-            "prefetch",
-        )
-        for name in (*positive, "validation_items", "preview_items"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name}={getattr(self, name)}: give a positive number")
-        for name in (
-            "workers",
-            "warmup_steps",
-            "max_failures",
-            "gradient_clip",
-            "weight_decay",
-            "validate_every",
-            "preview_every",
-        ):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name}={getattr(self, name)}: give 0 or more")
+        _check_choice(self, "recipe", RECIPES)
+        _check_choice(self, "precision", PRECISIONS)
+        _check_choice(self, "schedule", SCHEDULES)
+        _check_choice(self, "zero_stage", ZERO_STAGES)
+        positive(self, "steps", "accumulate", "block_size", "window_size", "lr")
+        positive(self, "checkpoint_every", "keep_checkpoints", "threads", "prefetch")
+        positive(self, "validation_items", "preview_items")
+        at_least(self, 0, "workers", "warmup_steps", "max_failures", "weight_decay")
+        at_least(self, 0, "gradient_clip", "validate_every", "preview_every", meaning="off")
         if not 0 <= self.ema < 1:
             raise UserError(f"ema={self.ema}: give 0 or more, below 1")
+        self._check_zero_stage()
+        self._check_datasets()
+        workers = max(1, self.workers)
+        check_geometry(self.lanes, self.global_batch, workers)
+        if self.global_batch % (workers * self.accumulate):
+            raise UserError(
+                f"accumulate={self.accumulate}: "
+                f"workers x accumulate must divide global_batch={self.global_batch}"
+            )
+
+    def _check_zero_stage(self) -> None:
         if self.offload and self.zero_stage == 0:
             raise UserError("offload=true: needs zero_stage=1, 2 or 3")
+        # DeepSpeed keeps no fp32 weights at ZeRO 0 in bf16, and the average is made of those
         if self.precision == "bf16" and self.zero_stage == 0:
             raise UserError(
-                "zero_stage=0: averages no fp32 weights with precision=bf16; give zero_stage=1, which also needs less memory"
+                "zero_stage=0: averages no fp32 weights with precision=bf16; "
+                "give zero_stage=1, which also needs less memory"
             )
-        if self.weights and len(self.weights) != 1 + len(self.more_data):
+
+    def _check_datasets(self) -> None:
+        num_datasets = 1 + len(self.more_data)
+        if self.weights and len(self.weights) != num_datasets:
             raise UserError(
-                f"weights={self.weights}: give {1 + len(self.more_data)}, one for data and one for each of more_data, or none"
+                f"weights={self.weights}: give {num_datasets}, one for data and one for each of more_data, "
+                "or none"
             )
-        if len({self.data, *self.more_data}) <= len(self.more_data):
+        if len(set(self.all_data)) < num_datasets:
             raise UserError(
                 f"more_data={self.more_data}: names a dataset twice; give it a greater weight instead"
-            )
-        check_geometry(self.lanes, self.global_batch, max(1, self.workers))
-        if self.global_batch % (max(1, self.workers) * self.accumulate):
-            raise UserError(
-                f"accumulate={self.accumulate}: workers x accumulate must divide global_batch={self.global_batch}"
             )
 
     @property
@@ -170,13 +173,17 @@ def identity(config: TrainConfig) -> dict[str, Any]:
     """Settings that change the numbers of a run: the chosen recipe's section, and `steps` only if the
     schedule uses it.
     """
-    found = semantic_dict(config) | {"numbers": NUMBERS}
-    others = [name for name in RECIPES if name != config.recipe]
-    return {
-        name: value
-        for name, value in found.items()
-        if name not in others and (name != "steps" or config.schedule != "constant")
-    }
+    left_out = {name for name in RECIPES if name != config.recipe}
+    if config.schedule == "constant":
+        left_out.add("steps")
+    settings = semantic_dict(config) | {"numbers": NUMBERS}
+    return {name: value for name, value in settings.items() if name not in left_out}
+
+
+def _check_choice(config: TrainConfig, name: str, choices: Collection[object]) -> None:
+    value = getattr(config, name)
+    if value not in choices:
+        raise UserError(f"{name}={value}: give one of {', '.join(map(str, choices))}")
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
