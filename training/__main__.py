@@ -34,7 +34,7 @@ def train(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN)
     def do() -> dict[str, Any]:
         from training.train import train as run
 
-        return run(config)
+        return dict(run(config))
 
     run_verb(
         "train",
@@ -128,9 +128,8 @@ def export(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN
     config = load_config(ExportConfig, args or [])
 
     def show(summary: dict[str, Any]) -> None:
-        console.print(
-            f"wrote {summary['output']}: DiffusionPipeline.from_pretrained(…, trust_remote_code=True) loads it"
-        )
+        loads = "DiffusionPipeline.from_pretrained(…, trust_remote_code=True) loads it"
+        console.print(f"wrote {summary['output']}: {loads}")
 
     run_verb(
         "export",
@@ -147,26 +146,20 @@ def export(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN
 @app.command()
 def inspect(run: str, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """The checkpoints of a RUN, each checked; exit 1 if one is damaged."""
-    from training.inspect import inspect as lines_of
+    from training.inspect import inspect as check
 
     if dry_run:
         console.print(f"would read and check every checkpoint of {run}, and write nothing")
         return
-    lines = lines_of(run)
+    checkpoints = check(run)
     if as_json:
-        print(json.dumps({"checkpoints": lines}))
-    for line in lines if not as_json else []:
-        state = f"damaged: {line['problem']}" if line["problem"] else "sound"
-        facts = "  ".join(
-            f"{name} {line['facts'][name]}"
-            for name in ("position", "workers", "zero_stage", "ema")
-            if name in line["facts"]
-        )
-        told = f"step {line['step']:8d}  {line['files']:4d} files  {line['bytes'] / 1e6:9.1f} MB  {facts}  {state}"
-        console.print(told, soft_wrap=True, style="red" if line["problem"] else None)
-    if not lines and not as_json:
-        console.print(f"{run}: no checkpoint yet")
-    if any(line["problem"] for line in lines):
+        print(json.dumps({"checkpoints": checkpoints}))
+    else:
+        for checkpoint in checkpoints:
+            _show_checkpoint(dict(checkpoint))
+        if not checkpoints:
+            console.print(f"{run}: no checkpoint yet")
+    if any(checkpoint["problem"] for checkpoint in checkpoints):
         raise typer.Exit(1)
 
 
@@ -181,25 +174,36 @@ def probe(as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
         )
         return
     try:
-        found = run()
+        findings = run()
     except RuntimeError as error:
         console.print(str(error), style="red")
         raise typer.Exit(1) from None
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(findings))
     else:
-        console.print(
-            f"torch {found['torch']} on {found['device']}, all-reduce over {found['all_reduce']} in {found['seconds']} s"
-        )
+        device = f"torch {findings['torch']} on {findings['device']}"
+        console.print(f"{device}, all-reduce over {findings['all_reduce']} in {findings['seconds']} s")
 
 
 def _show_training(summary: dict[str, Any]) -> None:
+    model = f"the model is in {summary['model']}"
     if summary["finished_before"]:
-        console.print(f"finished: all {summary['steps']} steps are done; the model is in {summary['model']}")
+        console.print(f"finished: all {summary['steps']} steps are done; {model}")
     else:
-        console.print(
-            f"trained to step {summary['steps']} in {summary['seconds']:.0f} s; the model is in {summary['model']}"
-        )
+        console.print(f"trained to step {summary['steps']} in {summary['seconds']:.0f} s; {model}")
+
+
+def _show_checkpoint(line: dict[str, Any]) -> None:
+    metadata = line["facts"]
+    shown = [name for name in ("position", "workers", "zero_stage", "ema") if name in metadata]
+    columns = [
+        f"step {line['step']:8d}",
+        f"{line['files']:4d} files",
+        f"{line['bytes'] / 1e6:9.1f} MB",
+        *(f"{name} {metadata[name]}" for name in shown),
+        f"damaged: {line['problem']}" if line["problem"] else "sound",
+    ]
+    console.print("  ".join(columns), soft_wrap=True, style="red" if line["problem"] else None)
 
 
 def _show_scores(summary: dict[str, Any]) -> None:
@@ -215,8 +219,8 @@ def _show_scores(summary: dict[str, Any]) -> None:
     )
     for name, scores in summary["scores"].items():
         intervals = summary["intervals"].get(name, {})
-        parts = ("generated", "real", "chance", "shuffled", "closed", "shuffled_closed")
-        table.add_row(name, *(_with_interval(scores[part], intervals.get(part)) for part in parts))
+        columns = ("generated", "real", "chance", "shuffled", "closed", "shuffled_closed")
+        table.add_row(name, *(_with_interval(scores[column], intervals.get(column)) for column in columns))
     console.print(table)
     console.print(
         f"{summary['num_clips']} held-out clips of {summary['num_media']} media; in brackets 95 % intervals"

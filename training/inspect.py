@@ -3,47 +3,64 @@
 for line in inspect("out/demo/runs/diffusion"): ...
 """
 
-from typing import Any
+from typing import TypedDict
 
 from cluster.runs import checkpoint_folder, committed_steps
 from cluster.scratch import scratch_folder
-from cluster.storage import open_store
+from cluster.storage import Store, open_store
 from configs.load import UserError
-from training.checkpoints.store import DamagedError, download, read_marker
+from training.checkpoints.store import (
+    Checkpoint,
+    DamagedError,
+    Metadata,
+    download,
+    read_marker,
+)
 
 
-def inspect(run: str) -> list[dict[str, Any]]:
-    """`{"step", "files", "bytes", "facts", "problem"}` per checkpoint, oldest first; `problem` is "" for a
-    sound one.
+class Line(TypedDict):
+    """One checkpoint. `facts`: the metadata of its marker. `problem`: "" for a sound one."""
 
-    `UserError` where there is no run.
-    """
+    step: int
+    folder: str
+    files: int
+    bytes: int
+    facts: Metadata
+    problem: str
+
+
+def inspect(run: str) -> list[Line]:
+    """A line per checkpoint, oldest first. `UserError` if there is no run."""
     store = open_store(run)
     if not store.exists("run.json"):
         raise UserError(
             f"{run}: no run here (run.json is missing); give the output of python -m training train"
         )
-    lines = []
-    for step in committed_steps(store):
-        line = {
-            "step": step,
-            "folder": checkpoint_folder(step),
-            "files": 0,
-            "bytes": 0,
-            "facts": {},
-            "problem": "",
-        }
-        lines.append(line)
-        try:
-            checkpoint = read_marker(store, step)
-            line |= {
-                "files": len(checkpoint.files),
-                "bytes": sum(file["size"] for file in checkpoint.files),
-                "facts": checkpoint.facts,
-            }
-            with scratch_folder("inspect") as folder:
-                for entry in checkpoint.files:
-                    download(store, entry, folder).unlink()
-        except (DamagedError, FileNotFoundError) as error:
-            line["problem"] = str(error)
-    return lines
+    return [_line(store, step) for step in committed_steps(store)]
+
+
+def _line(store: Store, step: int) -> Line:
+    line: Line = {
+        "step": step,
+        "folder": checkpoint_folder(step),
+        "files": 0,
+        "bytes": 0,
+        "facts": {},
+        "problem": "",
+    }
+    try:
+        checkpoint = read_marker(store, step)
+        line["files"] = len(checkpoint.files)
+        line["bytes"] = sum(file["size"] for file in checkpoint.files)
+        line["facts"] = checkpoint.metadata
+        _check(store, checkpoint)
+    except (DamagedError, FileNotFoundError) as error:
+        line["problem"] = str(error)
+    return line
+
+
+def _check(store: Store, checkpoint: Checkpoint) -> None:
+    """Downloads every file and compares its hash; one at a time, so that the disk holds the largest only."""
+    with scratch_folder("inspect") as folder:
+        for entry in checkpoint.files:
+            download(store, entry, folder).unlink()

@@ -1,10 +1,10 @@
-"""`training train`: a recipe under Ray Train and DeepSpeed; the same command again resumes, or says that it
-is finished.
+"""`training train`: a recipe under Ray Train and DeepSpeed; the same command again resumes, or reports that
+the run is finished.
 
     train(load_config(TrainConfig, ["configs/training/demo.yaml"]))
 
 `training.run.prepare` checks settings and data before any machine works and pins the snapshot in
-`<output>/run.json`; the driver starts the workers; when one dies they start again by themselves from the
+`<output>/run.json`; the driver starts the workers; when one dies, all start again by themselves from the
 newest checkpoint. `workers=0` trains in this process.
 """
 
@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from rich.console import Console
 from rich.progress import (
@@ -38,54 +38,69 @@ from cluster.storage import Store, open_store
 from configs.load import StoppedError
 from training.run.engine import ensure_process_group, wants_gpu
 from training.run.history import EVENTS, FINISHED, events, finished_step
-from training.run.interrupt import ASKED, listen
-from training.run.loop import Plan, work
+from training.run.interrupt import STOP_REQUESTED, listen
+from training.run.loop import work
+from training.run.plan import Plan
 from training.run.prepare import prepare
 from training.settings import TrainConfig
 
 log = logging.getLogger(__name__)
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Ray Train looks at its workers every 2 s; a short run would wait for it longer than it trains
+HEALTH_CHECK_S = "0.5"
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
-    """Runs to `steps`; returns `{"steps", "resumed_from", "seconds", "cpu_s", "finished_before", "model"}`.
+class Summary(TypedDict):
+    """What a run came to. `cpu_s`: of the workers that came to the end; 0 if the run was finished before."""
+
+    steps: int
+    finished_before: bool
+    resumed_from: int
+    seconds: float
+    cpu_s: float
+    model: str
+
+
+def train(config: TrainConfig) -> Summary:
+    """Runs to `steps`.
 
     `UserError` before any work: data missing or of the wrong kind, output not writable, or made with other
-    settings. `StoppedError` where workers kept failing, the loss is NaN or infinite, or no checkpoint of a
-    run with steps behind it is usable.
+    settings. `StoppedError` if workers kept failing, the loss is NaN or infinite, or no checkpoint of a run
+    with steps behind it is usable.
     """
     started = time.monotonic()
     plan = prepare(config)
     store = open_store(plan.config.output)
-    done = finished_step(store)
-    before = len(events(store))
-    if done < config.steps:
-        if config.workers == 0:
-            ensure_process_group()
-            with _told_to_stop(ASKED.set):
-                ASKED.clear()
-                _work_here(plan)
-        else:
-            _under_ray(plan)
+    step_before = finished_step(store)
+    num_events_before = len(events(store))
+    finished_before = step_before >= config.steps
+    if not finished_before:
+        _run_workers(plan)
         store.delete(plan.stop_name)
         if finished_step(store) < config.steps:
             raise StoppedError(_reason(store))
     finished = json.loads(store.read(FINISHED))
-    starts = [
-        event["step"] for event in events(store)[before:] if event.get("event") in ("started", "resumed")
-    ]
-    summary = {
-        "steps": finished["step"],
-        "finished_before": done >= config.steps,
-        "resumed_from": starts[0] if starts else done,
-    }
-    cpu_s = 0.0 if summary["finished_before"] else finished["cpu_s"]  # of the workers that came to the end
+    new_events = events(store)[num_events_before:]
+    starts = [line["step"] for line in new_events if line.get("event") in ("started", "resumed")]
     return {
-        **summary,
+        "steps": finished["step"],
+        "finished_before": finished_before,
+        "resumed_from": starts[0] if starts else step_before,
         "seconds": round(time.monotonic() - started, 1),
-        "cpu_s": cpu_s,
+        "cpu_s": 0.0 if finished_before else finished["cpu_s"],
         "model": f"{config.output}/model",
     }
+
+
+def _run_workers(plan: Plan) -> None:
+    if plan.config.workers > 0:
+        _under_ray(plan)
+        return
+    ensure_process_group()
+    with _on_sigterm(STOP_REQUESTED.set):
+        # of a run that this process trained before
+        STOP_REQUESTED.clear()
+        _work_here(plan)
 
 
 def _work_here(plan: Plan) -> None:
@@ -98,61 +113,72 @@ def _work_here(plan: Plan) -> None:
     except OSError as error:
         if isinstance(error, StoppedError):
             raise
-        hint = "make room there" if error.errno in NO_ROOM else "see to it"
+        hint = "make room there" if error.errno in DISK_FULL else "mend it"
         raise StoppedError(
-            f"stopped: {error}; {hint}, then run the same command again: it goes on from the newest checkpoint"
+            f"stopped: {error}; {hint}, then run the same command again: "
+            "it resumes from the newest checkpoint"
         ) from error
 
 
 def _reason(store: Store) -> str:
-    reasons = (
-        event["reason"] for event in reversed(events(store)) if event.get("event") in ("failed", "stopped")
-    )
-    return next(reasons, "the workers ended without a reason")
+    """Why the workers ended without a finished model, by the newest event that has a reason."""
+    for line in reversed(events(store)):
+        if line.get("event") in ("failed", "stopped"):
+            return str(line["reason"])
+    return "the workers ended without a reason"
 
 
 def _under_ray(plan: Plan) -> None:
     """`workers` processes under Ray Train; it starts them again, all together, when one of them dies."""
-    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     config = plan.config
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_S)
+    # one CPU more, for Ray Train's controller
     ensure_ray(config.workers + 1, log_to_driver=False)
-    gpus = int(ray.cluster_resources().get("GPU", 0)) if wants_gpu() else 0
-    gpu = gpus >= config.workers
-    if gpus and not gpu:
-        log.warning(
-            "the cluster has %d GPUs for workers=%d: training on CPUs; give workers=%d for GPUs",
-            gpus,
-            config.workers,
-            gpus,
-        )
+    use_gpu = _use_gpus(config.workers)
+    store = open_store(config.output)
     with scratch_folder("ray-train") as folder:
         trainer = TorchTrainer(
             functools.partial(_work_in_ray, plan),
-            scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=gpu),
-            torch_config=_listening(TorchConfig)(backend="nccl" if gpu else "gloo"),
+            scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=use_gpu),
+            torch_config=_listening(TorchConfig)(backend="nccl" if use_gpu else "gloo"),
+            # the checkpoints are ours: Ray stores nothing worth keeping
             run_config=RunConfig(
                 storage_path=str(folder), failure_config=FailureConfig(max_failures=config.max_failures)
             ),
         )
+        request_stop = functools.partial(store.replace, plan.stop_name, b"")
         try:
-            stop = functools.partial(open_store(config.output).replace, plan.stop_name, b"")
-            with watch(config.output, config.steps), _told_to_stop(stop):
+            with watch(config.output, config.steps), _on_sigterm(request_stop):
                 trainer.fit()
         except TrainingFailedError as error:
             failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+            last_line_of_error = str(failures[0]).strip().splitlines()[-1]
             raise StoppedError(
-                f"stopped after {config.max_failures} new starts: {str(failures[0]).strip().splitlines()[-1]}"
+                f"stopped after {config.max_failures} new starts: {last_line_of_error}"
             ) from error
 
 
+def _use_gpus(workers: int) -> bool:
+    """Whether the cluster has a GPU for every worker; a warning if it has some."""
+    import ray
+
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpus = int(resources.get("GPU", 0)) if wants_gpu() else 0
+    if 0 < gpus < workers:
+        log.warning(
+            "the cluster has %d GPUs for workers=%d: training on CPUs; give workers=%d for GPUs",
+            *(gpus, workers, gpus),
+        )
+    return gpus >= workers
+
+
 def _listening(torch_config: Any) -> Any:
-    """Ray's way to start a process group, and in the same place, which is each worker's main thread, to heed
-    SIGTERM.
+    """Ray's start of a process group that also begins to listen for SIGTERM: it runs in each worker's main
+    thread, where alone signals can be set.
     """
 
     class Backend(torch_config().backend_cls):  # type: ignore[misc]
@@ -168,48 +194,50 @@ def _listening(torch_config: Any) -> Any:
     return Config
 
 
+def _work_in_ray(plan: Plan) -> None:
+    logging.basicConfig(level=logging.WARNING)
+    work(plan)
+
+
 @contextlib.contextmanager
-def _told_to_stop(stop: Callable[[], object]) -> Iterator[None]:
-    """For the block, SIGTERM to this command calls `stop`: the run saves before it ends."""
+def _on_sigterm(request_stop: Callable[[], object]) -> Iterator[None]:
+    """For the block, SIGTERM to this command calls `request_stop`: the run saves before it ends."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: stop())
+    handler = signal.signal(signal.SIGTERM, lambda *_: request_stop())
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager
 def watch(output: str, steps: int) -> Iterator[None]:
-    """A live line of the run's own journal while the block runs: step, loss, resumes.
+    """A live line of the run's metrics while the block runs: step, loss, resumes.
 
     On stderr, for runs in a folder.
     """
     stop = threading.Event()
-    columns = (
+    progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-    )
-    shown = Progress(
-        *columns, TextColumn("{task.fields[said]}"), console=Console(stderr=True), disable="://" in output
+        TextColumn("{task.fields[status]}"),
+        console=Console(stderr=True),
+        disable="://" in output,
     )
 
     def follow() -> None:
-        line = shown.add_task("steps", total=steps, said="")
+        task = progress.add_task("steps", total=steps, status="")
         while not stop.wait(1.0):
-            newest, events = last_line(Path(output) / "metrics.jsonl"), read_lines(Path(output) / EVENTS)
-            resumed = [event["step"] for event in events if event.get("event") == "resumed"]
-            said = f"loss {newest['loss']:.4f}" if newest else "starting"
-            said += f" · resumed at step {resumed[-1]}" if resumed else ""
-            shown.update(line, completed=newest["step"] if newest else 0, said=said)
+            step, status = _status(Path(output))
+            progress.update(task, completed=step, status=status)
 
     thread = threading.Thread(target=follow, name="watch", daemon=True)
-    with shown:
+    with progress:
         thread.start()
         try:
             yield
@@ -218,6 +246,15 @@ def watch(output: str, steps: int) -> Iterator[None]:
             thread.join()
 
 
-def _work_in_ray(plan: Plan) -> None:
-    logging.basicConfig(level=logging.WARNING)
-    work(plan)
+def _status(output: Path) -> tuple[int, str]:
+    """The newest step, and a line about the run."""
+    newest = last_line(output / "metrics.jsonl")
+    lines = read_lines(output / EVENTS)
+    resumed = [line["step"] for line in lines if line.get("event") == "resumed"]
+    status = "starting"
+    # the loss of a step of holes only is null
+    if newest:
+        status = f"loss {newest['loss']:.4f}" if newest["loss"] is not None else "no sample in this step"
+    if resumed:
+        status += f" · resumed at step {resumed[-1]}"
+    return (newest["step"] if newest else 0), status

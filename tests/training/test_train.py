@@ -31,7 +31,7 @@ from training.recipes import diffusion
 from training.run.ema import Ema
 from training.run.engine import start_engine
 from training.run.journal import Journal
-from training.run.loop import check_shared
+from training.run.setup import check_shared
 from training.settings import TrainConfig, learning_rate
 from training.train import train
 
@@ -177,7 +177,7 @@ def test_a_journal_survives_a_cut_off_line_and_a_crash_while_it_is_cut(
     assert last_line(path) == {"step": 3} and read_lines(path) == [{"step": 1}, {"step": 2}, {"step": 3}]
     with monkeypatch.context() as crash, pytest.raises(OSError), Journal(store, path.name) as journal:
         crash.setattr(Path, "replace", Mock(side_effect=OSError))
-        journal.cut(after_step=1)
+        journal.truncate_after(1)
     assert read_lines(path) == [{"step": 1}, {"step": 2}, {"step": 3}]
 
 
@@ -443,7 +443,7 @@ def test_options_that_save_memory_are_on_and_change_no_loss(
 ) -> None:
     engines: list[Any] = []
     monkeypatch.setattr(
-        "training.run.loop.start_engine", lambda *args: engines.append(start_engine(*args)) or engines[-1]
+        "training.run.setup.start_engine", lambda *args: engines.append(start_engine(*args)) or engines[-1]
     )
     for name, change in (("plain", {}), ("option", {option: True})):
         train(settings(data, tmp_path / name, **change))

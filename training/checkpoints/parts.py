@@ -1,14 +1,21 @@
 """What is in the files of a checkpoint: fragments of the fp32 weights, of AdamW's moments and of the moving
 average, by name.
 
-    write = snapshot(fragments, ema.tensors, buffers, shapes)  # now, in memory; write(folder) may run in a thread
+    write = snapshot(fragments, ema.tensors, buffers, shapes)          # now, in memory
+    write(folder)                                                      # later, in a thread
     parts = Parts(store, checkpoint, folder)
-    fill = parts.fetch("exp_avg", [(address, flat tensor), …], rank)   # downloads and checks, changes nothing; then fill()
-    state = parts.average()                                    # the whole averaged model
+    parts.fetch("exp_avg", [(address, tensor)], rank)                  # downloads, checks, changes nothing
+    parts.fetch("exp_avg", [(address, tensor)], rank)()                # and fills the flat tensor
+    state = parts.average()                                            # the whole averaged model
 
-A rank takes from any number of parts what it needs: where a checkpoint was made by as many ranks at the same
-ZeRO stage that is its own part and no other; else, those that overlap. So a run goes on at any legal world
-size and any ZeRO stage.
+A rank takes what it needs from any number of parts. If as many ranks made the checkpoint at the same ZeRO
+stage, that is its own part and no other; else it is every part that overlaps. So a run resumes at any legal
+world size and any ZeRO stage.
+
+    value of "a"     0              10       15       20
+    stored           |------ rank 0 ---------|- rank 1 -|        ("a", 0, 15) and ("a", 15, 5)
+    needed                          |===================|        ("a", 10, 10)
+    segments                        | 5 of 0 | 5 of 1   |        from value 10 of rank 0, value 0 of rank 1
 """
 
 import errno
@@ -33,80 +40,94 @@ BUFFERS = "buffers.safetensors"
 
 
 class NotFiniteError(ArithmeticError):
-    """Weights that are not numbers are not worth a checkpoint."""
+    """A weight is NaN or infinite: such a checkpoint is not worth keeping."""
 
 
 def snapshot(
-    fragments: list[Fragment], average: list[Tensor], buffers: dict[str, Tensor], shapes: dict[str, list[int]]
+    fragments: list[Fragment],
+    average: list[Tensor],
+    buffers: dict[str, Tensor],
+    shapes: dict[str, list[int]],
 ) -> Write:
-    """Copies a rank's share to the host; the function that is returned writes the copies as files, and tells
-    their content.
+    """Copies a rank's share to the host; the function returned writes the copies and returns their content.
 
-    `NotFiniteError` where a weight is no number.
+    `NotFiniteError` if a weight is NaN or infinite.
     """
-    copies = {kind: [_copied(fragment.values(kind)) for fragment in fragments] for kind in KINDS}
+    copies: dict[str, list[Tensor]] = {}
+    for kind in KINDS:
+        copies[kind] = [_copied(fragment.values(kind)) for fragment in fragments]
     copies[AVERAGE] = [_copied(tensor) for tensor in average]
     if not all(bool(torch.isfinite(tensor).all()) for tensor in copies["master"]):
-        raise NotFiniteError("a weight is no number")
-    held = {name: _copied(tensor) for name, tensor in buffers.items()}
+        raise NotFiniteError("a weight is NaN or infinite")
+    copied_buffers = {name: _copied(tensor) for name, tensor in buffers.items()}
     content = {"fragments": [list(fragment.address) for fragment in fragments], "shapes": shapes}
 
     def write(folder: Path) -> dict[str, Any]:
         for kind, tensors in copies.items():
-            _write_file(
-                {str(number): tensor for number, tensor in enumerate(tensors)}, folder / f"{kind}.safetensors"
-            )
-        if held:
-            _write_file(held, folder / BUFFERS)
+            by_index = {str(index): tensor for index, tensor in enumerate(tensors)}
+            _write_file(by_index, folder / f"{kind}.safetensors")
+        if copied_buffers:
+            _write_file(copied_buffers, folder / BUFFERS)
         return content
 
     return write
-
-
-def _write_file(tensors: dict[str, Tensor], path: Path) -> None:
-    """`OSError` where the disk is full; safetensors has an error of its own for that."""
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:
-        room = shutil.disk_usage(path.parent).free
-        raise OSError(
-            errno.ENOSPC if room < sum(one.nbytes for one in tensors.values()) else errno.EIO,
-            str(error),
-            str(path),
-        ) from error
 
 
 def _copied(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
+def _write_file(tensors: dict[str, Tensor], path: Path) -> None:
+    """`OSError` on a full disk; safetensors raises an error of its own, which does not name the cause."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        needed = sum(tensor.nbytes for tensor in tensors.values())
+        is_full = shutil.disk_usage(path.parent).free < needed
+        raise OSError(errno.ENOSPC if is_full else errno.EIO, str(error), str(path)) from error
+
+
+@dataclass(frozen=True, order=True)
+class StoredFragment:
+    """`size` values of a parameter from `start` on: fragment `index` of the part of `rank`."""
+
+    start: int
+    size: int
+    rank: int
+    index: int
+
+
 @dataclass(frozen=True)
-class Piece:
-    """`size` values for an address from its place `to` on: those of fragment `number` of a rank's part, from
-    its place `start` on.
+class Segment:
+    """`size` values of fragment `index` of the part of `rank`, from `source_start` of the fragment on.
+
+    They belong at `target_start` of the tensor to be filled.
     """
 
     rank: int
-    number: int
-    start: int
-    to: int
+    index: int
+    source_start: int
+    target_start: int
     size: int
 
 
 class Parts:
-    """The parts of one checkpoint, as one rank reads them: each file is downloaded into `folder` and checked
-    once.
+    """The parts of one checkpoint, as one rank reads them.
+
+    Each file is downloaded into `folder` and checked once.
     """
 
     def __init__(self, store: Store, checkpoint: Checkpoint, folder: Path):
-        self.store, self.checkpoint, self.folder = store, checkpoint, folder
+        self.store = store
+        self.checkpoint = checkpoint
+        self.folder = folder
         self.paths: dict[tuple[int, str], Path] = {}
-        self.world: int = checkpoint.facts["workers"]
+        self.world = checkpoint.metadata["workers"]
 
     def file(self, rank: int, name: str) -> Path:
-        """`DamagedError` where it is missing or has other bytes."""
+        """`DamagedError` if it is missing or has other bytes."""
         if (rank, name) not in self.paths:
-            entry = self.checkpoint.of_rank(rank, name)
+            entry = self.checkpoint.file_of(rank, name)
             if entry is None:
                 raise DamagedError(
                     f"the marker of step {self.checkpoint.step} names no {name} of rank {rank}"
@@ -114,69 +135,78 @@ class Parts:
             self.paths[rank, name] = download(self.store, entry, self.folder)
         return self.paths[rank, name]
 
-    def content(self, rank: int) -> dict[str, Any]:
-        return json.loads(self.file(rank, PART).read_text())
-
     def addresses(self, rank: int) -> list[Address]:
-        return [(name, start, size) for name, start, size in self.content(rank)["fragments"]]
+        """Of the fragments in a rank's files, in their order."""
+        return [Address(*address) for address in self._content(rank)["fragments"]]
 
     def buffers(self) -> dict[str, Tensor]:
         """What the model keeps beside its parameters."""
-        return load_file(self.file(0, BUFFERS)) if self.checkpoint.of_rank(0, BUFFERS) else {}
+        return load_file(self.file(0, BUFFERS)) if self.checkpoint.file_of(0, BUFFERS) else {}
 
     def average(self) -> dict[str, Tensor]:
         """The state dict of the averaged model, whole."""
-        shapes = self.content(0)["shapes"]
+        shapes: dict[str, list[int]] = self._content(0)["shapes"]
+        # NaN: a value that no part holds would be noticed
         flat = {
             name: torch.full((int(torch.Size(shape).numel()),), torch.nan) for name, shape in shapes.items()
         }
         for rank in range(self.world):
             tensors = load_file(self.file(rank, f"{AVERAGE}.safetensors"))
-            for number, (name, start, size) in enumerate(self.addresses(rank)):
-                flat[name].narrow(0, start, size).copy_(tensors[str(number)])
-        return {name: tensor.reshape(shapes[name]) for name, tensor in flat.items()} | self.buffers()
-
-    def plan(self, wanted: list[Address], rank: int) -> list[list[Piece]]:
-        """For each address the pieces that make it up.
-
-        The rank's own part alone is looked at if it holds just these.
-        """
-        if rank < self.world and self.addresses(rank) == wanted:
-            return [[Piece(rank, number, 0, 0, address[2])] for number, address in enumerate(wanted)]
-        lying: dict[str, list[tuple[int, int, int, int]]] = {}
-        for source in range(self.world):
-            for number, (name, start, size) in enumerate(self.addresses(source)):
-                lying.setdefault(name, []).append((start, size, source, number))
-        return [_overlaps(address, sorted(lying.get(address[0], []))) for address in wanted]
+            for index, address in enumerate(self.addresses(rank)):
+                flat[address.name].narrow(0, address.start, address.size).copy_(tensors[str(index)])
+        parameters = {name: tensor.reshape(shapes[name]) for name, tensor in flat.items()}
+        return parameters | self.buffers()
 
     def fetch(self, kind: str, targets: list[tuple[Address, Tensor]], rank: int) -> Callable[[], None]:
-        """Downloads and checks all that the flat `targets` need and changes nothing; the function returned
-        fills them.
+        """Downloads and checks all that the flat `targets` need; the function returned fills them.
+
+        Nothing changes before that: a checkpoint that turns out damaged leaves the rank as it was.
         """
         plan = self.plan([address for address, _ in targets], rank)
-        paths = {
-            source: self.file(source, f"{kind}.safetensors")
-            for source in {piece.rank for pieces in plan for piece in pieces}
-        }
+        sources = sorted({segment.rank for segments in plan for segment in segments})
+        paths = {source: self.file(source, f"{kind}.safetensors") for source in sources}
 
         def fill() -> None:
-            opened = {source: load_file(path) for source, path in paths.items()}
-            for (_, target), pieces in zip(targets, plan, strict=True):
-                for piece in pieces:
-                    found = opened[piece.rank][str(piece.number)]
-                    target.narrow(0, piece.to, piece.size).copy_(found.narrow(0, piece.start, piece.size))
+            tensors = {source: load_file(path) for source, path in paths.items()}
+            for (_, target), segments in zip(targets, plan, strict=True):
+                for segment in segments:
+                    fragment = tensors[segment.rank][str(segment.index)]
+                    values = fragment.narrow(0, segment.source_start, segment.size)
+                    target.narrow(0, segment.target_start, segment.size).copy_(values)
 
         return fill
 
+    def plan(self, needed: list[Address], rank: int) -> list[list[Segment]]:
+        """For each address the segments that make it up.
 
-def _overlaps(address: Address, lying: list[tuple[int, int, int, int]]) -> list[Piece]:
+        If the rank's own part holds just these, no other part is read.
+        """
+        if rank < self.world and self.addresses(rank) == needed:
+            return [[Segment(rank, index, 0, 0, address[2])] for index, address in enumerate(needed)]
+        stored: dict[str, list[StoredFragment]] = {}
+        for source in range(self.world):
+            for index, (name, start, size) in enumerate(self.addresses(source)):
+                stored.setdefault(name, []).append(StoredFragment(start, size, source, index))
+        return [_segments(address, sorted(stored.get(address[0], []))) for address in needed]
+
+    def _content(self, rank: int) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self.file(rank, PART).read_text())
+        return content
+
+
+def _segments(address: Address, stored: list[StoredFragment]) -> list[Segment]:
+    """What of the `stored` fragments, in order of `start`, makes up `address`. `DamagedError` for a gap."""
     name, first, size = address
-    pieces, at = [], first
-    for start, length, source, number in lying:
-        if start <= at < start + length and at < first + size:
-            taken = min(start + length, first + size) - at
-            pieces.append(Piece(source, number, at - start, at - first, taken))
-            at += taken
-    if at != first + size:
-        raise DamagedError(f"no part holds value {at} of {name}")
-    return pieces
+    end = first + size
+    position = first
+    segments = []
+    for fragment in stored:
+        fragment_end = fragment.start + fragment.size
+        if fragment.start <= position < min(fragment_end, end):
+            taken = min(fragment_end, end) - position
+            source_start = position - fragment.start
+            segments.append(Segment(fragment.rank, fragment.index, source_start, position - first, taken))
+            position += taken
+    if position != end:
+        raise DamagedError(f"no part holds value {position} of {name}")
+    return segments

@@ -1,14 +1,17 @@
 """Checkpoints of a run at any URI: every rank's files, hashed; a marker written last; readers trust the
 marker only.
 
-    <run>/checkpoints/step-00000200/<attempt>/rank-0000/…      what each rank wrote, part.json last: its files and what is in them
-    <run>/checkpoints/step-00000200/COMMITTED.json             step, position, world size, files with size and sha256, and its own
-    <run>/SAVED.json                                           the newest step that was committed
+    <run>/checkpoints/step-00000200/<attempt>/rank-0000/…     what each rank wrote; part.json last: its files
+                                                              and what is in them
+    <run>/checkpoints/step-00000200/COMMITTED.json            step, metadata, files with size and sha256, and
+                                                              its own sha256
+    <run>/SAVED.json                                          the newest step that was committed
 
-`Saver` uploads and commits in a thread, while the training goes on; ranks meet at the store alone. A
-checkpoint whose bytes are not those of its marker is put into quarantine (its marker is renamed, with the
-reason) and the one before is taken. Knows nothing of DeepSpeed and of tensors: what the files mean is
-training.checkpoints.parts's.
+`Saver` uploads and commits in a thread while the training continues; ranks meet at the store alone. A
+checkpoint whose bytes differ from its marker is quarantined (its marker is renamed, with the reason) and the
+one before is used. docs/checkpoints.md draws it.
+
+Knows nothing of DeepSpeed and of tensors: training.checkpoints.parts knows what the files mean.
 """
 
 import hashlib
@@ -23,9 +26,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from cluster.runs import MARKER, checkpoint_folder, checkpoint_marker, committed_steps
+from cluster.runs import FOLDER, MARKER, checkpoint_folder, checkpoint_marker
 from cluster.scratch import scratch_folder
 from cluster.storage import Store, file_sha256
 
@@ -33,140 +36,225 @@ log = logging.getLogger(__name__)
 QUARANTINED = "QUARANTINED.json"
 SAVED = "SAVED.json"
 PART = "part.json"
+# the slowest rank of a big model uploads for minutes; a rank that died never comes
 PARTS_WAIT_S = 1800.0
+FIRST_POLL_S = 0.02
+LONGEST_POLL_S = 2.0
+# the lowest priority: hashing and uploading take only the CPU that the training leaves
 SAVER_NICENESS = 19
+_STEP_FOLDER = re.compile(rf"{FOLDER}/step-(\d+)/.+")
+
+
+class FileEntry(TypedDict):
+    """A file of a checkpoint; `name` is relative to the run."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Metadata(TypedDict, total=False):
+    """What a marker states of its checkpoint beside the files, under the key "facts".
+
+    `position`: of the next sample. `skipped`: steps' worth of samples left out by rollbacks.
+    """
+
+    workers: int
+    zero_stage: int
+    precision: str
+    ema: float
+    position: int
+    skipped: int
+    snapshots: list[str]
+
+
 Write = Callable[[Path], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed one.
-
-    `facts`: position, world size, ZeRO stage, precision …; `files`: name, size and sha256 of each.
-    """
+    """A committed one, as its marker describes it."""
 
     step: int
-    facts: dict[str, Any]
-    files: list[dict[str, Any]]
+    metadata: Metadata
+    files: list[FileEntry]
 
-    def of_rank(self, rank: int, name: str) -> dict[str, Any] | None:
+    def file_of(self, rank: int, name: str) -> FileEntry | None:
         """The entry of a file that a rank wrote."""
-        return next(
-            (entry for entry in self.files if entry["name"].endswith(f"/rank-{rank:04d}/{name}")), None
-        )
+        suffix = f"/rank-{rank:04d}/{name}"
+        return next((entry for entry in self.files if entry["name"].endswith(suffix)), None)
 
 
-def give_way() -> None:
-    """This thread takes the processor only where the training leaves it; Linux has priorities for threads."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), SAVER_NICENESS)
+class DamagedError(Exception):
+    """A file of a checkpoint is missing, or its bytes differ from its marker."""
+
+
+def part_folder(step: int, attempt: str, rank: int) -> str:
+    return f"{checkpoint_folder(step)}/{attempt}/rank-{rank:04d}"
+
+
+# --- Saving -------------------------------------------------------------------------------------------------
 
 
 class Saver:
     """One rank's uploads, one at a time.
 
-    `write(folder)` makes the rank's files and says, as plain data, what is in them.
+    `write(folder)` makes the rank's files and returns, as plain data, what is in them.
     """
 
     def __init__(self, store: Store, rank: int, world: int, keep: int):
-        self.store, self.rank, self.world, self.keep = store, rank, world, keep
-        self.thread = ThreadPoolExecutor(1, "saver", initializer=give_way)
-        self.flying: Future[None] | None = None
+        self.store = store
+        self.rank = rank
+        self.world = world
+        self.keep = keep
+        self.thread = ThreadPoolExecutor(1, "saver", initializer=_lower_priority)
+        self.pending: Future[None] | None = None
 
     def save(
-        self, step: int, attempt: str, write: Write, facts: dict[str, Any], before_commit: Callable[[], None]
+        self,
+        step: int,
+        attempt: str,
+        write: Write,
+        metadata: Metadata,
+        before_commit: Callable[[], None],
     ) -> None:
-        """Begins; all ranks call it with the same step and attempt.
+        """Starts a save; all ranks call it with the same step and attempt.
 
-        Waits for the save before, and raises what went wrong there.
+        Waits for the save before, and raises its error if it failed.
         """
         self.join()
-        self.flying = self.thread.submit(self._save, step, attempt, write, facts, before_commit)
+        self.pending = self.thread.submit(self._save, step, attempt, write, metadata, before_commit)
 
     def join(self) -> None:
-        """Waits until this rank's part lies there, and on rank 0 until the checkpoint is committed."""
-        flying, self.flying = self.flying, None
-        if flying:
-            flying.result()
+        """Waits until this rank's part is uploaded, and on rank 0 until the checkpoint is committed."""
+        pending = self.pending
+        # cleared first: an error is raised once, not again by the save after it
+        self.pending = None
+        if pending:
+            pending.result()
 
     def close(self) -> None:
         self.thread.shutdown(cancel_futures=True)
 
     def _save(
-        self, step: int, attempt: str, write: Write, facts: dict[str, Any], before_commit: Callable[[], None]
+        self,
+        step: int,
+        attempt: str,
+        write: Write,
+        metadata: Metadata,
+        before_commit: Callable[[], None],
     ) -> None:
         with scratch_folder("checkpoint") as folder:
             upload_part(self.store, step, attempt, self.rank, folder, write(folder))
         if self.rank == 0:
             files = await_parts(self.store, step, attempt, self.world)
+            # the metrics of a step are stored before its checkpoint: a resume keeps all lines up to it
             before_commit()
-            commit(self.store, step, facts, files)
+            commit(self.store, step, metadata, files)
             self.store.replace(SAVED, json.dumps({"step": step}).encode())
             retain(self.store, self.keep)
+
+
+def _lower_priority() -> None:
+    """Linux alone has priorities for threads."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), SAVER_NICENESS)
 
 
 def upload_part(
     store: Store, step: int, attempt: str, rank: int, folder: Path, content: dict[str, Any]
 ) -> None:
-    """Uploads all files below `folder` as this rank's part, then `part.json` with their entries and their
-    `content`.
-    """
-    entries, prefix = [], f"{checkpoint_folder(step)}/{attempt}/rank-{rank:04d}"
+    """Uploads all files below `folder` as this rank's part, then `part.json`: their entries and `content`."""
+    prefix = part_folder(step, attempt, rank)
+    entries: list[FileEntry] = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = f"{prefix}/{path.relative_to(folder)}"
         store.put_file(name, path)
-        entries.append({"name": name, "size": path.stat().st_size, "sha256": file_sha256(path)})
+        entries.append(_entry(name, path))
     part = folder / PART
     part.write_text(json.dumps({"files": entries, **content}))
+    # last: whoever sees it sees a complete part
     store.put(f"{prefix}/{PART}", part.read_bytes())
 
 
-def await_parts(store: Store, step: int, attempt: str, world: int) -> list[dict[str, Any]]:
-    """The entries of all ranks' files, `part.json` among them, as soon as they lie there.
+def _entry(name: str, path: Path) -> FileEntry:
+    return {"name": name, "size": path.stat().st_size, "sha256": file_sha256(path)}
 
-    `OSError` where one does not come.
-    """
-    files, end = [], time.monotonic() + PARTS_WAIT_S
+
+def await_parts(store: Store, step: int, attempt: str, world: int) -> list[FileEntry]:
+    """Waits for every rank's part.json. The entries of all files, these among them. `OSError` on timeout."""
+    deadline = time.monotonic() + PARTS_WAIT_S
+    files: list[FileEntry] = []
     with scratch_folder("parts") as folder:
+        path = Path(folder) / PART
         for rank in range(world):
-            name, path, pause_s = (
-                f"{checkpoint_folder(step)}/{attempt}/rank-{rank:04d}/{PART}",
-                Path(folder) / PART,
-                0.02,
-            )
-            while not store.exists(name):
-                if time.monotonic() > end:
-                    raise OSError(
-                        f"{store.uri}/{name} did not come within {PARTS_WAIT_S:.0f} s: the checkpoint is not committed"
-                    )
-                time.sleep(pause_s)
-                pause_s = min(2 * pause_s, 2.0)
+            name = f"{part_folder(step, attempt, rank)}/{PART}"
+            _await_object(store, name, deadline)
             store.get_file(name, path)
-            files += [
-                *json.loads(path.read_text())["files"],
-                {"name": name, "size": path.stat().st_size, "sha256": file_sha256(path)},
-            ]
+            files += json.loads(path.read_text())["files"]
+            files.append(_entry(name, path))
     return files
 
 
-def commit(store: Store, step: int, facts: dict[str, Any], files: list[dict[str, Any]]) -> None:
+def _await_object(store: Store, name: str, deadline: float) -> None:
+    pause_s = FIRST_POLL_S
+    while not store.exists(name):
+        if time.monotonic() > deadline:
+            raise OSError(
+                f"{store.uri}/{name} did not appear within {PARTS_WAIT_S:.0f} s: "
+                "the checkpoint is not committed"
+            )
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_POLL_S)
+
+
+def commit(store: Store, step: int, metadata: Metadata, files: list[FileEntry]) -> None:
     """Makes the uploaded parts a checkpoint.
 
-    One that another start of this run committed meanwhile is as good.
+    If another start of this run has committed the step meanwhile, its checkpoint stays: it is as good.
     """
-    body = {"step": step, "facts": facts, "files": files}
+    body = {"step": step, "facts": metadata, "files": files}
+    marker = json.dumps({**body, "sha256": _hash(body)}, sort_keys=True)
     try:
-        store.put(
-            checkpoint_marker(step),
-            json.dumps({**body, "sha256": _hash(body)}, sort_keys=True).encode(),
-        )
+        store.put(checkpoint_marker(step), marker.encode())
     except FileExistsError:
-        log.warning("step %d has a checkpoint already, of another start of this run; that one stays", step)
+        log.warning("step %d already has a checkpoint, of another start of this run; that one stays", step)
+
+
+# --- Listing and reading ------------------------------------------------------------------------------------
+
+
+@dataclass
+class StepFolder:
+    """The objects of one step's folder, committed or not."""
+
+    step: int
+    names: list[str]
+
+    @property
+    def committed(self) -> bool:
+        return checkpoint_marker(self.step) in self.names
+
+    @property
+    def quarantined(self) -> bool:
+        return f"{checkpoint_folder(self.step)}/{QUARANTINED}" in self.names
+
+
+def step_folders(store: Store) -> list[StepFolder]:
+    """Folders of steps, oldest first. Whatever else is below checkpoints/ is not ours and left out."""
+    folders: dict[int, StepFolder] = {}
+    for name in store.list(FOLDER):
+        match = _STEP_FOLDER.fullmatch(name)
+        step = int(match[1]) if match else -1
+        if match and name.startswith(f"{checkpoint_folder(step)}/"):
+            folders.setdefault(step, StepFolder(step, [])).names.append(name)
+    return [folders[step] for step in sorted(folders)]
 
 
 def saved_step(store: Store) -> int:
-    """The newest step that was ever committed, by a record beside the checkpoints, so that their loss is
-    noticed; 0 for none.
+    """The newest step that was ever committed; 0 for none.
+
+    It is recorded beside the checkpoints, so that their loss is noticed.
     """
     try:
         return int(json.loads(store.read(SAVED))["step"])
@@ -175,18 +263,15 @@ def saved_step(store: Store) -> int:
 
 
 def read_marker(store: Store, step: int) -> Checkpoint:
-    """What a step's marker says.
-
-    `FileNotFoundError` where there is none, `DamagedError` where it is not readable.
-    """
+    """A step's checkpoint. `FileNotFoundError` if it has no marker, `DamagedError` if it is not readable."""
     data = store.read(checkpoint_marker(step))
     try:
-        found = json.loads(data)
-        stated = found.pop("sha256")
-        checkpoint = Checkpoint(**found)
-    except (ValueError, KeyError, TypeError) as error:
+        body = json.loads(data)
+        stated_sha256 = body.pop("sha256")
+        checkpoint = Checkpoint(body["step"], body["facts"], body["files"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"the marker of step {step} is not readable ({error})") from error
-    if checkpoint.step != step or _hash(found) != stated:
+    if checkpoint.step != step or _hash(body) != stated_sha256:
         raise DamagedError(f"the marker of step {step} has other bytes than were written")
     return checkpoint
 
@@ -195,12 +280,9 @@ def _hash(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-class DamagedError(Exception):
-    """A file of a checkpoint is missing or has other bytes than its marker says."""
-
-
-def download(store: Store, entry: dict[str, Any], target: Path) -> Path:
-    """A file of a checkpoint into `target/<rank folder>/…`. `DamagedError` where it is not as committed."""
+def download(store: Store, entry: FileEntry, target: Path) -> Path:
+    """A file of a checkpoint into `target/<rank folder>/…`. `DamagedError` if it is not as committed."""
+    # without checkpoints/step-…/<attempt>: parts of all ranks fit beside each other
     path = target / "/".join(entry["name"].split("/")[3:])
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -208,49 +290,49 @@ def download(store: Store, entry: dict[str, Any], target: Path) -> Path:
     except FileNotFoundError:
         raise DamagedError(f"{entry['name']} is missing") from None
     if path.stat().st_size != entry["size"] or file_sha256(path) != entry["sha256"]:
-        raise DamagedError(f"{entry['name']} has other bytes than its marker says")
+        raise DamagedError(f"{entry['name']} has other bytes than its marker states")
     return path
+
+
+# --- Quarantine and retention -------------------------------------------------------------------------------
 
 
 def quarantine(store: Store, step: int, reason: str) -> None:
     """Takes the marker away from a damaged checkpoint; its files stay, with the reason beside them."""
-    log.warning("checkpoint of step %d is damaged and put into quarantine: %s", step, reason)
+    log.warning("the checkpoint of step %d is damaged and quarantined: %s", step, reason)
     marker = checkpoint_marker(step)
     try:
-        data = store.read(marker).decode(errors="replace")
+        content = store.read(marker).decode(errors="replace")
     except FileNotFoundError:
         return
-    store.replace(
-        f"{checkpoint_folder(step)}/{QUARANTINED}", json.dumps({"reason": reason, "marker": data}).encode()
-    )
+    record = json.dumps({"reason": reason, "marker": content})
+    # the record first: a crash between the two loses no marker
+    store.replace(f"{checkpoint_folder(step)}/{QUARANTINED}", record.encode())
     store.delete(marker)
 
 
 def retain(store: Store, keep: int) -> None:
-    """Deletes all but the newest `keep` checkpoints, and older parts that were never committed; not what is
-    in quarantine.
+    """Deletes all but the newest `keep` checkpoints, and older parts that were never committed.
 
-    The marker goes first, so that no reader takes half of one. Nothing is deleted while the newest checkpoint
-    is not whole.
+    What is quarantined stays. Nothing is deleted while the newest checkpoint is not whole.
     """
-    steps = committed_steps(store)
-    lying: dict[str, list[str]] = {}
-    for name in store.list("checkpoints"):
-        if re.match(r"checkpoints/step-\d+/", name):  # what else is there is not ours to delete
-            lying.setdefault("/".join(name.split("/")[:2]), []).append(name)
+    folders = step_folders(store)
+    steps = [folder.step for folder in folders if folder.committed]
     if not steps or not is_whole(store, steps[-1]):
         log.warning("the newest checkpoint is not whole: older ones stay")
         return
-    kept = {checkpoint_folder(step) for step in steps[-keep:]}
-    for folder, names in lying.items():
-        if folder in kept or folder > checkpoint_folder(steps[-1]) or f"{folder}/{QUARANTINED}" in names:
+    for folder in folders:
+        # newer than the newest checkpoint: parts that are being uploaded now
+        is_newer = folder.step > steps[-1]
+        if folder.step in steps[-keep:] or is_newer or folder.quarantined:
             continue
-        for name in sorted(names, key=lambda name: not name.endswith(f"/{MARKER}")):
+        # the marker goes first, so that no reader takes half a checkpoint
+        for name in sorted(folder.names, key=lambda name: not name.endswith(f"/{MARKER}")):
             store.delete(name)
 
 
 def is_whole(store: Store, step: int) -> bool:
-    """Whether all files of a step's marker lie there with their sizes."""
+    """Whether all files of a step's marker exist with their sizes; their bytes are not read."""
     try:
         return all(store.size(entry["name"]) == entry["size"] for entry in read_marker(store, step).files)
     except (FileNotFoundError, DamagedError):

@@ -1,7 +1,7 @@
 """What a run's output says of its past: how far the run came, and whether a start at step 0 would throw work
 away.
 
-    finished_step(store)         # 0 where it is not finished
+    finished_step(store)         # 0 if it is not finished
     work_behind(store)           # "it was finished at step 8", "" for a new run
 
 A run with a finished model or steps behind it never starts at step 0 by itself. Reads and writes no tensors.
@@ -17,48 +17,50 @@ from cluster.storage import Store
 from training.checkpoints.store import QUARANTINED, quarantine, saved_step
 
 log = logging.getLogger(__name__)
-RUN, FINISHED, EVENTS = "run.json", "FINISHED.json", "events.jsonl"
+RUN = "run.json"
+FINISHED = "FINISHED.json"
+EVENTS = "events.jsonl"
 RESTART = "restore them from a copy, or give restart=true to start at step 0, or another output"
+# events of a run that had a checkpoint: "started" is written before the first one
+EVENTS_OF_SAVED_RUNS = ("resumed", "rolled_back", "stopped")
 
 
 class NothingUsableError(RuntimeError):
     """A run with steps behind it has no checkpoint that can be read.
 
-    Its text says what is damaged or missing, and the fix.
+    Its text names what is damaged or missing, and the fix.
     """
 
 
 def finished_step(store: Store) -> int:
-    """The step at which the run was finished; 0 where it was not, or where its model is no longer whole."""
+    """The step at which the run was finished; 0 if it was not, or if its model is no longer whole."""
     finished = _read_json(store, FINISHED)
     if not finished:
         return 0
+    # runs of older versions list no files: any file of the model will do
     files = finished.get("files") or dict.fromkeys(store.list("model")[:1])
-    missing = [name for name, size in files.items() if not _is_there(store, name, size)]
+    missing = [name for name, size in files.items() if not _exists(store, name, size)]
     if missing or not files:
-        log.warning(
-            "%s: finished, but %s is missing or cut off; the model is written again",
-            store.uri,
-            (missing or ["model"])[0],
-        )
+        name = (missing or ["model"])[0]
+        log.warning("%s: finished, but %s is missing or cut off; the model is written again", store.uri, name)
         return 0
     return int(finished["step"])
 
 
-def _is_there(store: Store, name: str, size: int | None) -> bool:
+def _exists(store: Store, name: str, size: int | None) -> bool:
     return store.exists(name) and size in (None, store.size(name))
 
 
 def _read_json(store: Store, name: str) -> dict[str, Any]:
-    """The object; empty, with a warning, where it is damaged."""
+    """The object; empty, with a warning, if it is damaged."""
     if not store.exists(name):
         return {}
     try:
-        found = json.loads(store.read(name))
-        return found if isinstance(found, dict) else {}
+        content = json.loads(store.read(name))
     except ValueError as error:
         log.warning("%s/%s is damaged (%s) and ignored", store.uri, name, error)
         return {}
+    return content if isinstance(content, dict) else {}
 
 
 def events(store: Store) -> list[dict[str, Any]]:
@@ -67,35 +69,27 @@ def events(store: Store) -> list[dict[str, Any]]:
 
 
 def work_behind(store: Store) -> str:
-    """Why this output is not that of a new run, in words; "" for a new one, and for one that came to no
-    checkpoint.
-    """
+    """Why this output is not that of a new run; "" for a new one, and for one that came to no checkpoint."""
     finished = _read_json(store, FINISHED)
     if finished:
         return f"it was finished at step {finished.get('step')}"
     if store.exists(FINISHED) or store.list("model"):
         return "it has a finished model"
-    steps = marked_steps(store, MARKER, QUARANTINED)
-    steps += [
-        event.get("step", 0)
-        for event in events(store)
-        if event.get("event") in ("resumed", "rolled_back", "stopped")
-    ]
-    newest = max([saved_step(store), *steps])
-    return f"it was saved at step {newest}" if newest else ""
+    # each trace alone may be lost: the record, the checkpoints, the events
+    steps = [saved_step(store)]
+    steps += marked_steps(store, MARKER, QUARANTINED)
+    steps += [line.get("step", 0) for line in events(store) if line.get("event") in EVENTS_OF_SAVED_RUNS]
+    return f"it was saved at step {max(steps)}" if max(steps) else ""
 
 
 def check_past(store: Store, restart: bool) -> str:
-    """What is missing of a run with work behind it, or ""; a warning where only its newest checkpoint is
-    gone.
-    """
-    steps, behind = committed_steps(store), work_behind(store)
-    if steps and steps[-1] < saved_step(store):
+    """What a run with work behind it lacks, or ""; a warning if only its newest checkpoint is gone."""
+    steps = committed_steps(store)
+    behind = work_behind(store)
+    newest_saved = saved_step(store)
+    if steps and steps[-1] < newest_saved:
         log.warning(
-            "%s: the checkpoint of step %d is gone; going on from step %d",
-            store.uri,
-            saved_step(store),
-            steps[-1],
+            "%s: the checkpoint of step %d is gone; resuming from step %d", store.uri, newest_saved, steps[-1]
         )
     if restart or not behind:
         return ""

@@ -1,8 +1,7 @@
-"""The run's journal: metrics.jsonl (a line per step) and events.jsonl (started, resumed, finished), at any
-URI.
+"""A run's JSON lines, such as metrics.jsonl (a line per step) and events.jsonl, at any URI.
 
     with Journal(store, "metrics.jsonl") as metrics:
-        metrics.cut(after_step=200)                 # on resume: what will be done again is forgotten
+        metrics.truncate_after(200)                 # on resume: the steps after it will be made again
         metrics.append({"step": 201, "loss": 0.5})
 
 In a folder lines are appended as they come; for object storage they are kept locally and uploaded by `sync`.
@@ -23,7 +22,9 @@ class Journal:
     """One JSON-lines object of a run, with one writer."""
 
     def __init__(self, store: Store, name: str):
-        self.store, self.name = store, name
+        self.store = store
+        self.name = name
+        # object storage cannot append
         self.remote = "://" in store.uri
         self.folder = tempfile.TemporaryDirectory(prefix="stillsound-journal-") if self.remote else None
         self.path = Path(self.folder.name if self.folder else store.uri) / name
@@ -43,17 +44,18 @@ class Journal:
     def append(self, line: dict[str, Any]) -> None:
         self.file.write(json.dumps(line) + "\n")
 
-    def cut(self, after_step: int) -> None:
-        """Keeps the whole lines of steps up to `after_step`."""
-        before = self.file
-        self._rewrite([line for line in read_lines(self.path) if line.get("step", 0) <= after_step])
-        before.close()
+    def truncate_after(self, step: int) -> None:
+        """Keeps the whole lines of steps up to `step`."""
+        previous = self.file
+        self._rewrite([line for line in read_lines(self.path) if line.get("step", 0) <= step])
+        previous.close()
 
     def _rewrite(self, lines: list[dict[str, Any]]) -> None:
         """Beside, then renamed: a crash here loses no line."""
-        beside = self.path.with_name(f".{self.name}.partial")
-        beside.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        beside.replace(self.path)
+        partial = self.path.with_name(f".{self.name}.partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        partial.replace(self.path)
+        # buffering=1: by line, so that a killed process has lost none
         self.file = open(self.path, "a", buffering=1)
 
     def sync(self) -> None:

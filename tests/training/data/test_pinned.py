@@ -21,8 +21,8 @@ from tests.fakes.latents import IMAGE_DIM, LATENT_SHAPE, make_latents
 from training.data.catalogue import Catalogue
 from training.data.npy import to_npy
 from training.recipes import diffusion
-from training.run.loop import mixture_of
 from training.run.prepare import prepare
+from training.run.setup import mixture_of
 from training.settings import TrainConfig
 from training.train import train
 

@@ -12,7 +12,7 @@ import torch
 from configs.load import UserError
 from tests.fakes.latents import IMAGE_DIM, LATENT_SHAPE, make_latents
 from tests.training.test_train import TINY, settings
-from training.checkpoints.fragments import held
+from training.checkpoints.fragments import fragments_of
 from training.pipeline.mel import MelConfig
 from training.recipes import contrastive, diffusion
 from training.run.engine import ensure_process_group, parameter_groups, prepare_process, start_engine
@@ -80,7 +80,7 @@ def test_weights_move_as_with_plain_adamw_whose_vectors_do_not_decay(
     for _ in range(STEPS):
         engine.backward(engine(tensors())["loss"].mean())
         engine.step()
-    found = {piece.name: piece.values("master").clone() for piece in held(engine, stage)}
+    found = {piece.name: piece.values("master").clone() for piece in fragments_of(engine, stage)}
     assert set(found) == set(expected)
     for (
         name,

@@ -1,0 +1,46 @@
+"""The end of a run, by rank 0: the finished model in `<output>/model`, and FINISHED.json, written last.
+
+finish(run, step, cpu_s)        # after the checkpoint of the last step is committed
+"""
+
+import json
+import time
+from pathlib import Path
+
+from cluster.dataset import Dataset
+from cluster.scratch import scratch_folder
+from training.checkpoints.parts import Parts
+from training.checkpoints.store import read_marker
+from training.pretrained import fetch_models
+from training.run.history import FINISHED
+from training.run.setup import Run
+
+
+def finish(run: Run, step: int, cpu_s: float) -> None:
+    """The model as its recipe saves it, from the averaged weights, with its codec; then FINISHED.json."""
+    store = run.store
+    with scratch_folder("finish") as scratch:
+        model = _save_model(run, step, scratch)
+        # of a shorter run, whose model is now replaced file by file
+        store.delete(FINISHED)
+        sizes: dict[str, int] = {}
+        for path in sorted(path for path in model.rglob("*") if path.is_file()):
+            name = f"model/{path.relative_to(model)}"
+            store.replace(name, path.read_bytes())
+            sizes[name] = path.stat().st_size
+    record = {"step": step, "cpu_s": round(cpu_s, 1), "time": time.time(), "files": sizes}
+    store.replace(FINISHED, json.dumps(record).encode())
+
+
+def _save_model(run: Run, step: int, scratch: Path) -> Path:
+    """The folder of the model of a step's checkpoint."""
+    config = run.config
+    model = scratch / "model"
+    model.mkdir()
+    # from the checkpoint, not from the engine: no rank holds all averages, and what ships is what is stored
+    state = Parts(run.store, read_marker(run.store, step), scratch / "parts").average()
+    config.module.save(state, config.section, run.plan.geometry, model)
+    if config.module.LEARNS_FROM == "latents":
+        # what decodes it belongs to the model, wherever the latents go
+        fetch_models(Dataset.open(config.data), model)
+    return model

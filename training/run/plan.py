@@ -1,0 +1,39 @@
+"""What a run does and how far it is, as plain data: `Plan` goes from the driver to the workers, `Progress`
+from step to step.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from training.recipes.recipe import Geometry
+from training.settings import TrainConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the driver hands to every worker.
+
+    `snapshots`: pinned, that of `data` first, as JSON. `attempt`: a name for this start.
+    """
+
+    config: TrainConfig
+    snapshots: list[dict[str, Any]]
+    geometry: Geometry
+    attempt: str
+
+    @property
+    def stop_name(self) -> str:
+        """The object that the driver writes to request a stop from the workers."""
+        return f"STOP-{self.attempt}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: steps made, and steps' worth of samples left out by rollbacks."""
+
+    step: int = 0
+    skipped: int = 0
+
+    def position(self, config: TrainConfig) -> int:
+        """Of the next sample."""
+        return (self.step + self.skipped) * config.global_batch

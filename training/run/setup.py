@@ -1,0 +1,181 @@
+"""What one rank needs before its first step: the process, the data, the engine, validation and previews.
+
+    with ExitStack() as stack:
+        run = set_up(plan, stack)      # in a process group; what has to be closed is on the stack
+
+It reads no checkpoint (training.run.resume does) and checks no settings (training.run.prepare did).
+"""
+
+import logging
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from cluster.dataset import Dataset, Snapshot
+from cluster.scratch import sweep
+from cluster.storage import Store, open_store
+from configs.load import UserError
+from training.checkpoints.fragments import Fragment, fragments_of, owned_by
+from training.checkpoints.store import Saver
+from training.data.catalogue import Catalogue
+from training.data.heldout import HeldOut, held_out, leave_out
+from training.data.mixture import Mixture
+from training.data.order import Order
+from training.data.takedown import Watched, watch_tombstones
+from training.run.ema import Ema
+from training.run.engine import prepare_process, start_engine
+from training.run.metrics import MetricsLog
+from training.run.plan import Plan
+from training.run.preview import Preview
+from training.run.ranks import broadcast
+from training.run.validate import Validation
+from training.settings import TrainConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """One rank's view of the run.
+
+    `fragments`: all that its optimiser works on; `owned`: those it saves and averages. `attempt` is the same
+    on all ranks and another one at every start. `metrics`: on rank 0, once it is known where the run resumes.
+    """
+
+    plan: Plan
+    store: Store
+    rank: int
+    world: int
+    engine: Any
+    fragments: list[Fragment]
+    owned: list[Fragment]
+    ema: Ema
+    saver: Saver
+    attempt: str
+    mixture: Mixture
+    validation: Validation | None
+    preview: Preview | None
+    hide_removed: Callable[[], None]
+    metrics: MetricsLog | None = None
+    saves: int = 0
+    flops_per_step: float = 0.0
+    rollbacks: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.plan.config
+
+
+def set_up(plan: Plan, stack: ExitStack) -> Run:
+    """Everything of a rank but its state; `stack` closes it."""
+    config = plan.config
+    rank = dist.get_rank()
+    world = dist.get_world_size()
+    store = open_store(config.output)
+
+    # --- Process --------------------------------------------------------------------------------------------
+    sweep()
+    check_shared(config.output)
+    prepare_process(config.threads)
+
+    # --- Data -----------------------------------------------------------------------------------------------
+    snapshots = [Snapshot.from_json(snapshot) for snapshot in plan.snapshots]
+    mixture = mixture_of(config, snapshots)
+
+    # --- Model and engine -----------------------------------------------------------------------------------
+    # seeded right before: the first weights are the same on every rank and in every start
+    torch.manual_seed(config.seed)
+    model = config.module.build_model(config.section, plan.geometry)
+    engine = start_engine(model, config, world)
+    fragments = fragments_of(engine, config.zero_stage)
+    owned = owned_by(fragments, config.zero_stage, rank, world)
+    ema = Ema(owned, config.ema)
+
+    # --- Checkpoints ----------------------------------------------------------------------------------------
+    saver = Saver(store, rank, world, config.keep_checkpoints)
+    stack.callback(saver.close)
+    # a start of its own folder: a rank that a killed start left behind must not write into this one's
+    attempt = broadcast(f"{plan.attempt}-{time.time_ns()}")
+
+    # --- Validation and previews, of `data` alone -----------------------------------------------------------
+    dataset = Dataset.open(config.data)
+    validation = Validation.of(dataset, snapshots[0], config, plan.geometry, rank, world)
+    preview = Preview.of(dataset, snapshots[0], config, plan.geometry)
+
+    # --- Take-downs while the run trains --------------------------------------------------------------------
+    catalogues = [*mixture.catalogues, *([validation.catalogue] if validation else [])]
+    hide_removed = stack.enter_context(watch_tombstones(_by_dataset(config, catalogues)))
+
+    return Run(
+        plan=plan,
+        store=store,
+        rank=rank,
+        world=world,
+        engine=engine,
+        fragments=fragments,
+        owned=owned,
+        ema=ema,
+        saver=saver,
+        attempt=attempt,
+        mixture=mixture,
+        validation=validation,
+        preview=preview,
+        hide_removed=hide_removed,
+    )
+
+
+def check_shared(output: str) -> None:
+    """`UserError` if this node does not see what the driver wrote: its part of a checkpoint would be lost."""
+    if not open_store(output).exists("run.json"):
+        raise UserError(
+            f"output={output}: {socket.gethostname()} does not see the run there; "
+            "give a folder that all nodes share, or s3://"
+        )
+
+
+def mixture_of(config: TrainConfig, snapshots: list[Snapshot]) -> Mixture:
+    """The samples of `split` of all datasets, in the order of this run. `UserError` if one has none."""
+    datasets = [Dataset.open(uri) for uri in config.all_data]
+    members = config.module.MEMBERS
+    catalogues = [
+        Catalogue.of(dataset, snapshot, config.split, members)
+        for dataset, snapshot in zip(datasets, snapshots, strict=True)
+    ]
+    if config.more_data:
+        reserved = held_out(datasets[0], snapshots[0], config.split)
+        more = list(zip(catalogues, datasets, snapshots, strict=True))[1:]
+        for catalogue, dataset, snapshot in more:
+            _leave_out(catalogue, dataset, snapshot, reserved, config)
+    order = Order(0, config.lanes, config.seed, config.block_size, config.window_size)
+    return Mixture.of(catalogues, order, config.weights)
+
+
+def _leave_out(
+    catalogue: Catalogue, dataset: Dataset, snapshot: Snapshot, reserved: HeldOut, config: TrainConfig
+) -> None:
+    """What `data` holds out for validation or test is not learnt from another dataset either."""
+    count = leave_out(catalogue, dataset, snapshot, reserved, config.split)
+    if catalogue.holes.all():
+        raise UserError(
+            f"more_data={dataset.uri}: data={config.data} holds out all of its samples "
+            "for validation or test; leave it out"
+        )
+    if count:
+        log.warning(
+            "more_data=%s: %d samples are left out: data=%s holds them out", dataset.uri, count, config.data
+        )
+
+
+def _by_dataset(config: TrainConfig, catalogues: list[Catalogue]) -> Watched:
+    watched: Watched = []
+    for uri in config.all_data:
+        dataset = Dataset.open(uri)
+        watched.append((dataset, [one for one in catalogues if one.store.uri == dataset.uri]))
+    return watched
