@@ -244,6 +244,24 @@ def report(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: 
         console.print(f"wrote {path}")
 
 
+@app.command()
+def show(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
+    """Where a sample of DATASET comes from, and why one was refused: key=, id=, media= or unit=."""
+    from ingest.show import ShowConfig, lines_of
+    from ingest.show import show as entries_of
+
+    config = load_config(ShowConfig, [f"dataset={dataset}", *(args or [])])
+    if dry_run:
+        console.print(printable(f"would look for {config.selector}={config.value} in {dataset}"))
+        return
+    entries = entries_of(config)
+    if as_json:
+        print(json.dumps({"dataset": dataset, "rows": [entry.to_json() for entry in entries]}))
+        return
+    for number, entry in enumerate(entries):
+        console.print("\n".join(["", *lines_of(entry)] if number else lines_of(entry)))
+
+
 def do_in_dataset(
     verb: str, words: list[str], config: Any, do: Do, show: Show, as_json: bool, dry_run: bool
 ) -> dict[str, Any] | None:

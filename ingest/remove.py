@@ -37,10 +37,9 @@ from cluster.shards import CORE, Row, Shard, Status, verify_member, write_shard
 from cluster.storage import Store, open_store
 from configs.load import UserError
 from ingest.licenses import is_code, suggestion
-from ingest.sample import Reason, ban, bans_of
+from ingest.sample import SELECTORS, Reason, ban, bans_of
 
 log = logging.getLogger(__name__)
-SELECTORS = ("key", "media", "channel", "license", "ids")
 STAYS = frozenset({"source", "media_id", "channel", "license", "split"})
 CHECKPOINTS_MEAN = "every checkpoint of a run that pinned a snapshot with a removed sample of its split; whether it had come to the sample is not checked"
 

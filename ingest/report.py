@@ -34,7 +34,7 @@ from configs.load import UserError
 from ingest.pages.card import plain, write_card
 from ingest.pages.croissant import croissant_text
 from ingest.pages.survey import NUM_BINS, Histogram, Survey, survey
-from ingest.remove import SELECTORS
+from ingest.sample import SELECTORS
 
 log = logging.getLogger(__name__)
 MAX_SNAPSHOT = 1_000_000

@@ -77,6 +77,48 @@ RETRYABLE = frozenset(
     }
 )
 
+MEANINGS: dict[Reason, str] = {
+    Reason.REMOVED: "deleted at its source (404, 410); nothing to do",
+    Reason.PRIVATE: "only its owner can see it; nothing to do",
+    Reason.AGE: "age-restricted; source.youtube.cookies_file of an account that may see it opens it",
+    Reason.GEO: "not available from this country; source.youtube.proxies_file names proxies elsewhere",
+    Reason.MEMBERS_ONLY: "for paying members; source.youtube.cookies_file of a member opens it",
+    Reason.LIVE: "a live stream or a premiere, not a recording yet; nothing to do",
+    Reason.LICENSE: "its license is missing, not understood, or not in license.allow",
+    Reason.OPT_OUT: "its site or the medium itself reserves it from machine use; this is obeyed",
+    Reason.ADDRESS: "its address is private, local, or not http(s); network.allow_private lists exceptions",
+    Reason.UNSUPPORTED: "a format, page or site that is not read",
+    Reason.TOO_LARGE: "over network.max_bytes, or more pixels than limits.max_pixels",
+    Reason.TOO_LONG: "longer than limits.max_duration_s or network.max_duration_s",
+    Reason.TOO_SHORT: "no window of clip.duration_s fits; clip.short=pad or loop admits shorter media",
+    Reason.NO_AUDIO: "has no sound track that can be decoded",
+    Reason.NO_VIDEO: "has no picture track that can be decoded",
+    Reason.CORRUPT: "its bytes are not those of a whole medium or page",
+    Reason.DECODER_CRASHED: "the decoder process died on it; the file may be damaged or hostile",
+    Reason.DECODER_TIMEOUT: "decoding took longer than limits.timeout_s",
+    Reason.TOO_SMALL: "its picture is smaller than frame.short_side_px; pictures are never enlarged",
+    Reason.SILENT: "quieter than filter.min_rms_dbfs",
+    Reason.CLIPPED: "more samples at full scale than filter.max_clipped_share",
+    Reason.CONSTANT: "its spectrum changes less than filter.min_spectral_change: a tone or hum",
+    Reason.BLANK: "the frame has less contrast than filter.min_contrast",
+    Reason.DARK: "the frame is darker than filter.min_brightness",
+    Reason.BLURRED: "the frame is less sharp than filter.min_sharpness",
+    Reason.DAMAGED: "its bytes in the shard were damaged when the unit was rewritten",
+    Reason.TAKEN_DOWN: "its medium, channel or license was removed from this dataset before it was fetched",
+    Reason.BOT_CHECK: "the site suspects a bot; retried later; a lower rate or another proxy may help",
+    Reason.RATE_LIMITED: "the site asked for fewer requests (429); retried after its cooldown",
+    Reason.FORMAT: "no format was offered; retried later; a newer yt-dlp or a PO token may help",
+    Reason.EXTRACTOR: "yt-dlp did not understand the site; a newer yt-dlp may",
+    Reason.TIMEOUT: "the site did not answer in network.timeout_s; retried later",
+    Reason.SERVER_ERROR: "the server failed (5xx); retried later",
+    Reason.NETWORK: "DNS, connection or TLS failed; retried later",
+    Reason.WORKER_CRASHED: "the fetch process died on it; retried later",
+}
+"""One line for a person: what a reason means, and what helps if anything does. Shown by `ingest show`."""
+
+SELECTORS = ("key", "media", "channel", "license", "ids")
+"""The settings by which `ingest remove` selects samples. Values may name a person: reports hide them."""
+
 
 class Refused(Exception):
     """The world said no: raised by fetch, clip and license checks, turned into an index row at the item
