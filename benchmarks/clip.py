@@ -27,7 +27,7 @@ from cluster.worklist import UnitTask, WorkItem
 from ingest.clip.clipper import ClipConfig
 from ingest.ffmpeg import ffmpeg_exe
 from ingest.scrape import ScrapeConfig, ScrapeStage
-from ingest.sources.registry import SourceConfig
+from ingest.sources.settings import SourceConfig
 
 RUNS = 3
 

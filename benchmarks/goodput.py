@@ -31,7 +31,7 @@ import psutil
 from benchmarks.clip import make_videos
 from ingest.clip.clipper import ClipConfig
 from ingest.scrape import ScrapeConfig, scrape
-from ingest.sources.registry import SourceConfig
+from ingest.sources.settings import SourceConfig
 
 VIDEO_MINUTES = 2.0
 CPU_S_PER_VIDEO_MINUTE = 0.2  # a guess, for how many videos fill the time

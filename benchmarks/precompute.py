@@ -29,7 +29,7 @@ from cluster.pool import do_unit
 from cluster.worklist import UnitTask
 from ingest.clip.clipper import ClipConfig, FrameConfig
 from ingest.scrape import ScrapeConfig, scrape
-from ingest.sources.registry import SourceConfig
+from ingest.sources.settings import SourceConfig
 from ingest.synth import SynthConfig, synth
 from training.pipeline.codec import embed_image, encode_wav
 from training.precompute import PrecomputeConfig, PrecomputeStage, prepare, read_clip

@@ -35,7 +35,8 @@ from ingest.fetch.fetcher import FetchConfig, Fetcher
 from ingest.licenses import SITE_CODES, LicenseConfig, allowed, check_allow
 from ingest.sample import RETRYABLE, Item, Media, Reason, Refused, split_group, without_tokens
 from ingest.shard import CLIP_COLUMNS, banned_row, clip_row, refused_row
-from ingest.sources.registry import SourceConfig, enumerate_items
+from ingest.sources.registry import enumerate_items
+from ingest.sources.settings import SourceConfig
 
 log = logging.getLogger(__name__)
 CLIPPING = 2  # raised whenever the same media and settings give other clips than before

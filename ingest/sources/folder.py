@@ -15,8 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from configs.load import UserError
+from ingest.fetch.fetcher import FetchConfig
 from ingest.sample import Item
+from ingest.sources.lists import SUFFIXES, checked, pair_items, read_rows
 from ingest.sources.metadata import MAX_FACTS_BYTES, MAX_INFO_BYTES, Facts, caption_of, merged, read_facts
+from ingest.sources.settings import SourceConfig, license_of
 from ingest.sources.suffixes import (
     PICTURE_SUFFIXES,
     SOUND_SUFFIXES,
@@ -96,6 +99,31 @@ def listing(counts: Counter[str]) -> str:
     counts = +counts
     named = ", ".join(f"{count} {kind}" for kind, count in counts.most_common(MAX_KINDS))
     return f"{named} and {len(counts) - MAX_KINDS} more kinds" if len(counts) > MAX_KINDS else named
+
+
+def items(config: SourceConfig, network: FetchConfig, output: str) -> Iterator[Item]:
+    """Videos, and pictures with a sound of the same stem beside them; or what a list in a folder names.
+
+    See `ingest.sources.registry.Source`.
+    """
+    path = Path(config.path)
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        return _listed_pairs(config, path)
+    if not path.is_dir():
+        fix = "give one, or a .csv, .parquet or .jsonl list of the files in it"
+        raise UserError(f"source.path={config.path}: no such folder; {fix}")
+    if not config.license:
+        fix = "say under which license the files of the folder are, such as own or CC-BY-4.0"
+        raise UserError(f"source.license: {fix}")
+    return folder_items(path, config.license, license_of)
+
+
+def _listed_pairs(config: SourceConfig, path: Path) -> Iterator[Item]:
+    first = next(read_rows(path), None)
+    if not config.license and first and "license" not in first[1]:
+        fix = "add one, or say source.license=own (or another) of all of it"
+        raise UserError(f"{path}: no column license; {fix}")
+    return checked(path, lambda: pair_items(path, lambda own: license_of(own, config.license)))
 
 
 def folder_items(root: Path, license: str, stated: Callable[[str, str], str]) -> Iterator[Item]:

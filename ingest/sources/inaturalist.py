@@ -27,22 +27,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.storage import Store
-from configs.load import UserError, operational
+from cluster.scratch import scratch_folder
+from cluster.storage import Store, open_store
+from configs.load import UserError
 from ingest.fetch.fetcher import FetchConfig, Fetcher
 from ingest.licenses import combined, license_code, strictness
 from ingest.sample import Item, Reason, Refused, storable
+from ingest.sources.settings import InaturalistConfig, SourceConfig
 
 log = logging.getLogger(__name__)
 
-PHOTO_SIZES = (
-    "original",
-    "large",
-    "medium",
-    "small",
-)  # of a photo's longer side: up to 2048, 1024, 500, 240 px
 PLACEHOLDER = re.compile(r"copyright[-_ ]?infring|media[-_ ]hidden|inaturalist\.org/assets/", re.IGNORECASE)
-MAX_PER_PAGE = 200
 MAX_PER_MINUTE, MAX_PER_DAY = 60, 10_000  # what the site asks of its users
 PAGES = "listing"
 PAGING = frozenset(
@@ -51,27 +46,19 @@ PAGING = frozenset(
 PASSING = (Reason.SERVER_ERROR, Reason.TIMEOUT, Reason.NETWORK)
 
 
-@dataclass
-class InaturalistConfig:
-    """How iNaturalist is asked, and which size of its photos is taken."""
+def items(config: SourceConfig, network: FetchConfig, output: str) -> Iterator[Item]:
+    """The pairs of an export, or of the API; its pages are kept in `output`. See `ingest.sources.registry.Source`."""
+    if config.license:
+        raise UserError(
+            f"source.license={config.license}: the media of inaturalist state their own; leave it out"
+        )
+    return _listed(config, network, open_store(output) if output else None)
 
-    photo_size: str = "large"
-    max_observations: int = operational(1000)  # from the API; 0 = all
-    per_page: int = operational(200)
-    requests_per_min: float = operational(60.0)
-    requests_per_day: int = operational(10_000)  # to the API, for this output
 
-    def __post_init__(self) -> None:
-        if self.photo_size not in PHOTO_SIZES:
-            raise UserError(
-                f"source.inaturalist.photo_size={self.photo_size}: give one of {', '.join(PHOTO_SIZES)}"
-            )
-        if not 1 <= self.per_page <= MAX_PER_PAGE:
-            raise UserError(f"source.inaturalist.per_page={self.per_page}: give 1 to {MAX_PER_PAGE}")
-        if self.max_observations < 0 or self.requests_per_min <= 0 or self.requests_per_day < 1:
-            raise UserError(
-                "source.inaturalist: max_observations >= 0, requests_per_min > 0 and requests_per_day >= 1 are needed"
-            )
+def _listed(config: SourceConfig, network: FetchConfig, store: Store | None) -> Iterator[Item]:
+    """Listed by a fetch process with a folder of its own that ends with the list."""
+    with scratch_folder("list") as spool:
+        yield from enumerate_inaturalist(config.path, config.inaturalist, network, spool, store)
 
 
 def enumerate_inaturalist(

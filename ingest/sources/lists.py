@@ -27,8 +27,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.load import UserError
+from ingest.fetch.fetcher import FetchConfig
 from ingest.sample import Item, without_tokens
 from ingest.sources.metadata import plain_facts, seconds_of, text_of
+from ingest.sources.settings import SourceConfig, license_of
 from ingest.sources.suffixes import VIDEO_SUFFIXES
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,15 @@ COLUMNS = ("url", "id", "title", "license", "sound_url", "channel", "start_s", "
 PAIR_COLUMNS = (*COLUMNS, "picture", "sound", "video")
 SUFFIXES = (".txt", ".csv", ".parquet", ".jsonl", ".ndjson")
 BATCH_ROWS = 1000
+
+
+def items(config: SourceConfig, network: FetchConfig, output: str) -> Iterator[Item]:
+    """A row per URL. See `ingest.sources.registry.Source`."""
+    path = Path(config.path)
+    if not path.is_file():
+        fix = "give a .txt, .csv, .parquet or .jsonl list of URLs"
+        raise UserError(f"source.path={config.path}: no such file; {fix}")
+    return checked(path, lambda: url_items(path, lambda own: license_of(own, config.license)))
 
 
 def read_rows(path: Path) -> Iterator[Numbered]:

@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import UserError
+from ingest.fetch.fetcher import FetchConfig
 from ingest.sample import Item, storable
 from ingest.sources.folder import CAPTION, FACTS, INFO, MEDIA_SUFFIXES, listing, utf8_name, walk
 from ingest.sources.metadata import MAX_FACTS_BYTES, MAX_INFO_BYTES, Facts, caption_of, merged, read_facts
+from ingest.sources.settings import SourceConfig, license_of
 from ingest.sources.suffixes import Choice, File, choose, untagged
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,11 @@ UNREADABLE = (
     struct.error,
 )
 """What `tarfile` raises over one header or another that somebody made up."""
+
+
+def items(config: SourceConfig, network: FetchConfig, output: str) -> Iterator[Item]:
+    """Every sample of every tar that has a video, or a picture and a sound. See `ingest.sources.registry.Source`."""
+    return items_of_tars(find_tars(config.path), lambda own: license_of(own, config.license))
 
 
 def find_tars(pattern: str) -> list[tuple[str, Path]]:

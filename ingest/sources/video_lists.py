@@ -15,10 +15,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from cluster.scratch import scratch_folder
 from configs.load import UserError
+from ingest.fetch.fetcher import FetchConfig
 from ingest.sample import Item
 from ingest.sources.lists import Numbered, Row, cell, checked, others, piece, read_rows, span
-from ingest.sources.youtube import BARE_ID, video_id, watch_url
+from ingest.sources.settings import SourceConfig
+from ingest.sources.youtube import BARE_ID, check_session, enumerate_youtube, video_id, watch_url
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,26 @@ FEW_ARE_FREE = (
     "%s: YouTube states a free license for few videos, and the others end as rows with the reason `license`; the supported way for such"
     " lists is your own copies with a license column: source.kind=folder source.path=LIST.csv"
 )
+
+
+def items(config: SourceConfig, network: FetchConfig, output: str) -> Iterator[Item]:
+    """YouTube: a table of ids, or the searches, channels, playlists and videos that `ingest.sources.youtube` lists.
+
+    See `ingest.sources.registry.Source`.
+    """
+    if config.license:
+        fix = "vouch for channels with source.youtube.vouched_channels; leave it out"
+        raise UserError(f"source.license={config.license}: the media of youtube state their own; {fix}")
+    if is_video_list(config.path):
+        check_session(config.youtube)
+        return video_items(Path(config.path))
+    return _listed(config, network)
+
+
+def _listed(config: SourceConfig, network: FetchConfig) -> Iterator[Item]:
+    """Listed by a fetch process with a folder of its own that ends with the list."""
+    with scratch_folder("list") as spool:
+        yield from enumerate_youtube(config.path, config.youtube, network, spool)
 
 
 def is_video_list(path: str) -> bool:

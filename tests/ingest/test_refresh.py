@@ -25,7 +25,7 @@ from ingest.rights.permission import PATHS
 from ingest.sample import Item
 from ingest.scrape import ScrapeConfig, scrape
 from ingest.shard import CLIP_COLUMNS
-from ingest.sources.registry import SourceConfig
+from ingest.sources.settings import SourceConfig
 from ingest.verify import verify
 from tests.fakes.media import film
 from tests.ingest.fetch.test_fetcher import HostileSite, body

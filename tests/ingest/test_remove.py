@@ -28,7 +28,8 @@ from ingest.report import ReportConfig, write_report
 from ingest.sample import Item, Reason, Refused
 from ingest.scrape import ScrapeConfig, scrape, semantic
 from ingest.shard import CLIP_COLUMNS, refused_row
-from ingest.sources.registry import SourceConfig, enumerate_items
+from ingest.sources.registry import enumerate_items
+from ingest.sources.settings import SourceConfig
 from ingest.verify import verify
 from tests.fakes.servers import has_s3_server
 from tests.ingest.dedup.test_fingerprint import noise

@@ -35,7 +35,8 @@ from ingest.sample import Clip, Item, Media, safe_id, split_group
 from ingest.scrape import LicenseConfig, ScrapeConfig, ScrapeStage, SplitConfig, scrape, split_of
 from ingest.serve import running_site
 from ingest.shard import clip_row
-from ingest.sources.registry import SourceConfig, enumerate_items
+from ingest.sources.registry import enumerate_items
+from ingest.sources.settings import SourceConfig
 from ingest.synth import SynthConfig, synth
 from ingest.verify import verify
 

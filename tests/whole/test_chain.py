@@ -25,7 +25,7 @@ from cluster.dataset import Dataset
 from configs.load import UserError
 from ingest.clip.clipper import ClipConfig, FrameConfig
 from ingest.scrape import ScrapeConfig, SplitConfig, scrape
-from ingest.sources.registry import SourceConfig
+from ingest.sources.settings import SourceConfig
 from ingest.synth import SynthConfig, synth
 from training.data.catalogue import Catalogue
 from training.data.npy import read_npy

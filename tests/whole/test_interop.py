@@ -13,7 +13,7 @@ import pytest
 from cluster.dataset import Dataset
 from ingest.clip.clipper import ClipConfig, FrameConfig
 from ingest.scrape import ScrapeConfig, scrape
-from ingest.sources.registry import SourceConfig
+from ingest.sources.settings import SourceConfig
 from ingest.synth import SynthConfig, synth
 from tests.fakes.latents import make_latents
 

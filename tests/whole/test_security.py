@@ -25,7 +25,7 @@ from ingest.fetch.fetcher import FetchConfig
 from ingest.report import ReportConfig, write_report
 from ingest.sample import Reason, Refused, without_tokens
 from ingest.scrape import ScrapeConfig, scrape
-from ingest.sources.registry import SourceConfig
+from ingest.sources.settings import SourceConfig
 from ingest.synth import SynthConfig, synth
 from tests.ingest.fetch.test_fetcher import HostileSite, body
 from tests.ingest.fetch.test_fetcher import hostile as hostile

@@ -17,7 +17,7 @@ from configs.load import run_app
 from ingest.report import ReportConfig, commands_of, write_report
 from ingest.scrape import ScrapeConfig, semantic
 from ingest.shard import CLIP_COLUMNS
-from ingest.sources.registry import SourceConfig
+from ingest.sources.settings import SourceConfig
 from ingest.verify import verify
 from tests.ingest.test_report import clips_of
 from training.checkpoints.store import retain

@@ -24,7 +24,7 @@ from ingest.ffmpeg import ffmpeg_exe
 from ingest.sample import Clip, Item, Media, Reason, Refused
 from ingest.scenes import Scene, render_audio, render_image, sample_scene
 from ingest.scrape import ScrapeConfig, ScrapeStage, scrape_item
-from ingest.sources.registry import SourceConfig
+from ingest.sources.settings import SourceConfig
 from ingest.synth import KINDS, SynthConfig, synth
 from tests.fakes.media import film
 

@@ -19,7 +19,7 @@ from ingest.clip.filter import FilterConfig, judge_clip
 from ingest.sample import Clip, Item, Media, Reason, Refused
 from ingest.scrape import ScrapeConfig, semantic
 from ingest.shard import clip_row
-from ingest.sources.registry import SourceConfig
+from ingest.sources.settings import SourceConfig
 from tests.fakes.media import NOISE, RATE_HZ, card, film, heard_s, shown_s
 from tests.ingest.clip.test_clipper import ffmpeg
 from tests.ingest.clip.test_media import FEW_MS

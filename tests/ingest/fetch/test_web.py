@@ -19,7 +19,7 @@ from ingest.fetch.fetcher import FetchConfig, Fetcher
 from ingest.fetch.web import Limits, Web
 from ingest.sample import Reason, Refused
 from ingest.scrape import ScrapeConfig, ScrapeStage
-from ingest.sources.registry import SourceConfig
+from ingest.sources.settings import SourceConfig
 from tests.ingest.fetch.test_fetcher import ALLOW, LICENSED, Answer, HostileSite, body, refused
 from tests.ingest.fetch.test_fetcher import hostile as hostile
 from tests.ingest.fetch.test_web_addresses import PUBLIC, named

@@ -15,7 +15,7 @@ from ingest.clip.clipper import ClipConfig, FrameConfig
 from ingest.pages import croissant
 from ingest.report import ReportConfig, write_report
 from ingest.scrape import ScrapeConfig, scrape
-from ingest.sources.registry import SourceConfig
+from ingest.sources.settings import SourceConfig
 from ingest.synth import SynthConfig, synth
 
 

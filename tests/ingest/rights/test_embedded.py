@@ -19,7 +19,7 @@ from ingest.clip.clipper import ClipConfig, FrameConfig
 from ingest.rights.embedded import NONE_FOUND, embedded_evidence
 from ingest.sample import Reason, Refused
 from ingest.scrape import ScrapeConfig, scrape
-from ingest.sources.registry import SourceConfig
+from ingest.sources.settings import SourceConfig
 from tests.fakes.media import film
 
 VOCABULARY = "http://ns.useplus.org/ldf/vocab/"

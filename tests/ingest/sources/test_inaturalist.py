@@ -26,8 +26,9 @@ from ingest.fetch.fetcher import FetchConfig
 from ingest.licenses import SITE_CODES, combined, is_code, license_code, properties, strictness
 from ingest.sample import Item
 from ingest.scrape import LicenseConfig, ScrapeConfig, SplitConfig, scrape
-from ingest.sources.inaturalist import InaturalistConfig, pairs_of
-from ingest.sources.registry import SourceConfig, enumerate_items
+from ingest.sources.inaturalist import pairs_of
+from ingest.sources.registry import enumerate_items
+from ingest.sources.settings import InaturalistConfig, SourceConfig
 
 RATE_HZ = 16000
 

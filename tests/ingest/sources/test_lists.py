@@ -27,7 +27,7 @@ from ingest.sample import Clip, Item, Media, ban
 from ingest.scrape import ScrapeConfig, SplitConfig, scrape
 from ingest.shard import clip_row
 from ingest.sources.metadata import plain_json, text_of
-from ingest.sources.registry import SourceConfig
+from ingest.sources.settings import SourceConfig
 from tests.fakes.media import film
 from tests.ingest.sources.test_registry import listed, touch
 

@@ -2,10 +2,12 @@
 
 import json
 import logging
+import sys
 import textwrap
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +16,8 @@ import pytest
 from configs.load import UserError
 from ingest.fetch.fetcher import FetchConfig
 from ingest.sample import Item
-from ingest.sources.registry import SOURCES, SourceConfig, enumerate_items
+from ingest.sources.registry import SOURCES, enumerate_items
+from ingest.sources.settings import SourceConfig
 from tests.conftest import ROOT
 
 
@@ -105,8 +108,11 @@ def test_what_a_folder_has_no_use_for_is_counted(tmp_path: Path, caplog: pytest.
 def test_a_source_of_ones_own_is_what_contributing_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = (ROOT / "CONTRIBUTING.md").read_text().split("```python")[1].split("```")[0]
     names = {"SourceConfig": SourceConfig, "FetchConfig": FetchConfig, "Iterator": Iterator, "Item": Item}
-    exec(textwrap.dedent(shown).replace("{...,", "{"), names)
-    monkeypatch.setitem(SOURCES, "counter", names["SOURCES"]["counter"])  # type: ignore[index]
+    module = ModuleType("counter")
+    vars(module).update(names)
+    exec(textwrap.dedent(shown), vars(module))
+    monkeypatch.setitem(sys.modules, "counter", module)
+    monkeypatch.setitem(SOURCES, "counter", "counter")
     assert [(item.id, item.license) for item in listed("3", "counter")] == [
         ("0", "own"),
         ("1", "own"),

@@ -13,7 +13,8 @@ import pytest
 from configs.load import UserError
 from ingest.fetch.fetcher import Fetcher
 from ingest.sample import Item
-from ingest.sources.registry import SourceConfig, enumerate_items
+from ingest.sources.registry import enumerate_items
+from ingest.sources.settings import SourceConfig
 from ingest.sources.youtube import YoutubeConfig
 from tests.ingest.sources.test_registry import listed
 from tests.ingest.sources.test_youtube import Tube, Video, network, streams, tube, youtube

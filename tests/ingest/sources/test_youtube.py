@@ -23,7 +23,8 @@ from ingest.fetch.web import Limits, Web
 from ingest.ffmpeg import ffmpeg_exe
 from ingest.sample import RETRYABLE, Item, Media, Reason, Refused
 from ingest.scrape import ScrapeConfig, scrape, semantic
-from ingest.sources.registry import SourceConfig, enumerate_items
+from ingest.sources.registry import enumerate_items
+from ingest.sources.settings import SourceConfig
 from ingest.sources.youtube import (
     LIST_EXTRACTORS,
     VIDEO_EXTRACTORS,
