@@ -1,10 +1,9 @@
-"""Keeps what `data` holds out for validation and test from being learnt from another dataset that is mixed
-in.
+"""Keeps what `data` holds out for validation and test from being learnt from a dataset that is mixed in.
 
-    count = leave_out(catalogue, dataset, snapshot, held_out(data, pinned, split="train"))
+    count = leave_out(catalogue, dataset, snapshot, held_out(data, pinned, split="train"), split="train")
 
-Compared are keys, and media by source and id: other clips of a held-out video would tell as much. What is
-left out becomes a hole at its place, so that the order of all other samples stays.
+Compared are keys, and media by source and id: other clips of a held-out video would give it away just as
+well. What is left out becomes a hole at its index, so that the order of all other samples stays.
 """
 
 from dataclasses import dataclass, field
@@ -37,18 +36,20 @@ def medium_of(row: dict[str, str | None]) -> tuple[str, str] | None:
 
 def held_out(dataset: Dataset, snapshot: Snapshot, split: str) -> HeldOut:
     """What a dataset holds out from training on `split`."""
-    found = HeldOut()
+    result = HeldOut()
     for row in _rows(dataset, snapshot, HELD_OUT - {split}):
-        found.keys.add(str(row["key"]))
+        result.keys.add(str(row["key"]))
         medium = medium_of(row)
         if medium:
-            found.media.add(medium)
-    return found
+            result.media.add(medium)
+    return result
 
 
-def leave_out(catalogue: Catalogue, dataset: Dataset, snapshot: Snapshot, found: HeldOut, split: str) -> int:
-    """Makes holes of a catalogue's samples that are held out elsewhere; returns how many were none before."""
-    keys = {str(row["key"]) for row in _rows(dataset, snapshot, {split}) if found.has(row)}
+def leave_out(
+    catalogue: Catalogue, dataset: Dataset, snapshot: Snapshot, excluded: HeldOut, split: str
+) -> int:
+    """Makes holes of a catalogue's samples that are held out elsewhere; returns how many are new holes."""
+    keys = {str(row["key"]) for row in _rows(dataset, snapshot, {split}) if excluded.has(row)}
     before = int(np.count_nonzero(catalogue.holes))
     catalogue.hide(keys)
     return int(np.count_nonzero(catalogue.holes)) - before

@@ -1,13 +1,20 @@
-"""The loader: a rank's batches, in the order of training.data.order, of one dataset or of several mixed by
-weights.
+"""The loader: a rank's batches, in the order of training.data.order, of one dataset or of several mixed.
 
     catalogue = Catalogue.of(dataset, snapshot, split="train", members=("latent.npy", "image.npy"))
     mixture = Mixture.of([catalogue], Order(0, lanes=48, seed=0))
     for batch in Loader(mixture, global_batch=48, rank=0, world=2, position=0): ...
 
-A rank serves whole lanes. A lane's next window is fetched while its last half is used, and batches are made
-ready in a thread. The only state is the position. Decodes nothing: the recipes do, here in threads of its own
-where `make` is given.
+Each stage wraps the one below it:
+
+    Loader        batches, `prefetch` steps ahead                      one thread reads, MAKERS make tensors
+      Window      the samples of a lane that are shuffled together     FETCHERS threads read the next one
+        Mixture   position -> dataset and its own position             a plain function
+          Order   its own position -> sample                           a plain function
+            Catalogue   sample -> bytes, by range reads                each byte checked
+
+A rank serves whole lanes. A lane's next window is fetched while the last half of this one is used. The only
+state is the position. Decodes nothing: the recipes do, here in threads where `make` is given.
+docs/order-and-loader.md has the reasons.
 """
 
 import itertools
@@ -23,8 +30,10 @@ from training.data.mixture import Mixture
 from training.data.order import check_geometry
 from training.data.randomness import SampleKey
 
+# reads wait for disk or network, so more than there are processors
 FETCHERS = 8
-MAKERS = 4  # of batches for a GPU, which takes them faster than one thread makes them
+# a GPU takes batches faster than one thread makes them
+MAKERS = 4
 Make = Callable[[list[Sample | None], list[SampleKey]], dict[str, Any]]
 
 
@@ -44,20 +53,20 @@ class Batch:
 
 @dataclass
 class Window:
-    """What lies ready of a dataset's lane, up to its position `end`;
+    """What is ready of a dataset's lane, up to its position `end`.
 
-    `coming`: the window after it, from when half of this one is used.
+    `following`: the window after it, from when half of this one is used.
     """
 
     end: int
     samples: dict[int, Sample | None]
-    coming: "Future[Window] | None" = None
+    following: "Future[Window] | None" = None
 
 
 class Loader:
     """A rank's batches from `position` on, for ever; made ready in a thread, `prefetch` steps ahead.
 
-    Whatever goes wrong in the thread is raised where the batch is asked for.
+    Whatever fails in the thread is raised where the batch is requested.
     """
 
     def __init__(
@@ -71,13 +80,19 @@ class Loader:
         make: Make | None = None,
     ):
         check_geometry(mixture.lanes, global_batch, world)
-        self.mixture, self.global_batch = mixture, global_batch
-        self.rank, self.world, self.position, self.prefetch = rank, world, position, prefetch
-        self.windows: dict[tuple[int, int], Window] = {}  # by dataset and lane
-        self.thread = ThreadPoolExecutor(1, "loader")  # one: batches are made in their order
+        self.mixture = mixture
+        self.global_batch = global_batch
+        self.rank = rank
+        self.world = world
+        self.position = position
+        self.prefetch = prefetch
+        self.make = make
+        # by (dataset, lane)
+        self.windows: dict[tuple[int, int], Window] = {}
+        # one thread: samples leave their windows in the order of the steps
+        self.thread = ThreadPoolExecutor(1, "loader")
         self.fetchers = ThreadPoolExecutor(FETCHERS, "fetcher")
         self.makers = ThreadPoolExecutor(MAKERS, "maker")
-        self.make = make
 
     def __enter__(self) -> "Loader":
         return self
@@ -108,35 +123,49 @@ class Loader:
         """This rank's samples of a step (counted from 0): a plain function of the order."""
         first = step * self.global_batch
         positions = range(first + self.rank, first + self.global_batch, self.world)
+        # first all windows, then the samples: after a start, the windows of all lanes come at once
         for position in positions:
-            number, own = self.mixture.locate(position)
-            place = number, own % self.mixture.lanes
-            if place not in self.windows:
-                self.windows[place] = Window(own, {}, self.fetchers.submit(self._fetch, number, own))
-        return Batch(step, [self.mixture.key(p) for p in positions], [self._take(p) for p in positions], 0.0)
+            self._open_window(position)
+        keys = [self.mixture.key(position) for position in positions]
+        samples = [self._take(position) for position in positions]
+        return Batch(step, keys, samples, wait_s=0.0)
+
+    def _open_window(self, position: int) -> None:
+        """Begins to fetch the first window of a lane that this loader has not met yet."""
+        dataset, own_position = self.mixture.locate(position)
+        lane = own_position % self.mixture.lanes
+        if (dataset, lane) not in self.windows:
+            following = self.fetchers.submit(self._fetch, dataset, own_position)
+            self.windows[dataset, lane] = Window(own_position, {}, following)
 
     def _take(self, position: int) -> Sample | None:
-        """The sample at a position; waits for its lane's window where that is not at hand, and has the next
-        one fetched in time.
-        """
-        number, own = self.mixture.locate(position)
-        order = self.mixture.orders[number]
-        sample, place = order.sample(own), (number, own % order.lanes)
+        """The sample at a position; waits for its window if need be, and requests the next one in time."""
+        dataset, own_position = self.mixture.locate(position)
+        order = self.mixture.orders[dataset]
+        sample = order.sample(own_position)
         if sample < 0:
             return None
-        window = self.windows[place]
-        if sample not in window.samples:
-            fetched = window.coming.result() if window.coming and window.end <= own else None
-            window = self.windows[place] = (
-                fetched if fetched and sample in fetched.samples else self._fetch(number, own)
-            )
-        if not window.coming and 2 * (window.end - own) <= order.window_size * order.lanes:
-            window.coming = self.fetchers.submit(self._fetch, number, window.end)
-        found = window.samples.pop(sample)
-        return (
-            None if self.mixture.catalogues[number].holes[sample] else found
-        )  # it may have been buried since it was fetched
+        window = self._window_with(sample, dataset, own_position)
+        rows_left = (window.end - own_position) // order.lanes
+        if not window.following and 2 * rows_left <= order.window_size:
+            window.following = self.fetchers.submit(self._fetch, dataset, window.end)
+        members = window.samples.pop(sample)
+        # it may have been buried since it was fetched
+        return None if self.mixture.catalogues[dataset].holes[sample] else members
 
-    def _fetch(self, number: int, own: int) -> Window:
-        end, samples = self.mixture.orders[number].window(own)
-        return Window(end, self.mixture.catalogues[number].read(samples))
+    def _window_with(self, sample: int, dataset: int, own_position: int) -> Window:
+        """The lane's window that holds a sample: this one, the following one, or one that is fetched now."""
+        lane = own_position % self.mixture.lanes
+        window = self.windows[dataset, lane]
+        if sample in window.samples:
+            return window
+        following = window.following.result() if window.following and window.end <= own_position else None
+        if following is None or sample not in following.samples:
+            # only after a jump, as in tests: training goes from position to position
+            following = self._fetch(dataset, own_position)
+        self.windows[dataset, lane] = following
+        return following
+
+    def _fetch(self, dataset: int, own_position: int) -> Window:
+        end, samples = self.mixture.orders[dataset].window(own_position)
+        return Window(end, self.mixture.catalogues[dataset].read(samples))

@@ -1,7 +1,9 @@
-"""Arrays as .npy bytes and back, the form of the members of latents: `to_npy(array)`, `read_npy(data)`. Never
-pickle.
+"""Arrays as .npy bytes and back, the form of the members of latents. Never pickle.
 
-Reading copies nothing, and parses each header once: there are as many as shapes, not as samples.
+    data = to_npy(array)
+    read_npy(data)               # a view of `data`, nothing is copied
+
+Each header is parsed once: there are as many as shapes, not as samples.
 """
 
 import io
@@ -21,7 +23,12 @@ def to_npy(array: np.ndarray) -> bytes:
 
 
 def read_npy(data: bytes | memoryview) -> np.ndarray:
-    """The array, a read-only view of `data`. `ValueError` where that is no .npy of numbers in C order."""
+    """The array, a read-only view of `data`. `ValueError` where that is no .npy of numbers in C order.
+
+    >>> read_npy(to_npy(np.arange(3))).tolist()
+    [0, 1, 2]
+    """
+    # version 1.0: magic, length of the header in two bytes, header, numbers
     start = len(MAGIC) + 2 + int.from_bytes(data[len(MAGIC) : len(MAGIC) + 2], "little")
     dtype, shape = _header(bytes(data[:start]))
     return np.frombuffer(data, dtype, offset=start).reshape(shape)
@@ -33,5 +40,6 @@ def _header(data: bytes) -> tuple[np.dtype, tuple[int, ...]]:
         raise ValueError(f"no .npy of version 1.0 begins with {data[: len(MAGIC)]!r}")
     shape, fortran, dtype = npy_format.read_array_header_1_0(io.BytesIO(data[len(MAGIC) :]))
     if fortran or dtype.hasobject:
-        raise ValueError(f".npy of {dtype} in {'Fortran' if fortran else 'C'} order: need numbers in C order")
+        layout = "Fortran" if fortran else "C"
+        raise ValueError(f".npy of {dtype} in {layout} order: need numbers in C order")
     return dtype, shape

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# the epoch of a run's fixed validation items: no epoch of training, which count from 0
 VALIDATION = -2
-"""The epoch of a run's fixed validation items."""
 
 
 @dataclass(frozen=True)
 class SampleKey:
-    """Where a sample stands in a run: the run's seed, the epoch of its lane, its global position."""
+    """The position of a sample in a run: the run's seed, the epoch of its lane, its global position."""
 
     seed: int
     epoch: int

@@ -1,10 +1,10 @@
-"""Take-downs while a run trains: new tombstones become holes within seconds, at their places, so that the
-order stays.
+"""Take-downs while a run trains: new tombstones become holes within seconds, at their indexes.
 
     with watch_tombstones([(dataset, [catalogue, …]), …]) as look:      # a thread looks again and again
         look()                                                          # and the loop, with every checkpoint
 
-Samples that were fetched ahead are dropped too, when they are handed out (training.data.loader).
+The order of all other samples stays. Samples that were fetched ahead are dropped too, when they are handed
+out (training.data.loader).
 """
 
 import contextlib
@@ -17,18 +17,22 @@ from cluster.objects import list_own
 from training.data.catalogue import Catalogue
 
 log = logging.getLogger(__name__)
-POLL_S, POLL_REMOTE_S = 1.0, 20.0
+# one listing of a local folder is cheap
+POLL_S = 1.0
+# every listing of a bucket is paid for, by each rank
+POLL_REMOTE_S = 20.0
 Watched = list[tuple[Dataset, list[Catalogue]]]
 
 
 @contextlib.contextmanager
 def watch_tombstones(watched: Watched) -> Iterator[Callable[[], None]]:
-    """For the block, hides what is buried from the catalogues of each dataset.
+    """For the block, hides buried samples from the catalogues of each dataset.
 
-    A dataset that cannot be read is tried again.
+    A dataset that cannot be read now is read at the next look.
     """
     seen = [set[str]() for _ in watched]
-    ended, lock = threading.Event(), threading.Lock()
+    ended = threading.Event()
+    lock = threading.Lock()  # the loop and the thread may look at the same time
     remote = any("://" in dataset.uri for dataset, _ in watched)
 
     def look() -> None:

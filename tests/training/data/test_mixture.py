@@ -24,7 +24,7 @@ from tests.fakes.latents import make_latents
 from tests.training.test_train import losses, settings
 from training.data.catalogue import Catalogue
 from training.data.loader import Loader
-from training.data.mixture import PERIOD, Mixture, shared_out
+from training.data.mixture import PERIOD, Mixture, share_out
 from training.data.npy import read_npy, to_npy
 from training.data.order import Order
 from training.precompute import moments_of
@@ -51,7 +51,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
 def test_every_dataset_is_walked_through_in_its_own_order_without_a_gap(
     weights: list[float], rows: int
 ) -> None:
-    counts = shared_out(weights)
+    counts = share_out(weights)
     assert (
         sum(counts) == PERIOD
         and np.abs(np.array(counts) / PERIOD - np.array(weights) / sum(weights)).max() < 1 / PERIOD
@@ -160,7 +160,7 @@ def test_the_statistics_of_a_mixture_are_those_of_what_is_drawn(
 
 @given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=5), seed=st.integers(0, 10**6))
 @effort(deadline=None, max_examples=25)
-def test_moments_merge_to_those_of_all_samples_however_they_are_shared_out(
+def test_moments_merge_to_those_of_all_samples_however_they_are_share_out(
     sizes: list[int], seed: int
 ) -> None:
     dice = np.random.default_rng(seed)
