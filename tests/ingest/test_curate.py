@@ -200,7 +200,7 @@ def test_the_buckets_find_what_comparing_all_with_all_finds(
 def test_a_camera_that_never_moves_costs_no_square_and_its_copies_are_found(
     tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("ingest.curate.CROWD", 16)
+    monkeypatch.setattr("ingest.dedup.neighbours.CROWD", 16)
     compared = []
     monkeypatch.setattr(
         "ingest.curate.image_distances",
