@@ -1,14 +1,14 @@
-"""The one home of license knowledge: the vocabulary, how the world spells it, what each license demands, what
-is allowed.
+"""The one home of license knowledge: reads a license, says what it demands and whether it is allowed.
 
-    license_code("https://creativecommons.org/licenses/by-sa/3.0/de/")      # CC-BY-SA-3.0-DE
-    properties("CC-BY-NC-4.0")                                              # {"attribution", "non-commercial"}
-    allowed("CC-BY-2.0", ["attribution"])                                   # True
+    license_code("https://creativecommons.org/licenses/by-sa/3.0/de/") # CC-BY-SA-3.0-DE
+    properties("CC-BY-NC-4.0")                                         # {"attribution", "non-commercial"}
+    allowed("CC-BY-2.0", ["attribution"])                              # True
 
 Codes are SPDX identifiers where SPDX has one; `own` is the operator's statement about own material,
 `custom:<url>` a license that only its URL names, `all-rights-reserved` and `unknown` are what they say. A
 text that is not understood to its last word is `unknown`, and no version is ever guessed: `CC BY` stays the
-code `CC-BY`, `GPL` is unknown. Pure functions, without I/O; texts come from the web and may be hostile.
+code `CC-BY`, `GPL` is unknown. Pure functions, without I/O; texts come from the web and may be hostile. The
+vocabulary itself is in `ingest.license_table`.
 """
 
 import difflib
@@ -16,201 +16,22 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-CLASSES = ("public-domain", "attribution", "share-alike", "non-commercial", "no-derivatives")
-"""What `license.allow` may name besides codes. All but `public-domain` are demands of a license."""
-
-CC_KINDS = ("BY", "BY-SA", "BY-NC", "BY-NC-SA", "BY-ND", "BY-NC-ND")
-OLD_KINDS = (
-    "SA",
-    "NC",
-    "NC-SA",
-    "ND",
-    "NC-ND",
-)  # version 1.0 alone (2.0 in Japan) had licenses without attribution
-CC_VERSIONS = ("1.0", "2.0", "2.1", "2.5", "3.0", "4.0")
-SAMPLING = {
-    "sampling": "CC-Sampling-1.0",
-    "sampling+": "CC-Sampling-Plus-1.0",
-    "nc-sampling+": "CC-NC-Sampling-Plus-1.0",
-}
-PUBLIC_DOMAIN = ("CC0-1.0", "PDM-1.0", "CC-PDDC", "PDDL-1.0", "Unlicense", "public-domain")
-NOTICE = (
-    *(
-        "MIT",
-        "MIT-0",
-        "ISC",
-        "Zlib",
-        "0BSD",
-        "BSD-2-Clause",
-        "BSD-3-Clause",
-        "Apache-1.1",
-        "Apache-2.0",
-        "Artistic-1.0",
-        "Artistic-2.0",
-    ),
-    *("OGL-UK-1.0", "OGL-UK-2.0", "OGL-UK-3.0", "OGL-Canada-2.0", "etalab-2.0", "ODC-By-1.0"),
+from ingest.license_table import (
+    CLASSES,
+    COPYLEFT,
+    COUNTRIES,
+    LICENSES,
+    NAMES,
+    NOTICE,
+    PORTS,
+    PUBLIC_DOMAIN,
+    SAMPLING,
+    SITE_CODES,
+    SITE_LICENSES,
+    YOUTUBE_MARKS,
 )
-COPYLEFT = (
-    *("LAL-1.2", "LAL-1.3", "ODbL-1.0"),
-    *(f"GFDL-{version}{kind}" for version in ("1.1", "1.2", "1.3") for kind in ("-only", "-or-later")),
-    *(f"GPL-{version}{kind}" for version in ("1.0", "2.0", "3.0") for kind in ("-only", "-or-later")),
-    *(f"LGPL-{version}{kind}" for version in ("2.0", "2.1", "3.0") for kind in ("-only", "-or-later")),
-    *(f"AGPL-{version}{kind}" for version in ("1.0", "3.0") for kind in ("-only", "-or-later")),
-)
-LICENSES = (
-    *PUBLIC_DOMAIN,
-    *(f"CC-{kind}-{version}" for version in reversed(CC_VERSIONS) for kind in CC_KINDS),
-    *(f"CC-{kind}" for kind in CC_KINDS),
-    *(f"CC-{kind}-{version}" for version in ("1.0", "2.0") for kind in OLD_KINDS),
-    *SAMPLING.values(),
-    *NOTICE,
-    *COPYLEFT,
-    "all-rights-reserved",
-    "own",
-    "unknown",
-)
-"""The vocabulary, but for ports such as CC-BY-SA-3.0-DE and for `custom:<url>`: `is_code` knows those too."""
 
-PORTS = frozenset(
-    "AE AM AR AT AU AZ BE BG BR CA CH CL CN CO CR CY CZ DE DK EC EE EG ES FI FR GE GR GT HK HR HU IE IGO IL IN IT JO JP KR LU MK MT MX"
-    " MY NL NO NZ PE PH PL PR PT RO RS SCOTLAND SE SG SI TH TW UA UG UK US VE VN ZA".split()
-)
-COUNTRIES = {
-    **{
-        "austria": "AT",
-        "australia": "AU",
-        "belgium": "BE",
-        "brazil": "BR",
-        "canada": "CA",
-        "chile": "CL",
-        "china": "CN",
-    },
-    **{
-        "denmark": "DK",
-        "deutschland": "DE",
-        "finland": "FI",
-        "france": "FR",
-        "germany": "DE",
-        "greece": "GR",
-        "india": "IN",
-    },
-    **{
-        "ireland": "IE",
-        "israel": "IL",
-        "italy": "IT",
-        "japan": "JP",
-        "korea": "KR",
-        "mexico": "MX",
-        "netherlands": "NL",
-    },
-    **{
-        "norway": "NO",
-        "poland": "PL",
-        "portugal": "PT",
-        "spain": "ES",
-        "sweden": "SE",
-        "switzerland": "CH",
-        "taiwan": "TW",
-    },
-}
-SITE_LICENSES = {
-    "custom:https://www.pexels.com/license/": r"(www\.)?pexels\.com/((photo|creative-commons)-)?license|pexels(?: license)?",
-    "custom:https://pixabay.com/service/license-summary/": r"(www\.)?pixabay\.com/(\w\w/)?service/(license|terms)(-summary)?"
-    r"|pixabay(?: content)?(?: license)?",
-    "custom:https://unsplash.com/license": r"(www\.)?unsplash\.com/license|unsplash(?: license)?",
-    "custom:https://mixkit.co/license/": r"(www\.)?mixkit\.co/license",
-    "custom:https://coverr.co/license": r"(www\.)?coverr\.co/license",
-    "custom:https://www.flickr.com/commons/usage/": r"(www\.)?flickr\.com/commons/usage|no known copyright restrictions",
-    "custom:https://www.usa.gov/government-works": r"(www\.)?usa\.gov/(copyright\.shtml|government-works|government-copyright)"
-    r"|united states government work",
-}
-"""Licenses of one site each, which only an exact entry of `license.allow` lets in: how they are spelt."""
-
-YOUTUBE_MARKS = {
-    "Creative Commons Attribution license (reuse allowed)": "CC-BY-3.0",
-    "Standard YouTube License": "all-rights-reserved",
-}
-SITE_CODES: dict[str, dict[str, str]] = {
-    "youtube": YOUTUBE_MARKS,
-    "inaturalist": {
-        "": "all-rights-reserved",
-        "cc0": "CC0-1.0",
-        "pd": "PDM-1.0",
-        **{f"cc-{kind.lower()}": f"CC-{kind}-4.0" for kind in CC_KINDS},
-    },
-    "flickr": {
-        "0": "all-rights-reserved",
-        **{
-            str(n): f"CC-{kind}-2.0"
-            for n, kind in enumerate(("BY-NC-SA", "BY-NC", "BY-NC-ND", "BY", "BY-SA", "BY-ND"), 1)
-        },
-        "7": "custom:https://www.flickr.com/commons/usage/",
-        "8": "custom:https://www.usa.gov/government-works",
-        "9": "CC0-1.0",
-        "10": "PDM-1.0",
-        **{
-            str(n): f"CC-{kind}-4.0"
-            for n, kind in enumerate(("BY", "BY-SA", "BY-ND", "BY-NC", "BY-NC-SA", "BY-NC-ND"), 11)
-        },
-    },
-}
-"""Codes that mean something on one site only: there, `cc-by` has a version, and 4 is a license."""
-
-NAMES = {
-    **dict.fromkeys(
-        (
-            "cc0",
-            "cc 0",
-            "cc zero",
-            "creative commons cc0",
-            "creative commons 0",
-            "creative commons zero",
-            "zero 1.0",
-        ),
-        "CC0-1.0",
-    ),
-    **dict.fromkeys(
-        (
-            "cc0 1.0",
-            "cc0 1.0 universal",
-            "cc zero 1.0",
-            "creative commons cc0 1.0",
-            "creative commons zero 1.0",
-        ),
-        "CC0-1.0",
-    ),
-    **dict.fromkeys(
-        (
-            "creative commons zero 1.0 universal",
-            "cc0 1.0 universal public domain dedication",
-            "creative commons cc0",
-        ),
-        "CC0-1.0",
-    ),
-    **dict.fromkeys(
-        ("pdm", "pdm 1.0", "cc pdm 1.0", "cc pdm", "public domain mark", "public domain mark 1.0"), "PDM-1.0"
-    ),
-    **dict.fromkeys(
-        ("creative commons public domain mark 1.0", "public domain mark 1.0 universal"), "PDM-1.0"
-    ),
-    **dict.fromkeys(("public domain", "pd", "pd self", "pd author", "pd user"), "public-domain"),
-    **dict.fromkeys(("all rights reserved", "copyright", "copyrighted"), "all-rights-reserved"),
-    **dict.fromkeys(("mit", "mit license", "the mit license", "expat"), "MIT"),
-    **dict.fromkeys(
-        ("apache 2.0", "apache 2", "apache license 2.0", "apache license version 2.0"), "Apache-2.0"
-    ),
-    **dict.fromkeys(("bsd 2 clause", "bsd 2 clause license", "simplified bsd license"), "BSD-2-Clause"),
-    **dict.fromkeys(("bsd 3 clause", "bsd 3 clause license", "new bsd license"), "BSD-3-Clause"),
-    **dict.fromkeys(("artistic license 2.0", "artistic 2"), "Artistic-2.0"),
-    **dict.fromkeys(("free art license 1.3", "fal 1.3", "licence art libre 1.3"), "LAL-1.3"),
-    **dict.fromkeys(
-        ("lov2", "licence ouverte 2.0", "open licence 2.0", "licence ouverte open licence version 2.0"),
-        "etalab-2.0",
-    ),
-    "the unlicense": "Unlicense",
-    "sampling+ 1.0": "CC-Sampling-Plus-1.0",
-}
-PATHS = (
+_URLS = (
     (
         r"gnu\.org/(?:licenses|copyleft)/(?:old-licenses/)?(fdl|gpl|lgpl|agpl)-?v?(\d\.\d)",
         lambda m: _gnu(m[1].replace("fdl", "gfdl"), m[2], ""),
@@ -229,17 +50,21 @@ PATHS = (
 )
 """URLs without scheme and `www.`, in small letters, and what they name."""
 
-MAX_CHARS = 300
+MAX_CHARS = 300  # a longer text is prose that quotes a license, not its name; and regexes stay fast
 _BY_NAME = {code.lower(): code for code in LICENSES}
 _URL = re.compile(
     r"(?:https?:)?(?://)?(?:www\.)?([a-z0-9-]+(?:\.[a-z0-9-]+)+(?:/[^\s?#]*)?)(?:[?#]\S*)?", re.IGNORECASE
 )
+# no quotes, brackets or spaces: it ends up in pages, cards and lists
+_PLAIN_URL = re.compile(r"https?://[\w.-]+(:\d+)?([/?#][\w.~:/?#@$&+,;=%-]*)?", re.IGNORECASE | re.ASCII)
 _CC_PATH = re.compile(
-    r"creativecommons\.org/licenses/([a-z+-]+)(?:/(\d\.\d)(?:/([a-z]+))?)?(?:/(?:deed|legalcode|rdf)(?:\.[\w-]+)*)?/?",
+    r"creativecommons\.org/licenses/([a-z+-]+)(?:/(\d\.\d)(?:/([a-z]+))?)?"
+    r"(?:/(?:deed|legalcode|rdf)(?:\.[\w-]+)*)?/?",
     re.IGNORECASE,
 )
 _PUBLIC_PATH = re.compile(
-    r"creativecommons\.org/(?:publicdomain/(zero|mark)/1\.0|(licenses/publicdomain)|publicdomain/(certification)/1\.0/us)"
+    r"creativecommons\.org/(?:publicdomain/(zero|mark)/1\.0|(licenses/publicdomain)"
+    r"|publicdomain/(certification)/1\.0/us)"
     r"(?:/(?:deed|legalcode|rdf)(?:\.[\w-]+)*)?/?",
     re.IGNORECASE,
 )
@@ -247,12 +72,13 @@ _CC_CODE = re.compile(
     rf"CC-((?:BY|NC|ND|SA)(?:-(?:NC|ND|SA))*)(?:-(\d\.\d)(?:-({'|'.join(sorted(PORTS))}))?)?"
 )
 _GNU = re.compile(
-    r"(?:gnu )?(gfdl|fdl|lgpl|agpl|gpl) ?(?:version )?v?(\d)(?:\.(\d))? ?(\+|or later|only|or any later version)?"
+    r"(?:gnu )?(gfdl|fdl|lgpl|agpl|gpl) ?(?:version )?v?(\d)(?:\.(\d))?"
+    r" ?(\+|or later|only|or any later version)?"
 )
 _OGL = re.compile(
     r"(?:ogl|open government licence|open government license)(?: uk)?(?: version)? v?([123])(?:\.0)?"
 )
-_WORDS = (
+_SHORT_FORMS = (
     (r"creative commons", "cc"),
     (r"no derivative works|no derivatives?|no derivs?|noderivatives?|noderivs?", "nd"),
     (r"non commercial|noncommercial", "nc"),
@@ -261,9 +87,15 @@ _WORDS = (
     (r"(?:new )?(?:south|north)? ?(?:zealand)", "nz"),
     (r"united (?:states|kingdom)", lambda m: "us" if "states" in m[0] else "uk"),
 )
+# words that change nothing in a name; any other word that is not understood makes it `unknown`
 _FILLERS = frozenset(
-    "this work is licensed under a the license licence version public international intl unported generic".split()
+    "this work is licensed under a the license licence version public international intl unported"
+    " generic".split()
 )
+
+
+# what lets a model be published: neither non-commercial nor no-derivatives
+DEFAULT_ALLOW = ("CC0-1.0", "PDM-1.0", "CC-BY-4.0", "CC-BY-3.0", "CC-BY-SA-4.0", "CC-BY-SA-3.0", "own")
 
 
 @dataclass
@@ -276,17 +108,7 @@ class LicenseConfig:
     `custom:…`, `own` and `all-rights-reserved` enter by exact listing alone.
     """
 
-    allow: list[str] = field(
-        default_factory=lambda: [
-            "CC0-1.0",
-            "PDM-1.0",
-            "CC-BY-4.0",
-            "CC-BY-3.0",
-            "CC-BY-SA-4.0",
-            "CC-BY-SA-3.0",
-            "own",
-        ]
-    )
+    allow: list[str] = field(default_factory=lambda: list(DEFAULT_ALLOW))
 
 
 def license_code(text: str, site: str = "") -> str:
@@ -296,9 +118,10 @@ def license_code(text: str, site: str = "") -> str:
     """
     too_long = len(text) > MAX_CHARS  # before anything is cut off
     text = re.sub(r"^(?:©|\([cC]\))\s*|[\s.;]+$", "", text.strip())
-    own = SITE_CODES.get(site, {}).get(text.lower()) or SITE_CODES.get(site, {}).get(text)
-    if own or not text:
-        return own or ""
+    site_codes = SITE_CODES.get(site, {})
+    site_code = site_codes.get(text.lower()) or site_codes.get(text)
+    if site_code or not text:
+        return site_code or ""
     if too_long:
         return "unknown"
     if text.lower().startswith("custom:"):
@@ -312,12 +135,11 @@ def license_code(text: str, site: str = "") -> str:
 
 
 def _custom(url: str) -> str:
-    if not re.fullmatch(
-        r"https?://[\w.-]+(:\d+)?([/?#][\w.~:/?#@$&+,;=%-]*)?", url, re.IGNORECASE | re.ASCII
-    ):
+    if not _PLAIN_URL.fullmatch(url):
         return "unknown"
-    known = _of_site(re.sub(r"^https?://|/+$", "", url, flags=re.IGNORECASE).lower())
-    return known if known != "unknown" else f"custom:{url}"
+    address = re.sub(r"^https?://|/+$", "", url, flags=re.IGNORECASE)
+    site_license = _of_site(address.lower())
+    return site_license if site_license != "unknown" else f"custom:{url}"
 
 
 def _of_url(address: str) -> str:
@@ -327,17 +149,19 @@ def _of_url(address: str) -> str:
         return {"zero": "CC0-1.0", "mark": "PDM-1.0"}.get((public[1] or "").lower(), "CC-PDDC")
     creative = _CC_PATH.fullmatch(address)
     if creative:
-        kind, version, port = creative[1].lower(), creative[2] or "", (creative[3] or "").upper()
+        kind = creative[1].lower()
+        version = creative[2] or ""
+        port = (creative[3] or "").upper()
         if kind in SAMPLING:
             return SAMPLING[kind] if version == "1.0" and not port else "unknown"
         return _creative(set(kind.split("-")), version, port)
     plain = re.sub(
         r"(\.(?:html|txt|json|php)|-standalone\.html|\.en\.html)$", "", address.lower().rstrip("/")
     )
-    for pattern, name in PATHS:
-        found = re.fullmatch(pattern, plain)
-        if found:
-            return name(found)
+    for pattern, name in _URLS:
+        match = re.fullmatch(pattern, plain)
+        if match:
+            return name(match)
     return _of_site(plain)
 
 
@@ -349,12 +173,17 @@ def _spelled(text: str) -> str:
     """The code of a name, every word of which is understood."""
     if text.lower() in _BY_NAME:
         return _BY_NAME[text.lower()]
-    named, both = re.fullmatch(r"([^()]+)\(([^()]+)\)", text), ""
-    if named:
-        text, both = named[1], _spelled(named[2])
-    plain = " ".join(re.sub(r"[\s_,/:\u2010-\u2015\u2212-]+", " ", text.lower()).split())
-    code = _by_words(plain)
-    return code if not both or both == code else "unknown"
+    # "Attribution 4.0 (CC BY 4.0)": both have to say the same
+    twice = re.fullmatch(r"([^()]+)\(([^()]+)\)", text)
+    if twice:
+        code = _by_words(_plain_words(twice[1]))
+        return code if code == _spelled(twice[2]) else "unknown"
+    return _by_words(_plain_words(text))
+
+
+def _plain_words(text: str) -> str:
+    """Small letters, with a single space for every separator; U+2010 to 2015 and 2212 are dashes."""
+    return " ".join(re.sub(r"[\s_,/:\u2010-\u2015\u2212-]+", " ", text.lower()).split())
 
 
 def _by_words(plain: str) -> str:
@@ -362,9 +191,10 @@ def _by_words(plain: str) -> str:
         return _BY_NAME[plain.replace(" ", "-")]
     if plain in NAMES:
         return NAMES[plain]
-    gnu, ogl = _GNU.fullmatch(plain), _OGL.fullmatch(plain)
+    gnu = _GNU.fullmatch(plain)
     if gnu:
         return _gnu(gnu[1], f"{gnu[2]}.{gnu[3] or 0}", gnu[4] or "")
+    ogl = _OGL.fullmatch(plain)
     if ogl:
         return f"OGL-UK-{ogl[1]}.0"
     site = _of_site(plain)
@@ -378,11 +208,8 @@ def _gnu(family: str, version: str, more: str) -> str:
 
 
 def _creative_words(plain: str) -> str:
-    """Creative Commons in words:
-
-    `cc by sa 4.0 international`, `creative commons attribution 3.0 germany`, `by nc 2.0`.
-    """
-    for pattern, word in _WORDS:
+    """Creative Commons in words, such as `cc by sa 4.0 international` and `attribution 3.0 germany`."""
+    for pattern, word in _SHORT_FORMS:
         plain = re.sub(rf"\b(?:{pattern})\b", word, plain)
     elements: set[str] = set()
     versions: set[str] = set()
@@ -393,7 +220,7 @@ def _creative_words(plain: str) -> str:
         version = re.fullmatch(r"v?([1-4])(?:\.(\d))?", word)
         if joined and word:
             named = named or bool(joined[1])
-            elements |= {part for part in joined.groups() if part and part != "cc"}
+            elements |= {element for element in joined.groups() if element and element != "cc"}
         elif version:
             versions.add(f"{version[1]}.{version[2] or 0}")
         elif word.upper() in PORTS or word in COUNTRIES:
@@ -408,12 +235,9 @@ def _creative_words(plain: str) -> str:
 
 
 def _creative(elements: set[str], version: str, port: str) -> str:
-    """The code of these elements (`by`, `nc`, `nd`, `sa`);
-
-    `unknown` for what Creative Commons never published.
-    """
-    kind = "-".join(one for one in ("BY", "NC", "ND", "SA") if one.lower() in elements)
-    code = "-".join(part for part in ("CC", kind, version, port) if part)
+    """The code of these elements (`by`, `nc`, `nd`, `sa`); `unknown` for one that was never published."""
+    kind = "-".join(element for element in ("BY", "NC", "ND", "SA") if element.lower() in elements)
+    code = "-".join(filter(None, ("CC", kind, version, port)))
     return code if elements <= {"by", "nc", "nd", "sa"} and is_code(code) else "unknown"
 
 
@@ -428,21 +252,20 @@ def is_code(text: str) -> bool:
 
 def unported(code: str) -> str:
     """CC-BY-SA-3.0 for CC-BY-SA-3.0-DE; any other code as it is. Version 4.0 has no ports."""
-    found = _CC_CODE.fullmatch(code)
-    return f"CC-{found[1]}-{found[2]}" if found and found[3] and found[2] != "4.0" else code
+    match = _CC_CODE.fullmatch(code)
+    return f"CC-{match[1]}-{match[2]}" if match and match[3] and match[2] != "4.0" else code
+
+
+DEMANDS = {"BY": "attribution", "SA": "share-alike", "NC": "non-commercial", "ND": "no-derivatives"}
 
 
 def properties(code: str) -> frozenset[str]:
-    """What a license is or demands: names of `CLASSES`;
-
-    `other-terms` where these do not say all, as for `own` or `custom:`.
-    """
+    """What a license is or demands, of `CLASSES`; `other-terms` where these do not say all, as of `own`."""
     creative = _CC_CODE.fullmatch(code)
     if code in PUBLIC_DOMAIN:
         return frozenset({"public-domain"})
     if creative and is_code(code):
-        words = {"BY": "attribution", "SA": "share-alike", "NC": "non-commercial", "ND": "no-derivatives"}
-        return frozenset(words[part] for part in creative[1].split("-"))
+        return frozenset(DEMANDS[element] for element in creative[1].split("-"))
     if code in NOTICE:
         return frozenset({"attribution"})
     if code in COPYLEFT:
@@ -475,10 +298,7 @@ def first_allowed(codes: Sequence[str], allow: Iterable[str]) -> str:
 
 
 def combined(one: str, other: str) -> str:
-    """The license that demands what both demand: mostly one of the two.
-
-    `unknown` where none of the vocabulary does.
-    """
+    """The license that demands what both demand, mostly one of the two; `unknown` where there is none."""
     for closed in ("unknown", "all-rights-reserved"):
         if closed in (one, other):
             return closed
@@ -488,9 +308,9 @@ def combined(one: str, other: str) -> str:
             return code
     if "other-terms" in demands:
         return "unknown"
-    words = {"non-commercial": "NC", "no-derivatives": "ND"}
-    words |= {} if "no-derivatives" in demands else {"share-alike": "SA"}
-    return "-".join(["CC-BY", *(short for demand, short in words.items() if demand in demands), "4.0"])
+    # what may not be changed cannot be shared alike: there is no CC-BY-ND-SA
+    elements = ("NC", "ND") if "no-derivatives" in demands else ("NC", "SA")
+    return "-".join(["CC-BY", *(element for element in elements if DEMANDS[element] in demands), "4.0"])
 
 
 def check_allow(allow: Sequence[str]) -> None:
@@ -508,33 +328,41 @@ def check_allow(allow: Sequence[str]) -> None:
 
 def suggestion(text: str) -> str:
     """What to give instead of a code that is none, as the end of a message."""
+    meant = _meant(text)
+    did_you_mean = f"did you mean {meant}? Else " if meant else ""
+    forms = "an SPDX code such as CC0-1.0 or CC-BY-4.0, custom:<url>, own"
+    return f"; {did_you_mean}give {forms}, or (in license.allow) one of {', '.join(CLASSES)}"
+
+
+def _meant(text: str) -> str:
+    """The code or class that a person may have meant; "" where none is close."""
     code = license_code(text)
-    versions = [one for one in LICENSES if one.lower().startswith(f"{text.lower()}-")]
-    close = (
-        [code]
-        if code not in ("", "unknown")
-        else versions[-1:] or difflib.get_close_matches(text, (*LICENSES, *CLASSES), 1)
-    )
-    meant = f"did you mean {close[0]}? Else " if close else ""
-    return f"; {meant}give an SPDX code such as CC0-1.0 or CC-BY-4.0, custom:<url>, own, or (in license.allow) one of {', '.join(CLASSES)}"
+    if code not in ("", "unknown"):
+        return code
+    versions = [code for code in LICENSES if code.lower().startswith(f"{text.lower()}-")]
+    if versions:
+        return versions[-1]
+    close = difflib.get_close_matches(text, (*LICENSES, *CLASSES), 1)
+    return close[0] if close else ""
 
 
 def url_of(code: str) -> str:
     """Where the text of a license is; "" for codes without one."""
-    creative = _CC_CODE.fullmatch(code)
-    public = {"CC0-1.0": "zero", "PDM-1.0": "mark"}
-    if code in public:
-        return f"https://creativecommons.org/publicdomain/{public[code]}/1.0/"
     if code.startswith("custom:"):
         return code.removeprefix("custom:")
+    if code in _CC_URLS:
+        return f"https://creativecommons.org/{_CC_URLS[code]}/1.0/"
+    creative = _CC_CODE.fullmatch(code)
     if creative and creative[2]:
         port = f"{creative[3].lower()}/" if creative[3] else ""
         return f"https://creativecommons.org/licenses/{creative[1].lower()}/{creative[2]}/{port}"
-    closed = (*SAMPLING.values(), "public-domain", "all-rights-reserved", "own", "unknown")
-    if code in SAMPLING.values():
-        return f"https://creativecommons.org/licenses/{next(name for name, one in SAMPLING.items() if one == code)}/1.0/"
-    return (
-        f"https://spdx.org/licenses/{code}.html"
-        if code in LICENSES and code not in closed and not creative
-        else ""
-    )
+    has_text = code in LICENSES and code not in _WITHOUT_TEXT and not creative
+    return f"https://spdx.org/licenses/{code}.html" if has_text else ""
+
+
+_WITHOUT_TEXT = ("public-domain", "all-rights-reserved", "own", "unknown")
+_CC_URLS = {
+    "CC0-1.0": "publicdomain/zero",
+    "PDM-1.0": "publicdomain/mark",
+    **{code: f"licenses/{name}" for name, code in SAMPLING.items()},
+}

@@ -32,7 +32,8 @@ from configs.load import UserError, operational, semantic_dict
 from ingest.clip.clipper import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits
 from ingest.clip.filter import FilterConfig, judge_clip
 from ingest.fetch.fetcher import FetchConfig, Fetcher
-from ingest.licenses import SITE_CODES, LicenseConfig, allowed, check_allow
+from ingest.license_table import SITE_CODES
+from ingest.licenses import LicenseConfig, allowed, check_allow
 from ingest.sample import RETRYABLE, Item, Media, Reason, Refused, split_group, without_tokens
 from ingest.shard import CLIP_COLUMNS, banned_row, clip_row, refused_row
 from ingest.sources.registry import enumerate_items

@@ -39,7 +39,8 @@ from configs.load import UserError, operational
 from ingest.fetch.fetcher import FetchConfig, Fetcher
 from ingest.fetch.runtime import find_deno, write_launcher
 from ingest.fetch.web import Egress, Web, causes
-from ingest.licenses import YOUTUBE_MARKS, is_code, suggestion
+from ingest.license_table import YOUTUBE_MARKS
+from ingest.licenses import is_code, suggestion
 from ingest.sample import Item, Reason, Refused
 
 log = logging.getLogger(__name__)

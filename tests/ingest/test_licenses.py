@@ -4,11 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ingest.license_table import CC_KINDS, CC_VERSIONS, CLASSES, LICENSES
 from ingest.licenses import (
-    CC_KINDS,
-    CC_VERSIONS,
-    CLASSES,
-    LICENSES,
     LicenseConfig,
     allowed,
     check_allow,

@@ -23,7 +23,8 @@ from cluster.dataset import Dataset
 from configs.load import UserError
 from ingest.clip.clipper import ClipConfig, FrameConfig
 from ingest.fetch.fetcher import FetchConfig
-from ingest.licenses import SITE_CODES, combined, is_code, license_code, properties, strictness
+from ingest.license_table import SITE_CODES
+from ingest.licenses import combined, is_code, license_code, properties, strictness
 from ingest.sample import Item
 from ingest.scrape import LicenseConfig, ScrapeConfig, SplitConfig, scrape
 from ingest.sources.inaturalist import pairs_of
