@@ -377,10 +377,11 @@ def test_a_worker_whose_machine_goes_away_saves_and_the_run_goes_on_by_itself(
     assert losses(output) == losses(two_workers)
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1])
+@pytest.mark.parametrize("zero_stage,precision", [(0, "fp32"), (1, "fp32"), (1, "bf16")])
 def test_a_gradient_that_is_no_number_costs_the_samples_since_the_last_checkpoint(
-    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zero_stage: int
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zero_stage: int, precision: str
 ) -> None:
+    kind = {"zero_stage": zero_stage, "precision": precision}
     make_batch = diffusion.make_batch
 
     def poisoned(samples: Any, keys: list[SampleKey], *more: Any) -> dict[str, torch.Tensor]:
@@ -389,9 +390,9 @@ def test_a_gradient_that_is_no_number_costs_the_samples_since_the_last_checkpoin
         return batch
 
     monkeypatch.setattr(diffusion, "make_batch", poisoned)
-    train(settings(data, tmp_path / "whole", zero_stage=zero_stage))
-    train(settings(data, tmp_path / "run", steps=11, zero_stage=zero_stage))
-    train(settings(data, tmp_path / "run", zero_stage=zero_stage))
+    train(settings(data, tmp_path / "whole", **kind))
+    train(settings(data, tmp_path / "run", steps=11, **kind))
+    train(settings(data, tmp_path / "run", **kind))
     for name in ("whole", "run"):
         (back,) = [
             event for event in read_lines(tmp_path / name / "events.jsonl") if event["event"] == "rolled_back"

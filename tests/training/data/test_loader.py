@@ -4,7 +4,9 @@ never passed on.
 
 import io
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from training.data.loader import Loader
 from training.data.mixture import Mixture
 from training.data.npy import read_npy, to_npy
 from training.data.order import Order, check_geometry
+from training.data.randomness import SampleKey
 
 MEMBERS = ("latent.npy", "image.npy")
 
@@ -191,6 +194,28 @@ def test_the_next_windows_are_on_their_way_before_they_are_asked_for(
             waits.append(batch.wait_s)
             time.sleep(0.04)
     assert waits[0] > 0.2 and sum(waits[1:]) < 0.5
+
+
+def test_what_is_made_ahead_is_what_would_be_made_here_and_its_failure_is_raised_here(tmp_path: Path) -> None:
+    catalogue = catalogue_of(make_latents(tmp_path / "data"))
+
+    def sizes(samples: Sequence[Any], keys: Sequence[SampleKey]) -> dict[str, Any]:
+        time.sleep(0.01 * (keys[0].position % 3))  # later ones may be ready sooner
+        if keys[0].position == 8 * 6:
+            raise ValueError("the sample is no picture")
+        return {"keys": keys, "samples": [sample and bytes(sample["latent.npy"]) for sample in samples]}
+
+    seen = 0
+    with (
+        Loader(Mixture.of([catalogue], Order(len(catalogue), 4, 0)), 8, 0, 1, make=sizes) as loader,
+        pytest.raises(ValueError, match="no picture"),
+    ):
+        for batch in loader:
+            samples = [sample and bytes(sample["latent.npy"]) for sample in batch.samples]
+            assert batch.tensors == {"keys": batch.keys, "samples": samples}
+            assert batch.keys[0].position == 8 * seen
+            seen += 1
+    assert seen == 6
 
 
 def test_whatever_fails_in_the_thread_is_raised_where_the_batch_is_asked_for(tmp_path: Path) -> None:
