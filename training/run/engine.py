@@ -187,16 +187,10 @@ def engine_settings(config: TrainConfig, world: int) -> dict[str, Any]:
         "gradient_clipping": config.gradient_clip or unclipped,
         "optimizer": {"type": "AdamW", "params": adam},
         "zero_optimization": zero,
-<<<<<<< Updated upstream
         # its own CPU optimiser would have to be compiled
         "zero_force_ds_cpu_optimizer": False,
-        "bf16": {"enabled": config.precision == "bf16"},
-        # never: the metrics are ours
-=======
-        "zero_force_ds_cpu_optimizer": False,  # its own CPU optimiser would have to be compiled
-        # its search for overflow costs nine kernels a parameter; the norm tells as much, and the loop heeds it
+        # its search for overflow costs nine kernels a parameter: the norm tells as much, the loop heeds it
         "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": False},
->>>>>>> Stashed changes
         "steps_per_print": 1_000_000_000,
     }
 
