@@ -46,6 +46,10 @@ BROAD_EXCEPT_ALLOWED = {"cluster/pool.py"}  # the unit border
 LONG_FUNCTION_ALLOWED = {"training/run/loop.py"}  # the training loop reads top to bottom
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 MAX_FUNCTION_LINES = 60
+COMPUTED = (ast.Call, ast.BinOp, ast.IfExp, ast.ListComp, ast.DictComp, ast.SetComp)
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+SHIPPED = ("training/pipeline/", "training/networks/")
+SHIPPABLE = ("training.pipeline", "training.networks", "ingest.pixels")
 MAX_FILE_LINES = 500
 
 Tree = dict[str, str]
@@ -258,6 +262,38 @@ def check_typed_signatures(tree: Tree) -> list[str]:
     return found
 
 
+def check_tuple_packs(tree: Tree) -> list[str]:
+    """One thought a line: `a, b = f(x), g(y)` is two, each with a computed side."""
+    found = []
+    for path, text in tree.items():
+        for node in ast.walk(ast.parse(text)) if room_of(path) else ():
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):
+                sides = node.value.elts if isinstance(node.value, ast.Tuple) else []
+                if sum(isinstance(side, COMPUTED) for side in sides) > 1:
+                    found.append(f"{path}:{node.lineno} assigns several computed values in one line")
+    return found
+
+
+def check_nested_comprehensions(tree: Tree) -> list[str]:
+    """A comprehension within a comprehension is a loop that wants a name."""
+    found = []
+    for path, text in tree.items():
+        for node in ast.walk(ast.parse(text)) if room_of(path) else ():
+            inner = (child for child in ast.walk(node) if child is not node)
+            if isinstance(node, COMPREHENSIONS) and any(isinstance(child, COMPREHENSIONS) for child in inner):
+                found.append(f"{path}:{node.lineno} has a comprehension within a comprehension")
+    return found
+
+
+def check_shipped(tree: Tree) -> list[str]:
+    """What ships with a model, and the networks, import nothing of ours but each other and ingest.pixels."""
+    return [
+        f"{path}:{line} imports {target}: it ships, so only training.pipeline, networks and ingest.pixels"
+        for path, room, line, target in room_imports(tree)
+        if path.startswith(SHIPPED) and target.split(".")[0] in ROOMS and not target.startswith(SHIPPABLE)
+    ]
+
+
 def public_functions(module: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
     for node in module.body:
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
@@ -310,6 +346,9 @@ RULES: list[Rule] = [
     check_notes,
     check_module_docstrings,
     check_typed_signatures,
+    check_tuple_packs,
+    check_nested_comprehensions,
+    check_shipped,
 ]
 
 LONG_BODY = "def f() -> None:\n" + "    a = 1\n" * 60
@@ -351,6 +390,15 @@ BREACHES: list[tuple[Rule, Tree]] = [
     (check_module_docstrings, {"ingest/a.py": "import os"}),
     (check_typed_signatures, {"ingest/a.py": "def f(a, b: int) -> None: ..."}),
     (check_typed_signatures, {"ingest/a.py": "def f(a: int): ..."}),
+    (check_tuple_packs, {"ingest/a.py": "a, b = f(1), g(2)"}),
+    (
+        check_tuple_packs,
+        {"ingest/a.py": "self.a, self.b = x + 1, y or [z for z in x] and (1 if a else 2), f()"},
+    ),
+    (check_nested_comprehensions, {"ingest/a.py": "a = [b for b in (c for c in d)]"}),
+    (check_nested_comprehensions, {"ingest/a.py": "a = {b: [c for c in b] for b in d}"}),
+    (check_shipped, {"training/pipeline/a.py": "from training.recipes.clips import decode_wav"}),
+    (check_shipped, {"training/networks/a.py": "from configs.load import UserError"}),
     (check_typed_signatures, {"ingest/a.py": "class A:\n    def f(self, *, b) -> None: ..."}),
 ]
 CLEAN: Tree = {
