@@ -191,6 +191,7 @@ def engine_settings(config: TrainConfig, world: int) -> dict[str, Any]:
         "zero_force_ds_cpu_optimizer": False,
         # its search for overflow costs nine kernels a parameter: the norm tells as much, the loop heeds it
         "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": False},
+        # never: the metrics are ours
         "steps_per_print": 1_000_000_000,
     }
 
