@@ -34,12 +34,13 @@ from cluster.scratch import scratch_folder
 from cluster.shards import Status
 from cluster.worklist import UnitTask
 from configs.load import UserError
-from ingest.fetch.fetcher import FetchConfig, Fetcher
+from ingest.fetch.access import YoutubeConfig
+from ingest.fetch.fetcher import Fetcher
+from ingest.fetch.settings import FetchConfig
 from ingest.licenses import allowed
 from ingest.remove import bury, find, open_derived, rewrite_all, seen_by
 from ingest.sample import RETRYABLE, Item, Reason, Refused
 from ingest.sources.inaturalist import pair_license
-from ingest.sources.youtube import YoutubeConfig
 
 log = logging.getLogger(__name__)
 WITHDRAWN = frozenset({Reason.OPT_OUT, Reason.LICENSE, Reason.REMOVED})
@@ -146,7 +147,9 @@ def _asked_units(
         fetchers = []
         for _ in range(config.workers):
             spool = stack.enter_context(scratch_folder("refresh"))
-            fetchers.append(stack.enter_context(Fetcher(network, spool, allow, _youtube(config, dataset))))
+            fetchers.append(
+                stack.enter_context(Fetcher(network, spool, allow, {"youtube": _youtube(config, dataset)}))
+            )
         batch: list[Work] = []
         for work in _due(dataset, since, tally):
             batch.append(work)

@@ -31,7 +31,8 @@ from cluster.worklist import UnitTask
 from configs.load import UserError, operational, semantic_dict
 from ingest.clip.clipper import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits
 from ingest.clip.filter import FilterConfig, judge_clip
-from ingest.fetch.fetcher import FetchConfig, Fetcher
+from ingest.fetch.fetcher import Fetcher
+from ingest.fetch.settings import FetchConfig
 from ingest.license_table import SITE_CODES
 from ingest.licenses import LicenseConfig, allowed, check_allow
 from ingest.sample import RETRYABLE, Item, Media, Reason, Refused, split_group, without_tokens
@@ -255,7 +256,7 @@ class ScrapeStage:
         self.spool = self.stack.enter_context(scratch_folder("spool"))
         network = config.network.share(config.workers)
         self.fetcher = self.stack.enter_context(
-            Fetcher(network, self.spool, tuple(config.license.allow), config.source.youtube)
+            Fetcher(network, self.spool, tuple(config.license.allow), {"youtube": config.source.youtube})
         )
         self.clipper = self.stack.enter_context(
             Clipper(config.clip, config.audio, config.frame, config.limits)

@@ -32,12 +32,12 @@ class GuardedRH(UrllibRH):
 
     def __init__(
         self,
-        far_side_refusal: Callable[[str], str | None],
+        proxy_refusal: Callable[[str], str | None],
         before_hop: Callable[[str], None],
         **settings: Any,
     ):
         super().__init__(**settings)
-        self._far_side_refusal = far_side_refusal
+        self._proxy_refusal = proxy_refusal
         self._before_hop = before_hop
 
     def _create_instance(
@@ -45,8 +45,8 @@ class GuardedRH(UrllibRH):
     ) -> urllib.request.OpenerDirector:
         opener = urllib.request.OpenerDirector()
         for handler in (
-            Turnstile(self._before_hop),
-            FarSide(proxies, self._far_side_refusal),
+            RateLimitHandler(self._before_hop),
+            ProxyAllowlistHandler(proxies, self._proxy_refusal),
             EncodedHTTPHandler(context=self._make_sslcontext(legacy_ssl_support=legacy_ssl_support)),
             urllib.request.HTTPCookieProcessor(cookiejar),
             urllib.request.UnknownHandler(),
@@ -59,7 +59,7 @@ class GuardedRH(UrllibRH):
         return opener
 
 
-class Turnstile(urllib.request.BaseHandler):
+class RateLimitHandler(urllib.request.BaseHandler):
     """Holds every hop back for as long as its host's rate and rest ask."""
 
     def __init__(self, before_hop: Callable[[str], None]):
@@ -72,7 +72,7 @@ class Turnstile(urllib.request.BaseHandler):
     https_request = http_request
 
 
-class FarSide(ProxyHandler):
+class ProxyAllowlistHandler(ProxyHandler):
     """Sends a request, redirected ones too, through the proxy, if its host may be asked for there."""
 
     def __init__(self, proxies: Any, refusal: Callable[[str], str | None]):

@@ -1,22 +1,20 @@
-"""The one door to the network: yt-dlp's engine with every request metered, paced, retried and checked for
-opt-outs.
+"""The network client of the fetch child: yt-dlp's engine, every request metered, paced, retried, checked.
 
-`Web(limits, extractors)` is a `YoutubeDL` whose `urlopen` is the only way out, for extractors, the native HLS
-and DASH downloaders and our own requests alike. It owns all retrying of requests (yt-dlp's downloaders only
-resume a body that was cut). No ftp/file/data URLs, bounded decompression; no proxies and no cookies kept from
-item to item but those of an `Egress` (YouTube's). `begin` starts an item. Rates are per host and process;
-rests outlive it (`Rests`). Addresses are not its business: `ingest.fetch.guard` sees every connect.
+`Web(config, extractors)` is a `YoutubeDL` whose `urlopen` sends every request: of extractors, of the native
+HLS and DASH downloaders and of our own. It owns all retrying of requests (yt-dlp's downloaders only resume a
+body that was cut), and asks `ingest.rights.permission` before each. `begin` starts an item.
+
+Covered: http and https only, bounded decompression, no cookies kept from item to item, no proxies but those
+of an `Egress`. Rates are per host and process; cooldowns outlive the process (`ingest.fetch.retries`).
+Not covered: addresses. `ingest.fetch.guard` sees every connect.
 """
 
 import contextlib
-import email.utils
-import hashlib
 import http.client
 import io
 import os
 import time
 import urllib.parse
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -26,9 +24,21 @@ from yt_dlp.networking import Request, Response
 from yt_dlp.networking.exceptions import HTTPError, TransportError
 from yt_dlp.utils import DownloadError
 
+from ingest.fetch.access import MIN_SECRET_COOKIE_LETTERS, Egress
 from ingest.fetch.answers import Metered, content_length, is_part, range_of, states_whole
 from ingest.fetch.guard import Abort, url_refusal
 from ingest.fetch.hops import GuardedRH
+from ingest.fetch.pacing import TokenBucket
+from ingest.fetch.retries import (
+    MAX_COOLDOWN_S,
+    Cooldowns,
+    causes,
+    retry_after_s,
+    route_name,
+    status_reason,
+    transport_reason,
+)
+from ingest.fetch.settings import FetchConfig
 from ingest.fetch.sniff import HEAD_BYTES, MANIFESTS, is_text, media_type, text_type
 from ingest.rights.permission import Answer, Permission
 from ingest.rights.robots import MAX_BYTES as MAX_ROBOTS_BYTES
@@ -36,78 +46,14 @@ from ingest.rights.robots import agent_name
 from ingest.rights.usage import AGENT
 from ingest.sample import Reason
 
-MAX_REST_S = 86_400.0  # of a host, whatever it asks for
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one item may cost.
-
-    `requests_per_s` and `bytes_per_s` (0: unpaced) hold per host; hosts of `allow_private` are not paced.
-    """
-
-    max_bytes: int
-    max_text_bytes: int
-    max_duration_s: float
-    timeout_s: float
-    socket_timeout_s: float
-    retries: int
-    max_wait_s: float
-    requests_per_s: float
-    burst_requests: float
-    bytes_per_s: float
-    user_agent: str
-    allow_private: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Egress:
-    """By which ways a source's requests leave, and as whom.
-
-    `proxies` and the cookies of `cookies_file` are secrets.
-    """
-
-    proxies: tuple[str, ...] = ()  # http://[user:password@]host:port, an item each in turn
-    hosts: tuple[
-        str, ...
-    ] = ()  # all that may be asked for through a proxy: what it connects to, no guard of ours sees
-    cookies_file: str = ""  # Netscape format; read once, never written
-    options: dict[str, Any] = field(default_factory=dict)  # more of yt-dlp's own
-    rest_s: float = 0.0  # how long a way is left alone that met a bot check or a rate limit
-
-
-@dataclass
-class Rests:
-    """What is to be left alone, and for how long: ways out by `_way_name`, and hosts by way and host.
-
-    Outlives the process.
-    """
-
-    until_s: dict[str, float] = field(default_factory=dict)  # monotonic
-    _news: dict[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, left_s: dict[str, float]) -> "Rests":
-        """From names and the seconds to come."""
-        return cls({name: time.monotonic() + seconds for name, seconds in left_s.items()})
-
-    def add(self, name: str, seconds: float) -> None:
-        if seconds > 0:
-            self.until_s[name] = time.monotonic() + seconds
-            self._news[name] = seconds
-
-    def left_s(self, name: str) -> float:
-        return max(0.0, self.until_s.get(name, 0.0) - time.monotonic())
-
-    def take_news(self) -> dict[str, float]:
-        """What was added since the last call, for the parent: name -> seconds."""
-        news, self._news = self._news, {}
-        return news
+BLOCK_BYTES = 65536
+BACKOFF_S = 0.5  # before the first retry; doubled for each one after
+PLAIN = {"Accept-Encoding": "identity"}  # a Content-Length then counts what arrives
 
 
 @dataclass(frozen=True)
 class Landing:
-    """What stands at the item's URL, by its bytes.
+    """What the item's URL leads to, by its bytes.
 
     `body` is None for a media file, of which only the head has been read.
     """
@@ -118,159 +64,164 @@ class Landing:
     charset: str
 
 
-class Web(YoutubeDL):
-    """yt-dlp behind one door; see the module's text.
+@dataclass
+class ItemBudget:
+    """What one item has used so far, and what was learnt on the way; replaced by the next item's."""
+
+    proxy: str = ""  # "" is the direct route
+    num_bytes: int = 0
+    waited_s: float = 0.0
+    pages: dict[str, Landing] = field(default_factory=dict)  # by URL: no text is requested twice
+    manifests: dict[str, str] = field(default_factory=dict)  # URL -> text
+    cut: str = ""  # how a body ended early, which yt-dlp's downloaders forget
+    refused_by_cooldown: bool = False  # by ours, not by the site
+
+    def spend(self, num_bytes: int, max_bytes: int) -> None:
+        """Counts bytes that arrived. `Abort` (too_large) past the item's cap."""
+        self.num_bytes += num_bytes
+        if self.num_bytes > max_bytes:
+            raise Abort(Reason.TOO_LARGE, f"more than {max_bytes} bytes")
+
+
+class Web(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types: its classes are Any to mypy
+    """yt-dlp as one network client; see the module's text.
 
     Failures of the world raise `Abort`, or yt-dlp's own errors.
     """
 
     def __init__(
         self,
-        limits: Limits,
+        config: FetchConfig,
         extractors: tuple[str, ...],
         egress: Egress | None = None,
-        rests: Rests | None = None,
+        cooldowns: Cooldowns | None = None,
     ):
-        self.limits = limits
+        self.config = config
         self.egress = egress or Egress()
-        self.rests = rests or Rests()
-        self.permission = Permission(self._ask_plainly, (AGENT, agent_name(limits.user_agent)))
-        self._proxy = ""
+        self.cooldowns = cooldowns or Cooldowns()
+        self.permission = Permission(self._ask_plainly, (AGENT, agent_name(config.user_agent)))
+        self.budget = ItemBudget()
+        self.looks_only = False  # the item is checked without the bodies of its media
         self._turn = os.getpid()  # so that not all workers start with the same proxy
-        self._buckets: dict[str, tuple[float, float]] = {}
-        self._pages: dict[str, Landing] = {}
-        self.manifests: dict[str, str] = {}
-        self._bytes = 0
-        self._waited_s = 0.0
+        self._buckets: dict[str, TokenBucket] = {}
         self._downloading = False
-        self._cut = ""
-        self._held_back = False  # refused by a rest of ours, not by the site
-        self.looks_only = False  # the item is asked for without the bodies of its media
-        super().__init__({**_parameters(limits, extractors), **self.egress.options})
+        super().__init__({**_parameters(config, extractors), **self.egress.options})
         if self.egress.cookies_file:
             self.cookiejar.load(self.egress.cookies_file)
 
     @cached_property
     def _request_director(self) -> Any:
         def handler(**settings: Any) -> GuardedRH:
-            return GuardedRH(self.far_side_refusal, self._before_hop, **settings)
+            return GuardedRH(self.proxy_refusal, self._before_hop, **settings)
 
         return self.build_request_director([handler], [])
+
+    # An item
 
     def begin(self) -> None:
         """Forgets the item before: its bytes, waits, pages and cookies (a session of the operator's stays).
 
-        `Abort`: all ways rest.
+        `Abort`: all routes are cooling down.
         """
-        self._bytes, self._waited_s, self._cut, self._held_back = 0, 0.0, "", False
-        self._pages.clear()
-        self.manifests.clear()
+        self.budget = ItemBudget()
         if not self.egress.cookies_file:
             self.cookiejar.clear()
-        self._proxy = self._next_way()
+        self.budget.proxy = self._next_route()
 
-    def _next_way(self) -> str:
-        """The next proxy in turn that does not rest; "" is the direct way, where there are no proxies."""
-        ways = self.egress.proxies or ("",)
-        left_s = {way: self.rests.left_s(_way_name(way)) if self.egress.rest_s else 0.0 for way in ways}
-        free = [way for way in ways if left_s[way] <= 0]
+    def _next_route(self) -> str:
+        """The next proxy in turn that is not cooling down; without proxies "", the direct route."""
+        routes = self.egress.proxies or ("",)
+        remaining_s = dict.fromkeys(routes, 0.0)
+        if self.egress.cooldown_s:
+            remaining_s = {route: self.cooldowns.remaining_s(route_name(route)) for route in routes}
+        free = [route for route in routes if remaining_s[route] <= 0]
         if not free:
-            self._held_back = True
-            raise Abort(
-                Reason.BOT_CHECK,
-                f"every way out rests after a bot check or a rate limit, {min(left_s.values()):.0f} s more",
-            )
+            self.budget.refused_by_cooldown = True
+            shortest_s = min(remaining_s.values())
+            detail = f"every route cools down after a bot check or a rate limit, {shortest_s:.0f} s more"
+            raise Abort(Reason.BOT_CHECK, detail)
         self._turn += 1
         return free[self._turn % len(free)]
 
-    def rest(self) -> None:
-        """Leaves the way of this item alone for `rest_s`: asking on would only prolong a block.
+    def cool_down(self) -> None:
+        """Cools this item's route down: more requests would only prolong a block.
 
-        A rest never prolongs itself.
+        A running cooldown is never extended.
         """
-        if not self._held_back:
-            self.rests.add(_way_name(self._proxy), self.egress.rest_s)
+        if not self.budget.refused_by_cooldown:
+            self.cooldowns.add(route_name(self.budget.proxy), self.egress.cooldown_s)
 
-    def _host_name(self, url: str) -> str:
-        return f"{_way_name(self._proxy)} {_host_and_port(url)}"
-
-    def far_side_refusal(self, url: str) -> str | None:
-        """Why `url` may not be asked for through a proxy, or None: only named hosts, and the operator's own
-        servers.
-        """
-        parts = urllib.parse.urlsplit(url)
-        host = (parts.hostname or "").lower()
-        named = any(host == name or host.endswith(f".{name}") for name in self.egress.hosts)
-        return (
-            None
-            if named or parts.netloc.lower() in self.limits.allow_private
-            else f"{host} is not asked for through a proxy"
-        )
+    def secrets(self) -> list[str]:
+        """Texts that must not be logged, such as the values of the operator's cookies."""
+        if not self.egress.cookies_file:
+            return self.egress.secrets()
+        values = [cookie.value or "" for cookie in self.cookiejar]
+        return [
+            *self.egress.secrets(),
+            *(value for value in values if len(value) >= MIN_SECRET_COOKIE_LETTERS),
+        ]
 
     def land(self, url: str) -> Landing:
-        """Opens the item's URL. A text (page, manifest) is read and kept: yt-dlp's own look at it sends no
-        second request.
+        """Opens the item's URL. A text (page, manifest) is read and kept.
+
+        yt-dlp's own look at it then sends no second request.
         """
-        response = self.urlopen(Request(url, headers={"Accept-Encoding": "identity"}))
+        response = self.urlopen(Request(url, headers=PLAIN))
         assert isinstance(response, Metered), "no page is kept before the item's own"
         stated = response.headers.get_content_type() if response.headers.get("Content-Type") else ""
         charset = _charset(response)
         head = response.peek(HEAD_BYTES)
         content_type = media_type(head) or ("" if is_text(head) else stated or "application/octet-stream")
-        body = None if content_type or (not head and _is_media(stated)) else response.read()
+        is_medium = bool(content_type) or (not head and _is_media(stated))
+        body = None if is_medium else response.read()
         content_type = content_type or text_type(head, stated)
         response.close()
         landing = Landing(response.url, content_type, body, charset)
         if body is not None:
-            self._pages.update({url: landing, response.url: landing})
+            self.budget.pages.update({url: landing, response.url: landing})
         return landing
 
     def look(self, url: str) -> None:
-        """Asks for a medium as a download would, and reads nothing of its body."""
-        self.urlopen(Request(url, headers={"Accept-Encoding": "identity"})).close()
+        """Requests a medium as a download would, and reads nothing of its body."""
+        self.urlopen(Request(url, headers=PLAIN)).close()
 
-    def download(self, path: str, facts: dict[str, Any]) -> bool:
-        """Downloads what the info dict `facts` names into `path`. yt-dlp forgets why it gave up: the door
-        remembers.
-        """
+    def download(self, path: str, info: dict[str, Any]) -> bool:
+        """Downloads the format that `info` (yt-dlp's) describes into `path`; False: it did not finish."""
         self._downloading = True
         try:
-            done, _ = self.dl(path, facts)
+            done, _ = self.dl(path, info)
         except DownloadError as error:
-            if self._cut:
-                raise Abort(Reason.NETWORK, self._cut) from error
+            if self.budget.cut:
+                raise Abort(Reason.NETWORK, self.budget.cut) from error
             raise
         finally:
             self._downloading = False
         return bool(done)
 
+    # A request
+
     def urlopen(self, req: Request | str) -> Response:
         request = Request(req) if isinstance(req, str) else req
-        page = self._pages.get(request.url)
+        page = self.budget.pages.get(request.url)
         if page and page.body is not None and request.method == "GET":
-            headers = (
-                {"Content-Type": f"{page.content_type}; charset={page.charset}"} if page.content_type else {}
-            )
-            return Response(io.BytesIO(page.body), page.url, headers)
+            return _response_of(page)
         why = url_refusal(request.url)
         if why:
             raise Abort(Reason.ADDRESS, why)
-        if self._proxy:
-            request.proxies = {"all": self._proxy}
+        if self.budget.proxy:
+            request.proxies = {"all": self.budget.proxy}
         try:
             response = self._part_or_whole(request)
         except HTTPError as error:
-            if self._downloading:
-                raise Abort(
-                    status_reason(error.status), f"HTTP {error.status} {error.reason or ''}".strip()
-                ) from error
+            if self._downloading:  # yt-dlp's downloaders would retry, which is done already
+                detail = f"HTTP {error.status} {error.reason or ''}".strip()
+                raise Abort(status_reason(error.status), detail) from error
             raise
         self.permission.check_response(response.url, response.headers)
-        if self._bytes + content_length(response) > self.limits.max_bytes:
-            raise Abort(
-                Reason.TOO_LARGE,
-                f"{content_length(response)} bytes announced, {self.limits.max_bytes} allowed in all",
-            )
+        announced = content_length(response)
+        if self.budget.num_bytes + announced > self.config.max_bytes:
+            detail = f"{announced} bytes announced, {self.config.max_bytes} allowed in all"
+            raise Abort(Reason.TOO_LARGE, detail)
         metered = Metered(response, self)
         part = range_of(request)
         if part and part[1] is not None and response.status == 200:
@@ -296,44 +247,58 @@ class Web(YoutubeDL):
         whole.headers.pop("Range", None)
         response = self._answer(whole)
         if response.status == 206 and not is_part(response, None):
-            raise Abort(Reason.NETWORK, "a part came (HTTP 206) although the whole was asked for")
+            raise Abort(Reason.NETWORK, "a part came (HTTP 206) although the whole was requested")
         return response
 
     def _answer(self, request: Request) -> Response:
-        """The first answer that is not a passing failure. 429 and 503 with a short Retry-After are waited
-        for.
+        """The first answer that is no transient failure.
+
+        429 and 503 with a short Retry-After are waited for.
         """
-        for attempt in range(self.limits.retries + 1):
-            last = attempt == self.limits.retries
+        for attempt in range(self.config.retries + 1):
+            is_last = attempt == self.config.retries
+            backoff_s = BACKOFF_S * 2**attempt
             try:
                 return super().urlopen(request)
             except HTTPError as error:
                 if error.status != 429 and error.status < 500:
                     raise
                 error.close()
-                self._wait_or_abort(error, last, 0.5 * 2**attempt)
+                self._wait_or_abort(error, is_last, backoff_s)
             except TransportError as error:
-                if last:
-                    raise Abort(*classify_transport(error)) from error
-                time.sleep(0.5 * 2**attempt)
+                if is_last:
+                    raise Abort(*transport_reason(error)) from error
+                time.sleep(backoff_s)
         raise AssertionError("the last attempt returns or raises")
+
+    def _wait_or_abort(self, error: HTTPError, is_last: bool, backoff_s: float) -> None:
+        requested_s = retry_after_s(error.response.headers.get("Retry-After"), time.time())
+        wait_s = backoff_s if requested_s is None else requested_s
+        # a 429 without a Retry-After does not say that half a second would do
+        is_vague = error.status == 429 and requested_s is None
+        if is_last or is_vague or self.budget.waited_s + wait_s > self.config.max_wait_s:
+            reason = Reason.RATE_LIMITED if error.status == 429 else Reason.SERVER_ERROR
+            retry_after = f", Retry-After {requested_s:.0f} s" if requested_s is not None else ""
+            self.cooldowns.add(
+                self._route_and_host(error.response.url), min(requested_s or 0.0, MAX_COOLDOWN_S)
+            )
+            raise Abort(reason, f"HTTP {error.status}{retry_after}")
+        self.budget.waited_s += wait_s
+        time.sleep(wait_s)
 
     def _ask_plainly(self, url: str) -> Answer:
         """A site's statement (robots.txt and its like): its status and first bytes.
 
-        `Abort` where that fails in passing.
+        `Abort` on a transient failure.
         """
-        request = Request(
-            url,
-            headers={"Accept-Encoding": "identity"},
-            proxies={"all": self._proxy} if self._proxy else None,
-        )
+        proxies = {"all": self.budget.proxy} if self.budget.proxy else None
+        request = Request(url, headers=PLAIN, proxies=proxies)
         data = b""
         try:
             with contextlib.closing(self._answer(request)) as response:
-                while len(data) <= MAX_ROBOTS_BYTES and (block := response.read(65536)):
+                while len(data) <= MAX_ROBOTS_BYTES and (block := response.read(BLOCK_BYTES)):
                     data += block
-                    self._take("bytes", url, len(block), self.limits.bytes_per_s, self.limits.bytes_per_s)
+                    self._pace_bytes(url, len(block))
         except HTTPError as error:
             error.close()
             return Answer(error.status)
@@ -342,90 +307,99 @@ class Web(YoutubeDL):
                 return Answer(404)
             raise
         except TransportError as error:
-            raise Abort(*classify_transport(error)) from error
-        if len(data) < min(content_length(response), MAX_ROBOTS_BYTES):
-            raise Abort(
-                Reason.NETWORK,
-                f"the connection was cut after {len(data)} of {content_length(response)} bytes",
-            )
+            raise Abort(*transport_reason(error)) from error
+        announced = content_length(response)
+        if len(data) < min(announced, MAX_ROBOTS_BYTES):
+            raise Abort(Reason.NETWORK, f"the connection was cut after {len(data)} of {announced} bytes")
         return Answer(response.status, data)
 
     def _is_own_server_without_statements(self, url: str, error: Abort) -> bool:
-        """Whether a server of `allow_private` hung up without a word.
+        """Whether a server of `allow_private` hung up without an answer.
 
         It is the operator's: simple ones know no robots.txt.
         """
-        hung_up = any(isinstance(one, http.client.RemoteDisconnected) for one in causes(error))
-        return hung_up and urllib.parse.urlsplit(url).netloc.lower() in self.limits.allow_private
+        hung_up = any(isinstance(cause, http.client.RemoteDisconnected) for cause in causes(error))
+        return hung_up and self._is_own_server(url)
+
+    # Before each request that leaves
+
+    def proxy_refusal(self, url: str) -> str | None:
+        """Why `url` may not be requested through a proxy, or None.
+
+        Only named hosts, and the operator's own servers.
+        """
+        host = (urllib.parse.urlsplit(url).hostname or "").lower()
+        is_named = any(host == name or host.endswith(f".{name}") for name in self.egress.hosts)
+        if is_named or self._is_own_server(url):
+            return None
+        return f"{host} is not requested through a proxy"
 
     def _before_hop(self, url: str) -> None:
-        """Before every request that leaves, those that a redirect sends on included."""
+        """Before every request that leaves, those of redirects included."""
         self.permission.check_url(url)
-        self._wait_while_it_rests(url)
-        self._pace(url)
+        self._wait_for_cooldown(url)
+        self._pace_request(url)
 
-    def _wait_while_it_rests(self, url: str) -> None:
-        """A host that asked an earlier item for more time gets it: here where it is short, else by an item
-        that comes back later.
+    def _wait_for_cooldown(self, url: str) -> None:
+        """A host that told an earlier item to wait gets its time.
+
+        Here where it is short, else by an item that is retried later.
         """
-        left_s = self.rests.left_s(self._host_name(url))
-        if self._waited_s + left_s > self.limits.max_wait_s:
-            self._held_back = True
-            raise Abort(Reason.RATE_LIMITED, f"the host asked to be left alone for {left_s:.0f} s more")
-        self._waited_s += left_s
-        time.sleep(left_s)
+        remaining_s = self.cooldowns.remaining_s(self._route_and_host(url))
+        if self.budget.waited_s + remaining_s > self.config.max_wait_s:
+            self.budget.refused_by_cooldown = True
+            raise Abort(Reason.RATE_LIMITED, f"the host cools down for {remaining_s:.0f} s more")
+        self.budget.waited_s += remaining_s
+        time.sleep(remaining_s)
 
-    def _wait_or_abort(self, error: HTTPError, last: bool, backoff_s: float) -> None:
-        reason = Reason.RATE_LIMITED if error.status == 429 else Reason.SERVER_ERROR
-        asked_s = retry_after_s(error.response.headers.get("Retry-After"), time.time())
-        wait_s = asked_s if asked_s is not None else backoff_s
-        unasked_429 = error.status == 429 and asked_s is None
-        if last or unasked_429 or self._waited_s + wait_s > self.limits.max_wait_s:
-            asked = f", Retry-After {asked_s:.0f} s" if asked_s is not None else ""
-            self.rests.add(self._host_name(error.response.url), min(asked_s or 0.0, MAX_REST_S))
-            raise Abort(reason, f"HTTP {error.status}{asked}")
-        self._waited_s += wait_s
-        time.sleep(wait_s)
+    def _pace_request(self, url: str) -> None:
+        """Waits until the host may get one more request."""
+        self._pace("requests", url, 1, self.config.requests_per_s, self.config.burst_requests)
 
-    def _pace(self, url: str) -> None:
-        """Waits until the host may be asked once more."""
-        self._take("requests", url, 1, self.limits.requests_per_s, self.limits.burst_requests)
+    def _pace_bytes(self, url: str, num_bytes: int) -> None:
+        """Waits until the host may send more."""
+        self._pace("bytes", url, num_bytes, self.config.bytes_per_s, self.config.bytes_per_s)
 
-    def _take(self, what: str, url: str, amount: float, rate: float, most: float) -> None:
-        """Takes from the host's token bucket and waits while that is overdrawn.
-
-        Hosts of `allow_private` are the operator's own.
-        """
-        if rate <= 0 or urllib.parse.urlsplit(url).netloc.lower() in self.limits.allow_private:
+    def _pace(self, unit: str, url: str, amount: float, rate: float, capacity: float) -> None:
+        if rate <= 0 or self._is_own_server(url):
             return
-        name, now_s = f"{what} {self._host_name(url)}", time.monotonic()
-        tokens, then_s = self._buckets.get(name, (most, now_s))
-        tokens = min(most, tokens + (now_s - then_s) * rate) - amount
-        self._buckets[name] = (tokens, now_s)
-        time.sleep(max(0.0, -tokens / rate))
+        name = f"{unit} {self._route_and_host(url)}"
+        bucket = self._buckets.setdefault(name, TokenBucket(rate, capacity))
+        time.sleep(bucket.take(amount))
+
+    def _route_and_host(self, url: str) -> str:
+        return f"{route_name(self.budget.proxy)} {_host_and_port(url)}"
+
+    def _is_own_server(self, url: str) -> bool:
+        return urllib.parse.urlsplit(url).netloc.lower() in self.config.allow_private
+
+    # What an answer reports while it is read (`ingest.fetch.answers.Meter`)
 
     def spend(self, num_bytes: int, url: str) -> None:
-        """Counts bytes that arrived, and waits until its host may send more;
-
-        `Abort` (too_large) past the item's cap.
-        """
-        self._bytes += num_bytes
-        if self._bytes > self.limits.max_bytes:
-            raise Abort(Reason.TOO_LARGE, f"more than {self.limits.max_bytes} bytes")
-        self._take("bytes", url, num_bytes, self.limits.bytes_per_s, self.limits.bytes_per_s)
+        """Counts bytes that arrived, and waits until its host may send more."""
+        self.budget.spend(num_bytes, self.config.max_bytes)
+        self._pace_bytes(url, num_bytes)
 
     @property
     def max_text_bytes(self) -> int:
-        return self.limits.max_text_bytes
+        return self.config.max_text_bytes
 
     def keep_text(self, url: str, data: bytes) -> None:
-        """Keeps the manifests of this item: what yt-dlp makes of them leaves out which sound is the main one."""
+        """Keeps this item's manifests: yt-dlp's reading of them leaves out which sound is the main one."""
         if text_type(data[:HEAD_BYTES], "") in MANIFESTS:
-            self.manifests[url] = data.decode("utf-8", "replace")
+            self.budget.manifests[url] = data.decode("utf-8", "replace")
 
     def cut_at(self, num_bytes: int, why: str) -> None:
         """Notes that a body ended early; it may still be resumed."""
-        self._cut = f"the connection was cut after {num_bytes} bytes: {why}"
+        self.budget.cut = f"the connection was cut after {num_bytes} bytes: {why}"
+
+
+def _response_of(page: Landing) -> Response:
+    """A page that was read before, as if requested anew."""
+    headers = {}
+    if page.content_type:
+        headers["Content-Type"] = f"{page.content_type}; charset={page.charset}"
+    return Response(io.BytesIO(page.body or b""), page.url, headers)
 
 
 def _host_and_port(url: str) -> str:
@@ -433,78 +407,22 @@ def _host_and_port(url: str) -> str:
     parts = urllib.parse.urlsplit(url)
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError:  # no number: nothing will be connected to
+    except ValueError:  # not a port: no connect will follow
         return parts.netloc
     return f"{(parts.hostname or '').rstrip('.')}:{port}"
-
-
-def _way_name(proxy: str) -> str:
-    """A proxy by a name that gives nothing away, as it leaves this process; "" is the direct way."""
-    return hashlib.sha256(proxy.encode()).hexdigest()[:16] if proxy else ""
-
-
-def status_reason(status: int) -> Reason:
-    """The reason for an HTTP status that is an error."""
-    named = {
-        401: Reason.PRIVATE,
-        402: Reason.PRIVATE,
-        403: Reason.PRIVATE,
-        404: Reason.REMOVED,
-        410: Reason.REMOVED,
-    }
-    named |= {408: Reason.TIMEOUT, 425: Reason.RATE_LIMITED, 429: Reason.RATE_LIMITED, 451: Reason.REMOVED}
-    return named.get(status, Reason.SERVER_ERROR if status >= 500 else Reason.UNSUPPORTED)
-
-
-def classify_transport(error: BaseException) -> tuple[Reason, str]:
-    """timeout or network, from an error and everything that caused it."""
-    timed_out = any(isinstance(e, TimeoutError) or "timed out" in str(e).lower() for e in causes(error))
-    return Reason.TIMEOUT if timed_out else Reason.NETWORK, str(error)
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """`error` and what caused it, through yt-dlp's own links (`exc_info`, `cause`) and Python's, each once."""
-    seen: set[int] = set()
-    queue = [error]
-    while queue:
-        one = queue.pop(0)
-        if isinstance(one, BaseException) and id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            queue += [
-                getattr(one, "cause", None),
-                (getattr(one, "exc_info", None) or [None, None])[1],
-                one.__cause__,
-            ]
-
-
-def retry_after_s(value: str | None, now_s: float) -> float | None:
-    """Seconds that a Retry-After header (delta or HTTP date) asks for at `now_s` (epoch), or None where it
-    asks nothing.
-    """
-    if not value:
-        return None
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now_s)
-    except ValueError:
-        return None
 
 
 def _charset(response: Response) -> str:
     try:
         return str(response.headers.get_content_charset("utf-8"))
-    except TypeError:  # parts of a parameter numbered in a way that the email package cannot sort
+    except TypeError:  # pieces of a parameter, numbered in a form that the email package cannot sort
         return "utf-8"
 
 
 def _is_media(content_type: str) -> bool:
-    """For an answer without a body, whose bytes say nothing."""
-    return content_type.startswith(("video/", "audio/", "image/")) or content_type in (
-        "application/ogg",
-        "application/octet-stream",
-    )
+    """For an answer without a body, which has no bytes to judge by."""
+    is_named = content_type in ("application/ogg", "application/octet-stream")
+    return is_named or content_type.startswith(("video/", "audio/", "image/"))
 
 
 class _Silent:
@@ -515,7 +433,7 @@ class _Silent:
     def error(self, message: str) -> None: ...
 
 
-def _parameters(limits: Limits, extractors: tuple[str, ...]) -> dict[str, Any]:
+def _parameters(config: FetchConfig, extractors: tuple[str, ...]) -> dict[str, Any]:
     """yt-dlp's options: only the named extractors, native downloaders, nothing read from or written to the
     machine.
     """
@@ -523,26 +441,24 @@ def _parameters(limits: Limits, extractors: tuple[str, ...]) -> dict[str, Any]:
         "allowed_extractors": list(extractors),
         "external_downloader": "native",
         "hls_prefer_native": True,
-        "skip_unavailable_fragments": False,
-        "concurrent_fragment_downloads": 1,
-        "retries": limits.retries,
-        "fragment_retries": limits.retries,
-        "extractor_retries": 0,
+        "skip_unavailable_fragments": False,  # a medium with a hole is none
+        "concurrent_fragment_downloads": 1,  # more would share one budget between threads
+        "retries": config.retries,
+        "fragment_retries": config.retries,
+        "extractor_retries": 0,  # `Web._answer` retries
         "file_access_retries": 1,
-        "socket_timeout": limits.socket_timeout_s,
-        "http_headers": {"User-Agent": limits.user_agent},
-        "proxy": "",
-        "format": lambda ctx: ctx["formats"][
-            :1
-        ],  # the choice is ours, afterwards: see fetch_process.choose_formats
+        "socket_timeout": config.socket_timeout_s,
+        "http_headers": {"User-Agent": config.full_user_agent},
+        "proxy": "",  # none of the environment's
+        # any: the choice is ours, afterwards (ingest.fetch.formats.choose_formats)
+        "format": lambda ctx: ctx["formats"][:1],
         "noplaylist": True,
         "playlist_items": "1",
         "cachedir": False,
         # a program: none is started but by source.youtube.js_runtime (ingest.fetch.runtime)
         "js_runtimes": {},
-        "compat_opts": {"no-certifi"}
-        if "SSL_CERT_FILE" in os.environ
-        else set(),  # the certificates that the operator named
+        # the certificates that the operator named, where there are some
+        "compat_opts": {"no-certifi"} if "SSL_CERT_FILE" in os.environ else set(),
         "updatetime": False,
         "quiet": True,
         "noprogress": True,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from configs.load import UserError
-from ingest.fetch.fetcher import FetchConfig
+from ingest.fetch.settings import FetchConfig
 from ingest.sample import Item
 from ingest.sources.lists import SUFFIXES, checked, pair_items, read_rows
 from ingest.sources.metadata import MAX_FACTS_BYTES, MAX_INFO_BYTES, Facts, caption_of, merged, read_facts

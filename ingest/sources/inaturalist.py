@@ -30,7 +30,8 @@ from typing import Any
 from cluster.scratch import scratch_folder
 from cluster.storage import Store, open_store
 from configs.load import UserError
-from ingest.fetch.fetcher import FetchConfig, Fetcher
+from ingest.fetch.fetcher import Fetcher
+from ingest.fetch.settings import FetchConfig
 from ingest.licenses import combined, license_code, strictness
 from ingest.sample import Item, Reason, Refused, storable
 from ingest.sources.settings import InaturalistConfig, SourceConfig

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.load import UserError
-from ingest.fetch.fetcher import FetchConfig
+from ingest.fetch.settings import FetchConfig
 from ingest.sample import Item, without_tokens
 from ingest.sources.metadata import plain_facts, seconds_of, text_of
 from ingest.sources.settings import SourceConfig, license_of

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Protocol
 
 from configs.load import UserError
-from ingest.fetch.fetcher import FetchConfig
+from ingest.fetch.settings import FetchConfig
 from ingest.licenses import is_code, suggestion
 from ingest.sample import Item
 from ingest.sources.settings import SourceConfig

@@ -6,8 +6,8 @@ They are apart from the sources, so that settings are read without importing any
 from dataclasses import dataclass
 
 from configs.load import UserError, operational
+from ingest.fetch.access import YoutubeConfig
 from ingest.licenses import license_code
-from ingest.sources.youtube import YoutubeConfig
 
 PHOTO_SIZES = (
     "original",

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import UserError
-from ingest.fetch.fetcher import FetchConfig
+from ingest.fetch.settings import FetchConfig
 from ingest.sample import Item, storable
 from ingest.sources.folder import CAPTION, FACTS, INFO, MEDIA_SUFFIXES, listing, utf8_name, walk
 from ingest.sources.metadata import MAX_FACTS_BYTES, MAX_INFO_BYTES, Facts, caption_of, merged, read_facts

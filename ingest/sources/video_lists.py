@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cluster.scratch import scratch_folder
 from configs.load import UserError
-from ingest.fetch.fetcher import FetchConfig
+from ingest.fetch.settings import FetchConfig
 from ingest.sample import Item
 from ingest.sources.lists import Numbered, Row, cell, checked, others, piece, read_rows, span
 from ingest.sources.settings import SourceConfig

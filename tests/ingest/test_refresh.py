@@ -19,7 +19,8 @@ from cluster.shards import Row, write_shard
 from configs.load import UserError
 from ingest.__main__ import app
 from ingest.clip.clipper import ClipConfig, FrameConfig
-from ingest.fetch.fetcher import FetchConfig, Fetcher
+from ingest.fetch.fetcher import Fetcher
+from ingest.fetch.settings import FetchConfig
 from ingest.refresh import RefreshConfig, ask_inaturalist, refresh
 from ingest.rights.permission import PATHS
 from ingest.sample import Item

@@ -21,7 +21,7 @@ from cluster.shards import Row, write_shard
 from cluster.storage import FolderStore, RemoteStore
 from cluster.units import run_units
 from configs.load import UserError
-from ingest.fetch.fetcher import FetchConfig
+from ingest.fetch.settings import FetchConfig
 from ingest.gc import GcConfig, gc
 from ingest.remove import RemoveConfig, remove
 from ingest.report import ReportConfig, write_report

@@ -28,7 +28,7 @@ from cluster.seals import open_json, seal_json
 from cluster.worklist import UnitTask, WorkItem
 from configs.load import UserError
 from ingest.clip.clipper import ClipConfig, FrameConfig
-from ingest.fetch.fetcher import FetchConfig
+from ingest.fetch.settings import FetchConfig
 from ingest.pages.card import plain
 from ingest.report import ReportConfig, write_report
 from ingest.sample import Clip, Item, Media, safe_id, split_group

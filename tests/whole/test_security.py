@@ -21,7 +21,7 @@ from cluster.submit import submission
 from configs.load import StoppedError, UserError, run_app
 from configs.terminal import Inert, printable
 from ingest.clip.clipper import ClipConfig, FrameConfig
-from ingest.fetch.fetcher import FetchConfig
+from ingest.fetch.settings import FetchConfig
 from ingest.report import ReportConfig, write_report
 from ingest.sample import Reason, Refused, without_tokens
 from ingest.scrape import ScrapeConfig, scrape

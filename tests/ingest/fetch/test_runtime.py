@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from configs.load import UserError
-from ingest.fetch.fetcher import FetchConfig, Fetcher
+from ingest.fetch.access import YoutubeConfig, youtube_egress
+from ingest.fetch.fetcher import Fetcher
 from ingest.fetch.guard import Abort, audit_hook
 from ingest.fetch.runtime import (
     ENVIRONMENT,
@@ -29,8 +30,10 @@ from ingest.fetch.runtime import (
     leave_network,
     write_launcher,
 )
+from ingest.fetch.settings import FetchConfig
+from ingest.fetch.youtube import prepare_runtime
 from ingest.sample import Item, Reason, Refused
-from ingest.sources.youtube import YoutubeConfig, check_session, egress, prepare_runtime
+from ingest.sources.youtube import check_session
 from tests.fakes.tube import PLAYER, Tube, Video, running_tube
 
 pytest.importorskip("deno", reason="the youtube extra is not installed")
@@ -263,12 +266,14 @@ def test_a_runtime_that_yt_dlp_cannot_use_is_one_clear_line(tmp_path: Path) -> N
     ):
         with pytest.raises(UserError, match=f"source.youtube.js_runtime={runtime}: .*{says}"):
             check_session(YoutubeConfig(js_runtime=runtime))
-    assert prepare_runtime("", tmp_path) == ""
+    assert prepare_runtime(YoutubeConfig(), tmp_path) == ""
 
 
 def test_listing_starts_no_runtime() -> None:
-    assert "js_runtimes" not in egress(YoutubeConfig(), True, "/deno").options
-    assert egress(YoutubeConfig(), False, "/deno").options["js_runtimes"] == {"deno": {"path": "/deno"}}
+    assert "js_runtimes" not in youtube_egress(YoutubeConfig(), True, "/deno").options
+    assert youtube_egress(YoutubeConfig(), False, "/deno").options["js_runtimes"] == {
+        "deno": {"path": "/deno"}
+    }
 
 
 SESSION = ("LOGIN_INFO", "SAPISID", "__Secure-1PAPISID", "__Secure-3PAPISID")
@@ -296,7 +301,9 @@ def test_with_a_runtime_a_signed_in_session_gets_media(tube: Tube, tmp_path: Pat
     """yt-dlp's own solver, in the fetch process, on a player's script that turns the challenge round."""
     tube.add(Video("signedin000", challenge="abcdefgh"))
     network = FetchConfig(allow_private=[tube.address], requests_per_s=0, retries=0)
-    with Fetcher(network, tmp_path / "spool", ("CC-BY-3.0",), signed_in(tube, tmp_path, "deno")) as fetcher:
+    with Fetcher(
+        network, tmp_path / "spool", ("CC-BY-3.0",), {"youtube": signed_in(tube, tmp_path, "deno")}
+    ) as fetcher:
         media = fetcher.fetch(
             Item("youtube", "signedin000", "https://www.youtube.com/watch?v=signedin000"), 64
         )
@@ -307,7 +314,9 @@ def test_with_a_runtime_a_signed_in_session_gets_media(tube: Tube, tmp_path: Pat
 def test_without_a_runtime_a_signed_in_session_ends_as_format(tube: Tube, tmp_path: Path) -> None:
     tube.add(Video("signedin000", challenge="abcdefgh"))
     network = FetchConfig(allow_private=[tube.address], requests_per_s=0, retries=0)
-    with Fetcher(network, tmp_path / "spool", ("CC-BY-3.0",), signed_in(tube, tmp_path, "")) as fetcher:
+    with Fetcher(
+        network, tmp_path / "spool", ("CC-BY-3.0",), {"youtube": signed_in(tube, tmp_path, "")}
+    ) as fetcher:
         with pytest.raises(Refused) as refused:
             fetcher.fetch(Item("youtube", "signedin000", "https://www.youtube.com/watch?v=signedin000"), 64)
     assert refused.value.reason == Reason.FORMAT

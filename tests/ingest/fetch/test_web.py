@@ -9,14 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from configs.load import UserError
-from ingest.fetch.fetcher import FetchConfig, Fetcher
-from ingest.fetch.web import Limits, Web
+from ingest.fetch.fetcher import Fetcher
+from ingest.fetch.settings import FetchConfig
+from ingest.fetch.web import Web
 from ingest.sample import Reason, Refused
 from ingest.scrape import ScrapeConfig, ScrapeStage
 from ingest.sources.settings import SourceConfig
@@ -35,13 +35,11 @@ def test_all_workers_together_keep_the_rate_of_a_host(tmp_path: Path, workers: i
     )
     with contextlib.closing(ScrapeStage(config)) as stage:
         ours = stage.fetcher.config
-    known = {field.name for field in fields(Limits)} - {"allow_private"}
-    limits = Limits(**{name: getattr(ours, name) for name in known}, allow_private=())
-    webs = [Web(limits, ()) for _ in range(max(1, workers))]
+    webs = [Web(ours, ()) for _ in range(max(1, workers))]
 
     def ask(web: Web) -> None:
         for _ in range(60 // len(webs)):
-            web._pace("https://a.example/x")
+            web._pace_request("https://a.example/x")
 
     started_s = time.monotonic()
     with ThreadPoolExecutor(3) as pool:
@@ -63,11 +61,8 @@ def test_rate_and_burst_are_shared_out_and_one_request_stays_free() -> None:
     "url", ["https://a.example:443/", "https://A.example./y", "https://u@a.example/", "https://a.example:/"]
 )
 def test_a_host_has_one_rate_however_it_is_written(url: str) -> None:
-    limits = {
-        field.name: getattr(FetchConfig(requests_per_s=2.0, burst_requests=1.0), field.name)
-        for field in fields(Limits)
-    }
-    web, started_s = Web(Limits(**{**limits, "allow_private": ()}), ()), time.monotonic()
+    web = Web(FetchConfig(requests_per_s=2.0, burst_requests=1.0), ())
+    started_s = time.monotonic()
     for one in ("https://a.example/x", url):
         web._before_hop(one)
     assert time.monotonic() - started_s >= 0.45
@@ -139,13 +134,13 @@ def nothing(ours: Fetcher) -> None:
 
 
 def killed(ours: Fetcher) -> None:
-    assert ours._child
-    os.kill(ours._child.pid, signal.SIGKILL)
-    ours._child.wait()
+    assert ours.child.pid
+    os.kill(ours.child.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, ours.child.pid, os.WEXITED | os.WNOWAIT)  # dead, and left to its owner to reap
 
 
 def recycled(ours: Fetcher) -> None:
-    ours._served = ours.config.recycle_items
+    ours.child.num_served = ours.config.recycle_items
 
 
 @pytest.mark.parametrize("event", [nothing, killed, recycled])

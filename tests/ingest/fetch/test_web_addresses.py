@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from ingest.fetch.fetcher import CHECKOUT, FetchConfig, Fetcher
+from ingest.child import CHECKOUT
+from ingest.fetch.fetcher import Fetcher
+from ingest.fetch.settings import FetchConfig
 from ingest.sample import Item, Media, Reason
 from tests.ingest.fetch.test_fetcher import ALLOW, LICENSED, HostileSite, body, refused
 from tests.ingest.fetch.test_fetcher import fetch as fetch
@@ -239,7 +241,7 @@ def resolved(hostile: HostileSite, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         )
         (tmp_path / "patch").mkdir()
         (tmp_path / "patch/sitecustomize.py").write_text(text)
-        monkeypatch.setattr("ingest.fetch.fetcher.CHECKOUT", f"{tmp_path / 'patch'}:{CHECKOUT}")
+        monkeypatch.setattr("ingest.child.CHECKOUT", f"{tmp_path / 'patch'}:{CHECKOUT}")
 
     return told
 

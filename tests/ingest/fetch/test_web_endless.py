@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ingest.fetch.fetcher import FetchConfig, Fetcher
+from ingest.fetch.fetcher import Fetcher
+from ingest.fetch.settings import FetchConfig
 from ingest.sample import Reason, Refused
 from tests.ingest.fetch.test_fetcher import ALLOW, LICENSED, Answer, HostileSite, body
 from tests.ingest.fetch.test_fetcher import hostile as hostile
@@ -61,13 +62,14 @@ def test_an_answer_that_drips_ends_with_the_items_time(
     )
     with Fetcher(config, tmp_path, ALLOW) as ours:
         ours.fetch(hostile.item("/good.mp4"), 64).picture.unlink()  # the start of the child is no item's time
-        child, started_s = ours._child, time.monotonic()
+        child, started_s = ours.child.pid, time.monotonic()
         with pytest.raises(Refused, match="took too long") as caught:
             ours.fetch(hostile.item(path), 64)
         assert caught.value.reason == Reason.TIMEOUT and time.monotonic() - started_s >= TIMEOUT_S
         assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) == 0
         assert (
-            ours.fetch(hostile.item("/good.mp4"), 64).picture.read_bytes() == b"film" and ours._child is child
+            ours.fetch(hostile.item("/good.mp4"), 64).picture.read_bytes() == b"film"
+            and ours.child.pid == child
         )
     assert path in hostile.asked
 

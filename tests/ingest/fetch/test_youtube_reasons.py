@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from ingest.fetch.youtube import reason_of
 from ingest.sample import Media, Reason
-from ingest.sources.youtube import reason_of
 from tests.fakes.tube import Video
 from tests.ingest.sources.test_youtube import fetch as fetch
 from tests.ingest.sources.test_youtube import refused, says

@@ -6,17 +6,16 @@ or "" where the medium is taken. The fetch runs in this process, with a fresh me
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from yt_dlp.utils import YoutubeDLError
 
-from ingest.fetch.fetcher import FetchConfig
 from ingest.fetch.guard import Abort
 from ingest.fetch.process import Task, fetch_item, refusal_of
-from ingest.fetch.web import Limits, Web
+from ingest.fetch.settings import FetchConfig
+from ingest.fetch.web import Web
 from ingest.rights.permission import PATHS
 from ingest.sample import RETRYABLE, Item, Reason, Refused
 from tests.ingest.fetch.test_fetcher import HostileSite, body, stuck
@@ -283,13 +282,11 @@ STATEMENTS: list[tuple[dict[str, str], str]] = [
 
 def web_of(site: HostileSite, **settings: object) -> Web:
     """A client without any memory."""
-    network = FetchConfig(**{"retries": 0, "timeout_s": 5.0, "socket_timeout_s": 2.0, **settings})  # type: ignore[arg-type]
-    allowed = (f"127.0.0.1:{site.server_address[1]}",)
-    known = {field.name for field in dataclasses.fields(Limits)} - {"allow_private"}
-    return Web(
-        Limits(**{name: getattr(network, name) for name in known}, allow_private=allowed),
-        ("^generic$", "^html5$"),
-    )
+    allowed = [f"127.0.0.1:{site.server_address[1]}"]
+    network = FetchConfig(
+        **{"retries": 0, "timeout_s": 5.0, "socket_timeout_s": 2.0, "allow_private": allowed, **settings}
+    )  # type: ignore[arg-type]
+    return Web(network, ("^generic$", "^html5$"))
 
 
 def fetch(web: Web, item: Item, folder: Path) -> dict:

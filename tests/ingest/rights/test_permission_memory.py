@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from configs.load import UserError
-from ingest.fetch.fetcher import FetchConfig, Fetcher
+from ingest.fetch.fetcher import Fetcher
+from ingest.fetch.settings import FetchConfig
 from ingest.rights.permission import LIFE_S, PATHS, Answer, Permission
 from ingest.rights.robots import parse_robots
 from ingest.sample import Reason, Refused

@@ -18,7 +18,8 @@ import soundfile
 from PIL import Image
 
 from ingest.clip.clipper import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits
-from ingest.fetch.fetcher import FetchConfig, Fetcher
+from ingest.fetch.fetcher import Fetcher
+from ingest.fetch.settings import FetchConfig
 from ingest.sample import Item
 from ingest.sources.suffixes import PICTURE_SUFFIXES, SOUND_SUFFIXES, File, tracks
 from tests.fakes.media import film

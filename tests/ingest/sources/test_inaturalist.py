@@ -22,7 +22,7 @@ from PIL import Image
 from cluster.dataset import Dataset
 from configs.load import UserError
 from ingest.clip.clipper import ClipConfig, FrameConfig
-from ingest.fetch.fetcher import FetchConfig
+from ingest.fetch.settings import FetchConfig
 from ingest.license_table import SITE_CODES
 from ingest.licenses import combined, is_code, license_code, properties, strictness
 from ingest.sample import Item

@@ -21,7 +21,8 @@ from cluster.worklist import WorkItem
 from configs.load import UserError
 from ingest.clip.clipper import ClipConfig, FrameConfig
 from ingest.clip.filter import FilterConfig
-from ingest.fetch.fetcher import FetchConfig, Fetcher
+from ingest.fetch.fetcher import Fetcher
+from ingest.fetch.settings import FetchConfig
 from ingest.remove import RemoveConfig, remove
 from ingest.sample import Clip, Item, Media, ban
 from ingest.scrape import ScrapeConfig, SplitConfig, scrape

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.load import UserError
-from ingest.fetch.fetcher import FetchConfig
+from ingest.fetch.settings import FetchConfig
 from ingest.sample import Item
 from ingest.sources.registry import SOURCES, enumerate_items
 from ingest.sources.settings import SourceConfig

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from configs.load import UserError
-from ingest.fetch.fetcher import FetchConfig, Fetcher
+from ingest.fetch.fetcher import Fetcher
+from ingest.fetch.settings import FetchConfig
 from ingest.sample import Reason, Refused
 from tests.ingest.sources.test_registry import listed, touch
 

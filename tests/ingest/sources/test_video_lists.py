@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.load import UserError
+from ingest.fetch.access import YoutubeConfig
 from ingest.fetch.fetcher import Fetcher
 from ingest.sample import Item
 from ingest.sources.registry import enumerate_items
 from ingest.sources.settings import SourceConfig
-from ingest.sources.youtube import YoutubeConfig
 from tests.ingest.sources.test_registry import listed
 from tests.ingest.sources.test_youtube import Tube, Video, network, streams, tube, youtube
 
@@ -103,6 +103,6 @@ def test_a_piece_is_fetched_as_its_video_and_keeps_its_span(
     (item,) = enumerate_items(
         SourceConfig(str(tmp_path / "l.csv"), "youtube", youtube=youtube), network(tube)
     )
-    with Fetcher(network(tube), tmp_path / "spool", ("CC-BY-3.0",), youtube) as fetcher:
+    with Fetcher(network(tube), tmp_path / "spool", ("CC-BY-3.0",), {"youtube": youtube}) as fetcher:
         media = fetcher.fetch(item, 64)
     assert (media.start_s, media.end_s, media.license) == (1, 2.5, "CC-BY-3.0")

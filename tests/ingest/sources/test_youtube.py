@@ -18,28 +18,17 @@ from yt_dlp.utils import DownloadError, ExtractorError, GeoRestrictedError
 from cluster.dataset import Dataset
 from configs.load import UserError, load_config
 from ingest.clip.clipper import ClipConfig, FrameConfig
-from ingest.fetch.fetcher import FetchConfig, Fetcher
-from ingest.fetch.web import Limits, Web
+from ingest.fetch.access import YoutubeConfig, parse_extractor_args, redacted, secrets_of, youtube_egress
+from ingest.fetch.fetcher import Fetcher
+from ingest.fetch.settings import FetchConfig
+from ingest.fetch.web import Web
+from ingest.fetch.youtube import LIST_EXTRACTORS, VIDEO_EXTRACTORS, license_of, reason_of, refusal_of
 from ingest.ffmpeg import ffmpeg_exe
 from ingest.sample import RETRYABLE, Item, Media, Reason, Refused
 from ingest.scrape import ScrapeConfig, scrape, semantic
 from ingest.sources.registry import enumerate_items
 from ingest.sources.settings import SourceConfig
-from ingest.sources.youtube import (
-    LIST_EXTRACTORS,
-    VIDEO_EXTRACTORS,
-    YoutubeConfig,
-    egress,
-    enumerate_youtube,
-    license_of,
-    parse_extractor_args,
-    reason_of,
-    redacted,
-    refusal_of,
-    secrets_of,
-    targets,
-    video_id,
-)
+from ingest.sources.youtube import enumerate_youtube, targets, video_id
 from ingest.synth import SynthConfig, synth
 from tests.fakes.tube import CC, CHANNEL, Tube, Video, running_tube
 
@@ -105,7 +94,7 @@ def item(id: str) -> Item:
 
 @pytest.fixture
 def fetch(tube: Tube, youtube: YoutubeConfig, tmp_path: Path) -> Iterator[Callable[[Video], Media]]:
-    with Fetcher(network(tube), tmp_path / "spool", ("CC-BY-3.0", "own"), youtube) as fetcher:
+    with Fetcher(network(tube), tmp_path / "spool", ("CC-BY-3.0", "own"), {"youtube": youtube}) as fetcher:
 
         def one(video: Video) -> Media:
             tube.add(video)
@@ -242,7 +231,7 @@ def test_a_proxy_that_does_not_answer_is_a_network_failure(
 ) -> None:
     tube.shutdown()
     tube.server_close()
-    with Fetcher(network(tube), tmp_path / "spool", ("CC-BY-3.0",), youtube) as fetcher:
+    with Fetcher(network(tube), tmp_path / "spool", ("CC-BY-3.0",), {"youtube": youtube}) as fetcher:
         refusal = refused(lambda: fetcher.fetch(item("marked00000"), 64))
     assert refusal.reason == Reason.NETWORK and PASSWORD not in refusal.detail
 
@@ -327,7 +316,12 @@ def test_what_may_pass_is_retried_and_what_stays_is_final() -> None:
 def test_only_the_mark_or_a_vouched_channel_is_a_license(
     stated: str | None, channel: str | None, license: str
 ) -> None:
-    assert license_of({"license": stated, "channel_id": channel}, {CHANNEL: "own"}) == license
+    assert (
+        license_of(
+            {"license": stated, "channel_id": channel}, YoutubeConfig(vouched_channels={CHANNEL: "own"})
+        )
+        == license
+    )
 
 
 def test_an_unmarked_video_is_refused_before_its_media_is_asked_for(
@@ -342,7 +336,7 @@ def test_a_channel_the_operator_vouches_for_needs_no_mark(
 ) -> None:
     vouching = dataclasses.replace(youtube, vouched_channels={CHANNEL: "own"})
     tube.add(Video("unmarked000", license=""), Video("strange0000", license="", channel_id="UC" + "b" * 22))
-    with Fetcher(network(tube), tmp_path / "spool", ("own",), vouching) as fetcher:
+    with Fetcher(network(tube), tmp_path / "spool", ("own",), {"youtube": vouching}) as fetcher:
         assert fetcher.fetch(item("unmarked000"), 64).license == "own"
         assert refused(lambda: fetcher.fetch(item("strange0000"), 64)).reason == Reason.LICENSE
 
@@ -468,7 +462,9 @@ def test_a_proxy_on_a_private_address_must_be_allowed(
     tube: Tube, youtube: YoutubeConfig, tmp_path: Path
 ) -> None:
     tube.add(Video("marked00000"))
-    with Fetcher(network(tube, allow_private=[]), tmp_path / "spool", ("CC-BY-3.0",), youtube) as fetcher:
+    with Fetcher(
+        network(tube, allow_private=[]), tmp_path / "spool", ("CC-BY-3.0",), {"youtube": youtube}
+    ) as fetcher:
         assert refused(lambda: fetcher.fetch(item("marked00000"), 64)).reason == Reason.ADDRESS
     assert not tube.tunnels
 
@@ -500,7 +496,7 @@ def test_after_a_bot_check_a_way_rests_and_the_next_is_taken_by_a_new_process_to
     )
     ours = network(tube, recycle_items=recycle_items)
     with Fetcher(
-        ours, tmp_path / "spool", ("CC-BY-3.0",), dataclasses.replace(youtube, rest_s=60)
+        ours, tmp_path / "spool", ("CC-BY-3.0",), {"youtube": dataclasses.replace(youtube, rest_s=60)}
     ) as fetcher:
         assert refused(lambda: fetcher.fetch(item("blocked0000"), 64)).reason == Reason.BOT_CHECK
         first, count = {way for _, way in tube.tunnels}, len(tube.tunnels)
@@ -508,16 +504,16 @@ def test_after_a_bot_check_a_way_rests_and_the_next_is_taken_by_a_new_process_to
             fetcher.fetch(item("marked00000"), 64)
         assert first.isdisjoint(way for _, way in tube.tunnels[count:]) and len(first) == 1
         assert refused(lambda: fetcher.fetch(item("blocked0000"), 64)).reason == Reason.BOT_CHECK
-        asked, rests = len(tube.tunnels), dict(fetcher._rests)
+        asked, rests = len(tube.tunnels), dict(fetcher.cooldowns.until_s)
         assert (
-            "rests" in refused(lambda: fetcher.fetch(item("marked00000"), 64)).detail
+            "cools down" in refused(lambda: fetcher.fetch(item("marked00000"), 64)).detail
             and len(tube.tunnels) == asked
         )
         assert (
-            "rests" in refused(lambda: fetcher.list_videos("ytsearch3:rain")).detail
+            "cools down" in refused(lambda: fetcher.list_site("youtube", "ytsearch3:rain")).detail
             and len(tube.tunnels) == asked
         )
-        assert fetcher._rests == rests and PASSWORD not in str(rests), (
+        assert fetcher.cooldowns.until_s == rests and PASSWORD not in str(rests), (
             "asking for what rests prolongs no rest"
         )
 
@@ -540,7 +536,7 @@ def test_the_sleeps_are_slept_before_a_request_of_an_extraction_and_before_a_dow
     slow = dataclasses.replace(youtube, sleep_requests_s=0.7, sleep_s=1.2, max_sleep_s=1.3)
     tube.add(Video("marked00000"))
     tube.asked = timed = Timed()
-    with Fetcher(network(tube), tmp_path / "spool", ("CC-BY-3.0",), slow) as fetcher:
+    with Fetcher(network(tube), tmp_path / "spool", ("CC-BY-3.0",), {"youtube": slow}) as fetcher:
         fetcher.fetch(item("marked00000"), 64)
         fetcher.fetch(item("marked00000"), 64)
     paths = [path.split("?")[0].rsplit("/", 1)[1] for _, path, _ in timed]
@@ -586,27 +582,17 @@ def test_a_file_of_secrets_that_cannot_be_used_is_told_without_quoting_it(
 
 
 def test_an_error_that_quotes_a_secret_is_told_without_it(tube: Tube, youtube: YoutubeConfig) -> None:
-    limits = {
-        field.name: getattr(network(tube), field.name)
-        for field in dataclasses.fields(Limits)
-        if field.name != "allow_private"
-    }
-    web = Web(Limits(**limits, allow_private=()), VIDEO_EXTRACTORS, egress(youtube, listing=False))
+    web = Web(network(tube), VIDEO_EXTRACTORS, youtube_egress(youtube, listing=False))
     text = redacted(
-        f"at http://someone:{PASSWORD}@{tube.address} with {COOKIE} and visionos.gvs+{TOKEN}", web
+        f"at http://someone:{PASSWORD}@{tube.address} with {COOKIE} and visionos.gvs+{TOKEN}", web.secrets()
     )
     assert not any(secret in text for secret in (PASSWORD, COOKIE, TOKEN)) and text.startswith("at ***")
 
 
 def test_extractors_are_those_of_youtube_and_no_other(tube: Tube) -> None:
-    limits = {
-        field.name: getattr(network(tube), field.name)
-        for field in dataclasses.fields(Limits)
-        if field.name != "allow_private"
-    }
     names = {}
     for extractors in (VIDEO_EXTRACTORS, LIST_EXTRACTORS):
-        web = Web(Limits(**limits, allow_private=()), extractors)
+        web = Web(network(tube), extractors)
         names[extractors] = {one.IE_NAME for one in web._ies.values()}
     assert names[VIDEO_EXTRACTORS] == {"youtube"}
     assert names[LIST_EXTRACTORS] == {
@@ -622,14 +608,14 @@ def test_settings_reach_yt_dlp_in_its_own_words(youtube: YoutubeConfig) -> None:
     ours = dataclasses.replace(
         youtube, extractor_args=["youtube:player-client=visionos,web;lang=en"], sleep_s=3, max_sleep_s=4
     )
-    options = egress(ours, listing=False).options
+    options = youtube_egress(ours, listing=False).options
     assert options["extractor_args"]["youtube"] == {
         "player_client": ["visionos", "web"],
         "lang": ["en"],
         "po_token": [f"visionos.gvs+{TOKEN}"],
     }
     assert (options["sleep_interval"], options["max_sleep_interval"]) == (3, 4)
-    assert egress(ours, listing=True).options["playlist_items"] == "1:200", (
+    assert youtube_egress(ours, listing=True).options["playlist_items"] == "1:200", (
         "a long channel is not paged to its end"
     )
     assert parse_extractor_args(["youtubetab:skip=a\\,b,c"]) == {"youtubetab": {"skip": ["a,b", "c"]}}
