@@ -27,9 +27,9 @@ from configs.load import load_config
 from ingest.curate import CurateConfig
 from ingest.gc import GcConfig, gc
 from ingest.licenses import url_of
-from ingest.pages.survey import Histogram, Survey, survey
+from ingest.pages.survey import survey
 from ingest.remove import RemoveConfig, remove
-from ingest.report import ReportConfig, charts_of, commands_of, write_report
+from ingest.report import ReportConfig, commands_of, write_report
 from ingest.sample import Clip, Item, Media, Reason, Refused
 from ingest.scrape import ScrapeConfig
 from ingest.shard import CLIP_COLUMNS, clip_row, refused_row
@@ -270,35 +270,6 @@ def test_charts_tell_lengths_clips_per_item_and_loudness(dataset: Dataset, page:
     place = math.floor(32 * math.log(10.5) / math.log(36000))  # two clips, the second from 10 s on
     low, high = (36000 ** (edge / 32) for edge in (place, place + 1))
     assert lengths[f"{low:.2g} s to {high:.2g} s"] == sum(end == 10.5 for end in ends.values()) > 0
-
-
-def test_bins_hold_their_lower_edge_and_all_that_is_outside() -> None:
-    for log, values in (
-        (False, [1, 10, 16.9, 17, 32.5, 99, -5]),
-        (True, [1, 2**0.99, 2.0001, 2**31.5, 2**40, 0.1, 2**5.5]),
-    ):
-        counts = (
-            Histogram("", 1, 33, counts=np.zeros(32, int)) if not log else Histogram("", 1, 2.0**32, True)
-        )
-        counts.add([])
-        counts.add(values)
-        places = [min(max(math.floor(math.log2(v) if log else v - 1), 0), 31) for v in values]
-        assert counts.counts.tolist() == np.bincount(places, minlength=32).tolist()
-
-
-def test_a_long_tail_of_clips_per_item_falls_into_the_last_bar() -> None:
-    found = Survey(kept=10, seconds=16.0)
-    found.clips_per_item.update({1: 500, 2: 300, 64: 195, 5000: 5})
-    chart = charts_of(found)[0]
-    assert [bar["name"] for bar in chart["bars"]] == [
-        "1 to 2 clips: 800 items",
-        "63 to 5000 clips: 200 items",
-    ]
-    assert (
-        chart["label"] == "clips kept of an item, 1.6 s each"
-        and chart["top"] == "800 items"
-        and chart["bars"][0]["height"] == 90
-    )
 
 
 def test_hostile_texts_are_shown_and_never_markup(dataset: Dataset, page: str) -> None:
