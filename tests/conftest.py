@@ -44,6 +44,7 @@ MODULES = {  # a module that imports one of these uses it
     "training.run.engine": "training",
     "training.run.loop": "training",
     "tests.fakes.latents": "training",
+    "tests.fakes.runs": "training",
     "subprocess": "server",
 }
 

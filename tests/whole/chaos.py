@@ -28,7 +28,7 @@ from ingest.synth import SynthConfig, synth
 from ingest.verify import verify
 from tests.conftest import ROOT
 from tests.fakes.latents import make_latents
-from tests.training.test_train import WORDS
+from tests.fakes.runs import TINY_ARGS
 
 LEGS = ((1, 1), (2, 2), (4, 1), (3, 2), (1, 1))  # workers, ZeRO stage
 LEG_STEPS = 40
@@ -151,7 +151,7 @@ def training_round(root: Path, rng: random.Random) -> list[str]:
         "lr=1e-3",
         "checkpoint_every=7",
     ]
-    common += WORDS.split()
+    common += TINY_ARGS
     steps = LEG_STEPS * len(LEGS)
     if not (root / "unbroken").exists():
         through([*common, f"output={root / 'unbroken'}", "workers=0", f"steps={steps}"], rng, 0, 1)

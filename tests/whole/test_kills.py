@@ -2,7 +2,7 @@
 never killed, bit for bit.
 
 Marked slow, part of `make chaos`: a minute a kill is too long for `make test`
-(tests/training/test_train.py kills one worker).
+(tests/training/run/test_loop.py kills one worker).
 """
 
 import json
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from cluster.jsonl import read_lines
 from tests.fakes.latents import make_latents
-from tests.training.test_train import losses, run_command
+from tests.fakes.runs import losses, run_command
 
 NUM_KILLS = 10
 VICTIMS = ("all workers", "driver", "a worker")
@@ -48,10 +48,10 @@ def state_of(run: Path) -> dict[str, object]:
 @pytest.mark.slow
 def test_kills_cost_no_step_no_sample_and_no_bit(tmp_path: Path) -> None:
     data, run = make_latents(tmp_path / "latents").uri, tmp_path / "run"
-    words = (f"steps={STEPS}", "checkpoint_every=10", "max_failures=20")
-    unbroken = run_command(data, tmp_path / "unbroken", 2, *words)
+    args = (f"steps={STEPS}", "checkpoint_every=10", "max_failures=20")
+    unbroken = run_command(data, tmp_path / "unbroken", 2, *args)
     assert unbroken.wait(250) == 0
-    process = run_command(data, run, 2, *words)
+    process = run_command(data, run, 2, *args)
     for number in range(NUM_KILLS):
         victim, goal = VICTIMS[number % len(VICTIMS)], 15 + 20 * number
         wait_for(lambda goal=goal: len(read_lines(run / "metrics.jsonl")) >= goal, process)  # type: ignore[misc]
@@ -60,7 +60,7 @@ def test_kills_cost_no_step_no_sample_and_no_bit(tmp_path: Path) -> None:
         if victim == "driver":
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
-            process = run_command(data, run, 2, *words)
+            process = run_command(data, run, 2, *args)
         else:
             for pid in pids if victim == "all workers" else pids[-1:]:
                 os.kill(pid, signal.SIGKILL)

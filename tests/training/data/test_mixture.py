@@ -21,7 +21,7 @@ from cluster.shards import Row
 from configs.load import UserError
 from ingest.remove import Found, seen_by
 from tests.fakes.latents import make_latents
-from tests.training.test_train import losses, settings
+from tests.fakes.runs import losses, settings
 from training.data.catalogue import Catalogue
 from training.data.loader import Loader
 from training.data.mixture import PERIOD, Mixture, share_out

@@ -25,7 +25,7 @@ from cluster.jsonl import read_lines
 from configs.load import UserError, load_config
 from tests.conftest import ROOT
 from tests.fakes.latents import make_latents
-from tests.training.test_train import settings
+from tests.fakes.runs import settings
 from training.recipes import diffusion
 from training.settings import TrainConfig
 from training.train import train

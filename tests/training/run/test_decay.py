@@ -11,7 +11,7 @@ import torch
 
 from configs.load import UserError
 from tests.fakes.latents import IMAGE_DIM, LATENT_SHAPE, make_latents
-from tests.training.test_train import TINY, settings
+from tests.fakes.runs import TINY, settings
 from training.checkpoints.fragments import fragments_of
 from training.pipeline.mel import MelConfig
 from training.recipes import contrastive, diffusion

@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from cluster.dataset import Dataset, Snapshot
+from cluster.jsonl import read_lines
 from tests.fakes.latents import make_latents
-from tests.training.test_train import losses, settings
+from tests.fakes.runs import losses, settings
+from training.checkpoints.fragments import Fragment
 from training.recipes import diffusion
-from training.run.journal import read_lines
+from training.run.ema import Ema
 from training.run.validate import Validation
 from training.settings import TrainConfig
 from training.train import prepare, train
@@ -82,3 +84,13 @@ def test_without_an_average_there_is_one_loss(data: str, tmp_path: Path) -> None
     assert not [
         name for line in read_lines(tmp_path / "run/validation.jsonl") for name in line if "ema" in name
     ]
+
+
+def test_the_average_follows_the_weights() -> None:
+    weight = torch.ones(1)
+    ema = Ema([Fragment("weight", 0, 1, weight, 0, {})], decay=0.5)
+    weight.fill_(3.0)
+    ema.update(1)  # the decay is still (1 + 1) / (10 + 1)
+    assert ema.tensors[0].item() == pytest.approx(1 * 2 / 11 + 3 * 9 / 11)
+    ema.update(1000)
+    assert ema.tensors[0].item() == pytest.approx((1 * 2 / 11 + 3 * 9 / 11 + 3) / 2)

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from tests.fakes.latents import make_latents
-from tests.training.test_train import losses, settings
+from tests.fakes.runs import losses, settings
 from training.train import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tensorboardX.event_file_writer import EventsWriter
 
 from cluster.jsonl import last_line, read_lines
 from cluster.storage import FolderStore, open_store
@@ -233,19 +232,6 @@ def test_a_full_disk_is_one_line_and_costs_no_step(
         [line["loss"] for line in read_lines(run / "metrics.jsonl")] for run in (tmp_path / "run", finished)
     )
     assert ours == whole
-
-
-def test_a_full_disk_ends_no_thread_that_the_training_waits_for(
-    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written = EventsWriter.write_event
-
-    def write_first(self: EventsWriter, event: Any) -> None:
-        written(self, event) if not event.summary.value else full_disk()
-
-    monkeypatch.setattr(EventsWriter, "write_event", write_first)
-    train(settings(data, tmp_path / "run", steps=8))
-    assert steps_of(tmp_path / "run") == list(range(1, 9))
 
 
 def test_nothing_half_written_stays_where_a_disk_was_full(

@@ -16,7 +16,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 from cluster.jsonl import read_lines
 from configs.load import UserError
 from tests.fakes.latents import make_latents
-from tests.training.test_train import losses, settings
+from tests.fakes.runs import losses, settings
 from training.recipes import diffusion
 from training.train import train
 

@@ -1,0 +1,70 @@
+"""A tiny training run for tests: its settings, the command that starts it, and what it wrote."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cluster.jsonl import read_lines
+from tests.conftest import ROOT
+from training.data.randomness import SampleKey
+from training.recipes import diffusion
+from training.settings import TrainConfig
+
+TINY = diffusion.Config(
+    channels=[16, 16], head_counts=[2, 2], layers_per_block=1, attention=False, norm_groups=8
+)
+# the same as arguments of a command
+TINY_ARGS = [
+    "diffusion.channels=[16,16]",
+    "diffusion.head_counts=[2,2]",
+    "diffusion.layers_per_block=1",
+    "diffusion.attention=false",
+    "diffusion.norm_groups=8",
+]
+
+
+def settings(data: str, output: Path, **changes: Any) -> TrainConfig:
+    """12 steps of 8 samples in this process, a checkpoint every 4 steps."""
+    defaults = {
+        "workers": 0,
+        "steps": 12,
+        "global_batch": 8,
+        "lanes": 4,
+        "checkpoint_every": 4,
+        "warmup_steps": 3,
+        "lr": 1e-3,
+        "diffusion": TINY,
+    }
+    return TrainConfig(data=data, output=str(output), **{**defaults, **changes})
+
+
+def run_command(
+    data: str, output: Path, workers: int, *more: str, stderr: int | None = None
+) -> subprocess.Popen[bytes]:
+    """`python -m training train` with the settings of `settings`, but 1,000 steps."""
+    args = [f"data={data}", f"output={output}", f"workers={workers}"]
+    args += ["global_batch=8", "lanes=4", "warmup_steps=3", "lr=1e-3", *TINY_ARGS, *more]
+    return subprocess.Popen([sys.executable, "-m", "training", "train", *args], cwd=ROOT, stderr=stderr)
+
+
+def losses(output: Path) -> list[float]:
+    """Of steps 1, 2, … of a run."""
+    lines = read_lines(output / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    return [line["loss"] for line in lines]
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, positions: set[int]) -> None:
+    """The noise of the samples at these positions of the run is NaN."""
+    make_batch = diffusion.make_batch
+
+    def poisoned(samples: Any, keys: list[SampleKey], *more: Any) -> dict[str, torch.Tensor]:
+        batch = make_batch(samples, keys, *more)
+        batch["noise"][[key.position in positions for key in keys]] = torch.nan
+        return batch
+
+    monkeypatch.setattr(diffusion, "make_batch", poisoned)

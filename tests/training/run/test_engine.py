@@ -1,0 +1,39 @@
+"""The engine: the same gradient norm at every ZeRO stage, and options that save memory."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.jsonl import read_lines
+from tests.fakes.runs import losses, settings
+from training.run.engine import start_engine
+from training.train import train
+
+
+@pytest.mark.parametrize("clip", [0.1, 0.0])
+def test_the_gradient_norm_is_the_same_at_every_zero_stage(data: str, tmp_path: Path, clip: float) -> None:
+    norms = []
+    for stage in range(4):
+        train(settings(data, tmp_path / str(stage), steps=3, zero_stage=stage, gradient_clip=clip))
+        norms.append([line["grad_norm"] for line in read_lines(tmp_path / str(stage) / "metrics.jsonl")])
+    assert min(norms[0]) > 0.1
+    assert all(found == pytest.approx(norms[0], rel=1e-5) for found in norms)
+
+
+@pytest.mark.parametrize("option", ["activation_checkpointing", "offload"])
+def test_options_that_save_memory_change_no_loss(
+    data: str, tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines: list[Any] = []
+    monkeypatch.setattr(
+        "training.run.setup.start_engine", lambda *args: engines.append(start_engine(*args)) or engines[-1]
+    )
+    for name, change in (("plain", {}), ("option", {option: True})):
+        train(settings(data, tmp_path / name, **change))
+    assert losses(tmp_path / "option") == pytest.approx(losses(tmp_path / "plain"), rel=1e-6)
+    on = {
+        "activation_checkpointing": lambda e: e.module.unet.is_gradient_checkpointing,
+        "offload": lambda e: e.optimizer.cpu_offload,
+    }
+    assert [bool(on[option](engine)) for engine in engines] == [False, True]
