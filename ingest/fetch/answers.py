@@ -1,5 +1,4 @@
-"""An answer of the web while it is read: counted, cut to the part that was asked for, its first bytes looked
-at.
+"""An answer of the web while it is read: counted, cut to the range that was requested, its head peeked at.
 
 `Metered` is what `ingest.fetch.web` hands to yt-dlp's downloaders and extractors. What an item may cost in
 all is kept by its `Meter`.
@@ -14,6 +13,8 @@ from yt_dlp.utils import parse_http_range
 from ingest.fetch.guard import Abort
 from ingest.sample import Reason
 
+BLOCK_BYTES = 65536
+
 
 class Meter(Protocol):
     """What an answer reports to while it is read."""
@@ -26,10 +27,8 @@ class Meter(Protocol):
     def keep_text(self, url: str, data: bytes) -> None: ...
 
 
-class Metered(Response):
-    """A response that counts what is read; a read of the whole (a page, a manifest) is held to
-    `max_text_bytes`.
-    """
+class Metered(Response):  # type: ignore[misc]  # yt-dlp has no types: its classes are Any to mypy
+    """A response that counts what is read; a page or manifest, read at once, is held to `max_text_bytes`."""
 
     def __init__(self, inner: Response, meter: Meter):
         super().__init__(inner, inner.url, inner.headers, inner.status, inner.reason, inner.extensions)
@@ -39,20 +38,16 @@ class Metered(Response):
         self._head = b""
 
     def peek(self, num_bytes: int) -> bytes:
-        """Up to `num_bytes` from the start, which the next reads give again; fewer only where the answer is
-        shorter.
-        """
+        """Up to `num_bytes` from the start, which later reads return again; fewer of a shorter answer."""
         while len(self._head) < num_bytes and (block := self._read_some(num_bytes - len(self._head))):
             self._head += block
         return self._head
 
     def cut_out(self, first: int, last: int) -> None:
-        """Turns a whole answer into the part of bytes `first` to `last` that was asked for: some servers know
-        no ranges.
-        """
-        left = first
-        while left > 0 and (block := self._read_some(min(left, 65536))):
-            left -= len(block)
+        """Turns a complete answer into the requested bytes `first` to `last`: some servers know no ranges."""
+        to_skip = first
+        while to_skip > 0 and (block := self._read_some(min(to_skip, BLOCK_BYTES))):
+            to_skip -= len(block)
         total = content_length(self)
         length = max(0, min(last + 1, total) - first) if total else last - first + 1
         self._inner = Limited(self._inner, length)
@@ -66,7 +61,8 @@ class Metered(Response):
         if amt is None:
             return self._read_text()
         if self._head:
-            head, self._head = self._head[:amt], self._head[amt:]
+            head = self._head[:amt]
+            self._head = self._head[amt:]
             return head
         return self._read_some(amt)
 
@@ -83,10 +79,11 @@ class Metered(Response):
         return data
 
     def _read_text(self) -> bytes:
-        cap, announced = self._meter.max_text_bytes, content_length(self) - self._num_read + len(self._head)
+        cap = self._meter.max_text_bytes
+        announced = content_length(self) - self._num_read + len(self._head)
         data = b""
         while announced <= cap and len(data) <= cap:
-            block = self.read(65536)
+            block = self.read(BLOCK_BYTES)
             if not block:
                 break
             data += block
@@ -99,15 +96,15 @@ class Metered(Response):
 
 
 class Limited:
-    """The first `num_bytes` of what is left of an answer."""
+    """The next `num_bytes` of an answer."""
 
     def __init__(self, inner: Any, num_bytes: int):
         self._inner = inner
-        self._left = num_bytes
+        self._remaining = num_bytes
 
     def read(self, amt: int) -> bytes:
-        data: bytes = self._inner.read(min(amt, self._left)) if self._left else b""
-        self._left -= len(data)
+        data: bytes = self._inner.read(min(amt, self._remaining)) if self._remaining else b""
+        self._remaining -= len(data)
         return data
 
     def close(self) -> None:
@@ -115,24 +112,24 @@ class Limited:
 
 
 def range_of(request: Request) -> tuple[int, int | None] | None:
-    """First and last byte that a request asks for; None where it asks for the whole."""
+    """First and last byte of a request's Range (last None: to the end); None where it has none."""
     first, last, _ = parse_http_range(request.headers.get("Range"))
     return None if first is None else (first, last)
 
 
 def is_part(response: Response, part: tuple[int, int | None] | None) -> bool:
-    """Whether a 206 says that it holds `part` (to the end where that has no last byte; None: the whole)."""
+    """Whether a 206 states that it holds `part`: to the end without a last byte, everything for None."""
     stated = response.headers.get("Content-Range")
     if not stated and part in (None, (0, None)):
-        return True  # nothing says that something is left out
+        return True  # nothing states that something is missing
     first, last, total = parse_http_range(stated)
-    asked_first, asked_last = part or (0, None)
+    first_requested, last_requested = part or (0, None)
     reaches = total is None or last is None or last + 1 >= total
-    return first == asked_first and (reaches or asked_last is not None)
+    return first == first_requested and (reaches or last_requested is not None)
 
 
 def states_whole(response: Response) -> bool:
-    """Whether a 206 says that it holds everything: a downloader starts anew from it."""
+    """Whether a 206 states that it holds everything: a downloader starts anew from it."""
     first, last, total = parse_http_range(response.headers.get("Content-Range"))
     return first == 0 and last is not None and last + 1 == total
 

@@ -18,10 +18,9 @@ Format = dict[str, Any]
 
 PROTOCOLS = frozenset({"http", "https", "m3u8", "m3u8_native", "http_dash_segments"})
 ENOUGH_AUDIO_KBPS = 64  # below this a codec is heard at 16 kHz mono
-ORIGINAL, OTHER = (
-    10,
-    -10,
-)  # yt-dlp's `language_preference` of the original's language, and of an audio description
+ORIGINAL = 10  # yt-dlp's `language_preference` of the original's language
+OTHER = -10  # and of an audio description
+OTHER_ROLES = {"dub", "description", "commentary", "alternate"}  # ISO/IEC 23009-1, table 34
 NOT_STATED = -1  # as yt-dlp takes a preference that is missing
 ALTERED = re.compile(r"\bdrc\b|descri|\bdub|commentary", re.IGNORECASE)
 
@@ -44,11 +43,10 @@ def choose_formats(formats: list[Format], need_short_side_px: int) -> list[Forma
         raise Refused(Reason.NO_VIDEO, "only sound on offer")
     if not sounds and not progressive:
         raise Refused(Reason.NO_AUDIO, "only a silent picture on offer")
-    pairs = (
-        [[picture, _sound(sounds)] for picture in _large_enough(pictures, need_short_side_px)]
-        if sounds
-        else []
-    )
+    pairs = []
+    if sounds:
+        sound = _sound(sounds)
+        pairs = [[picture, sound] for picture in _large_enough(pictures, need_short_side_px)]
     singles = [[f] for f in _large_enough(progressive, need_short_side_px)]
     unknown = [[f] for f in progressive if short_side_px(f) is None]
     if pairs or singles or unknown:
@@ -59,10 +57,7 @@ def choose_formats(formats: list[Format], need_short_side_px: int) -> list[Forma
 
 
 def mark_main_sounds(formats: list[Format], manifests: dict[str, str]) -> None:
-    """Sets `language_preference` of sounds by what their manifest says (URL -> text):
-
-    HLS's DEFAULT, DASH's Role.
-    """
+    """Sets `language_preference` of sounds by their manifest (URL -> text): HLS's DEFAULT, DASH's Role."""
     stated: dict[str, int] = {}
     for url, text in manifests.items():
         stated |= _hls_sounds(text, url) if text.lstrip().startswith("#EXTM3U") else _dash_sounds(text)
@@ -74,19 +69,18 @@ def mark_main_sounds(formats: list[Format], manifests: dict[str, str]) -> None:
 
 def _hls_sounds(text: str, base_url: str) -> dict[str, int]:
     """Address of each rendition of sound -> preference (RFC 8216, 4.3.4.1)."""
-    found = {}
+    preferences = {}
     for line in re.findall(r"^#EXT-X-MEDIA:(.*)$", text, re.MULTILINE):
-        named = {
-            name: quoted or plain
-            for name, quoted, plain in re.findall(r'([A-Z-]+)=(?:"([^"]*)"|([^",]*))', line)
-        }
+        attributes = re.findall(r'([A-Z-]+)=(?:"([^"]*)"|([^",]*))', line)
+        named = {name: quoted or plain for name, quoted, plain in attributes}
         if named.get("TYPE") == "AUDIO" and named.get("URI"):
-            described = "describes" in named.get("CHARACTERISTICS", "") or ALTERED.search(
+            is_default = named.get("DEFAULT") == "YES"
+            is_altered = "describes" in named.get("CHARACTERISTICS", "") or ALTERED.search(
                 named.get("NAME", "")
             )
-            preference = OTHER if described else ORIGINAL if named.get("DEFAULT") == "YES" else 0
-            found[urllib.parse.urljoin(base_url, named["URI"])] = preference
-    return found
+            address = urllib.parse.urljoin(base_url, named["URI"])
+            preferences[address] = OTHER if is_altered else ORIGINAL if is_default else 0
+    return preferences
 
 
 def _dash_sounds(text: str) -> dict[str, int]:
@@ -95,22 +89,21 @@ def _dash_sounds(text: str) -> dict[str, int]:
         root = xml.etree.ElementTree.fromstring(text)
     except (xml.etree.ElementTree.ParseError, ValueError):
         return {}  # yt-dlp has read it, by means of its own
-    found: dict[str, int] = {}
+    preferences: dict[str, int] = {}
     for adaptation in root.iterfind(".//{*}AdaptationSet"):
         roles = {str(role.get("value")) for role in adaptation.iterfind("{*}Role")}
-        preference = (
-            ORIGINAL
-            if "main" in roles
-            else OTHER
-            if roles & {"dub", "description", "commentary", "alternate"}
-            else 0
-        )
-        found |= {str(one.get("id")): preference for one in adaptation.iterfind("{*}Representation")}
-    return found
+        preference = 0
+        if "main" in roles:
+            preference = ORIGINAL
+        elif roles & OTHER_ROLES:
+            preference = OTHER
+        for representation in adaptation.iterfind("{*}Representation"):
+            preferences[str(representation.get("id"))] = preference
+    return preferences
 
 
 def _original_only(formats: list[Format]) -> list[Format]:
-    """Without sounds in other languages than the preferred one: of a dubbed video, only the original is left."""
+    """Without sounds in other languages than the preferred one: of a dubbed video, only the original."""
     best = max((_language(f) for f in formats if f.get("acodec") != "none"), default=NOT_STATED)
     return [f for f in formats if f.get("acodec") == "none" or _language(f) == best]
 
@@ -141,9 +134,11 @@ def _usable(f: Format) -> bool:
 def _large_enough(formats: list[Format], need_px: int) -> list[Format]:
     """Those whose short side reaches `need_px`, smallest first."""
     reaching = [f for f in formats if (short_side_px(f) or 0) >= need_px]
-    return sorted(
-        reaching, key=lambda f: (short_side_px(f) or 0, f.get("tbr") or f.get("filesize") or float("inf"))
-    )
+
+    def cost(f: Format) -> tuple[int, float]:
+        return short_side_px(f) or 0, f.get("tbr") or f.get("filesize") or float("inf")
+
+    return sorted(reaching, key=cost)
 
 
 def _sound(sounds: list[Format]) -> Format:
@@ -153,8 +148,8 @@ def _sound(sounds: list[Format]) -> Format:
         return float(f.get("abr") or f.get("tbr") or 0)
 
     def originality(f: Format) -> tuple[bool, int]:
-        said = f"{f.get('format_id') or ''} {f.get('format_note') or ''}"
-        return not ALTERED.search(said), _preference(f, "source_preference")
+        label = f"{f.get('format_id') or ''} {f.get('format_note') or ''}"
+        return not ALTERED.search(label), _preference(f, "source_preference")
 
     nearest = max(map(originality, sounds))
     sounds = [f for f in sounds if originality(f) == nearest]

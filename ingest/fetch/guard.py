@@ -1,11 +1,14 @@
 """Which addresses a fetch may reach, and the audit hook that holds every connect of this process to it.
 
+    install_guard(config.allow_private)     # cannot be taken off again
+
 `refusal(address)` is the policy, pure: it unwraps the notations that carry an IPv4 address inside an IPv6
-one, and lets only globally routed unicast through. `install_guard` puts it on `socket.connect` (after DNS, at
-every redirect hop), on the scheme of every URL opened through urllib, and refuses starting any program. It
-only sees this process and Python's own sockets: a child such as ffmpeg would escape it, so none can be
-started, but for one launcher that the operator may name (`ingest.fetch.runtime`), which confines what it
-starts. It cannot be taken off again.
+one, and lets only globally routed unicast through.
+
+Covered: `socket.connect` (after DNS, at every redirect hop), datagrams, the scheme of every URL that urllib
+opens, and every start of a program. Not covered: other processes and sockets that are not Python's. A child
+such as ffmpeg would escape it, so none can be started but one launcher that the operator may name
+(`ingest.fetch.runtime`), which confines what it starts.
 """
 
 import ipaddress
@@ -34,6 +37,7 @@ _GLOBAL_V6 = ipaddress.ip_network("2000::/3")
 _DENIED_V6 = [ipaddress.ip_network(text) for text in ("2001::/23", "2001:db8::/32", "3fff::/20")]
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _SIX_TO_FOUR = ipaddress.ip_network("2002::/16")
+# audit events, as Python raises them
 _PROGRAMS = frozenset(
     {
         "subprocess.Popen",
@@ -46,12 +50,13 @@ _PROGRAMS = frozenset(
         "pty.spawn",
     }
 )
-_OTHER_WAYS = frozenset({"ftplib.connect", "smtplib.connect", "socket.sendto", "socket.sendmsg"})
+_BYPASSES = frozenset({"ftplib.connect", "smtplib.connect", "socket.sendto", "socket.sendmsg"})
 
 
 class Abort(BaseException):
-    """Ends the item at once: a BaseException, so that no `except Exception` of a downloader turns it into a
-    retry.
+    """Ends the item at once.
+
+    A BaseException: no `except Exception` of a downloader turns it into a retry.
     """
 
     def __init__(self, reason: Reason, detail: str = ""):
@@ -77,14 +82,15 @@ def refusal(address: str) -> str | None:
 
 
 def unwrap(ip: Address) -> Address:
-    """The IPv4 address inside an IPv4-mapped, IPv4-compatible, NAT64 or 6to4 one; any other address as it is."""
+    """The IPv4 address inside an IPv4-mapped, IPv4-compatible, NAT64 or 6to4 one; others as they are."""
     if isinstance(ip, ipaddress.IPv4Address):
         return ip
-    number = int(ip)
-    if ip.ipv4_mapped is not None or ip in _NAT64 or (number >> 32 == 0 and number > 1):
-        return ipaddress.IPv4Address(number & 0xFFFFFFFF)
-    if ip in _SIX_TO_FOUR:
-        return ipaddress.IPv4Address(number >> 80 & 0xFFFFFFFF)
+    bits = int(ip)
+    is_compatible = bits >> 32 == 0 and bits > 1  # ::a.b.c.d; 0 and 1 are :: and ::1
+    if ip.ipv4_mapped is not None or ip in _NAT64 or is_compatible:
+        return ipaddress.IPv4Address(bits & 0xFFFFFFFF)
+    if ip in _SIX_TO_FOUR:  # 2002:a.b.c.d::
+        return ipaddress.IPv4Address(bits >> 80 & 0xFFFFFFFF)
     return ip
 
 
@@ -97,17 +103,18 @@ def _allowed_v6(ip: ipaddress.IPv6Address) -> bool:
 
 
 def url_refusal(url: str) -> str | None:
-    """Why `url` may not be opened, judged by its text alone, or None: only http and https, a host, no user
-    name.
+    """Why `url` may not be opened, judged by its text alone, or None.
+
+    Only http and https, a host, no user name.
     """
     try:
         parts = urlsplit(url)
-        port_is_number = parts.port is None or parts.port >= 0
+        is_port = parts.port is None or parts.port >= 0
     except ValueError as error:
         return f"malformed URL: {error}"
     if parts.scheme.lower() not in SCHEMES:
         return f"scheme {parts.scheme!r} is not http or https"
-    if not parts.hostname or not port_is_number:
+    if not parts.hostname or not is_port:
         return "URL without a host"
     if "@" in parts.netloc:
         return "URL with a user name"
@@ -131,7 +138,7 @@ def parse_allowed(entries: Collection[str]) -> frozenset[tuple[str, int]]:
 
 
 def check_connect(address: Any, allowed: frozenset[tuple[str, int]]) -> None:
-    """Raises `Abort` (address) unless a connect to `address`, as `socket.connect` was given it, may go ahead."""
+    """Raises `Abort` (address) unless `address`, as `socket.connect` was given it, may be connected to."""
     if not isinstance(address, tuple) or len(address) < 2:
         raise Abort(Reason.ADDRESS, "not an internet address")
     host, port = str(address[0]), address[1]
@@ -150,9 +157,7 @@ def _is_allowed_private(host: str, port: int, allowed: frozenset[tuple[str, int]
 def audit_hook(
     allowed: frozenset[tuple[str, int]], launcher: str = ""
 ) -> Callable[[str, tuple[Any, ...]], None]:
-    """The hook that `install_guard` installs; apart so that tests can call it without guarding their own
-    process.
-    """
+    """The hook that `install_guard` installs; apart, so that tests need not guard their own process."""
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if event == "socket.connect":
@@ -163,7 +168,7 @@ def audit_hook(
                 raise Abort(Reason.ADDRESS, why)
         elif event in _PROGRAMS and not (launcher and event == "subprocess.Popen" and args[0] == launcher):
             raise PermissionError(f"{event} is not allowed in the fetch process")
-        elif event in _OTHER_WAYS:
+        elif event in _BYPASSES:
             raise Abort(Reason.ADDRESS, f"{event} is not allowed in the fetch process")
 
     return hook

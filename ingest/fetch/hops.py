@@ -1,5 +1,4 @@
-"""What each request passes on its way, those of redirects included: urllib's handlers under yt-dlp's, made
-safe for the open web.
+"""What each request passes, those of redirects included: urllib's handlers, made safe for the open web.
 
 `GuardedRH` is the request handler that `ingest.fetch.web` gives to yt-dlp. Which addresses may be connected
 to is `ingest.fetch.guard`'s.
@@ -18,14 +17,13 @@ from ingest.fetch.guard import Abort
 from ingest.fetch.sniff import HEAD_BYTES, is_text, media_type
 from ingest.sample import Reason
 
+BLOCK_BYTES = 65536
 NO_ENCODINGS = ("identity", "none", "binary", "7bit", "8bit", "utf-8", "utf8", "aws-chunked", "chunked")
-"""What stands in Content-Encoding although the bytes are plain."""
+"""Values of Content-Encoding that servers send although the bytes are plain."""
 
 
-class GuardedRH(UrllibRH):
-    """urllib's handler without ftp, data and file URLs, with decompression in pieces; a proxy is asked for
-    named hosts only.
-    """
+class GuardedRH(UrllibRH):  # type: ignore[misc]  # yt-dlp has no types: its classes are Any to mypy
+    """urllib's handler for http and https only, with decompression in pieces and proxies for named hosts."""
 
     _SUPPORTED_URL_SCHEMES = ("http", "https")
     _SUPPORTED_PROXY_SCHEMES = ("http",)
@@ -60,7 +58,7 @@ class GuardedRH(UrllibRH):
 
 
 class RateLimitHandler(urllib.request.BaseHandler):
-    """Holds every hop back for as long as its host's rate and rest ask."""
+    """Holds every hop back until its host's rate and cooldown allow it."""
 
     def __init__(self, before_hop: Callable[[str], None]):
         self._before_hop = before_hop
@@ -72,8 +70,8 @@ class RateLimitHandler(urllib.request.BaseHandler):
     https_request = http_request
 
 
-class ProxyAllowlistHandler(ProxyHandler):
-    """Sends a request, redirected ones too, through the proxy, if its host may be asked for there."""
+class ProxyAllowlistHandler(ProxyHandler):  # type: ignore[misc]  # as above
+    """Sends a request, redirected ones too, through the proxy, if its host may be requested there."""
 
     def __init__(self, proxies: Any, refusal: Callable[[str], str | None]):
         super().__init__(proxies)
@@ -86,19 +84,17 @@ class ProxyAllowlistHandler(ProxyHandler):
         return super().proxy_open(req)
 
 
-class EncodedHTTPHandler(HTTPHandler):
-    """Undoes gzip and deflate piece by piece, where yt-dlp would do it at once (a gzip bomb of 1 MB holds 1
-    GB).
+class EncodedHTTPHandler(HTTPHandler):  # type: ignore[misc]  # as above
+    """Undoes gzip and deflate piece by piece.
 
-    The header is a claim: object stores keep names like aws-chunked or utf-8 there, and some say gzip of
-    plain bytes.
+    yt-dlp would do it at once, and a gzip bomb of 1 MB holds 1 GB. The header is a claim: object stores keep
+    names like aws-chunked or utf-8 there, and some state gzip for plain bytes.
     """
 
     def http_response(self, req: Any, resp: Any) -> Any:
         stated = (resp.headers.get("Content-Encoding") or "").lower()
-        names = [
-            name.strip() for name in stated.split(",") if name.strip() and name.strip() not in NO_ENCODINGS
-        ]
+        stripped = [name.strip() for name in stated.split(",")]
+        names = [name for name in stripped if name and name not in NO_ENCODINGS]
         if stated and not 300 <= resp.status < 400:  # the body of a redirect is never read
             resp = self._plain(resp, names)
         return super().http_response(req, resp)
@@ -106,15 +102,13 @@ class EncodedHTTPHandler(HTTPHandler):
     https_response = http_response
 
     def _plain(self, resp: Any, names: list[str]) -> Any:
-        """The answer as it was before its encodings; one whose bytes are not encoded as stated is taken as it
-        is.
-        """
+        """The answer as it was before its encodings; one that is not encoded as stated is taken as it is."""
         body = Peeked(resp)
         head = body.peek(HEAD_BYTES) if names else b""
-        packed = head.startswith(b"\x1f\x8b") or (
-            names == ["deflate"] and not (media_type(head) or is_text(head))
-        )
-        if packed and set(names) <= {"gzip", "x-gzip", "deflate"}:
+        is_gzip = head.startswith(b"\x1f\x8b")
+        # deflate may come without a header of its own (RFC 1951 alone): what else could the bytes be?
+        is_deflate = names == ["deflate"] and not (media_type(head) or is_text(head))
+        if (is_gzip or is_deflate) and set(names) <= {"gzip", "x-gzip", "deflate"}:
             body = Inflated(body)
             del resp.headers["Content-Length"]
         elif names and head and not (media_type(head) or is_text(head)):
@@ -140,11 +134,13 @@ class Peeked(io.BufferedIOBase):
 
     def read(self, amt: int | None = None) -> bytes:
         if amt is None or amt < 0:
-            head, self._head = self._head, b""
+            head = self._head
+            self._head = b""
             return head + self._inner.read()
         if not self._head:
             return bytes(self._inner.read(amt))
-        head, self._head = self._head[:amt], self._head[amt:]
+        head = self._head[:amt]
+        self._head = self._head[amt:]
         return head
 
     def readable(self) -> bool:
@@ -156,41 +152,40 @@ class Peeked(io.BufferedIOBase):
 
 
 class Inflated(Peeked):
-    """The bytes that were packed with gzip, zlib or bare deflate; never more in memory than one read asks
-    for.
+    """The bytes that were packed with gzip, zlib or bare deflate; in memory only as many as one read returns.
 
     `Abort` (corrupt) for other bytes, (network) where the stream ends too early.
     """
 
     def __init__(self, inner: Peeked):
         super().__init__(inner)
-        bare = inner.peek(2)[:1] not in (b"\x1f", b"\x78")
-        self._inflate = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS | 32)
+        is_bare = inner.peek(2)[:1] not in (b"\x1f", b"\x78")  # neither gzip's nor zlib's first byte
+        # zlib's convention: negative for bare deflate, + 32 to detect gzip or zlib by the header
+        self._inflate = zlib.decompressobj(-zlib.MAX_WBITS if is_bare else zlib.MAX_WBITS | 32)
         self._packed = b""
 
     def read(self, amt: int | None = None) -> bytes:
-        whole = amt is None or amt < 0
+        reads_all = amt is None or amt < 0
+        max_bytes = BLOCK_BYTES if reads_all else max(1, amt or 0)  # zlib takes 0 for "without a limit"
         data = b""
-        while not self._inflate.eof and (whole or not data):
-            data += self._some(65536 if whole else max(1, amt or 0))
+        while not self._inflate.eof and (reads_all or not data):
+            data += self._inflate_some(max_bytes)
         return data
 
-    def _some(self, most: int) -> bytes:
-        packed = self._packed or self._inner.read(65536)
+    def _inflate_some(self, max_bytes: int) -> bytes:
+        packed = self._packed or self._inner.read(BLOCK_BYTES)
         if not packed:
             raise Abort(Reason.NETWORK, "a compressed answer was cut off")
         try:
-            data = self._inflate.decompress(packed, most)
+            data = self._inflate.decompress(packed, max_bytes)
         except zlib.error as error:
             raise Abort(Reason.CORRUPT, f"bad content encoding: {error}") from None
         self._packed = self._inflate.unconsumed_tail
         return data
 
 
-class BodilessRedirectHandler(RedirectHandler):
-    """Follows without a look at the redirect's own body, which urllib would read to its end, however long
-    that is.
-    """
+class BodilessRedirectHandler(RedirectHandler):  # type: ignore[misc]  # as above
+    """Follows without the redirect's own body, which urllib would read to its end, however long that is."""
 
     def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> Any:
         fp.read = bytes

@@ -1,6 +1,6 @@
 """The JavaScript runtime (deno) that solves YouTube's challenges for yt-dlp, in a sandbox of its own.
 
-    path = write_launcher(find_deno("deno"), folder)     # an executable file: what yt-dlp gets as the path of its runtime
+    path = write_launcher(find_deno("deno"), folder)     # what yt-dlp gets as the path of its runtime
 
 yt-dlp runs `PATH run [flags] -` with a script of YouTube's on stdin, and `PATH --version`. The launcher
 starts this file instead, which starts deno with the flags below whatever it was given: all permissions
@@ -28,29 +28,37 @@ from typing import IO
 
 MAX_S = 60.0  # of one script, by the clock and on the CPU
 MAX_MEMORY_BYTES = 2 << 30  # of what deno writes to, and of what it holds at one time
-MAX_HEAP_MB = (
-    1024  # of V8's old generation: a script that is too large ends before the limit above crashes deno
-)
+# of V8's old generation: a script that is too large ends before the limit above crashes deno
+MAX_HEAP_MB = 1024
 MAX_SCRIPT_BYTES = 64 << 20
 MAX_OUTPUT_BYTES = 64 << 20  # an answer holds the player's script again, some 3 MB
 MAX_OPEN_FILES = 64
-MAX_WORDS = 2000  # of what deno writes to stderr
+MAX_STDERR_BYTES = 2000  # of what deno writes to stderr
 LOOK_EVERY_S = 0.05
 FLAGS = (
-    "--ext=js --quiet --no-code-cache --no-prompt --no-remote --no-npm --cached-only --no-lock --node-modules-dir=none --no-config"
+    "--ext=js --quiet --no-code-cache --no-prompt --no-remote --no-npm --cached-only --no-lock"
+    " --node-modules-dir=none --no-config"
     " --deny-read --deny-write --deny-net --deny-env --deny-run --deny-sys --deny-ffi --deny-import"
 ).split()
 ENVIRONMENT = {
-    "DENO_DIR": "/dev/null/none",
+    "DENO_DIR": "/dev/null/none",  # no folder: deno then caches nothing
     "DENO_NO_UPDATE_CHECK": "1",
     "NO_COLOR": "1",
-}  # no folder: deno then caches nothing
+}
 
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
-CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
-LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446  # system calls, on every architecture
-LANDLOCK_VERSION, LANDLOCK_BENEATH = 1, 1
-LANDLOCK_EXECUTE, LANDLOCK_READ_FILE = 1, 4
+# linux/prctl.h, linux/sched.h
+PR_SET_PDEATHSIG = 1
+PR_SET_NO_NEW_PRIVS = 38
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+# linux/landlock.h; the system calls have these numbers on every architecture
+LANDLOCK_CREATE = 444
+LANDLOCK_ADD = 445
+LANDLOCK_RESTRICT = 446
+LANDLOCK_VERSION = 1
+LANDLOCK_BENEATH = 1
+LANDLOCK_EXECUTE = 1
+LANDLOCK_READ_FILE = 4
 LANDLOCK_FILE_BITS = {1: 13, 2: 14, 3: 15, 4: 15}  # rights known to each version, 16 from the fifth on
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/nix/store", "/etc/ld.so.cache")
 
@@ -108,7 +116,7 @@ def run(deno: str, empty: str, max_s: float, arguments: list[str]) -> int:
     with (
         tempfile.TemporaryFile() as script,
         tempfile.TemporaryFile() as out,
-        tempfile.TemporaryFile() as words,
+        tempfile.TemporaryFile() as errors,
     ):
         if arguments != ["--version"]:
             script.write(evaluated(sys.stdin.buffer.read(MAX_SCRIPT_BYTES)))
@@ -117,13 +125,13 @@ def run(deno: str, empty: str, max_s: float, arguments: list[str]) -> int:
             command,
             stdin=script,
             stdout=out,
-            stderr=words,
+            stderr=errors,
             cwd=empty,
             env=ENVIRONMENT,
             preexec_fn=confinement(deno, os.getpid(), max_s),  # safe: this process has one thread
         )
         why = _watch(child, time.monotonic() + max_s)
-        _pass_on(words, sys.stderr.buffer, MAX_WORDS)
+        _pass_on(errors, sys.stderr.buffer, MAX_STDERR_BYTES)
         if why or child.returncode:
             print(why or f"deno ended with {child.returncode}", file=sys.stderr)
             return 1
@@ -148,7 +156,7 @@ def _v8_flags(arguments: list[str]) -> str:
 
 
 def _watch(child: subprocess.Popen[bytes], deadline_s: float) -> str:
-    """Waits for `child` until the deadline (monotonic); kills what overruns or grows too large, and says so."""
+    """Waits for `child` until the deadline (monotonic); kills what overruns or grows, and returns why."""
     why = ""
     while child.poll() is None:
         if time.monotonic() > deadline_s:
@@ -236,13 +244,13 @@ def leave_files(program: str) -> bool:
         return False
     for path in (program, *LIBRARIES):
         with contextlib.suppress(OSError):
-            place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            allowed = struct.pack("=Qi", LANDLOCK_EXECUTE | LANDLOCK_READ_FILE, place)
+            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            allowed = struct.pack("=Qi", LANDLOCK_EXECUTE | LANDLOCK_READ_FILE, descriptor)
             syscall(LANDLOCK_ADD, ruleset, LANDLOCK_BENEATH, allowed, 0)
-            os.close(place)
-    held = syscall(LANDLOCK_RESTRICT, ruleset, 0) == 0
+            os.close(descriptor)
+    is_restricted = syscall(LANDLOCK_RESTRICT, ruleset, 0) == 0
     os.close(ruleset)
-    return held
+    return is_restricted
 
 
 def main(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""What a file or an answer is, by its first bytes: a server's Content-Type and a name's suffix are claims.
+"""What a file or an answer is, by its first bytes: a Content-Type and a suffix are claims.
 
     media_type(head)        # "video/mp4", "image/png", …; "" for what is not in the table
     is_text(head)           # a page, a manifest, an error message
@@ -56,9 +56,7 @@ def is_text(head: bytes) -> bool:
 
 
 def text_type(head: bytes, stated: str) -> str:
-    """The MIME type of a text: manifests by their first words, else `stated` where that can be a text's, else
-    HTML.
-    """
+    """The MIME type of a text: a manifest's by its start, else `stated` where it can be one, else HTML."""
     start = head.removeprefix(_BYTE_ORDER_MARKS[0]).lstrip()
     if start.startswith(b"#EXTM3U"):
         return MANIFESTS[0]

@@ -56,6 +56,30 @@ sandbox.ask({{"do": "drip"}})
     assert not _alive(child)
 
 
+def test_an_orphan_under_a_subreaper_ends() -> None:
+    """A child whose parent is gone before it could ask for the signal: its new parent is no process 1."""
+    program = """
+import ctypes, os, time
+from ingest.child import die_with_parent
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans become ours
+if os.fork() == 0:
+    os.environ["STILLSOUND_PARENT"] = str(os.getpid())
+    parent = os.getpid()
+    if os.fork() == 0:
+        while os.getppid() == parent:
+            time.sleep(0.01)
+        die_with_parent()
+        os._exit(0)
+    os._exit(0)
+os.wait()
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "1\n", done.stderr
+
+
 def _alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
