@@ -13,9 +13,9 @@ from pathlib import Path
 
 from configs.load import UserError
 
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .avif .avifs .heic .heif .jp2 .j2k .ppm .pgm".split()
-)
+COMMON_SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff"
+RARER_SUFFIXES = ".avif .avifs .heic .heif .jp2 .j2k .ppm .pgm"
+SUFFIXES = frozenset(f"{COMMON_SUFFIXES} {RARER_SUFFIXES}".split())
 
 
 def find_photos(images: str) -> dict[str, Path]:
@@ -25,21 +25,19 @@ def find_photos(images: str) -> dict[str, Path]:
     unless two would be called alike. A file that is named itself needs no suffix; hidden files are left out.
     `UserError` where there is none.
     """
-    place, root = Path(images), root_of(images)
-    if place.is_dir():
-        found = sorted(_below(images))
-    elif os.path.lexists(place):
-        found = [place]
+    path = Path(images)
+    root = root_of(images)
+    if path.is_dir():
+        files = sorted(_below(images))
+    elif os.path.lexists(path):
+        files = [path]
     else:
-        found = sorted(map(Path, glob.glob(images, recursive=True)))
-    named_itself = [place] == found
-    photos = [path for path in found if named_itself or (_looks_like_photo(path) and not path.is_dir())]
+        files = sorted(map(Path, glob.glob(images, recursive=True)))
+    named_itself = files == [path]  # whoever names a file means it, whatever its suffix
+    photos = [file for file in files if named_itself or (_looks_like_photo(file) and not file.is_dir())]
     if not photos:
-        state = (
-            f"no picture ({', '.join(sorted(SUFFIXES))}) there"
-            if found or place.exists()
-            else "does not exist"
-        )
+        exists = bool(files) or path.exists()
+        state = f"no picture ({', '.join(sorted(SUFFIXES))}) there" if exists else "does not exist"
         raise UserError(f"images={images}: {state}; give a picture, a folder or a glob")
     return dict(zip(_names([path.relative_to(root) for path in photos]), photos, strict=True))
 

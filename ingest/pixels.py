@@ -1,8 +1,8 @@
 """Any still picture -> the same 8-bit RGB pixels everywhere: upright, sRGB, what is transparent on white, no
 metadata.
 
-    picture = open_picture("photo.png")            # a path, bytes or a file; `PictureError` for what cannot be used
-    picture = to_srgb(PIL.Image.open("photo.png"))  # of a picture that is open already
+    picture = open_picture("photo.png")            # a path, bytes or a file; else `PictureError`
+    picture = to_srgb(PIL.Image.open("photo.png")) # of a picture that is open already
 
 Ingest, training, precompute, generate and evaluate all go through here, so that a model hears what it was
 trained on. Needs Pillow and numpy only and imports nothing of ours: `training.export` copies this text into
@@ -104,7 +104,8 @@ def to_srgb(picture: Image.Image) -> Image.Image:
     """
     transparent = _transparent_value(picture)  # before loading, which forgets how the file stores its pixels
     picture.load()
-    profile, turn = picture.info.get("icc_profile"), UPRIGHT.get(_orientation(picture))
+    profile = picture.info.get("icc_profile")
+    turn = UPRIGHT.get(_orientation(picture))
     colours, alpha = _colours_and_alpha(picture, transparent)
     shown = _in_srgb(colours, profile)
     if alpha is not None:
@@ -124,7 +125,8 @@ def _transparent_value(picture: Image.Image) -> Any:
     Pillow gives it as a PNG stores it: in 2 or 4 bits of grey, or in 16 bits a channel, of which Pillow keeps
     the upper 8.
     """
-    value, tiles = picture.info.get("transparency"), getattr(picture, "tile", None)
+    value = picture.info.get("transparency")
+    tiles = getattr(picture, "tile", None)
     stored = tiles[0].args if tiles else None
     if isinstance(value, tuple) and (stored == "RGB;16B" or max(value) > 255):
         return tuple(part >> 8 for part in value)

@@ -74,7 +74,8 @@ def sample_scene(rng: np.random.Generator, num_objects: int = 1) -> Scene:
 
 def _sample_object(rng: np.random.Generator, x: float, y: float, jitter: float) -> SceneObject:
     size, stripes, hue = (float(value) for value in rng.uniform(0, 1, 3))
-    x, y = x + float(rng.uniform(-jitter, jitter)), y + float(rng.uniform(-jitter, jitter))
+    x += float(rng.uniform(-jitter, jitter))  # the order of the draws is part of every scene made so far
+    y += float(rng.uniform(-jitter, jitter))
     return SceneObject(str(rng.choice(SHAPES)), size, stripes, hue, x, y, float(rng.uniform(-12, 12)))
 
 
@@ -149,15 +150,15 @@ def _outline(shape: str, angle_deg: float) -> np.ndarray:
         ]
         points = np.array([*corners, (-arm, -arm)])
     else:
-        number, inner, turn = {"square": (4, 1.0, 45), "triangle": (3, 1.0, -90), "star": (5, 0.42, -90)}[
-            shape
-        ]
-        steps = number * (2 if inner < 1 else 1)
+        corners_and_turns = {"square": (4, 1.0, 45), "triangle": (3, 1.0, -90), "star": (5, 0.42, -90)}
+        num_corners, inner, turn = corners_and_turns[shape]
+        steps = num_corners * (2 if inner < 1 else 1)
         turns = np.deg2rad(turn + 360 * np.arange(steps) / steps)
         lengths = np.where(np.arange(steps) % 2, inner, 1.0)
         points = np.stack([np.cos(turns), np.sin(turns)], 1) * lengths[:, None]
-    c, s = np.cos(np.deg2rad(angle_deg)), np.sin(np.deg2rad(angle_deg))
-    return points @ np.array([[c, s], [-s, c]])
+    cosine = np.cos(np.deg2rad(angle_deg))
+    sine = np.sin(np.deg2rad(angle_deg))
+    return points @ np.array([[cosine, sine], [-sine, cosine]])
 
 
 def render_audio(
@@ -178,16 +179,16 @@ def render_audio(
 
 def _object_sound(
     thing: SceneObject,
-    facts: dict[str, Any],
+    sound: dict[str, Any],
     time_s: np.ndarray,
     sample_rate_hz: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    f0_hz = facts["f0_hz"] * 2 ** (rng.uniform(-8, 8) / 1200)
+    f0_hz = sound["f0_hz"] * 2 ** (rng.uniform(-8, 8) / 1200)
     wave = harmonics(
-        thing.shape, f0_hz, facts["tilt_db_per_octave"], time_s, sample_rate_hz, rng.uniform(0, 2 * np.pi, 32)
+        thing.shape, f0_hz, sound["tilt_db_per_octave"], time_s, sample_rate_hz, rng.uniform(0, 2 * np.pi, 32)
     )
-    return wave * onset_envelope(facts["rate_hz"], rng.uniform(0, 1), time_s)
+    return wave * onset_envelope(sound["rate_hz"], rng.uniform(0, 1), time_s)
 
 
 def onset_envelope(rate_hz: float, phase: float, time_s: np.ndarray) -> np.ndarray:

@@ -1,8 +1,7 @@
-"""`ingest serve FOLDER`: a loopback web site of a synth folder, with a list file of it for
-`source.kind=urls`.
+"""`ingest serve FOLDER`: a loopback web site of a synth folder, with a list of it for `source.kind=urls`.
 
     with running_site(folder) as site: …     # in tests: a server in a thread, site.url its address
-    FOLDER/urls.csv                          url, id, title, license, sound_url; ids are those of the catalogue
+    FOLDER/urls.csv                          url, id, title, license, sound_url; ids as in the catalogue
 
 Most videos are pages with a <video> tag that state their license, as on the web; some are direct links. It
 also holds what a scrape has to survive: a page without a license, one that opts out, one that is busy at
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 from urllib.parse import quote, unquote, urlsplit
 
+from cluster.files import replacing
 from configs.load import UserError, operational
 from ingest.synth import LICENSE_URLS
 
@@ -146,8 +146,9 @@ def serve(config: ServeConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with running_site(Path(config.path), config.port) as site:
+        listing = Path(config.path) / "urls.csv"
         print(
-            f"serving {config.path} at {site.url}, listed in {Path(config.path) / 'urls.csv'}; Ctrl-C ends it",
+            f"serving {config.path} at {site.url}, listed in {listing}; Ctrl-C ends it",
             flush=True,
         )
         stop.wait()
@@ -234,29 +235,30 @@ class Handler(BaseHTTPRequestHandler):
                 "Content-Type": CONTENT_TYPES.get(path.suffix, "application/octet-stream"),
                 "Accept-Ranges": "bytes",
             }
-            asked = byte_range(self.headers.get("Range"), size)
-            if asked == "unsatisfiable":
+            requested = byte_range(self.headers.get("Range"), size)
+            if requested == "unsatisfiable":
                 return self._send_head(416, {"Content-Range": f"bytes */{size}", "Content-Length": "0"})
-            if isinstance(asked, tuple):
-                first, last = asked
+            status = 200
+            if isinstance(requested, tuple):
+                status = 206
+                first, last = requested
                 headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-            self._send_head(
-                206 if isinstance(asked, tuple) else 200, {**headers, "Content-Length": str(last - first + 1)}
-            )
+            headers["Content-Length"] = str(last - first + 1)
+            self._send_head(status, headers)
             if self.command == "GET":
                 self._send_bytes(file, first, last)
 
     def _send_bytes(self, file: BinaryIO, first: int, last: int) -> None:
         file.seek(first)
-        left = last - first + 1
+        remaining = last - first + 1
         with contextlib.suppress(ConnectionError):  # the client has seen enough
-            while left > 0:
-                block = file.read(min(left, BLOCK_BYTES))
+            while remaining > 0:
+                block = file.read(min(remaining, BLOCK_BYTES))
                 if not block:
                     self.close_connection = True
                     return
                 self.wfile.write(block)
-                left -= len(block)
+                remaining -= len(block)
 
     def _send_head(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -265,7 +267,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing: the scrape beside it has the word."""
+        """Logs nothing: what matters is in the log of the scrape that runs beside it."""
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | str | None:
@@ -274,9 +276,11 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | str | None:
     if not match or match[1] == match[2] == "":
         return None
     if match[1] == "":
-        first, last = max(0, size - int(match[2])), size - 1
+        first = max(0, size - int(match[2]))
+        last = size - 1
     else:
-        first, last = int(match[1]), min(int(match[2] or size - 1), size - 1)
+        first = int(match[1])
+        last = min(int(match[2] or size - 1), size - 1)
         if match[2] and int(match[2]) < first:
             return None
     return (first, last) if first <= last else "unsatisfiable"
@@ -292,27 +296,27 @@ def _media_path(name: str) -> str:
 
 def _page(entry: dict[str, Any], role: str) -> str:
     """The HTML of one video."""
-    name, title = entry["files"][0], html.escape(entry["title"])
+    name = entry["files"][0]
+    title = html.escape(entry["title"])
     license_url = html.escape(LICENSE_URLS.get(entry["license"], ""))
     link = f'<a rel="license" href="{license_url}">{entry["license"]}</a>'
     stated = "" if role == "unlicensed" else f"<figcaption>License of this video: {link}</figcaption>"
     robots = '<meta name="robots" content="noai">' if role == "noai" else ""
     kind = CONTENT_TYPES[Path(name).suffix]
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>{robots}</head><body><h1>{title}</h1>'
-        f'<figure><video controls><source src="{_media_path(name)}" type="{kind}"></video>{stated}</figure></body></html>'
-    )
+    head = f'<meta charset="utf-8"><title>{title}</title>{robots}'
+    video = f'<video controls><source src="{_media_path(name)}" type="{kind}"></video>'
+    body = f"<h1>{title}</h1><figure>{video}{stated}</figure>"
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>'
 
 
 def _index(site: Site) -> str:
     links = "".join(f'<li><a href="{path}">{Path(path).stem}</a></li>' for path in site.pages)
-    return f'<!doctype html><html lang="en"><head><title>Scenes</title></head><body><ul>{links}</ul></body></html>'
+    body = f"<body><ul>{links}</ul></body>"
+    return f'<!doctype html><html lang="en"><head><title>Scenes</title></head>{body}</html>'
 
 
 def _write_list(path: Path, rows: list[dict[str, str]]) -> None:
-    beside = path.with_name(f"partial-{path.name}")
-    with beside.open("w", newline="") as file:
+    with replacing(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="")
         writer.writeheader()
         writer.writerows(rows)
-    beside.replace(path)

@@ -1,9 +1,8 @@
-"""`ingest stills`: photos -> silent static videos and a list of them, for video-to-audio models such as
-MMAudio.
+"""`ingest stills`: photos -> silent static videos and a list of them, for video-to-audio models like MMAudio.
 
     python -m ingest stills images=photos output=out/stills duration_s=8
-    out/stills/videos/…/<id>.mp4    H.264 (BT.709, limited range), no sound, every frame the photo; a folder per settings
-    out/stills/list.tsv             id, path, caption; a row per video (MMAudio reads the folder, or such a list)
+    out/stills/videos/…/<id>.mp4    H.264 (BT.709, limited range), no sound; a folder per settings
+    out/stills/list.tsv             id, path, caption; a row per video (MMAudio reads the folder, or it)
     out/stills/refused.tsv          id, path, reason; the photos that cannot be used
     out/stills/sources.json         the sha256 of the photo that each video shows
 
@@ -25,7 +24,8 @@ from typing import Any
 import ffmpeg
 from PIL import Image
 
-from configs.load import UserError, operational
+from cluster.files import replacing
+from configs.load import UserError, at_least, operational
 from ingest.ffmpeg import ffmpeg_exe
 from ingest.photos import find_photos, root_of
 from ingest.pixels import PictureError, open_picture
@@ -58,8 +58,7 @@ class StillsConfig:
             raise UserError(f"duration_s={self.duration_s} at fps={self.fps}: not even one frame")
         if self.short_side_px < 16 or self.short_side_px % 2:
             raise UserError(f"short_side_px={self.short_side_px}: give an even number, 16 or more")
-        if self.workers < 1:
-            raise UserError(f"workers={self.workers}: give 1 or more")
+        at_least(self, 1, "workers")
 
 
 def make_stills(config: StillsConfig) -> dict[str, Any]:
@@ -82,12 +81,12 @@ def make_stills(config: StillsConfig) -> dict[str, Any]:
         digests = dict(zip(photos, pool.map(_digest, photos.values()), strict=True))
         stale = [sources.get(str(videos[id].relative_to(output))) != digests[id] for id in photos]
         reasons = list(pool.map(partial(_render, config), photos.values(), videos.values(), stale))
-    kept = {
+    rendered = {
         str(videos[id].relative_to(output)): digests[id]
         for id, reason in zip(photos, reasons, strict=True)
         if not reason
     }
-    _write(output / SOURCES, json.dumps(sources | kept, indent=0))
+    _write(output / SOURCES, json.dumps(sources | rendered, indent=0))
     made = [
         (id, str(videos[id].relative_to(output)), captions.get(_below(config.images, photo), ""))
         for (id, photo), reason in zip(photos.items(), reasons, strict=True)
@@ -133,10 +132,10 @@ def _read_sources(output: Path) -> dict[str, str]:
     Empty where nothing (readable) is there yet.
     """
     try:
-        found = json.loads((output / SOURCES).read_text())
+        sources = json.loads((output / SOURCES).read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return sources if isinstance(sources, dict) else {}
 
 
 def _digest(photo: Path) -> str:
@@ -162,11 +161,11 @@ def _render(config: StillsConfig, photo: Path, video: Path, stale: bool) -> str:
     if max(frame.size) > MAX_SIDE_PX:
         return f"too long: {frame.width} x {frame.height} pixels as a video, {MAX_SIDE_PX} a side allowed"
     video.parent.mkdir(exist_ok=True)
-    beside = video.with_name(f"partial-{video.name}")
-    result = subprocess.run(_encoding(config, frame, beside), input=frame.tobytes(), capture_output=True)
-    if result.returncode:
-        raise RuntimeError(f"ffmpeg failed on {photo}: {result.stderr.decode(errors='replace')[-500:]}")
-    beside.rename(video)
+    with replacing(video) as partial:
+        command = _encoding(config, frame, partial)
+        result = subprocess.run(command, input=frame.tobytes(), capture_output=True)
+        if result.returncode:
+            raise RuntimeError(f"ffmpeg failed on {photo}: {result.stderr.decode(errors='replace')[-500:]}")
     return ""
 
 
@@ -220,6 +219,5 @@ def _write_list(path: Path, header: tuple[str, ...], rows: list[tuple[str, str, 
 
 
 def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f"partial-{path.name}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -1,7 +1,6 @@
-"""`ingest synth OUT`: renders procedural scenes to real media files, with the ground truth kept apart from
-the media.
+"""`ingest synth OUT`: renders procedural scenes to real media files, the ground truth apart from the media.
 
-    OUT/media/<id>.mp4|.webm|.jpg + .wav …   several scenes per video; HLS and DASH variants in OUT/media/<id>/
+    OUT/media/<id>.mp4|.webm|.jpg + .wav …  several scenes per video; HLS and DASH in OUT/media/<id>/
     OUT/truth/<id>.json                     a list of {start_s, duration_s, attributes, scene}
     OUT/catalogue.json                      a list of {id, kind, files, license, title}
 
@@ -65,35 +64,37 @@ def synth(config: SynthConfig) -> dict[str, Any]:
     if config.scenes_per_video < 1 or config.scene_s <= 0 or config.size_px < 16 or config.size_px % 2:
         raise UserError("scenes_per_video >= 1, scene_s > 0 and an even size_px >= 16 are needed")
     if (config.scene_s * config.fps) % 2:
-        raise UserError(
-            f"scene_s={config.scene_s} x fps={config.fps}: give an even number of frames, so that a scene has a middle frame"
-        )
+        fix = "give an even number of frames, so that a scene has a middle frame"
+        raise UserError(f"scene_s={config.scene_s} x fps={config.fps}: {fix}")
     root = Path(config.path).resolve()
     try:
         for name in ("media", "truth"):
             (root / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{config.path}: not writable ({error.strerror}); choose another folder") from error
-    numbers = (config.videos, config.webm, config.hls, config.dash, config.stills, config.silent)
-    wanted = [(kind, number) for kind, count in zip(KINDS, numbers, strict=True) for number in range(count)]
+    counts = (config.videos, config.webm, config.hls, config.dash, config.stills, config.silent)
+    media: list[tuple[str, int]] = []
+    for kind, count in zip(KINDS, counts, strict=True):
+        media += ((kind, index) for index in range(count))
     with ProcessPoolExecutor(max(1, config.workers)) as pool:
-        entries = list(pool.map(partial(_render, config), wanted, chunksize=4))
+        entries = list(pool.map(partial(_render, config), media, chunksize=4))
     (root / "catalogue.json").write_text(json.dumps(entries, indent=1))
     return {"media": len(entries)}
 
 
-def _render(config: SynthConfig, wanted: tuple[str, int]) -> dict[str, Any]:
+def _render(config: SynthConfig, medium: tuple[str, int]) -> dict[str, Any]:
     """One medium and its truth; returns its entry in the catalogue."""
-    kind, number = wanted
-    root, media_id = Path(config.path).resolve(), f"{kind}{number:04d}"
-    rng = np.random.default_rng([config.seed, KINDS.index(kind), number])
+    kind, index = medium
+    root = Path(config.path).resolve()
+    media_id = f"{kind}{index:04d}"
+    rng = np.random.default_rng([config.seed, KINDS.index(kind), index])
     count = 1 if kind == "still" else config.scenes_per_video
     scenes = [sample_scene(rng, config.num_objects) for _ in range(count)]
     sound = np.concatenate([render_audio(scene, config.scene_s, SAMPLE_RATE_HZ, rng) for scene in scenes])
     if kind == "silent":
         sound = np.zeros_like(sound)
     licenses = list(LICENSE_URLS)
-    license = licenses[number % len(licenses)]
+    license = licenses[index % len(licenses)]
     entry: dict[str, Any] = {"id": media_id, "kind": kind, "license": license, "title": f"Scenes {media_id}"}
     truth = [
         {
@@ -144,8 +145,8 @@ def _encode(path: Path, kind: str, scenes: list[Scene], sound: np.ndarray, confi
     out = ffmpeg.output(picture, ffmpeg.input(str(wav)), str(target), **_codec_options(kind, config))
     frames_per_scene = round(config.scene_s * config.fps)
     frames = b"".join(render_image(scene, config.size_px).tobytes() * frames_per_scene for scene in scenes)
-    words = ffmpeg.compile(out, cmd=ffmpeg_exe(), overwrite_output=True)
-    result = subprocess.run(words, input=frames, capture_output=True, cwd=path.parent)
+    command = ffmpeg.compile(out, cmd=ffmpeg_exe(), overwrite_output=True)
+    result = subprocess.run(command, input=frames, capture_output=True, cwd=path.parent)
     wav.unlink()
     if result.returncode:
         raise RuntimeError(f"ffmpeg failed on {path}: {result.stderr.decode(errors='replace')[-500:]}")
@@ -154,7 +155,7 @@ def _encode(path: Path, kind: str, scenes: list[Scene], sound: np.ndarray, confi
 
 
 def _codec_options(kind: str, config: SynthConfig) -> dict[str, Any]:
-    """Encoder settings of a kind; keyframes at the middle of every scene and nowhere else but at the start."""
+    """Encoder settings of a kind; keyframes are at the start and at the middle of every scene only."""
     middle_s = config.scene_s / 2
     keys = ",".join(f"{middle_s + i * config.scene_s:.3f}" for i in range(config.scenes_per_video))
     shared = {

@@ -57,9 +57,9 @@ def image_palette(jpeg: bytes) -> bytes:
     return np.round(255 * amount / len(shade)).astype(np.uint8).tobytes()
 
 
-def palette_distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def palette_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Share of the pictures that has another colour, float [n] of uint8 [n, 125]."""
-    return 1 - np.minimum(one, other).sum(-1, dtype=np.int64) / 255
+    return 1 - np.minimum(a, b).sum(-1, dtype=np.int64) / 255
 
 
 def audio_fingerprint(audio: np.ndarray, rate: int) -> str:
@@ -99,12 +99,12 @@ def audio_sequence(audio: np.ndarray, rate: int, start: int) -> bytes:
     return first + np.packbits(level[FRAME_SUM:] - level[:-FRAME_SUM] > FRAME_NATS, axis=1).tobytes()
 
 
-def image_distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def image_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Bits in which image hashes differ: int [n] of uint64 [n] and [n] (or one of them alone)."""
-    return np.bitwise_count(one ^ other)
+    return np.bitwise_count(a ^ b)
 
 
-def audio_distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def audio_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """0 (the same) to 1, float [n], of fingerprints uint64 [n, 4]: the larger of the distances in shape and
     in change.
 
@@ -112,7 +112,8 @@ def audio_distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     noise. Change: the share of the 128 bits that differ. Encoded again: up to 0.28 (Opus at 24 kbit/s; below
     0.19 for 19 of 20); two noises of one spectrum: from 0.33; two tones in different bands: 1.
     """
-    differ, lit = np.bitwise_count(one ^ other), np.bitwise_count((one | other)[..., :2]).sum(-1)
+    differ = np.bitwise_count(a ^ b)
+    lit = np.bitwise_count((a | b)[..., :2]).sum(-1)
     shape = differ[..., :2].sum(-1, dtype=np.int64) / np.maximum(lit, 1)
     return np.maximum(shape, differ[..., 2:].sum(-1, dtype=np.int64) / 128)
 

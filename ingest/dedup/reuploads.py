@@ -38,7 +38,7 @@ WORDS_PER_CLIP = 48
 PARTS = 64
 CROWD = 64
 BATCH = 2048
-POSTING = np.dtype([("word", np.uint32), ("place", np.uint32), ("frame", np.int32)])
+POSTING = np.dtype([("word", np.uint32), ("sample", np.uint32), ("frame", np.int32)])
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,24 @@ class Tracks:
     images: np.ndarray
     palettes: np.ndarray
 
-    def alike(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    def alike(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """bool [n]: whether the pictures of samples [n] could be of one scene."""
-        near = image_distances(self.images[one], self.images[other]) <= IMAGE_BITS
-        return near | (palette_distances(self.palettes[one], self.palettes[other]) <= COLOUR_SHARE)
+        near = image_distances(self.images[a], self.images[b]) <= IMAGE_BITS
+        return near | (palette_distances(self.palettes[a], self.palettes[b]) <= COLOUR_SHARE)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Clips laid over each other, int [n] each: bits lit in one only, in one or both; frames in common."""
+
+    differ: np.ndarray
+    lit: np.ndarray
+    common: np.ndarray
+
+    def share(self) -> np.ndarray:
+        """float [n]: the share of lit bits that differ; 2, more than any, where too little is in common."""
+        enough = (self.common >= LEAST_FRAMES) & (self.lit >= LEAST_FRAMES)
+        return np.where(enough, self.differ / np.maximum(self.lit, 1), 2.0)
 
 
 def find_reuploads(tracks: Tracks, marks: np.ndarray, folder: Path) -> None:
@@ -65,39 +79,45 @@ def find_reuploads(tracks: Tracks, marks: np.ndarray, folder: Path) -> None:
     plays no part.
     """
     _write_words(tracks, marks, folder)
-    found: set[tuple[int, int, int]] = set()
+    versions: set[tuple[int, int, int]] = set()
     for part in range(PARTS):
-        for low, high, shift in _candidates(tracks, np.fromfile(_part(folder, part), POSTING)):
-            found |= _same_sound(tracks, low, high, shift)
+        for low, high, shift in _candidates(tracks, np.fromfile(_path_of_part(folder, part), POSTING)):
+            versions |= _same_sound(tracks, low, high, shift)
     order = np.argsort(tracks.media, kind="stable")
     bounds = np.searchsorted(tracks.media[order], np.arange(tracks.media.max(initial=-1) + 2))
-    for later, earlier, apart in sorted(found):
-        clips, others = (order[bounds[medium] : bounds[medium + 1]] for medium in (later, earlier))
-        clips, others = clips[~marks[clips]], others[~marks[others]]
-        if _is_seen(tracks, clips, others, apart):
-            again = np.array([_is_heard(tracks, clip, others, apart) for clip in clips], bool)
-            marks[clips if 2 * again.sum() >= len(clips) else clips[again]] = True
+
+    def unmarked_clips(medium: int) -> np.ndarray:
+        clips = order[bounds[medium] : bounds[medium + 1]]
+        return clips[~marks[clips]]
+
+    for later, earlier, apart in sorted(versions):
+        clips = unmarked_clips(later)
+        originals = unmarked_clips(earlier)
+        if _is_seen(tracks, clips, originals, apart):
+            heard = np.array([_is_heard(tracks, clip, originals, apart) for clip in clips], bool)
+            # with half of its clips the medium is a copy: the rest only was too short or too noisy to tell
+            marks[clips if 2 * heard.sum() >= len(clips) else clips[heard]] = True
 
 
-def _part(folder: Path, part: int) -> Path:
+def _path_of_part(folder: Path, part: int) -> Path:
     return folder / f"words-{part:02d}"
 
 
 def _write_words(tracks: Tracks, marks: np.ndarray, folder: Path) -> None:
-    """The words of every living sample, in PARTS files by their value."""
-    files = [_part(folder, part).open("wb") for part in range(PARTS)]
+    """The words of every sample that stays so far, in PARTS files by their value."""
+    files = [_path_of_part(folder, part).open("wb") for part in range(PARTS)]
     for start in range(0, len(marks), BATCH):
         batch = [words_of(frames) for frames in tracks.frames[start : start + BATCH]]
-        places = np.repeat(
-            np.arange(start, start + len(batch), dtype=np.uint32), [len(words) for words, _ in batch]
-        )
-        postings = np.empty(len(places), POSTING)
-        postings["word"], postings["place"] = np.concatenate([words for words, _ in batch]), places
-        postings["frame"] = np.concatenate([frames for _, frames in batch]) + tracks.first[places]
-        postings = postings[~marks[places]]
-        parts = postings["word"] * np.uint32(2654435761) >> np.uint32(26)
+        samples = np.arange(start, start + len(batch), dtype=np.uint32)
+        samples = np.repeat(samples, [len(words) for words, _ in batch])
+        postings = np.empty(len(samples), POSTING)
+        postings["word"] = np.concatenate([words for words, _ in batch])
+        postings["sample"] = samples
+        postings["frame"] = np.concatenate([frames for _, frames in batch]) + tracks.first[samples]
+        postings = postings[~marks[samples]]
+        hashes = postings["word"] * np.uint32(2654435761) >> np.uint32(26)  # Knuth's multiplier; 64 parts
         for part, file in enumerate(files):
-            file.write(postings[parts == part].tobytes())
+            file.write(postings[hashes == part].tobytes())
     for file in files:
         file.close()
 
@@ -126,18 +146,20 @@ def _candidates(tracks: Tracks, postings: np.ndarray) -> Iterator[tuple[np.ndarr
     media times agree.
     """
     postings = postings[np.argsort(postings["word"], kind="stable")]
-    word, place, frame = (postings[name] for name in ("word", "place", "frame"))
-    firsts = np.flatnonzero(word[1:] == word[:-1])
+    words = postings["word"]
+    lower = np.flatnonzero(words[1:] == words[:-1])
     for distance in range(1, CROWD + 1):
-        firsts = firsts[firsts + distance < len(word)]
-        firsts = firsts[word[firsts] == word[firsts + distance]]
-        for start in range(0, len(firsts), BATCH):
-            part = firsts[start : start + BATCH]
-            low, high = place[part].astype(int), place[part + distance].astype(int)
-            near = tracks.media[low] != tracks.media[high]
-            near[near] = tracks.alike(low[near], high[near])
+        lower = lower[lower + distance < len(words)]
+        lower = lower[words[lower] == words[lower + distance]]
+        for start in range(0, len(lower), BATCH):
+            batch = lower[start : start + BATCH]
+            low = postings[batch]
+            high = postings[batch + distance]
+            near = tracks.media[low["sample"]] != tracks.media[high["sample"]]
+            near[near] = tracks.alike(low["sample"][near], high["sample"][near])
             if near.any():
-                yield low[near], high[near], frame[part + distance][near].astype(int) - frame[part][near]
+                shift = high["frame"][near].astype(int) - low["frame"][near]
+                yield low["sample"][near].astype(int), high["sample"][near].astype(int), shift
 
 
 def _same_sound(
@@ -147,50 +169,45 @@ def _same_sound(
     agree.
     """
     swap = tracks.media[low] > tracks.media[high]
-    early, late, shift = np.where(swap, high, low), np.where(swap, low, high), np.where(swap, -shift, shift)
-    best, apart = np.full(len(late), 2.0), shift.copy()
-    for slip in (0, -1, 1):
-        differ, lit, both = _laid_over(tracks, late, early, shift + slip)
-        share = np.where((both >= LEAST_FRAMES) & (lit >= LEAST_FRAMES), differ / np.maximum(lit, 1), 2.0)
-        apart, best = np.where(share < best, shift + slip, apart), np.minimum(share, best)
+    early = np.where(swap, high, low)
+    late = np.where(swap, low, high)
+    shift = np.where(swap, -shift, shift)
+    best = np.full(len(late), 2.0)
+    apart = shift.copy()
+    for slip in (0, -1, 1):  # a cut between two frames of 25 ms rounds either way
+        share = _overlap(tracks, late, early, shift + slip).share()
+        apart = np.where(share < best, shift + slip, apart)
+        best = np.minimum(share, best)
     same = best <= SOUND_SHARE
-    return {
-        *zip(
-            tracks.media[late[same]].tolist(),
-            tracks.media[early[same]].tolist(),
-            apart[same].tolist(),
-            strict=True,
-        )
-    }
+    later = tracks.media[late[same]].tolist()
+    earlier = tracks.media[early[same]].tolist()
+    return set(zip(later, earlier, apart[same].tolist(), strict=True))
 
 
-def _is_seen(tracks: Tracks, clips: np.ndarray, others: np.ndarray, apart: int) -> bool:
+def _is_seen(tracks: Tracks, clips: np.ndarray, originals: np.ndarray, apart: int) -> bool:
     """Whether enough of the pictures of clips that overlap are alike."""
-    gap = tracks.first[clips][:, None] - apart - tracks.first[others]
+    gap = tracks.first[clips][:, None] - apart - tracks.first[originals]
     late, early = np.nonzero(np.abs(gap) < tracks.frames.shape[1])
-    return bool(len(late)) and bool(tracks.alike(clips[late], others[early]).mean() >= ALIKE_SHARE)
+    return bool(len(late)) and bool(tracks.alike(clips[late], originals[early]).mean() >= ALIKE_SHARE)
 
 
-def _is_heard(tracks: Tracks, clip: int, others: np.ndarray, apart: int) -> bool:
-    """Whether half of `clip` or more is heard in `others` (of one medium, so no two of them overlap)."""
-    differ, lit, both = (
-        part.sum()
-        for part in _laid_over(tracks, np.full(len(others), clip), others, np.full(len(others), apart))
-    )
-    return bool(2 * both >= tracks.frames.shape[1] and differ <= SOUND_SHARE * lit)
+def _is_heard(tracks: Tracks, clip: int, originals: np.ndarray, apart: int) -> bool:
+    """Whether half of `clip` or more is heard in `originals` (of one medium, so no two of them overlap)."""
+    count = len(originals)
+    overlap = _overlap(tracks, np.full(count, clip), originals, np.full(count, apart))
+    if 2 * overlap.common.sum() < tracks.frames.shape[1]:
+        return False
+    return bool(overlap.differ.sum() <= SOUND_SHARE * overlap.lit.sum())
 
 
-def _laid_over(
-    tracks: Tracks, late: np.ndarray, early: np.ndarray, apart: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(bits lit in one only, bits lit in one or both, frames in common), each int [n]."""
+def _overlap(tracks: Tracks, late: np.ndarray, early: np.ndarray, apart: np.ndarray) -> Overlap:
+    """The sounds of clips `late` [n] over those of `early` [n], `apart` [n] frames of media time apart."""
     length = tracks.frames.shape[1]
     at = np.arange(length) + (tracks.first[late] - apart - tracks.first[early])[:, None]
     common = (at >= 0) & (at < length)
-    ones = np.where(common, tracks.frames[late], 0)
-    others = np.where(common, np.take_along_axis(tracks.frames[early], np.clip(at, 0, length - 1), axis=1), 0)
-    return (
-        np.bitwise_count(ones ^ others).sum(1, int),
-        np.bitwise_count(ones | others).sum(1, int),
-        common.sum(1),
-    )
+    shifted = np.take_along_axis(tracks.frames[early], np.clip(at, 0, length - 1), axis=1)
+    a = np.where(common, tracks.frames[late], 0)
+    b = np.where(common, shifted, 0)
+    differ = np.bitwise_count(a ^ b).sum(1, int)
+    lit = np.bitwise_count(a | b).sum(1, int)
+    return Overlap(differ, lit, common.sum(1))
