@@ -1,24 +1,29 @@
 """`python -m ingest VERB …`: from the open web to clean shards.
 
-Each verb loads its settings, then calls one function.
+Each verb loads its settings, then calls one function. Modules are imported inside the verbs: a command that
+needs no decoder starts without one.
 """
 
 import dataclasses
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol, TypeVar
 
 import typer
-from rich.console import Console
 
-from cluster.record import ARGS, DRY_RUN, JSON, run_verb, show_units
+from cluster.record import ARGS, DRY_RUN, JSON, Summary, console, run_verb, show_units
 from configs.load import load_config, run_app
 from configs.terminal import log_to_stderr, printable
 
-Do = Callable[[], dict[str, Any]]
-Show = Callable[[dict[str, Any]], None]
+
+class DatasetConfig(Protocol):
+    """Settings of a verb that works in one dataset."""
+
+    dataset: str
+
+
+C = TypeVar("C", bound=DatasetConfig)
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console(highlight=False, soft_wrap=True, markup=False)  # what is printed may come from elsewhere
 PURGE = typer.Option(False, "--purge", help="delete at once: runs that pin an old snapshot cannot resume")
 
 
@@ -34,24 +39,17 @@ def synth(output: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bo
     from ingest.synth import SynthConfig
     from ingest.synth import synth as run
 
-    words = [f"path={output}", *(args or [])]
-    config = load_config(SynthConfig, words)
+    args = [f"path={output}", *(args or [])]
+    config = load_config(SynthConfig, args)
 
-    def show(summary: dict[str, Any]) -> None:
-        console.print(
-            f"{summary['media']} media in {output}/media, their truth in {output}/truth; {summary['seconds']:.0f} s"
-        )
+    def show(summary: Summary) -> None:
+        folders = f"{output}/media, their truth in {output}/truth"
+        console.print(f"{summary['media']} media in {folders}; {summary['seconds']:.0f} s")
 
-    run_verb(
-        "synth",
-        words,
-        config,
-        lambda: run(config),
-        output=output,
-        show=show,
-        as_json=as_json,
-        dry_run=dry_run,
-    )
+    def do() -> Summary:
+        return run(config)
+
+    run_verb("synth", args, config, do, output=output, show=show, as_json=as_json, dry_run=dry_run)
 
 
 @app.command()
@@ -73,24 +71,18 @@ def scrape(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN
     from ingest.scrape import ScrapeConfig, check
     from ingest.scrape import scrape as run
 
-    config = load_config(ScrapeConfig, args or [])
+    args = args or []
+    config = load_config(ScrapeConfig, args)
     check(config)
 
-    def do() -> dict[str, Any]:
+    def do() -> Summary:
         return dataclasses.asdict(run(config, progress=not as_json))
 
+    output = config.output
     summary = run_verb(
-        "scrape",
-        args or [],
-        config,
-        do,
-        output=config.output,
-        show=show_units,
-        as_json=as_json,
-        dry_run=dry_run,
+        "scrape", args, config, do, output=output, show=show_units, as_json=as_json, dry_run=dry_run
     )
-    if summary and (summary["failed"] or summary["deferred"]):
-        raise typer.Exit(1)
+    _exit_if(summary, "failed", "deferred")
 
 
 @app.command()
@@ -99,93 +91,70 @@ def curate(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: 
     from ingest.curate import CurateConfig
     from ingest.curate import curate as run
 
-    words = [f"dataset={dataset}", *(args or [])]
-    config = load_config(CurateConfig, words)
-
-    def show(summary: dict[str, Any]) -> None:
-        verb = "would be buried" if dry_run else "buried"
+    def show(summary: Summary) -> None:
+        verb = _would_be(dry_run, "buried")
         counts = [f"{count} {verb} as {reason}" for reason, count in summary["buried"].items() if count]
-        console.print(
-            f"{summary['samples']} samples: {summary['kept']} stay; {', '.join(counts) or 'nothing to bury'}"
-        )
+        remaining = f"{summary['samples']} samples: {summary['kept']} stay"
+        console.print(f"{remaining}; {', '.join(counts) or 'nothing to bury'}")
 
-    do_in_dataset("curate", words, config, lambda: run(config, dry_run), show, as_json, dry_run)
+    run_in_dataset("curate", dataset, args, CurateConfig, run, show, as_json, dry_run)
 
 
 @app.command()
 def remove(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
-    """Take down samples of DATASET by key=, media=, channel=, license= or ids=, down to the latents of
-    derived=[…].
-    """
+    """Take down samples of DATASET by key=, media=, channel=, license= or ids=, and of derived=[…]."""
     from ingest.remove import RemoveConfig
     from ingest.remove import remove as run
 
-    words = [f"dataset={dataset}", *(args or [])]
-    config = load_config(RemoveConfig, words)
-
-    def show(summary: dict[str, Any]) -> None:
-        said = "would be removed" if dry_run else "removed"
-        console.print(f"{summary['samples']} samples {said}; units written again: {summary['units']}")
+    def show(summary: Summary) -> None:
+        verb = _would_be(dry_run, "removed")
+        console.print(f"{summary['samples']} samples {verb}; units rewritten: {summary['units']}")
         if summary["pending"]:
-            console.print(
-                f"{summary['pending']} items that are listed and not scraped yet {'would be' if dry_run else 'are'} kept out"
-            )
+            kept_out = "would be kept out" if dry_run else "are kept out"
+            console.print(f"{summary['pending']} items that are listed and not scraped yet {kept_out}")
         for name in summary["unmatched"]:
-            console.print(f"not found: {name}", style="yellow")
+            console.print(printable(f"not found: {name}"), style="yellow")
         show_removed(summary)
         if summary["units"] and not dry_run:
             console.print("the bytes are in the old generations until: python -m ingest gc … --purge")
 
-    summary = do_in_dataset("remove", words, config, lambda: run(config, dry_run), show, as_json, dry_run)
-    if summary and summary["failed"]:
-        raise typer.Exit(1)
+    summary = run_in_dataset("remove", dataset, args, RemoveConfig, run, show, as_json, dry_run)
+    _exit_if(summary, "failed")
 
 
 @app.command()
 def refresh(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
-    """Ask again whether what is stored in DATASET may be used, and bury what was withdrawn, down to
-    derived=[…].
-    """
+    """Check again whether what DATASET holds may be used; bury what was withdrawn, also in derived=[…]."""
     from ingest.refresh import RefreshConfig
     from ingest.refresh import refresh as run
 
-    words = [f"dataset={dataset}", *(args or [])]
-    config = load_config(RefreshConfig, words)
-
-    def show(summary: dict[str, Any]) -> None:
-        said = "would be buried" if dry_run else "buried"
-        why = (
-            ", ".join(f"{reason} {count}" for reason, count in summary["withdrawn"].items())
-            or "nothing withdrawn"
-        )
-        console.print(
-            f"{summary['asked']} of {summary['items']} items asked; {why}; {summary['samples']} samples {said}"
-        )
+    def show(summary: Summary) -> None:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in summary["withdrawn"].items())
+        checked = f"{summary['asked']} of {summary['items']} items checked"
+        buried = f"{summary['samples']} samples {_would_be(dry_run, 'buried')}"
+        console.print(f"{checked}; {reasons or 'nothing withdrawn'}; {buried}")
         if summary["asked_before"]:
-            console.print(f"{summary['asked_before']} were asked before this run was cut off")
+            console.print(f"{summary['asked_before']} were checked before this run was cut off")
         if summary["later"]:
-            console.print(
-                f"{summary['later']} items could not be asked now: run the same command again", style="yellow"
-            )
+            later = f"{summary['later']} items could not be checked now: run the same command again"
+            console.print(later, style="yellow")
         for name in ("unclear", "not_covered"):
             if summary[name]:
                 console.print(f"{summary[name]} items {name.replace('_', ' ')}: they stay", style="yellow")
         show_removed(summary)
 
-    summary = do_in_dataset("refresh", words, config, lambda: run(config, dry_run), show, as_json, dry_run)
-    if summary and (summary["failed"] or summary["later"]):
-        raise typer.Exit(1)
+    summary = run_in_dataset("refresh", dataset, args, RefreshConfig, run, show, as_json, dry_run)
+    _exit_if(summary, "failed", "later")
 
 
-def show_removed(summary: dict[str, Any]) -> None:
-    """Checkpoints that may have seen removed samples, and units that could not be written again."""
+def show_removed(summary: Summary) -> None:
+    """Checkpoints that may have seen removed samples, and units that could not be rewritten."""
     for entry in summary["checkpoints"]:
-        seen = f"{entry['run']} step {entry['step']} ({entry['checkpoint']})"
-        console.print(f"may have seen {entry['samples']} of them: {seen}")
+        checkpoint = f"{entry['run']} step {entry['step']} ({entry['checkpoint']})"
+        console.print(f"may have seen {entry['samples']} of them: {checkpoint}")
     for unit, error in sorted(summary["failed"].items()):
-        console.print(
-            printable(f"{unit} failed: {error}; the tombstones hold; run the same command again"), style="red"
-        )
+        problem = f"{unit} failed: {error}; the tombstones hold; run the same command again"
+        console.print(printable(problem), style="red")
 
 
 @app.command()
@@ -196,16 +165,14 @@ def gc(
     from ingest.gc import GcConfig
     from ingest.gc import gc as run
 
-    words = [f"dataset={dataset}", *(args or []), *(["purge=true"] if purge else [])]
-    config = load_config(GcConfig, words)
-
-    def show(summary: dict[str, Any]) -> None:
+    def show(summary: Summary) -> None:
         for name in summary["deleted"]:
             console.print(f"{'would delete' if dry_run else 'deleted'} {name}")
         waiting = f"{len(summary['waiting'])} wait for their grace period"
         console.print(f"{len(summary['deleted'])} objects, {summary['num_bytes'] / 1e6:.1f} MB; {waiting}")
 
-    do_in_dataset("gc", words, config, lambda: run(config, dry_run), show, as_json, dry_run)
+    args = [*(args or []), *(["purge=true"] if purge else [])]
+    run_in_dataset("gc", dataset, args, GcConfig, run, show, as_json, dry_run)
 
 
 @app.command()
@@ -262,12 +229,43 @@ def show(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bo
         console.print("\n".join(["", *lines_of(entry)] if number else lines_of(entry)))
 
 
-def do_in_dataset(
-    verb: str, words: list[str], config: Any, do: Do, show: Show, as_json: bool, dry_run: bool
-) -> dict[str, Any] | None:
-    """`run_verb` for verbs that know what they would do: a dry run looks, tells and leaves no record."""
+def run_in_dataset(
+    verb: str,
+    dataset: str,
+    args: list[str],
+    schema: type[C],
+    do: Callable[[C, bool], Summary],
+    show: Callable[[Summary], None],
+    as_json: bool,
+    dry_run: bool,
+) -> Summary | None:
+    """`run_verb` for verbs of a dataset that work out themselves what they would do.
+
+    A dry run of theirs shows this, and leaves no record.
+    """
+    args = [f"dataset={dataset}", *(args or [])]
+    config = load_config(schema, args)
     output = "" if dry_run else config.dataset
-    return run_verb(verb, words, config, do, output=output, show=show, as_json=as_json, dry_run=False)
+    return run_verb(
+        verb,
+        args,
+        config,
+        lambda: do(config, dry_run),
+        output=output,
+        show=show,
+        as_json=as_json,
+        dry_run=False,
+    )
+
+
+def _would_be(dry_run: bool, verb: str) -> str:
+    return f"would be {verb}" if dry_run else verb
+
+
+def _exit_if(summary: Summary | None, *names: str) -> None:
+    """Exit code 1 where any of these of a summary is not empty."""
+    if summary and any(summary[name] for name in names):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -275,26 +273,19 @@ def stills(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN
     """Photos -> silent static videos and a list of them, for video-to-audio models (images=… output=…)."""
     from ingest.stills import StillsConfig, make_stills
 
-    config = load_config(StillsConfig, args or [])
+    args = args or []
+    config = load_config(StillsConfig, args)
 
-    def show(summary: dict[str, Any]) -> None:
-        refused = (
-            f"; {summary['refused']} cannot be read: {config.output}/refused.tsv"
-            if summary["refused"]
-            else ""
-        )
-        console.print(f"{summary['videos']} videos, listed in {config.output}/list.tsv{refused}")
+    def show(summary: Summary) -> None:
+        refused = f"; {summary['refused']} cannot be read: {config.output}/refused.tsv"
+        listed = f"{summary['videos']} videos, listed in {config.output}/list.tsv"
+        console.print(f"{listed}{refused if summary['refused'] else ''}")
 
-    run_verb(
-        "stills",
-        args or [],
-        config,
-        lambda: make_stills(config),
-        output=config.output,
-        show=show,
-        as_json=as_json,
-        dry_run=dry_run,
-    )
+    def do() -> Summary:
+        return make_stills(config)
+
+    output = config.output
+    run_verb("stills", args, config, do, output=output, show=show, as_json=as_json, dry_run=dry_run)
 
 
 if __name__ == "__main__":

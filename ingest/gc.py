@@ -1,5 +1,4 @@
-"""`ingest gc DATASET`: deletes what no commit names: superseded generations, orphans, what killed uploads
-left.
+"""`ingest gc DATASET`: deletes what no commit names: old generations, orphans, unfinished uploads.
 
     gc(GcConfig("out/clips"))                  # what has been garbage for a week
     gc(GcConfig("out/clips", purge=True))      # at once: after a take-down
@@ -11,40 +10,34 @@ about to commit them, and no removed sample can be in them. Do not run it beside
 scrape that resumes after a week.
 """
 
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.dataset import Commit, Dataset
+from cluster.dataset import Commit, Dataset, Part
 from cluster.objects import list_own
-from configs.load import UserError
+from configs.load import UserError, at_least
 
 WEEK_S = 7 * 24 * 3600.0
 
 
 @dataclass
 class GcConfig:
-    """`grace_s`: how long garbage stays;
-
-    `purge` deletes it at once, so that runs which pin an old snapshot cannot resume.
-    """
+    """`grace_s`: how long garbage stays. `purge` deletes it at once: runs that pin it cannot resume."""
 
     dataset: str
     grace_s: float = WEEK_S
     purge: bool = False
 
     def __post_init__(self) -> None:
-        if self.grace_s < 0:
-            raise UserError(f"grace_s={self.grace_s}: give 0 or more seconds")
+        at_least(self, 0, "grace_s")
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """`kind`: superseded (a commit), orphan (a tar or an index) or unfinished (an upload);
-
-    `due`: old enough to go now.
-    """
+    """`kind`: superseded (a commit), orphan (a tar or index), unfinished (an upload). `due`: may go now."""
 
     kind: str
     name: str
@@ -52,9 +45,7 @@ class Garbage:
 
 
 def gc(config: GcConfig, dry_run: bool = False) -> dict[str, Any]:
-    """Deletes what is due; returns names `deleted` (or, in a dry run, that would be) and `waiting`, and the
-    bytes freed.
-    """
+    """Deletes what is due. Returns names `deleted` (in a dry run: that would be) and `waiting`, and bytes."""
     dataset = Dataset.open(config.dataset)
     garbage = list(find_garbage(dataset, config, time.time()))
     due = [piece for piece in garbage if piece.due]
@@ -64,23 +55,22 @@ def gc(config: GcConfig, dry_run: bool = False) -> dict[str, Any]:
             dataset.store.discard(piece.name)
         else:
             dataset.store.delete(piece.name)
-    told = {
+    return {
+        "dataset": config.dataset,
+        "dry_run": dry_run,
         "deleted": [piece.name for piece in due],
         "waiting": [piece.name for piece in garbage if not piece.due],
+        "num_bytes": num_bytes,
     }
-    return {"dataset": config.dataset, "dry_run": dry_run, **told, "num_bytes": num_bytes}
 
 
 def find_garbage(dataset: Dataset, config: GcConfig, now_s: float) -> Iterator[Garbage]:
-    """What no commit of a highest generation names; commits first, so that none is left that names what is
-    gone.
+    """What no commit of a highest generation names. Commits come first: none may outlive what it names.
 
-    `UserError` where one of those commits is damaged: nobody can say what it names.
+    `UserError` where one of those commits is damaged: nobody can know what it names.
     """
-    names = [
-        *list_own(dataset.store, "shards"),
-        *list_own(dataset.store, "index"),
-    ]  # before the commits: one made since is seen
+    # listed before the commits are read: what a commit made since names is then seen as live
+    names = [*list_own(dataset.store, "shards"), *list_own(dataset.store, "index")]
     try:
         newest = dataset.commits()
     except OSError as error:
@@ -106,18 +96,18 @@ def _superseded(dataset: Dataset) -> Iterator[tuple[str, str]]:
     for name in list_own(dataset.store, "commits"):
         unit, generation, _ = name.removeprefix("commits/").split(".")
         generations.setdefault(unit, []).append(int(generation))
-    for unit, found in sorted(generations.items()):
-        found.sort()
-        for one, following in zip(found, found[1:]):
-            yield f"commits/{unit}.{one}.json", f"commits/{unit}.{following}.json"
+    for unit, numbers in sorted(generations.items()):
+        for old, successor in itertools.pairwise(sorted(numbers)):
+            yield f"commits/{unit}.{old}.json", f"commits/{unit}.{successor}.json"
 
 
 def _named(dataset: Dataset, name: str) -> set[str]:
     try:
         return {part.name for part in _parts(dataset.read_commit(name))}
     except OSError:
-        return set()  # a damaged old commit protects nothing; its objects go by their own age
+        # a damaged old commit protects nothing; its objects go by their own age
+        return set()
 
 
-def _parts(commit: Commit) -> list[Any]:
+def _parts(commit: Commit) -> list[Part]:
     return [part for part in (commit.index, commit.tar) if part]

@@ -28,7 +28,7 @@ from cluster.scratch import scratch_folder
 from cluster.shards import Row, write_shard
 from cluster.units import run_units
 from cluster.worklist import UnitTask
-from configs.load import UserError, operational, semantic_dict
+from configs.load import UserError, at_least, operational, semantic_dict
 from ingest.clip.clipper import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits
 from ingest.clip.filter import FilterConfig, judge_clip
 from ingest.fetch.fetcher import Fetcher
@@ -42,7 +42,8 @@ from ingest.sources.settings import SourceConfig
 
 log = logging.getLogger(__name__)
 CLIPPING = 2  # raised whenever the same media and settings give other clips than before
-UNIT_DEADLINE = 1.5  # times what its items may take to fetch and to decode: for a worker that hangs elsewhere
+# times what a unit's items may take to fetch and to decode: only a worker that hangs elsewhere exceeds it
+UNIT_DEADLINE = 1.5
 
 
 @dataclass
@@ -58,8 +59,10 @@ class SplitConfig:
 
 @dataclass
 class ScrapeConfig:
-    """What a user asks of a scrape; `unit_size` items make one shard. What failed in passing is tried again
-    once at the end of the run, `retry_after_s` later, and a third time by the next run."""
+    """Settings of a scrape; `unit_size` items make one shard.
+
+    Transient failures are retried at the end of the run, `retry_after_s` later, and again by the next run.
+    """
 
     output: str = field(metadata={"operational": True})  # another name for the same place is the same dataset
     source: SourceConfig
@@ -94,9 +97,10 @@ def scrape(config: ScrapeConfig, progress: bool = True) -> RunSummary:
         )
     dataset = Dataset.create_or_open(config.output, "clips", semantic(config), parents=[])
     bans = frozenset(key for key in dataset.tombstones() if ":" in key)
-    wanted = _allowed(itertools.chain([first], items), bans)
-    listed = ((f"{item.source}:{item.id}", asdict(item)) for item in _warning_of_moved(dataset, wanted))
-    log.info("%d items are new", dataset.worklist.append(listed, config.unit_size))
+    allowed_items = _without_banned(itertools.chain([first], items), bans)
+    entries = ((_item_id(item), asdict(item)) for item in _warn_if_ids_moved(dataset, allowed_items))
+    log.info("%d items are new", dataset.worklist.append(entries, config.unit_size))
+    item_deadline_s = config.network.timeout_s + config.limits.timeout_s
     return run_units(
         dataset,
         partial(ScrapeStage, config, bans),
@@ -104,15 +108,17 @@ def scrape(config: ScrapeConfig, progress: bool = True) -> RunSummary:
         retryable_reasons=frozenset(str(reason) for reason in RETRYABLE),
         columns=CLIP_COLUMNS,
         retry_after_s=config.retry_after_s,
-        unit_deadline_s=UNIT_DEADLINE
-        * config.unit_size
-        * (config.network.timeout_s + config.limits.timeout_s),
+        unit_deadline_s=UNIT_DEADLINE * config.unit_size * item_deadline_s,
         progress=progress,
     )
 
 
-def _allowed(items: Iterable[Item], bans: frozenset[str]) -> Iterator[Item]:
-    """The items that no removal keeps out, and one line that says how many it did."""
+def _item_id(item: Item) -> str:
+    return f"{item.source}:{item.id}"
+
+
+def _without_banned(items: Iterable[Item], bans: frozenset[str]) -> Iterator[Item]:
+    """The items that no removal keeps out; logs how many it did."""
     kept_out = 0
     for item in items:
         if bans & item.bans():
@@ -125,70 +131,82 @@ def _allowed(items: Iterable[Item], bans: frozenset[str]) -> Iterator[Item]:
         )
 
 
-def _warning_of_moved(dataset: Dataset, items: Iterable[Item]) -> Iterator[Item]:
-    """The items, and one line where ids that the list has stand for something else now: they are not scraped
-    again.
+def _warn_if_ids_moved(dataset: Dataset, items: Iterable[Item]) -> Iterator[Item]:
+    """The items; logs one line where ids of the work list now mean other media. Those are not scraped again.
 
     Holds 16 bytes for each item of the list.
     """
-    known = _Places(dataset)
-    moved, first = 0, None
+    listed = _ListedPlaces(dataset)
+    moved = 0
+    first = None
     for item in items:
-        if known.moved(item):
-            moved, first = moved + 1, first or item
+        if listed.moved(item):
+            moved += 1
+            first = first or item
         yield item
     if first:
-        id = f"{first.source}:{first.id}"
-        listed = (work for task in dataset.worklist.iter_units() for work in task.items)
-        was = next((work.payload.get("url") for work in listed if work.item_id == id), "")
-        told = "%d ids are listed already for another place (%s): these stay; for other media, use another output"
-        log.warning(told, moved, without_tokens(f"{id} was {was}, is {first.url}"))
+        item_id = _item_id(first)
+        example = f"{item_id} was {_listed_url(dataset, item_id)}, is {first.url}"
+        log.warning(
+            "%d ids already exist for another place (%s); these stay. Use another output for new media",
+            moved,
+            without_tokens(example),
+        )
 
 
-class _Places:
-    """The ids of a work list and where each was to be fetched, as hashes sorted by id."""
+def _listed_url(dataset: Dataset, item_id: str) -> str | None:
+    for task in dataset.worklist.iter_units():
+        for work in task.items:
+            if work.item_id == item_id:
+                return work.payload.get("url")
+    return ""
+
+
+class _ListedPlaces:
+    """The ids of a work list and where each was to be fetched, as hashes sorted by id.
+
+    Two hashes of 8 bytes: a dictionary would take 40 times as much of a driver's memory.
+    """
 
     def __init__(self, dataset: Dataset):
-        ids, places = array("Q"), array("Q")
+        ids = array("Q")
+        places = array("Q")
         for task in dataset.worklist.iter_units():
             for work in task.items:
                 ids.append(_hash(work.item_id))
                 places.append(_hash(_place(work.payload)))
+        # stable: of an id that is listed twice the first attempt counts
         order = np.argsort(np.asarray(ids), kind="stable")
-        self.ids, self.places = np.asarray(ids)[order], np.asarray(places)[order]
+        self.ids = np.asarray(ids)[order]
+        self.places = np.asarray(places)[order]
 
     def moved(self, item: Item) -> bool:
         """Whether the list has this id for another place."""
-        wanted = np.uint64(_hash(f"{item.source}:{item.id}"))
-        at = int(np.searchsorted(self.ids, wanted))
-        if at >= len(self.ids) or self.ids[at] != wanted:
+        id_hash = np.uint64(_hash(_item_id(item)))
+        index = int(np.searchsorted(self.ids, id_hash))
+        if index >= len(self.ids) or self.ids[index] != id_hash:
             return False
-        return bool(self.places[at] != np.uint64(_hash(_place(vars(item)))))
+        return bool(self.places[index] != np.uint64(_hash(_place(vars(item)))))
 
 
 def _place(payload: dict[str, Any]) -> str:
-    return json.dumps(
-        [
-            payload.get("url"),
-            payload.get("sound_url"),
-            payload.get("start_s") or 0.0,
-            payload.get("end_s") or 0.0,
-        ]
-    )
+    """What makes two items of one id different media."""
+    urls = [payload.get("url"), payload.get("sound_url")]
+    return json.dumps([*urls, payload.get("start_s") or 0.0, payload.get("end_s") or 0.0])
 
 
 def _hash(text: str) -> int:
-    return int.from_bytes(
-        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
-    )
+    # surrogatepass: names of files and titles may hold lone surrogates
+    data = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
 
 def semantic(config: ScrapeConfig) -> dict[str, Any]:
     """The settings that decide the bytes, those of the source's own kind among them, and the decoder."""
     settings = {**semantic_dict(config), "decoder": f"av {version('av')}", "clipping": CLIPPING}
-    own = getattr(config.source, config.source.kind, None)
-    if own is not None:
-        settings["source"] |= {config.source.kind: semantic_dict(own)}
+    source = getattr(config.source, config.source.kind, None)
+    if source is not None:
+        settings["source"] |= {config.source.kind: semantic_dict(source)}
     return settings
 
 
@@ -197,50 +215,53 @@ def check(config: ScrapeConfig) -> None:
     _check_licenses(config)
     if config.clip.duration_s <= 0:
         raise UserError(f"clip.duration_s={config.clip.duration_s}: give a positive number of seconds")
-    if config.unit_size < 1:
-        raise UserError(f"unit_size={config.unit_size}: give 1 or more")
-    if min(config.split.validation, config.split.test) < 0 or config.split.validation + config.split.test > 1:
-        raise UserError(
-            f"split: validation={config.split.validation} and test={config.split.test} are not shares of one whole"
+    at_least(config, 1, "unit_size")
+    _check_split(config.split)
+    _check_bandwidth(config)
+
+
+def _check_split(split: SplitConfig) -> None:
+    if min(split.validation, split.test) < 0 or split.validation + split.test > 1:
+        shares = f"validation={split.validation} and test={split.test}"
+        raise UserError(f"split: {shares} are not shares of one whole")
+    if split.by not in ("media", "channel"):
+        raise UserError(f"split.by={split.by}: give media or channel")
+
+
+def _check_bandwidth(config: ScrapeConfig) -> None:
+    """`UserError` where an item of the allowed size could never arrive before its timeout."""
+    network = config.network
+    num_bytes = network.share(config.workers).bytes_per_s * network.timeout_s
+    if 0 < num_bytes < network.max_bytes:
+        share = (
+            f"a worker's share brings {num_bytes / 1e6:.0f} MB in network.timeout_s={network.timeout_s:.0f}"
         )
-    network, brings = (
-        config.network,
-        config.network.share(config.workers).bytes_per_s * config.network.timeout_s,
-    )
-    if 0 < brings < network.max_bytes:
-        told = f"a worker's share brings {brings / 1e6:.0f} MB in network.timeout_s={network.timeout_s:.0f}"
         fix = f"raise that, or lower workers={config.workers} or network.max_bytes={network.max_bytes}"
-        raise UserError(
-            f"network.bytes_per_s={network.bytes_per_s:.0f}: {told}, and larger items would never come; {fix}"
-        )
-    if config.split.by not in ("media", "channel"):
-        raise UserError(f"split.by={config.split.by}: give media or channel")
+        prefix = f"network.bytes_per_s={network.bytes_per_s:.0f}"
+        raise UserError(f"{prefix}: {share}, and larger items would never come; {fix}")
 
 
 def _check_licenses(config: ScrapeConfig) -> None:
     """`UserError` where `license.allow` is wrong, or could let in nothing of the source."""
-    allow, source = config.license.allow, config.source
+    allow = config.license.allow
+    source = config.source
     try:
         check_allow(allow)
     except ValueError as error:
         raise UserError(str(error)) from None
-    if (
-        source.kind == "folder"
-        and source.license
-        and Path(source.path).is_dir()
-        and not allowed(source.license, allow)
-    ):
+    # only for a folder does the statement hold for every item: lists and tars have columns of their own
+    is_folder = source.kind == "folder" and Path(source.path).is_dir()
+    if is_folder and source.license and not allowed(source.license, allow):
         fix = f"add {source.license} there, or state another license"
-        raise UserError(
-            f"source.license={source.license}: license.allow={','.join(allow)} lets nothing of it in; {fix}"
-        )
-    possible = [
-        *SITE_CODES.get(source.kind, {}).values(),
-        *(source.youtube.vouched_channels.values() if source.kind == "youtube" else ()),
-    ]
+        problem = f"license.allow={','.join(allow)} lets nothing of it in"
+        raise UserError(f"source.license={source.license}: {problem}; {fix}")
+    possible = set(SITE_CODES.get(source.kind, {}).values())
+    if source.kind == "youtube":
+        possible |= set(source.youtube.vouched_channels.values())
     if possible and not any(allowed(code, allow) for code in possible):
+        codes = ", ".join(sorted(possible))
         raise UserError(
-            f"license.allow={','.join(allow)} lets in nothing of {source.kind}, where there is {', '.join(sorted(set(possible)))}"
+            f"license.allow={','.join(allow)} lets in nothing of {source.kind}, where there is {codes}"
         )
 
 
@@ -251,7 +272,8 @@ class ScrapeStage:
     """
 
     def __init__(self, config: ScrapeConfig, bans: frozenset[str] = frozenset()):
-        self.config, self.bans = config, bans
+        self.config = config
+        self.bans = bans
         self.stack = contextlib.ExitStack()
         self.spool = self.stack.enter_context(scratch_folder("spool"))
         network = config.network.share(config.workers)
@@ -265,9 +287,8 @@ class ScrapeStage:
     def __call__(self, task: UnitTask, scratch: Path) -> UnitOutput:
         rows: list[Row] = []
         for work in task.items:
-            rows += scrape_item(
-                Item(**work.payload), work.item_id, self.fetcher, self.clipper, self.config, self.bans
-            )
+            item = Item(**work.payload)
+            rows += scrape_item(item, work.item_id, self.fetcher, self.clipper, self.config, self.bans)
         retryable = {row.item_id for row in rows if row.reason in RETRYABLE}
         return UnitOutput(write_shard(scratch, rows, CLIP_COLUMNS), retryable=len(retryable))
 
@@ -283,7 +304,7 @@ def scrape_item(
     config: ScrapeConfig,
     bans: frozenset[str] = frozenset(),
 ) -> list[Row]:
-    """Rows of one item: a row per clip, kept or refused, and for parts that gave none; or one refused row
+    """Rows of one item: a row per clip, kept or refused, and per segment that gave none; or one refused row
     where the whole gave none.
     """
     media: Media | None = None
@@ -291,9 +312,8 @@ def scrape_item(
         if bans & item.bans():
             return [banned_row(item, item_id)]
         if item.license and not allowed(item.license, config.license.allow):
-            raise Refused(
-                Reason.LICENSE, f"license {item.license} is not allowed"
-            )  # before anything of it is read
+            # before anything of it is read
+            raise Refused(Reason.LICENSE, f"license {item.license} is not allowed")
         media = fetcher.fetch(item, config.frame.short_side_px)
         if bans & item.bans(media.channel, media.license):
             return [banned_row(item, item_id)]
@@ -309,16 +329,14 @@ def scrape_item(
     finally:
         if media and media.owned:
             _discard(media)
-    split = split_of(
-        split_group(item.source, item.media_id, media.channel or item.channel, config.split.by), config.split
-    )
-    return [
-        clip_row(item, item_id, media, clip, split, *judge_clip(clip, config.filter)) for clip in clips
-    ] + lost
+    channel = media.channel or item.channel
+    split = split_of(split_group(item.source, item.media_id, channel, config.split.by), config.split)
+    rows = [clip_row(item, item_id, media, clip, split, *judge_clip(clip, config.filter)) for clip in clips]
+    return rows + lost
 
 
 def _with_embedded(media: Media, embedded: str) -> dict[str, Any]:
-    """The facts of `media`, and with its permission what it says of machine use within itself."""
+    """The metadata of `media`, and with its permission what it says of machine use within itself."""
     return {**media.meta, "permission": {**media.meta.get("permission", {}), "embedded": embedded}}
 
 
@@ -326,10 +344,10 @@ def split_of(group: str, config: SplitConfig) -> str:
     """`train`, `validation` or `test`, by a hash of the `split_group`: the same on every machine and in every
     run.
     """
-    place = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
-    if place < config.test:
+    position = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
+    if position < config.test:
         return "test"
-    return "validation" if place < config.test + config.validation else "train"
+    return "validation" if position < config.test + config.validation else "train"
 
 
 def _discard(media: Media) -> None:

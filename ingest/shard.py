@@ -39,6 +39,7 @@ CLIP_COLUMNS = pa.schema(
     ]
 )
 MAX_ID_CHARS = 60  # a tar member's name has 99 characters, for source, id, start and extension together
+# what may change a sample's bytes: their versions are kept with every sample
 TOOLS = ("av", "ffmpeg-python", "imageio-ffmpeg", "yt-dlp", "soundfile", "pillow", "numpy")
 
 
@@ -49,21 +50,16 @@ def refused_row(item: Item, item_id: str, refusal: Refused, license: str = "", c
         "media_id": item.media_id,
         "url": without_tokens(item.url),
         "title": item.title,
+        "license": license or item.license,
+        "channel": channel or item.channel,
     }
-    columns |= {"license": license or item.license, "channel": channel or item.channel}
     return Row(item_id, None, Status.REFUSED, str(refusal.reason), refusal.detail, columns)
 
 
 def banned_row(item: Item, item_id: str) -> Row:
     """The row of an item that a removal keeps out: neither its title nor its address."""
-    return Row(
-        item_id,
-        None,
-        Status.REFUSED,
-        str(Reason.TAKEN_DOWN),
-        None,
-        {"source": item.source, "media_id": item.media_id},
-    )
+    columns = {"source": item.source, "media_id": item.media_id}
+    return Row(item_id, None, Status.REFUSED, str(Reason.TAKEN_DOWN), None, columns)
 
 
 def clip_row(
@@ -75,10 +71,8 @@ def clip_row(
     reason: Reason | None,
     scores: dict[str, float],
 ) -> Row:
-    """A kept sample with its three members, or, where the filter gave a `reason`, a refused row with the
-    scores.
-    """
-    facts: dict[str, Any] = {
+    """A kept sample with its members; where the filter gave a `reason`, a refused row with the scores."""
+    provenance: dict[str, Any] = {
         "source": item.source,
         "media_id": item.media_id,
         "url": without_tokens(media.page_url or item.url),
@@ -92,7 +86,7 @@ def clip_row(
         "frame_offset_s": clip.frame_offset_s,
     }
     key = sample_key(item.source, (_short(item.id),), clip.start_s)
-    columns = {**facts, "scores": json.dumps(scores, sort_keys=True)}
+    columns = {**provenance, "scores": json.dumps(scores, sort_keys=True)}
     if reason:
         return Row(item_id, key, Status.REFUSED, str(reason), None, columns)
     columns |= {
@@ -100,13 +94,11 @@ def clip_row(
         "audio_fingerprint": audio_fingerprint(clip.own_audio, clip.sample_rate_hz),
     }
     columns["image_palette"] = image_palette(clip.image)
-    columns["audio_sequence"] = audio_sequence(
-        clip.own_audio, clip.sample_rate_hz, round(clip.start_s * clip.sample_rate_hz)
-    )
+    start = round(clip.start_s * clip.sample_rate_hz)
+    columns["audio_sequence"] = audio_sequence(clip.own_audio, clip.sample_rate_hz, start)
     meta = plain_json({**item.meta, **media.meta})
-    return Row(
-        item_id, key, columns=columns, members=_members(clip, {**facts, "scores": scores, "meta": meta})
-    )
+    members = _members(clip, {**provenance, "scores": scores, "meta": meta})
+    return Row(item_id, key, columns=columns, members=members)
 
 
 def _short(media_id: str) -> str:
@@ -116,7 +108,7 @@ def _short(media_id: str) -> str:
     return f"{media_id[: MAX_ID_CHARS - 17]}-{hashlib.sha256(media_id.encode()).hexdigest()[:16]}"
 
 
-def _members(clip: Clip, facts: dict[str, Any]) -> dict[str, bytes]:
+def _members(clip: Clip, metadata: dict[str, Any]) -> dict[str, bytes]:
     flac = io.BytesIO()
     soundfile.write(flac, clip.audio, clip.sample_rate_hz, format="FLAC", subtype="PCM_16")
     hashes = {
@@ -126,7 +118,7 @@ def _members(clip: Clip, facts: dict[str, Any]) -> dict[str, bytes]:
     shape = {"sample_rate_hz": clip.sample_rate_hz, "width_px": clip.width_px, "height_px": clip.height_px}
     laid = {"mode": clip.mode, "valid_s": clip.duration_s if clip.valid_s is None else clip.valid_s}
     text = json.dumps(
-        {**facts, **shape, **laid, **hashes, "tools": _tool_versions()}, sort_keys=True, ensure_ascii=False
+        {**metadata, **shape, **laid, **hashes, "tools": _tool_versions()}, sort_keys=True, ensure_ascii=False
     )
     return {"flac": flac.getvalue(), "jpg": clip.image, "json": text.encode()}
 

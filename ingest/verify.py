@@ -1,22 +1,21 @@
-"""`ingest verify DATASET`: reads everything that is committed and says of every flipped byte where it is.
+"""`ingest verify DATASET`: reads everything that is committed and reports where each flipped byte is.
 
 `verify(uri)` yields one line per problem; none means the dataset is whole. It changes nothing.
 """
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 from cluster.dataset import Commit, Dataset, Part
 from cluster.objects import list_own
-from cluster.shards import Status, verify_member
-from cluster.storage import open_store
+from cluster.shards import DamagedMemberError, Status, members_of, read_member
+from cluster.storage import Store, open_store
 from configs.load import UserError
 
 
 def verify(uri: str) -> Iterator[str]:
-    """Problems of the dataset at `uri`: missing or damaged objects, wrong counts, keys kept twice, items
-    without a row.
-    """
+    """Problems at `uri`: missing or damaged objects, wrong counts, keys kept twice, items without a row."""
     try:
         dataset = Dataset.open(uri)
     except UserError as error:
@@ -26,9 +25,8 @@ def verify(uri: str) -> Iterator[str]:
         return
     listed, problems = _listed(dataset)
     yield from problems
-    listed = (
-        listed if dataset.meta["kind"] == "clips" else {}
-    )  # rows of latents are of the clips' items, not of the list's
+    # rows of latents are of the clips' items, not of their own work list's
+    has_own_items = dataset.meta["kind"] == "clips"
     seen: dict[str, str] = {}
     newest = set(dataset.commit_names())
     for name in list_own(dataset.store, "commits"):
@@ -38,41 +36,31 @@ def verify(uri: str) -> Iterator[str]:
             yield str(error)
             continue
         if commit.semantic_hash != dataset.meta["semantic_hash"]:
-            yield f"{name}: made with other settings than dataset.json tells"
+            yield f"{name}: made with other settings than those of dataset.json"
         if name not in newest:
             continue
         damages = [_damage(dataset, part) for part in (commit.index, commit.tar) if part]
         yield from filter(None, damages)
         if damages[0] is None:
-            yield from _rows(
-                dataset,
-                commit,
-                seen,
-                check_members=any(damages[1:]),
-                items=listed.get(commit.unit) if dataset.meta["kind"] == "clips" else None,
-            )
+            items = listed.get(commit.unit) if has_own_items else None
+            yield from _rows(dataset, commit, seen, check_members=any(damages[1:]), items=items)
 
 
 def _listed(dataset: Dataset) -> tuple[dict[str, int], list[str]]:
-    """Unit -> a hash of its items' ids, and what is wrong with work list, tombstones and the numbering of
-    units.
-    """
+    """Unit -> a hash of its items' ids, and what is wrong with work list, tombstones and unit numbers."""
     listed: dict[str, int] = {}
     try:
         for task in dataset.worklist.iter_units():
             listed[task.unit] = hash(frozenset(item.item_id for item in task.items))
     except OSError as error:
         return {}, [str(error)]
-    problems = [
-        f"worklist: unit {unit} stands at place {place}"
-        for place, unit in enumerate(listed)
-        if unit != f"u{place:07d}"
-    ]
-    problems += [
-        f"{name}: of a unit that the work list does not have"
-        for name in dataset.commit_names()
-        if name.removeprefix("commits/").split(".")[0] not in listed
-    ]
+    problems = []
+    for index, unit in enumerate(listed):
+        if unit != f"u{index:07d}":
+            problems.append(f"worklist: unit {unit} is at index {index}")
+    for name in dataset.commit_names():
+        if name.removeprefix("commits/").split(".")[0] not in listed:
+            problems.append(f"{name}: of a unit that the work list does not have")
     try:
         dataset.buried()
     except OSError as error:
@@ -102,17 +90,21 @@ def _rows(
         yield f"{commit.index.name}: {len(kept)} kept of {len(rows)} rows, the commit says {commit.counts}"
     if items is not None and items != hash(frozenset(row["item_id"] for row in rows)):
         yield f"{commit.index.name}: its rows are not of the items that the work list has for {commit.unit}"
+    # a missing tar is reported already: there is no member to name
+    has_tar = check_members and commit.tar and dataset.store.exists(commit.tar.name)
+    tar = commit.tar.name if has_tar and commit.tar else ""
     for row in kept:
         if row["key"] in seen:
             yield f"{row['key']}: kept twice, in {seen[row['key']]} and {commit.unit}"
         seen[row["key"]] = commit.unit
-        if not (check_members and commit.tar):
-            continue
-        for member in row["members"]:
-            start = member["offset"]
-            try:
-                data = dataset.store.read_range(commit.tar.name, start, start + member["size"])
-            except FileNotFoundError:
-                return
-            if not verify_member(data, member["crc32"]):
-                yield f"{commit.tar.name}: damaged in member {row['key']}.{member['ext']} (bytes {start} to {start + member['size']})"
+        if tar:
+            yield from _damaged_members(dataset.store, tar, row)
+
+
+def _damaged_members(store: Store, tar: str, row: dict[str, Any]) -> Iterator[str]:
+    for member in members_of(row):
+        try:
+            read_member(store, tar, member)
+        except DamagedMemberError:
+            extent = f"bytes {member.offset} to {member.end}"
+            yield f"{tar}: damaged in member {row['key']}.{member.ext} ({extent})"

@@ -1,6 +1,6 @@
-"""Numbers of a whole dataset of clips, in one pass over its index: what the report and the dataset card tell.
+"""Numbers of a whole dataset of clips, in one pass over its index: for the report and the dataset card.
 
-    found = survey(dataset)            # holds the names of units, and of channels up to a cap; no samples
+    numbers = survey(dataset)            # holds the names of units, and of channels up to a cap; no samples
 
 Counts every row; for histograms it counts into fixed bins. Reads no shard.
 """
@@ -33,7 +33,7 @@ COLUMNS = [
     "duration_s",
     "scores",
 ]
-MAX_CHANNELS = 50_000
+MAX_CHANNELS = 50_000  # of which names are held; rarer ones are dropped
 SCORES = {
     "rms_dbfs": ("loudness, dBFS", -80.0, 0.0),
     "spectral_change": ("change of the spectrum", 0.0, 1.0),
@@ -111,7 +111,8 @@ class Survey:
 
 def survey(dataset: Dataset) -> Survey:
     """The numbers of everything that is committed; tombstones count as refused for their reason."""
-    found, buried = Survey(), dataset.buried()
+    found = Survey()
+    buried = dataset.buried()
     later = {unit for unit, attempt in dataset.worklist.unit_attempts() if attempt}
     found.listed = sum(
         len(task.items) for task in dataset.worklist.iter_units() if task.items[0].attempt == 0
@@ -123,44 +124,66 @@ def survey(dataset: Dataset) -> Survey:
 
 
 def _count_unit(found: Survey, table: pa.Table, buried: dict[str, str], follow_up: bool) -> None:
-    kept_of: Counter[str] = Counter()
-    ends_s: dict[str, float] = {}
-    scores: dict[str, list[float]] = {name: [] for name in SCORES}
     rows: list[dict[str, Any]] = table.to_pylist()
+    kept = []
+    for row in rows:
+        status, reason = verdict(row, buried)
+        if reason:
+            _add_refused(found, row, reason, buried)
+        elif status == Status.KEPT:
+            kept.append(row)
+    _add_clips(found, rows)
+    _add_kept(found, kept)
+    # a later attempt is of items that another unit has counted
+    found.answered += 0 if follow_up else len({row["item_id"] for row in rows})
+
+
+def verdict(row: dict[str, Any], buried: dict[str, str]) -> tuple[Status, str | None]:
+    """What a row counts as, and why where it is not kept: a tombstone goes before the row's own status."""
+    status = Status(row["status"])
+    if status == Status.REFUSED:
+        return status, row["reason"]
+    reason = buried.get(row["key"])
+    return (Status.REMOVED if reason else status), reason
+
+
+def _add_refused(found: Survey, row: dict[str, Any], reason: str, buried: dict[str, str]) -> None:
+    found.reasons[reason] += 1
+    if row["url"] and reason not in found.examples and not _is_taken_down(row, buried):
+        found.examples[reason] = _example(row)
+
+
+def _add_clips(found: Survey, rows: list[dict[str, Any]]) -> None:
+    """Rows with a key are clips, kept or not; the end of the last one is how far an item was cut."""
+    ends_s: dict[str, float] = {}
     for row in rows:
         if row["key"]:
-            ends_s[row["item_id"]] = max(
-                ends_s.get(row["item_id"], 0.0), (row["start_s"] or 0.0) + (row["duration_s"] or 0.0)
-            )
             found.clips += 1
-        reason = buried.get(row["key"]) if row["status"] in (Status.KEPT, Status.REMOVED) else row["reason"]
-        if reason:
-            found.reasons[reason] += 1
-            if row["url"] and reason not in found.examples and not _is_taken_down(row, buried):
-                found.examples[reason] = _example(row)
-            continue
-        if row["status"] != Status.KEPT:
-            continue
+            end_s = (row["start_s"] or 0.0) + (row["duration_s"] or 0.0)
+            ends_s[row["item_id"]] = max(ends_s.get(row["item_id"], 0.0), end_s)
+    found.cut += len(ends_s)
+    found.lengths_s.add([end_s for end_s in ends_s.values() if end_s])
+
+
+def _add_kept(found: Survey, rows: list[dict[str, Any]]) -> None:
+    kept_of: Counter[str] = Counter()
+    scores: dict[str, list[float]] = {name: [] for name in SCORES}
+    for row in rows:
         kept_of[row["item_id"]] += 1
         found.seconds += row["duration_s"] or 0
-        for counter, name in (
-            (found.licenses, "license"),
-            (found.sources, "source"),
-            (found.splits, "split"),
-            (found.channels, "channel"),
-        ):
-            counter[row[name] or ""] += 1
+        found.licenses[row["license"] or ""] += 1
+        found.sources[row["source"] or ""] += 1
+        found.splits[row["split"] or ""] += 1
+        found.channels[row["channel"] or ""] += 1
         for name, value in json.loads(row["scores"] or "{}").items():
             if name in scores:
                 scores[name].append(value)
     found.kept += kept_of.total()
-    found.answered += 0 if follow_up else len({row["item_id"] for row in rows})
-    found.cut += len(ends_s)
-    found.lengths_s.add([end_s for end_s in ends_s.values() if end_s])
     found.used += len(kept_of)
     found.clips_per_item.update(kept_of.values())
     for name, values in scores.items():
         found.histograms[name].add(values)
+    # trimmed at twice the cap only: sorting at every unit would cost more than counting
     if len(found.channels) > 2 * MAX_CHANNELS:
         found.channels = Counter(dict(found.channels.most_common(MAX_CHANNELS)))
 

@@ -515,8 +515,8 @@ def test_mistakes_are_refused_before_anything_is_done(tmp_path: Path, rows: list
     (tmp_path / "empty.txt").write_text("\n")
     place = str(tmp_path / "clips")
     for settings, said in [
-        ({}, "say what to remove"),
-        ({"key": "a", "media": "b"}, "say what to remove"),
+        ({}, "name what to remove"),
+        ({"key": "a", "media": "b"}, "name what to remove"),
         ({"license": "mine"}, "license=mine"),
         ({"key": "urls_nobody_0"}, "nothing there has key=urls_nobody_0"),
         ({"ids": str(tmp_path / "none.txt")}, "cannot be read"),

@@ -119,7 +119,7 @@ def test_another_folder_with_the_same_names_is_told_in_one_line(
         caplog.clear()
         scrape(config(tmp_path / folder, tmp_path / "clips"), progress=False)
         assert (
-            sum("listed already for another place (folder:a.mp4 was" in line for line in caplog.messages)
+            sum("already exist for another place (folder:a.mp4 was" in line for line in caplog.messages)
             == lines
         )
 

@@ -307,7 +307,7 @@ def test_a_list_that_grew_warns_of_every_id_that_moved(
     caplog.clear()
     (tmp_path / "in/pairs.csv").write_text("\n".join([*rows[:3], "2,3.mp4", "3,2.mp4"]))
     scrape(config(tmp_path / "in/pairs.csv", tmp_path / "clips", retry_after_s=0), progress=False)
-    told = [line for line in caplog.messages if "listed already for another place" in line]
+    told = [line for line in caplog.messages if "already exist for another place" in line]
     assert len(told) == 1 and told[0].startswith("1 ids") and "2.mp4, is" in told[0] and "3.mp4" in told[0]
 
 
