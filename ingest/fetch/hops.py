@@ -136,7 +136,7 @@ class Peeked(io.BufferedIOBase):
         if amt is None or amt < 0:
             head = self._head
             self._head = b""
-            return head + self._inner.read()
+            return head + bytes(self._inner.read())
         if not self._head:
             return bytes(self._inner.read(amt))
         head = self._head[:amt]

@@ -223,7 +223,7 @@ def leave_network() -> bool:
     False: deno's --deny-net has to do.
     """
     libc = ctypes.CDLL(None)
-    return libc.unshare(CLONE_NEWNET) == 0 or libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0
+    return bool(libc.unshare(CLONE_NEWNET) == 0 or libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0)
 
 
 def leave_files(program: str) -> bool:
@@ -248,7 +248,7 @@ def leave_files(program: str) -> bool:
             allowed = struct.pack("=Qi", LANDLOCK_EXECUTE | LANDLOCK_READ_FILE, descriptor)
             syscall(LANDLOCK_ADD, ruleset, LANDLOCK_BENEATH, allowed, 0)
             os.close(descriptor)
-    is_restricted = syscall(LANDLOCK_RESTRICT, ruleset, 0) == 0
+    is_restricted = bool(syscall(LANDLOCK_RESTRICT, ruleset, 0) == 0)
     os.close(ruleset)
     return is_restricted
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from ingest.fetch.formats import choose_formats
+from ingest.sample import Refused
 
 PICTURE = {
     "format_id": "p",
@@ -74,3 +75,35 @@ def test_what_is_protected_or_no_medium_is_never_taken() -> None:
         "p",
         "en",
     ]
+
+
+def stream(id: str, height: int = 0, **more: object) -> dict[str, object]:
+    size = {"height": height, "width": height * 16 // 9} if height else {}
+    return {"format_id": id, "url": f"https://example.org/{id}", "protocol": "https", **size, **more}
+
+
+@pytest.mark.parametrize(
+    ("formats", "chosen"),
+    [
+        (
+            ["a", "v144", "v360", "v720", "p720"],
+            ["v360", "a"],
+        ),  # the smallest stream that reaches 256 px, and a sound
+        (["a", "v144", "p720"], ["p720"]),  # no stream is large enough, a file is
+        (["a", "v144", "p96"], ["v144", "a"]),  # nothing is: the largest
+        (["p360", "p720"], ["p360"]),
+    ],
+)
+def test_the_smallest_sufficient_format_is_chosen(formats: list[str], chosen: list[str]) -> None:
+    only = {
+        "a": {"vcodec": "none", "abr": 128},
+        "v": {"acodec": "none", "vcodec": "h264"},
+        "p": {"vcodec": "h264", "acodec": "aac"},
+    }
+    offered = [stream(name, int(name[1:] or 0), **only[name[0]]) for name in formats]
+    assert [f["format_id"] for f in choose_formats(offered, 256)] == chosen
+
+
+def test_formats_that_only_ffmpeg_could_download_are_never_chosen() -> None:
+    with pytest.raises(Refused, match="native"):
+        choose_formats([stream("a", 360, protocol="rtmp"), stream("b", 360, has_drm=True)], 256)

@@ -13,24 +13,21 @@ from typing import Any
 import av
 import pytest
 from yt_dlp.extractor.youtube._base import INNERTUBE_CLIENTS
-from yt_dlp.utils import DownloadError, ExtractorError, GeoRestrictedError
 
 from cluster.dataset import Dataset
-from configs.load import UserError, load_config
+from configs.load import UserError
 from ingest.clip.clipper import ClipConfig, FrameConfig
-from ingest.fetch.access import YoutubeConfig, parse_extractor_args, redacted, secrets_of, youtube_egress
+from ingest.fetch.access import YoutubeConfig
 from ingest.fetch.fetcher import Fetcher
 from ingest.fetch.settings import FetchConfig
-from ingest.fetch.web import Web
-from ingest.fetch.youtube import LIST_EXTRACTORS, VIDEO_EXTRACTORS, license_of, reason_of, refusal_of
 from ingest.ffmpeg import ffmpeg_exe
-from ingest.sample import RETRYABLE, Item, Media, Reason, Refused
+from ingest.sample import Item, Media, Reason, Refused
 from ingest.scrape import ScrapeConfig, scrape, semantic
 from ingest.sources.registry import enumerate_items
 from ingest.sources.settings import SourceConfig
-from ingest.sources.youtube import enumerate_youtube, targets, video_id
+from ingest.sources.youtube import enumerate_youtube, targets
 from ingest.synth import SynthConfig, synth
-from tests.fakes.tube import CC, CHANNEL, Tube, Video, running_tube
+from tests.fakes.tube import CHANNEL, Tube, Video, running_tube
 
 PASSWORD, COOKIE, TOKEN = "hunter22", "cookie-secret-5711", "tokensecret9213abcde"
 WATCH = "https://www.youtube.com/watch?v="
@@ -234,94 +231,6 @@ def test_a_proxy_that_does_not_answer_is_a_network_failure(
     with Fetcher(network(tube), tmp_path / "spool", ("CC-BY-3.0",), {"youtube": youtube}) as fetcher:
         refusal = refused(lambda: fetcher.fetch(item("marked00000"), 64))
     assert refusal.reason == Reason.NETWORK and PASSWORD not in refusal.detail
-
-
-def wrapped(error: ExtractorError) -> DownloadError:
-    """As YoutubeDL reports it: an error that was made of another one is forgotten but for its words."""
-    inner = (type(error.cause), error.cause, None) if error.cause else (type(error), error, None)
-    return DownloadError(f"ERROR: [youtube] {error}", inner)
-
-
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (GeoRestrictedError("not available from your location", countries=["DE"]), Reason.GEO),
-        (ExtractorError("Requested format is not available", expected=True), Reason.FORMAT),
-        (ExtractorError("This video is DRM protected", expected=True), Reason.UNSUPPORTED),
-        (
-            ExtractorError(
-                "All player responses are invalid. Your IP is likely being blocked by Youtube", expected=True
-            ),
-            Reason.BOT_CHECK,
-        ),
-        (
-            ExtractorError("An extractor error has occurred.", cause=KeyError("videoDetails")),
-            Reason.EXTRACTOR,
-        ),
-        (ExtractorError("Failed to extract any player response"), Reason.EXTRACTOR),
-        (ExtractorError("YouTube said: The playlist does not exist.", expected=True), Reason.REMOVED),
-    ],
-)
-def test_errors_of_yt_dlp_are_classed_by_their_true_words(error: ExtractorError, reason: Reason) -> None:
-    refusal = refusal_of(wrapped(error))
-    assert refusal and refusal.reason == reason and refusal.detail.startswith(str(error.orig_msg))
-
-
-def test_an_error_of_the_network_is_not_youtubes() -> None:
-    assert (
-        refusal_of(wrapped(ExtractorError("Unable to download webpage", cause=ConnectionResetError())))
-        is None
-    )
-
-
-def test_what_may_pass_is_retried_and_what_stays_is_final() -> None:
-    assert {
-        Reason.BOT_CHECK,
-        Reason.RATE_LIMITED,
-        Reason.FORMAT,
-        Reason.EXTRACTOR,
-        Reason.NETWORK,
-    } <= RETRYABLE
-    assert (
-        not {
-            Reason.REMOVED,
-            Reason.PRIVATE,
-            Reason.AGE,
-            Reason.GEO,
-            Reason.MEMBERS_ONLY,
-            Reason.LIVE,
-            Reason.LICENSE,
-        }
-        & RETRYABLE
-    )
-    assert reason_of("") not in (Reason.REMOVED, Reason.UNSUPPORTED)
-
-
-@pytest.mark.parametrize(
-    ("stated", "channel", "license"),
-    [
-        (CC, "UCx", "CC-BY-3.0"),
-        (CC, CHANNEL, "CC-BY-3.0"),
-        ("", "UCx", ""),
-        (None, "UCx", ""),
-        ("Standard YouTube License", "UCx", "all-rights-reserved"),
-        ("Creative Commons", "UCx", "unknown"),
-        ("creative commons attribution license (reuse allowed) not", "UCx", "unknown"),
-        (None, CHANNEL, "own"),
-        ("Standard YouTube License", CHANNEL, "own"),
-        (None, CHANNEL.lower(), ""),
-        (None, None, ""),
-    ],
-)
-def test_only_the_mark_or_a_vouched_channel_is_a_license(
-    stated: str | None, channel: str | None, license: str
-) -> None:
-    assert (
-        license_of(
-            {"license": stated, "channel_id": channel}, YoutubeConfig(vouched_channels={CHANNEL: "own"})
-        )
-        == license
-    )
 
 
 def test_an_unmarked_video_is_refused_before_its_media_is_asked_for(
@@ -557,87 +466,6 @@ def test_cookies_go_to_youtube_alone_and_their_file_is_never_written(
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
-    [
-        ("cookies_file", f'[{{"name": "SID", "value": "{COOKIE}"}}]', "entry 1 is not in Netscape"),
-        ("cookies_file", f".youtube.com TRUE / TRUE 0 SID {COOKIE}", "entry 1 is not in Netscape"),
-        (
-            "proxies_file",
-            f"http://proxy.example:8080\nsocks4://me:{PASSWORD}@proxy.example:1080\n",
-            "line 2 is not http://",
-        ),
-        ("proxies_file", f"me:{PASSWORD}@proxy.example:80\n", "line 1 is not http://"),
-        ("po_tokens_file", None, "cannot be read"),
-        ("po_tokens_file", f"{TOKEN}\n", "line 1 is not CLIENT.CONTEXT"),
-    ],
-)
-def test_a_file_of_secrets_that_cannot_be_used_is_told_without_quoting_it(
-    tmp_path: Path, name: str, text: str | None, told: str
-) -> None:
-    if text is not None:
-        (tmp_path / "secrets").write_text(text)
-    with pytest.raises(UserError, match=told) as caught:
-        secrets_of(YoutubeConfig(**{name: str(tmp_path / "secrets")}))  # type: ignore[arg-type]
-    assert PASSWORD not in str(caught.value) and COOKIE not in str(caught.value)
-
-
-def test_an_error_that_quotes_a_secret_is_told_without_it(tube: Tube, youtube: YoutubeConfig) -> None:
-    web = Web(network(tube), VIDEO_EXTRACTORS, youtube_egress(youtube, listing=False))
-    text = redacted(
-        f"at http://someone:{PASSWORD}@{tube.address} with {COOKIE} and visionos.gvs+{TOKEN}", web.secrets()
-    )
-    assert not any(secret in text for secret in (PASSWORD, COOKIE, TOKEN)) and text.startswith("at ***")
-
-
-def test_extractors_are_those_of_youtube_and_no_other(tube: Tube) -> None:
-    names = {}
-    for extractors in (VIDEO_EXTRACTORS, LIST_EXTRACTORS):
-        web = Web(network(tube), extractors)
-        names[extractors] = {one.IE_NAME for one in web._ies.values()}
-    assert names[VIDEO_EXTRACTORS] == {"youtube"}
-    assert names[LIST_EXTRACTORS] == {
-        "youtube",
-        "youtube:tab",
-        "youtube:playlist",
-        "youtube:search",
-        "youtube:search_url",
-    }
-
-
-def test_settings_reach_yt_dlp_in_its_own_words(youtube: YoutubeConfig) -> None:
-    ours = dataclasses.replace(
-        youtube, extractor_args=["youtube:player-client=visionos,web;lang=en"], sleep_s=3, max_sleep_s=4
-    )
-    options = youtube_egress(ours, listing=False).options
-    assert options["extractor_args"]["youtube"] == {
-        "player_client": ["visionos", "web"],
-        "lang": ["en"],
-        "po_token": [f"visionos.gvs+{TOKEN}"],
-    }
-    assert (options["sleep_interval"], options["max_sleep_interval"]) == (3, 4)
-    assert youtube_egress(ours, listing=True).options["playlist_items"] == "1:200", (
-        "a long channel is not paged to its end"
-    )
-    assert parse_extractor_args(["youtubetab:skip=a\\,b,c"]) == {"youtubetab": {"skip": ["a,b", "c"]}}
-
-
-@pytest.mark.parametrize(
-    ("word", "told"),
-    [
-        ("source.youtube.vouched_channels={'@someone': own}", "no channel id"),
-        (f"source.youtube.vouched_channels={{{CHANNEL}: mine}}", "no license code; .*CC-BY-4.0"),
-        ("source.youtube.extractor_args=['youtube:po_token=web.gvs+x']", "po_tokens_file"),
-        ("source.youtube.extractor_args=[nonsense]", "youtube:name=value"),
-        ("source.youtube.max_sleep_s=1", "max_sleep_s=1"),
-        ("source.youtube.rest_s=-1", "rest_s=-1"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(word: str, told: str) -> None:
-    with pytest.raises(UserError, match=told):
-        load_config(ScrapeConfig, ["configs/ingest/youtube.yaml", word])
-
-
-@pytest.mark.parametrize(
     "path",
     [
         "missing.txt",
@@ -649,16 +477,6 @@ def test_settings_that_cannot_work_are_refused(word: str, told: str) -> None:
 def test_a_target_that_is_not_youtube_is_one_clear_line(path: str) -> None:
     with pytest.raises(UserError, match="source.path="):
         targets(path)
-
-
-def test_video_ids_are_read_from_every_form() -> None:
-    for url in (
-        "https://youtu.be/video000000",
-        f"{WATCH}video000000&t=3",
-        "https://m.youtube.com/shorts/video000000",
-    ):
-        assert video_id(url) == "video000000"
-    assert video_id("https://www.youtube.com/@someone") == ""
 
 
 def test_cookies_without_a_javascript_runtime_are_told_in_one_line(
