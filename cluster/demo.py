@@ -1,4 +1,4 @@
-"""`make demo`: the whole chain on one machine, by the commands a user would type, each printed before it runs.
+"""`make demo`: the whole chain on one machine, by the commands a user would type, each printed first.
 
     python -m cluster demo [FOLDER]        # out/demo by default; run again = every step finds its work done
 
@@ -72,7 +72,7 @@ class Demo:
             run("ingest", "verify", f"{root}/clips")
 
     def train(self) -> int:
-        """Clips -> encoder and autoencoder -> latents -> diffusion; returns the step at which it was killed."""
+        """Clips -> encoder and autoencoder -> latents -> diffusion; returns the step of the kill."""
         root = self.root
         for recipe in ("contrastive", "autoencoder"):
             with self.timed(recipe):
@@ -180,8 +180,8 @@ def train_and_kill(train: tuple[str, ...], output: Path) -> int:
 def _kill_worker(output: Path, pid: int) -> None:
     step = read_lines(output / "metrics.jsonl")[-1]["step"]
     console.print(
-        f"[bold]Now something deliberate: training worker {pid} gets SIGKILL at step {step}.[/bold] What follows "
-        "about a worker that died is expected; the run resumes by itself from its last checkpoint."
+        f"[bold]SIGKILL to training worker {pid} at step {step}, on purpose.[/bold] What is logged about a "
+        "worker that died is expected: the run resumes by itself from its last checkpoint."
     )
     # before the kill, so that the event is there whatever the run does next
     with open(output / "events.jsonl", "a") as events:
@@ -236,7 +236,7 @@ def _summarise_training(output: Path, killed_at: int) -> dict[str, Any]:
 
 
 def _port_of(root: Path) -> int:
-    """The site's port, stored in `root`: the URLs of a frozen work list must lead there in the next demo too."""
+    """The site's port, stored in `root`: the URLs of a frozen work list must work in the next demo, too."""
     path = root / "port.txt"
     if not path.exists():
         path.write_text(str(_free_port()))

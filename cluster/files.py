@@ -1,9 +1,9 @@
 """Local files that appear whole: written beside their place, then renamed.
 
-    with replacing(path) as partial:        # "partial-NAME" beside it: the suffix stays, encoders go by it
+    with replacing(path) as partial:        # path.parent / "partial-NAME"
         partial.write_text(text)
 
-Nobody reads half a file, and a crash leaves the old one. Objects of a dataset or run go through
+Nobody reads half a file, and a crash leaves the old one. Objects of a dataset or a run go through
 cluster.storage.
 """
 
@@ -14,7 +14,8 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to; renames it over `path` at the end, or deletes it after an error."""
+    """A path beside `path` to write to; renamed over `path` at the end, deleted after an error."""
+    # a prefix, not a suffix: encoders choose the format by the suffix
     partial = path.with_name(f"partial-{path.name}")
     try:
         yield partial

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 log = logging.getLogger(__name__)
+# more than any line of ours: metrics have about 300 bytes
 TAIL_BYTES = 4096
 
 
@@ -24,13 +25,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def parse_lines(data: bytes, name: str = "") -> list[dict[str, Any]]:
-    """The JSON objects of `data`, one a line; `name` stands in the warning about a damaged line."""
-    pieces = [piece for piece in data.split(b"\n") if piece.strip()]
-    found = [_parse(piece) for piece in pieces]
-    damaged = sum(line is None for line in found[:-1])
+    """The JSON objects of `data`, one a line; `name` is for the warning about a damaged line."""
+    lines = [_parse(line) for line in data.split(b"\n") if line.strip()]
+    # the last one may be cut off by a crash at any time: that is no damage
+    damaged = sum(line is None for line in lines[:-1])
     if damaged:
         log.warning("%s: %d damaged lines are left out", name or "JSON lines", damaged)
-    return [line for line in found if line is not None]
+    return [line for line in lines if line is not None]
 
 
 def last_line(path: Path) -> dict[str, Any] | None:
@@ -39,15 +40,15 @@ def last_line(path: Path) -> dict[str, Any] | None:
         return None
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        pieces = file.read().split(b"\n")
-    found = (_parse(piece) for piece in reversed(pieces) if piece.strip())
-    return next((line for line in found if line is not None), None)
+        tail = file.read().split(b"\n")
+    lines = (_parse(line) for line in reversed(tail) if line.strip())
+    return next((line for line in lines if line is not None), None)
 
 
-def _parse(piece: bytes) -> dict[str, Any] | None:
+def _parse(data: bytes) -> dict[str, Any] | None:
     """The object of one line; None where the line is cut off or otherwise no JSON object."""
     try:
-        line = json.loads(piece)
+        line = json.loads(data)
     except ValueError:
         return None
     return line if isinstance(line, dict) else None

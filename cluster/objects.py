@@ -18,6 +18,7 @@ from configs.load import StoppedError
 
 log = logging.getLogger(__name__)
 NUMBER = "(?:0|[1-9][0-9]*)"
+# what a dataset writes into each of its folders; other files there are ignored (Thumbs.db, an editor's backup)
 OWN_NAMES = {
     "worklist": r"[0-9]{6,}\.parquet",
     "commits": rf"[\w-]+\.{NUMBER}\.json",
@@ -26,35 +27,25 @@ OWN_NAMES = {
     "shards": r"[\w-]+-[0-9a-f]{16}\.tar",
     "index": r"[\w-]+-[0-9a-f]{16}\.parquet",
 }
-"""What a dataset writes into each of its folders; any other file there is somebody else's (Thumbs.db, an editor's backup)."""
 RESTORE = "restore it from a copy of the dataset"
 
 
 class DamagedDatasetError(OSError, StoppedError):
-    """An object of a dataset is missing or has other bytes than were written.
-
-    One line, which names the object.
-    """
+    """An object of a dataset is missing or has other bytes than were written. One line, which names it."""
 
 
 def list_own(store: Store, folder: str) -> list[str]:
-    """The names of the dataset's own objects in `folder`.
-
-    Files of others are ignored, and logged once per process.
-    """
-    own, strangers = list[str](), list[str]()
-    for name in store.list(folder):
-        is_own = re.fullmatch(OWN_NAMES[folder], name.removeprefix(f"{folder}/"))
-        (own if is_own else strangers).append(name)
-    _warn_of_strangers(store.uri, tuple(strangers))
-    return own
+    """The names of the dataset's own objects in `folder`; foreign files are ignored, and logged once."""
+    pattern = re.compile(OWN_NAMES[folder])
+    names = store.list(folder)
+    objects = [name for name in names if pattern.fullmatch(name.removeprefix(f"{folder}/"))]
+    if len(objects) < len(names):
+        _warn_of_foreign(store.uri, tuple(sorted(set(names) - set(objects))))
+    return objects
 
 
 def open_list(store: Store, name: str) -> pq.ParquetFile:
-    """A file of the work list or of tombstones.
-
-    `DamagedDatasetError` where it has other bytes than were written.
-    """
+    """A file of the work list or of tombstones. `DamagedDatasetError` where its bytes were changed."""
     try:
         return open_table(store.read(name))
     except ValueError as error:
@@ -62,8 +53,10 @@ def open_list(store: Store, name: str) -> pq.ParquetFile:
 
 
 @functools.cache
-def _warn_of_strangers(uri: str, names: tuple[str, ...]) -> None:
+def _warn_of_foreign(uri: str, names: tuple[str, ...]) -> None:
     """One warning per process for the same names."""
-    if names:
-        shown = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
-        log.warning("%s: %d files are not of this dataset and are ignored: %s", uri, len(names), shown)
+    examples = ", ".join(map(repr, names[:5]))
+    ellipsis = ", …" if len(names) > 5 else ""
+    log.warning(
+        "%s: %d files are not of this dataset and are ignored: %s%s", uri, len(names), examples, ellipsis
+    )

@@ -4,8 +4,8 @@
 
 A worker runs the stage on its own disk and commits by itself; the driver sees numbers, never a sample. One
 call in flight per actor, so that memory is bounded and a death costs little; units that take milliseconds
-travel several in a call. A unit that fails is tried `MAX_TRIES` times. Which units there are is cluster.units's
-business.
+travel several in a call. A unit that fails is tried `MAX_TRIES` times. Which units there are is decided in
+cluster.units.
 """
 
 import itertools
@@ -60,7 +60,7 @@ StageFactory = Callable[[], Stage]
 
 @dataclass
 class Outcome:
-    """What a worker reports of one unit: committed, deferred (mostly retryable), or an error, `fatal` for all.
+    """What a worker reports of a unit: committed, deferred (mostly retryable), or an error, `fatal` for all.
 
     `cpu_s`: CPU seconds of all units since the last outcome that set it; measuring per unit would cost more
     than a small unit does.
@@ -114,7 +114,7 @@ def do_unit(dataset: Dataset, stage: Stage, task: UnitTask, retryable: frozenset
 def guarded(
     open_dataset: Callable[[], Dataset], stage: Stage, task: UnitTask, retryable: frozenset[str]
 ) -> Outcome:
-    """The one border where anything may fail: a failed unit is reported, its traceback logged, and it is retried."""
+    """The one border where anything may fail: a failed unit is reported, its traceback logged, and retried."""
     try:
         return do_unit(open_dataset(), stage, task, retryable)
     except StorageDownError as error:
@@ -125,7 +125,7 @@ def guarded(
 
 
 def refuse_unit(dataset: Dataset, task: UnitTask, config: PoolConfig) -> Outcome:
-    """Commits a unit that killed its worker every time as refused rows; follow-up units then find the item."""
+    """Commits refused rows for a unit that killed its worker every time; its follow-ups then find the item."""
 
     def stage(task: UnitTask, scratch: Path) -> UnitOutput:
         detail = f"the worker died {MAX_TRIES} times on unit {task.unit}"
@@ -339,7 +339,7 @@ class RayPool:
 
 
 def ensure_ray(num_cpus: int | None = None, log_to_driver: bool = True) -> None:
-    """Connects to the cluster of RAY_ADDRESS, or starts a local Ray on loopback that ends with this process."""
+    """Connects to the cluster of RAY_ADDRESS, or starts a local Ray that ends with this process."""
     import ray
 
     if ray.is_initialized():

@@ -1,9 +1,9 @@
 """What every verb does around its work: `--dry-run`, `--json`, and a record of the run beside its output.
 
-    run_verb("scrape", args, config, do, output=config.output, show=show_units, as_json=as_json, dry_run=dry_run)
+    run_verb("scrape", args, config, do, output=output, show=show_units, as_json=as_json, dry_run=dry_run)
 
-    <output>/runs/<run-id>/summary.json      what the run did, with seconds and cpu_s (all actors and their children)
-    <output>/runs/<run-id>/config.yaml       the settings as they were given, unresolved
+    <output>/runs/<run-id>/summary.json    what the run did; its cpu_s has all actors and their children
+    <output>/runs/<run-id>/config.yaml     the settings as they were given, unresolved
 
 It knows no verb. A run that fails leaves no record.
 """

@@ -1,4 +1,4 @@
-"""The steps that a training run has committed, read from its checkpoint markers, for rooms that load no model.
+"""The steps that a training run has committed, read from its markers, for rooms that load no model.
 
     committed_steps(open_store(run))          # [200, 400]: oldest first
     checkpoint_folder(400)                    # "checkpoints/step-00000400"

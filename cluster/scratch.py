@@ -1,11 +1,10 @@
-"""Scratch folders that tell whose they are, so that those of dead processes can be swept away, and only
-those.
+"""Temporary folders named after their process, so that only those of dead ones are removed.
 
     with scratch_folder("spool") as folder: ...    # <tmp>/stillsound-<machine>-<pid>-<start>-spool-…
     sweep()                                        # at the start of a worker
 
-A worker that is killed takes nothing away; the next one that starts on the machine does. Processes of another
-machine or container that shares the folder are not seen from here, and left alone.
+A killed worker cannot remove its folders; the next one that starts on the machine does. Processes of another
+machine or container that shares the temporary folder cannot be seen from here: theirs are left alone.
 """
 
 import contextlib
@@ -21,16 +20,15 @@ from pathlib import Path
 
 import psutil
 
+# the kernel's clock ticks and the boot time are rounded differently from call to call
+START_TOLERANCE_MS = 1000
 NAME = re.compile(r"stillsound-(\d+)-(\d+)-(\d+)-")
 
 
 def new_scratch(purpose: str) -> Path:
-    """A new folder of this process in the system's place for such."""
-    return Path(
-        tempfile.mkdtemp(
-            prefix=f"stillsound-{_machine()}-{os.getpid()}-{_own_start_ms(os.getpid())}-{purpose}-"
-        )
-    )
+    """A new folder of this process, below the system's temporary folder."""
+    owner = f"{_machine()}-{os.getpid()}-{_own_start_ms(os.getpid())}"
+    return Path(tempfile.mkdtemp(prefix=f"stillsound-{owner}-{purpose}-"))
 
 
 @contextlib.contextmanager
@@ -44,22 +42,26 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
 
 
 def sweep() -> int:
-    """Removes what processes of this machine left that are no more; how many folders."""
-    swept = 0
+    """Removes the folders of this machine's dead processes; returns how many."""
+    removed = 0
     for path in Path(tempfile.gettempdir()).glob("stillsound-*"):
-        found = NAME.match(path.name)
-        if found and int(found[1]) == _machine() and not _alive(int(found[2]), int(found[3])):
+        match = NAME.match(path.name)
+        if not match:
+            continue
+        machine, pid, started_ms = map(int, match.groups())
+        if machine == _machine() and not _alive(pid, started_ms):
             shutil.rmtree(path, ignore_errors=True)
-            swept += 1
-    return swept
+            removed += 1
+    return removed
 
 
 def _alive(pid: int, started_ms: int) -> bool:
     try:
-        return abs(_start_ms(pid) - started_ms) < 1000
+        # process ids are used again: only the start time tells two processes apart
+        return abs(_start_ms(pid) - started_ms) < START_TOLERANCE_MS
     except psutil.NoSuchProcess:
         return False
-    except psutil.AccessDenied:
+    except psutil.AccessDenied:  # it is another user's, so it exists
         return True
 
 
@@ -72,7 +74,7 @@ _own_start_ms = functools.cache(_start_ms)
 
 @functools.cache
 def _machine() -> int:
-    """Where process ids mean the same.
+    """A number for the host and its process-id namespace: within it, a process id means one process.
 
     The namespace's number alone is the same on every machine without containers.
     """

@@ -1,11 +1,12 @@
-"""From what a user asks (a YAML preset and `a.b=c` words) to a checked dataclass, and from any mistake to one
-clear line.
+"""From settings (a YAML preset, `a.b=c` arguments) to a checked dataclass; from a mistake to one clear line.
 
-Each component keeps a small dataclass beside its code; `load_config(Schema, args)` fills it, refuses unknown
-keys with "did you mean", wrong types with key, value and expected type, and names required settings that are
-missing. Fields made with `operational` never change bytes: they are left out of `semantic_dict` and so of the
-hash that guards a dataset. `run_app` runs a typer app and turns `UserError` and usage errors into `error:
-...` on stderr and exit code 2. It does not know any component, print anything else, or read the environment.
+Each component keeps a small dataclass beside its code. `load_config(Schema, args)` fills it and refuses
+unknown keys with "did you mean", wrong types with key, value and expected type, and missing required
+settings. Fields made with `operational` never change bytes: they are left out of `semantic_dict`, and so of
+the hash that guards a dataset. `run_app` runs a typer app and turns `UserError` and usage errors into one
+line `error: …` on stderr and exit code 2.
+
+It does not know any component, print anything else, or read the environment.
 """
 
 import copy
@@ -46,14 +47,14 @@ class UserError(ValueError):
 class StoppedError(RuntimeError):
     """A run that ended before its work was done: its text is one line that says why.
 
-    The same command goes on.
+    The same command resumes.
     """
 
 
 def operational(default: Any = dataclasses.MISSING) -> Any:
     """A dataclass field for a setting that does not change bytes (workers, retries, rates).
 
-    A class is called for the default.
+    A class is used as default factory.
     """
     metadata = {"operational": True}
     if isinstance(default, type):
@@ -64,34 +65,33 @@ def operational(default: Any = dataclasses.MISSING) -> Any:
 
 
 def positive(config: Any, *names: str, section: str = "") -> None:
-    """`UserError` for the first of these settings that is not above 0. `section`: the prefix, such as "clip."."""
+    """`UserError` for the first of these settings that is not above 0. `section`: a prefix such as "clip."."""
     for name in names:
         value = getattr(config, name)
+        # not `value <= 0`: NaN is refused, too
         if not value > 0:
             raise UserError(f"{section}{name}={value}: give a positive number")
 
 
 def at_least(config: Any, least: float, *names: str, section: str = "", meaning: str = "") -> None:
-    """`UserError` for the first of these settings that is below `least`. `meaning`: what `least` itself stands for."""
-    shown = f"{least:g} ({meaning})" if meaning else f"{least:g}"
+    """`UserError` for the first setting that is below `least`. `meaning`: what `least` does, such as "off"."""
+    bound = f"{least:g} ({meaning})" if meaning else f"{least:g}"
     for name in names:
         value = getattr(config, name)
         if not value >= least:
-            raise UserError(f"{section}{name}={value}: give {shown} or more")
+            raise UserError(f"{section}{name}={value}: give {bound} or more")
 
 
 def load_config(schema: type[T], args: Sequence[str]) -> T:
-    """Fill the dataclass `schema` from at most one YAML path (a word without `=`) and any number of `a.b=c`
-    overrides.
+    """The dataclass `schema`, filled from at most one YAML path (without `=`) and any number of `a.b=c`.
 
-    Later overrides win over earlier ones and over the file. Raises UserError for every mistake, also for a
-    ValueError raised by a `__post_init__` of the schema.
+    Later overrides win over earlier ones and over the file. Raises `UserError` for every mistake, also for a
+    `ValueError` raised by a `__post_init__` of the schema.
     """
     paths = [arg for arg in args if "=" not in arg]
     if len(paths) > 1:
-        raise UserError(
-            f"more than one config file given: {', '.join(paths)}; give one, and settings as name=value"
-        )
+        names = ", ".join(paths)
+        raise UserError(f"more than one config file given: {names}; give one, and settings as name=value")
     config = OmegaConf.structured(schema)
     if paths:
         _merge(config, schema, _read_yaml(paths[0]), paths[0])
@@ -102,16 +102,22 @@ def load_config(schema: type[T], args: Sequence[str]) -> T:
 
 
 def unresolved(schema: type, args: Sequence[str]) -> str:
-    """The settings as YAML as they were asked, file and overrides together: defaults left out, `${…}` not
-    looked up.
+    """The settings as they were given, file and overrides in one YAML: no defaults, `${…}` not looked up.
+
+    Nothing from the environment is in it, and no password of a URL.
     """
-    trees = [OmegaConf.load(arg) for arg in args if "=" not in arg and os.path.exists(arg)]
-    whole = OmegaConf.merge({}, *trees, *(_read_override(schema, arg) for arg in args if "=" in arg))
-    return hide_passwords(OmegaConf.to_yaml(whole, resolve=False))
+    presets = [OmegaConf.load(arg) for arg in args if "=" not in arg and os.path.exists(arg)]
+    overrides = [_read_override(schema, arg) for arg in args if "=" in arg]
+    settings = OmegaConf.merge({}, *presets, *overrides)
+    return hide_passwords(OmegaConf.to_yaml(settings, resolve=False))
 
 
 def hide_passwords(text: str) -> str:
-    """The text with the password of every `scheme://user:password@host` replaced by stars."""
+    """The text with the password of every `scheme://user:password@host` replaced by stars.
+
+    >>> hide_passwords("proxy: http://me:secret@host:3128")
+    'proxy: http://me:***@host:3128'
+    """
     return re.sub(r"(://[^\s/@:]*):[^\s/@]+@", r"\1:***@", text)
 
 
@@ -126,33 +132,34 @@ def semantic_dict(config: Any) -> dict[str, Any]:
 
 
 def semantic_hash(d: dict[str, Any]) -> str:
-    """sha256 hex of the canonical JSON (sorted keys, no spaces, no NaN) of `d`."""
+    """sha256 hex of the canonical JSON of `d`: sorted keys, no spaces, no NaN, which JSON does not have."""
     text = json.dumps(d, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def describe_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """One line of what differs, such as "clip.duration_s: 1.6 (existing) -> 2.0 (yours); …"; empty if nothing
-    does.
-    """
-    before, after = dict(_leaves(old)), dict(_leaves(new))
+    """What differs, in one line such as "clip.duration_s: 1.6 (existing) -> 2.0 (yours)"; or ""."""
+    before = dict(_leaves(old))
+    after = dict(_leaves(new))
     changes = []
     for key in sorted(before.keys() | after.keys()):
-        was, now = (_show(side[key]) if key in side else "absent" for side in (before, after))
+        was = _show(before[key]) if key in before else "absent"
+        now = _show(after[key]) if key in after else "absent"
         if was != now:
             changes.append(f"{key}: {was} (existing) -> {now} (yours)")
     return "; ".join(changes)
 
 
 def run_app(app: typer.Typer) -> None:
-    """Run a command line and exit. A user's mistake is one line on stderr and exit code 2, a run that had to
-    stop one line and exit code 1; a defect keeps its traceback."""
+    """Runs a command line and exits: 2 for a user's mistake, 1 for a run that had to stop, 130 for Ctrl-C.
+
+    Each is one line on stderr; a defect keeps its traceback.
+    """
     try:
         code = typer.main.get_command(app)(standalone_mode=False)
     except UserError as error:
-        _refuse(
-            str(getattr(error, "cause", error))
-        )  # Ray raises a subclass whose text is a traceback, the real one in .cause
+        # Ray raises a subclass whose text is a traceback; the real one is in .cause
+        _refuse(str(getattr(error, "cause", error)))
     except StoppedError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(1)
@@ -179,17 +186,15 @@ def _one_line(message: object) -> str:
 
 def _read_yaml(path: str) -> dict[str, Any]:
     if not os.path.exists(path):
-        raise UserError(
-            f"no such config file: {path}{_did_you_mean(path, _yaml_files_beside(path))} (settings are given as name=value)"
-        )
+        hint = _did_you_mean(path, _yaml_files_beside(path))
+        raise UserError(f"no such config file: {path}{hint} (settings are given as name=value)")
     try:
         tree = OmegaConf.load(path)
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {_one_line(error)}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"cannot read config file {path}: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        problem = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read config file {path}: {problem}") from error
     if not isinstance(tree, DictConfig):
         raise UserError(f"{path} must hold settings (name: value), not a list or a single value")
     return cast(dict[str, Any], OmegaConf.to_container(tree))
@@ -197,38 +202,43 @@ def _read_yaml(path: str) -> dict[str, Any]:
 
 def _yaml_files_beside(path: str) -> list[str]:
     folder = Path(path).parent
-    return [str(found) for found in folder.glob("*.yaml")] if folder.is_dir() else []
+    return [str(preset) for preset in folder.glob("*.yaml")] if folder.is_dir() else []
 
 
 def _read_override(schema: type, arg: str) -> dict[str, Any]:
-    """`a.b=c` as {"a": {"b": c}}; text settings are taken letter by letter, everything else is read as YAML."""
+    """`a.b=c` as {"a": {"b": c}}; text settings are taken literally, everything else is read as YAML."""
     key, text = arg.split("=", 1)
     names = key.split(".")
     if not all(names):
         raise UserError(f'"{arg}" has no setting name: write name=value or section.name=value')
-    if not (_field_type(schema, names) is str and text != "null"):
-        try:
-            value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[call-overload,index]
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
-            raise UserError(
-                f'the value of "{arg}" cannot be read: {_one_line(error)}; quote it, or write lists as [a,b]'
-            ) from error
-    else:
-        value = text
+    # null empties a text setting, too; every other text stands for itself, such as 007 or "yes"
+    is_literal = _field_type(schema, names) is str and text != "null"
+    return _nested(names, text if is_literal else _read_value(arg, text))
+
+
+def _read_value(arg: str, text: str) -> Any:
+    try:
+        tree = OmegaConf.from_dotlist([f"value={text}"])
+        return OmegaConf.to_container(tree)["value"]  # type: ignore[call-overload,index]
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        fix = "quote it, or write lists as [a,b]"
+        raise UserError(f'the value of "{arg}" cannot be read: {_one_line(error)}; {fix}') from error
+
+
+def _nested(names: Sequence[str], value: Any) -> dict[str, Any]:
+    """{"a": {"b": value}} for the names a, b."""
+    tree = value
     for name in reversed(names):
-        value = {name: value}
-    return cast(dict[str, Any], value)
+        tree = {name: tree}
+    return cast(dict[str, Any], tree)
 
 
 def _merge(config: DictConfig, schema: type, tree: dict[str, Any], origin: str) -> None:
     """Merge leaf by leaf, so that every refusal can name its own key and value."""
     _refuse_unknown(schema, tree, "", origin)
     for names, value in _assignments(schema, tree, ()):
-        branch: Any = value
-        for name in reversed(names):
-            branch = {name: branch}
         try:
-            config.merge_with(branch)
+            config.merge_with(_nested(names, value))
         except (OmegaConfBaseException, ValueError, TypeError) as error:
             expected = _type_name(_annotation(schema, names))
             raise UserError(f"{'.'.join(names)} = {_show(value)} is not {expected} (in {origin})") from error
@@ -246,27 +256,29 @@ def _assignments(
 
 
 def _refuse_unknown(schema: Any, tree: dict[str, Any], prefix: str, origin: str) -> None:
-    known = _hints(schema)
+    hints = _hints(schema)
     for key, value in tree.items():
-        if key not in known:
-            near = _did_you_mean(prefix + str(key), [prefix + name for name in known])
-            near = near or f"; known here: {', '.join(known)}"
-            where = "" if origin.split("=")[0] == prefix + str(key) else f" in {origin}"
-            raise UserError(f'unknown setting "{prefix}{key}"{where}{near}')
-        inner = _section(known[key])
+        if key not in hints:
+            full_name = f"{prefix}{key}"
+            hint = _did_you_mean(full_name, [prefix + name for name in hints])
+            hint = hint or f"; known here: {', '.join(hints)}"
+            # an override names itself; of a file, the user needs its name
+            where = "" if origin.split("=")[0] == full_name else f" in {origin}"
+            raise UserError(f'unknown setting "{full_name}"{where}{hint}')
+        inner = _section(hints[key])
         if inner and isinstance(value, dict):
             _refuse_unknown(inner, value, f"{prefix}{key}.", origin)
 
 
 def _instantiate(config: DictConfig, schema: type[T]) -> T:
     try:
-        missing = [
-            full for name in sorted(OmegaConf.missing_keys(config)) for full in _required(schema, name)
-        ]
+        missing: list[str] = []
+        for name in sorted(OmegaConf.missing_keys(config)):
+            missing += _required(schema, name)
         if missing:
-            raise UserError(
-                f"missing setting{'s' if len(missing) > 1 else ''}: {', '.join(missing)}; add {missing[0]}=… to the command"
-            )
+            plural = "s" if len(missing) > 1 else ""
+            names = ", ".join(missing)
+            raise UserError(f"missing setting{plural}: {names}; add {missing[0]}=… to the command")
         return cast(T, OmegaConf.to_object(config))
     except UserError:
         raise
@@ -279,13 +291,15 @@ def _required(schema: type, name: str) -> list[str]:
     section = _section(_annotation(schema, name.split(".")))
     if section is None:
         return [name]
-    free = (dataclasses.MISSING, dataclasses.MISSING)
-    inner = [f.name for f in dataclasses.fields(section) if (f.default, f.default_factory) == free]
-    return [full for field in inner for full in _required(schema, f"{name}.{field}")] or [name]
+    required: list[str] = []
+    for field in dataclasses.fields(section):
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            required += _required(schema, f"{name}.{field.name}")
+    return required or [name]
 
 
-def _did_you_mean(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+def _did_you_mean(name: str, candidates: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
     return f'; did you mean "{near[0]}"?' if near else ""
 
 
@@ -297,7 +311,7 @@ def _hints(schema: Any) -> dict[str, Any]:
 def _without_none(annotation: Any) -> Any:
     """`X | None` -> X; any other annotation as it is."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        inner = [part for part in typing.get_args(annotation) if part is not type(None)]
+        inner = [argument for argument in typing.get_args(annotation) if argument is not type(None)]
         return inner[0] if len(inner) == 1 else annotation
     return annotation
 
@@ -324,22 +338,22 @@ def _field_type(schema: Any, names: Sequence[str]) -> Any:
 
 
 def _type_name(annotation: Any) -> str:
-    """The expected type as words for a person, such as "of type float"."""
+    """The expected type for an error message, such as "of type float"."""
     if _section(annotation):
         return "a section (name: value lines)"
     if typing.get_origin(annotation) is typing.Literal:
         return f"one of {', '.join(map(str, typing.get_args(annotation)))}"
-    return "of type " + (
-        annotation.__name__
-        if isinstance(annotation, type) and not typing.get_args(annotation)
-        else str(annotation).replace("typing.", "")
-    )
+    is_plain = isinstance(annotation, type) and not typing.get_args(annotation)
+    return f"of type {annotation.__name__ if is_plain else str(annotation).replace('typing.', '')}"
 
 
 def _plain(value: Any, semantic_only: bool) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        kept = [f for f in dataclasses.fields(value) if not (semantic_only and f.metadata.get("operational"))]
-        return {field.name: _plain(getattr(value, field.name), semantic_only) for field in kept}
+        return {
+            field.name: _plain(getattr(value, field.name), semantic_only)
+            for field in dataclasses.fields(value)
+            if not (semantic_only and field.metadata.get("operational"))
+        }
     if isinstance(value, dict):
         return {str(key): _plain(inner, semantic_only) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):

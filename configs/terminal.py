@@ -1,4 +1,4 @@
-"""What a person sees in a terminal: foreign words are shown as they are, and none of them moves the cursor."""
+"""Prints untrusted text literally: no escape sequences, no characters that turn the direction of text."""
 
 import logging
 import unicodedata
@@ -8,22 +8,27 @@ from rich.logging import RichHandler
 
 
 def printable(text: str) -> str:
-    """`text` without escape sequences and characters that turn its direction; lines and tabs stay, lone
-    surrogates are spelt out.
+    """`text` with a space for every control and direction character but line feeds and tabs.
+
+    Lone surrogates, which no terminal can encode, are spelt out.
+
+    >>> printable("a\\x1b[2Jb")
+    'a [2Jb'
     """
-    kept = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else " " for c in kept)
+    encodable = text.encode("utf-8", "backslashreplace").decode()
+    # categories that begin with C: control, format (which holds the direction marks), unassigned, private
+    return "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else " " for c in encodable)
 
 
 class Inert(logging.Formatter):
-    """Sites' and libraries' own words are in the log."""
+    """Escapes control characters in log lines, which may quote text from the web."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
 
 
 def log_to_stderr() -> None:
-    """What a command logs, from INFO on."""
+    """Sends what a command logs, from INFO on, to stderr; stdout is the summary's."""
     handler = RichHandler(console=Console(stderr=True), show_path=False)
     handler.setFormatter(Inert("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

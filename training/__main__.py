@@ -22,7 +22,7 @@ console = Console(highlight=False, soft_wrap=True, markup=False)
 @app.callback()
 def main() -> None:
     """Train models on shards, and make sounds with them."""
-    # before torch is loaded: waiting threads sleep instead of spinning. On a quiet machine it costs about
+    # before torch is loaded: waiting threads sleep instead of spinning. Alone it costs about
     # a tenth of small models' speed; beside other processes, spinning took 290 s for what takes 16 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     log_to_stderr()
