@@ -57,7 +57,7 @@ def doctor(
 
 @app.command()
 def submit(
-    words: list[str] = typer.Argument(metavar="-- python -m ROOM VERB …"),
+    args: list[str] = typer.Argument(metavar="-- python -m ROOM VERB …"),
     address: str = typer.Option("", help="the Ray job server, http://HOST:8265 (default: RAY_ADDRESS)"),
     no_wait: bool = typer.Option(False, "--no-wait", help="return once the job is accepted"),
     dry_run: bool = typer.Option(False, "--dry-run", help="print the submission and do nothing"),
@@ -68,9 +68,9 @@ def submit(
 
     server = address or os.environ.get("RAY_ADDRESS", "")
     if dry_run:
-        print(shlex.join(submission(words, server, wait=not no_wait)))
+        print(shlex.join(submission(args, server, wait=not no_wait)))
         return
-    raise typer.Exit(run(words, server, wait=not no_wait))
+    raise typer.Exit(run(args, server, wait=not no_wait))
 
 
 @app.command()

@@ -1,13 +1,12 @@
-"""A dataset at a URI: frozen work list, shards, commits with generations, snapshots, tombstones (the contract
-between rooms).
+"""A dataset at a URI: frozen work list, shards, commits with generations, snapshots, tombstones.
 
     dataset = Dataset.create_or_open(uri, "clips", config, parents=[])
-    dataset.worklist.append(items, unit_size=8)        # new items become new units; known ids are skipped
+    dataset.worklist.append(items, unit_size=8)       # new items become new units; known ids are skipped
     dataset.commit(unit, 0, shard, statistics)        # data first, the commit object last
     Dataset.open(uri).snapshot()                      # what a training run or a derived dataset pins
 
-Readers trust commits only, and no object is ever overwritten. It does not run
-work (cluster.units does) and does not know what a sample is.
+The contract between rooms. Readers trust commits only, and no object is ever overwritten;
+docs/commit-protocol.md draws it. It runs no work (cluster.units does) and does not know what a sample is.
 """
 
 import datetime
@@ -32,7 +31,12 @@ from cluster.worklist import WorkList
 from configs.load import UserError, describe_difference, semantic_hash
 
 log = logging.getLogger(__name__)
+# raised when a reader of today could not read what is written tomorrow
 SCHEMA_VERSION = 1
+# a commit is a request of about 1 kB: these wait for the network
+COMMIT_READERS = 8
+# in memory at once where commits are read one by one
+COMMITS_AT_ONCE = 64
 TOMBSTONE = pa.schema([("key", pa.string()), ("reason", pa.string()), ("date", pa.string())])
 
 
@@ -47,9 +51,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Commit:
-    """The record that makes a unit's shard visible;
+    """The record that makes a unit's shard visible.
 
-    `statistics` are plain numbers a stage wants merged over the dataset; `facts` in the stored JSON.
+    `statistics`: plain numbers that a stage wants merged over the dataset; `facts` in the stored JSON.
     """
 
     unit: str
@@ -62,23 +66,21 @@ class Commit:
 
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)
+        # the stored name is older than ours: datasets that exist must stay readable
         data["facts"] = data.pop("statistics")
         return data
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> "Commit":
         tar = Part(**data["tar"]) if data["tar"] else None
-        statistics = data.get("facts", {})
-        known = {name: value for name, value in data.items() if name != "facts"}
-        return Commit(**{**known, "tar": tar, "index": Part(**data["index"]), "statistics": statistics})
+        fields = {name: value for name, value in data.items() if name != "facts"}
+        fields.update(tar=tar, index=Part(**data["index"]), statistics=data.get("facts", {}))
+        return Commit(**fields)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A fixed list of commits, sorted by unit;
-
-    `id` is the hash of their units, generations and index hashes.
-    """
+    """A fixed list of commits, sorted by unit. `id`: hash of their units, generations and index hashes."""
 
     id: str
     uri: str
@@ -116,15 +118,13 @@ class Dataset:
         try:
             meta = open_json(store.read("dataset.json"))
         except FileNotFoundError:
-            raise UserError(
-                f"{uri}: no dataset here (dataset.json is missing); check the path or make it first"
-            ) from None
+            fix = "check the path or make it first"
+            raise UserError(f"{uri}: no dataset here (dataset.json is missing); {fix}") from None
         except ValueError as error:
             raise UserError(f"{uri}/dataset.json: damaged ({error}); restore it from a copy") from None
         if meta["schema_version"] != SCHEMA_VERSION:
-            raise UserError(
-                f"{uri}: has schema version {meta['schema_version']}, this code reads {SCHEMA_VERSION}; use the release that made it"
-            )
+            version = f"has schema version {meta['schema_version']}, this code reads {SCHEMA_VERSION}"
+            raise UserError(f"{uri}: {version}; use the release that made it")
         if kind and meta["kind"] != kind:
             raise UserError(f"{uri}: is a dataset of {meta['kind']}, need one of {kind}")
         return Dataset(store, meta)
@@ -157,30 +157,27 @@ class Dataset:
 
     def commits_of(self, units: Iterable[str]) -> dict[str, Commit]:
         """The first commit of each of these units that has one."""
-        found = {}
+        commits = {}
         for unit in units:
             try:
-                found[unit] = self.read_commit(f"commits/{unit}.0.json")
+                commits[unit] = self.read_commit(f"commits/{unit}.0.json")
             except FileNotFoundError:
                 continue
-        return found
+        return commits
 
     def committed_units(self) -> set[str]:
         """Names of units with any commit, by a fresh listing."""
         return {name.removeprefix("commits/").split(".")[0] for name in list_own(self.store, "commits")}
 
     def commits(self) -> dict[str, Commit]:
-        """The commit of the highest generation of each unit.
-
-        `DamagedDatasetError` for one that cannot be read.
-        """
-        with ThreadPoolExecutor(8) as pool:
+        """The commit of the highest generation of each unit. `DamagedDatasetError` for an unreadable one."""
+        with ThreadPoolExecutor(COMMIT_READERS) as pool:
             return {commit.unit: commit for commit in pool.map(self.read_commit, self.commit_names())}
 
     def iter_commits(self) -> Iterator[Commit]:
         """The same one by one, in order of the units, without holding them all."""
-        with ThreadPoolExecutor(8) as pool:
-            for names in _batched(self.commit_names(), 64):
+        with ThreadPoolExecutor(COMMIT_READERS) as pool:
+            for names in _batched(self.commit_names(), COMMITS_AT_ONCE):
                 yield from pool.map(self.read_commit, names)
 
     def commit_names(self) -> list[str]:
@@ -192,19 +189,16 @@ class Dataset:
         return [name for _, (_, name) in sorted(newest.items())]
 
     def read_commit(self, name: str) -> Commit:
-        """The commit in the object `name`.
-
-        `DamagedDatasetError` where its bytes are not those of a commit of that unit.
-        """
+        """The commit in the object `name`. `DamagedDatasetError` where it is not one of that unit."""
         try:
             commit = Commit.from_json(open_json(self.store.read(name)))
         except (ValueError, KeyError, TypeError) as error:
-            raise DamagedDatasetError(
-                f"{self.uri}/{name}: damaged: not a commit ({error}); {RESTORE}"
-            ) from None
+            problem = f"damaged: not a commit ({error})"
+            raise DamagedDatasetError(f"{self.uri}/{name}: {problem}; {RESTORE}") from None
+        # a sealed commit under another's name is whole, and wrong
         if name != f"commits/{commit.unit}.{commit.generation}.json":
-            says = f"says it is unit {commit.unit}, generation {commit.generation}"
-            raise DamagedDatasetError(f"{self.uri}/{name}: damaged: {says}; {RESTORE}")
+            problem = f"damaged: it is of unit {commit.unit}, generation {commit.generation}"
+            raise DamagedDatasetError(f"{self.uri}/{name}: {problem}; {RESTORE}")
         return commit
 
     def snapshot(self) -> Snapshot:
@@ -213,14 +207,14 @@ class Dataset:
 
     def read_index(self, commit: Commit) -> pa.Table:
         """A unit's index. `DamagedDatasetError` where it is missing, or its bytes are not those committed."""
+        name = f"{self.uri}/{commit.index.name}"
         try:
             data = self.store.read(commit.index.name)
         except FileNotFoundError:
-            raise DamagedDatasetError(f"{self.uri}/{commit.index.name}: missing; {RESTORE}") from None
+            raise DamagedDatasetError(f"{name}: missing; {RESTORE}") from None
         if len(data) != commit.index.size or hashlib.sha256(data).hexdigest() != commit.index.sha256:
-            raise DamagedDatasetError(
-                f"{self.uri}/{commit.index.name}: damaged: its size or sha256 is not the committed one; {RESTORE}"
-            )
+            problem = "damaged: its size or sha256 is not the committed one"
+            raise DamagedDatasetError(f"{name}: {problem}; {RESTORE}")
         return _read_table(data)
 
     def iter_rows(self, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -231,10 +225,9 @@ class Dataset:
                 yield {"unit": commit.unit, **row}
 
     def commit(self, unit: str, generation: int, shard: Shard, statistics: dict[str, Any]) -> Commit:
-        """Uploads a built shard, data first, and publishes its commit last. Losing the race to another worker
-        is fine.
+        """Uploads a built shard, data first, and publishes its commit last.
 
-        Returns the commit that stands: ours, or the one another worker published before.
+        Returns the commit that counts: this one, or the one that another worker published before.
         """
         tar = _part("shards", unit, shard.tar) if shard.tar else None
         index = _part("index", unit, shard.index)
@@ -250,19 +243,16 @@ class Dataset:
         return commit
 
     def bury(self, keys: dict[str, str]) -> None:
-        """Appends a tombstone file:
-
-        `keys` maps sample key -> reason. Every reader skips these from now on.
-        """
+        """Appends a tombstone file; `keys`: sample key -> reason. Every reader skips these from now on."""
         today = datetime.date.today().isoformat()
         rows = [{"key": key, "reason": reason, "date": today} for key, reason in sorted(keys.items())]
         data = seal_table(pa.Table.from_pylist(rows, schema=TOMBSTONE))
-        number = len(list_own(self.store, "tombstones"))
+        index = len(list_own(self.store, "tombstones"))
         while True:
             try:
-                return self.store.put(f"tombstones/{number:06d}.parquet", data)
-            except FileExistsError:
-                number += 1
+                return self.store.put(f"tombstones/{index:06d}.parquet", data)
+            except FileExistsError:  # another driver buried something since the listing
+                index += 1
 
     def tombstones(self) -> frozenset[str]:
         """Keys removed later: holes, never read from the moment they are known."""
@@ -270,19 +260,15 @@ class Dataset:
 
     def buried(self) -> dict[str, str]:
         """Key -> reason of every tombstone; the newest reason where there are several."""
-        names = list_own(self.store, "tombstones")
-        tables = (open_list(self.store, name).read() for name in names)
-        return {
-            key: reason
-            for table in tables
-            for key, reason in zip(table["key"].to_pylist(), table["reason"].to_pylist(), strict=True)
-        }
+        reasons: dict[str, str] = {}
+        for name in list_own(self.store, "tombstones"):
+            table = open_list(self.store, name).read()
+            reasons.update(zip(table["key"].to_pylist(), table["reason"].to_pylist(), strict=True))
+        return reasons
 
 
 def _identity(config: dict[str, Any], parents: list[dict[str, Any]]) -> dict[str, Any]:
-    """What makes two datasets the same: settings and the content of their parents, not the place where these
-    lie.
-    """
+    """What makes two datasets the same: settings and the content of their parents, not the URIs of these."""
     contents = [
         {name: value for name, value in parent.items() if name != "uri" or "snapshot" not in parent}
         for parent in parents
@@ -295,13 +281,11 @@ def _batched(names: list[str], size: int) -> Iterator[list[str]]:
 
 
 def _part(folder: str, unit: str, path: Path) -> Part:
-    """A file under a name of its own bytes: what a dead worker left of the same unit is never in the way."""
+    """A file under a name made of its bytes, so that it cannot collide with what a dead worker left."""
     sha256 = file_sha256(path)
     return Part(f"{folder}/{unit}-{sha256[:16]}{path.suffix}", path.stat().st_size, sha256)
 
 
 def _read_table(data: bytes) -> pa.Table:
-    """Not `pq.read_table`: it reads on threads, and Arrow 26 aborts a process (exit code 134) that ends soon
-    after.
-    """
+    # not `pq.read_table`: it reads on threads, and Arrow 26 aborts (exit code 134) if the process ends soon
     return pq.ParquetFile(io.BytesIO(data)).read()

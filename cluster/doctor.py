@@ -1,11 +1,11 @@
 """Checks a machine or a cluster before money is spent on it.
 
     python -m cluster doctor                                  # every check on this machine
-    python -m cluster doctor output=s3://bucket/data          # … and that this place keeps the commit protocol's promise
+    python -m cluster doctor output=s3://bucket/data          # … and that this place can hold a dataset
     RAY_ADDRESS=host:6379 python -m cluster doctor checks=[ray,storage] output=s3://bucket/data
 
 Each check is a plain function of the settings that returns what it found and, where that is not good enough,
-the fix. Other rooms are asked by starting their commands as text, never by import. It repairs nothing and
+the fix. Other rooms are checked by starting their commands as text, never by import. It repairs nothing and
 leaves nothing behind.
 """
 
@@ -31,13 +31,14 @@ GIB = 2**30
 OLDEST_YTDLP = datetime.date(2026, 7, 4)  # as in pyproject.toml
 OLDEST_DENO = (2, 3, 0)  # that yt-dlp supports
 STALE_DAYS = 90  # YouTube breaks older ones
+MAX_LINE_CHARS = 200  # of a command's output in a finding
 
 
 @dataclass
 class DoctorConfig:
-    """`output` is a folder or URI that a run would write to;
+    """`output`: a folder or URI that a run would write to; `min_free_gib`: of local scratch.
 
-    `min_free_gib` is for local scratch; `timeout_s` is per command.
+    `timeout_s`: of each command that a check starts.
     """
 
     output: str = "out"
@@ -99,36 +100,35 @@ def check_ray(config: DoctorConfig) -> Finding:
     )
     program = (
         f"import ray; ray.init(log_to_driver=False, logging_level='ERROR', **{options!r});"
-        "print(ray.get(ray.remote(lambda: 'ran a task on').remote()), int(ray.cluster_resources().get('CPU', 0)), 'CPUs')"
+        "answer = ray.get(ray.remote(lambda: 'ran a task on').remote());"
+        "print(answer, int(ray.cluster_resources().get('CPU', 0)), 'CPUs')"
     )
-    ok, said = _run(
-        [sys.executable, "-c", program],
-        config.timeout_s,
-        {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled")},
-    )
+    environment = {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled")}
+    ok, message = _run([sys.executable, "-c", program], config.timeout_s, environment)
     where = f"the cluster at {address}" if address else "a local Ray"
     return Finding(
         "ray",
-        f"{where}: {said}",
+        f"{where}: {message}",
         "" if ok else "is it running, is its port open, do RAY_AUTH_MODE and the token agree?",
     )
 
 
 def check_ffmpeg(config: DoctorConfig) -> Finding:
     """The decoder that ingest would use: imageio-ffmpeg's own, or IMAGEIO_FFMPEG_EXE."""
-    program = "import imageio_ffmpeg, subprocess, sys; sys.exit(subprocess.call([imageio_ffmpeg.get_ffmpeg_exe(), '-version']))"
-    ok, said = _run([sys.executable, "-c", program], config.timeout_s, keep="first")
+    program = (
+        "import imageio_ffmpeg, subprocess, sys;"
+        "sys.exit(subprocess.call([imageio_ffmpeg.get_ffmpeg_exe(), '-version']))"
+    )
+    ok, message = _run([sys.executable, "-c", program], config.timeout_s, keep="first")
     return Finding(
         "ffmpeg",
-        said,
+        message,
         "" if ok else "install the ingest extra (make setup), or point IMAGEIO_FFMPEG_EXE at an ffmpeg",
     )
 
 
 def check_ytdlp(config: DoctorConfig) -> Finding:
-    """yt-dlp, and the JavaScript runtime that YouTube's media need with cookies: what there is, and whether
-    it is too old.
-    """
+    """yt-dlp, and the JavaScript runtime that YouTube's media need with cookies: present, and not too old."""
     versions = {name: _version_of(name) for name in ("yt-dlp", "yt-dlp-ejs", "deno")}
     found = ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items())
     if not versions["yt-dlp"]:
@@ -172,7 +172,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def check_storage(config: DoctorConfig) -> Finding:
-    """Create-only really creates only: the second writer of a name is refused and the first one's bytes stay."""
+    """Create-only writes: the second writer of a name is refused, and the bytes of the first stay."""
     name = f"doctor/{uuid.uuid4().hex}"
     try:
         store = open_store(config.output, writable=True)
@@ -198,11 +198,10 @@ def check_storage(config: DoctorConfig) -> Finding:
 
 
 def check_training(config: DoctorConfig) -> Finding:
-    """The numerics and the all-reduce of this node, asked of the training room by name."""
-    ok, said = _run([sys.executable, "-m", "training", "probe"], config.timeout_s)
-    return Finding(
-        "training", said, "" if ok else "run python -m training probe by hand (needs the training extra)"
-    )
+    """The numerics and the all-reduce of this node, by the training room's own command."""
+    ok, message = _run([sys.executable, "-m", "training", "probe"], config.timeout_s)
+    fix = "" if ok else "run python -m training probe by hand (needs the training extra)"
+    return Finding("training", message, fix)
 
 
 def _second_writer_wins(put: Callable[[str, bytes], None], name: str) -> bool:
@@ -230,18 +229,15 @@ def _run(
         )
     except subprocess.TimeoutExpired:
         return False, f"no answer within {timeout_s:g} s"
-    lines = [
-        line.strip()
-        for line in (done.stdout if done.returncode == 0 else done.stderr or done.stdout).splitlines()
-        if line.strip()
-    ]
+    ok = done.returncode == 0
+    output = done.stdout if ok else done.stderr or done.stdout
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     log.debug("%s ended with %d: %s", command, done.returncode, json.dumps(lines[-20:]))
-    line = (
-        (lines[0] if keep == "first" and done.returncode == 0 else lines[-1])
-        if lines
-        else f"ended with code {done.returncode}"
-    )
-    return done.returncode == 0, line[:200]
+    if not lines:
+        return ok, f"ended with code {done.returncode}"
+    # an error is in the last line of a traceback, whatever is kept of a success
+    line = lines[0] if keep == "first" and ok else lines[-1]
+    return ok, line[:MAX_LINE_CHARS]
 
 
 def _one_line(error: Exception) -> str:

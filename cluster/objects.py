@@ -18,7 +18,7 @@ from configs.load import StoppedError
 
 log = logging.getLogger(__name__)
 NUMBER = "(?:0|[1-9][0-9]*)"
-# what a dataset writes into each of its folders; other files there are ignored (Thumbs.db, an editor's backup)
+# what a dataset writes into each of its folders; other files there are ignored (Thumbs.db, backups)
 OWN_NAMES = {
     "worklist": r"[0-9]{6,}\.parquet",
     "commits": rf"[\w-]+\.{NUMBER}\.json",

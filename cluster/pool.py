@@ -114,7 +114,7 @@ def do_unit(dataset: Dataset, stage: Stage, task: UnitTask, retryable: frozenset
 def guarded(
     open_dataset: Callable[[], Dataset], stage: Stage, task: UnitTask, retryable: frozenset[str]
 ) -> Outcome:
-    """The one border where anything may fail: a failed unit is reported, its traceback logged, and retried."""
+    """The one border where anything may fail: a failed unit is logged with its traceback and retried."""
     try:
         return do_unit(open_dataset(), stage, task, retryable)
     except StorageDownError as error:
@@ -125,7 +125,7 @@ def guarded(
 
 
 def refuse_unit(dataset: Dataset, task: UnitTask, config: PoolConfig) -> Outcome:
-    """Commits refused rows for a unit that killed its worker every time; its follow-ups then find the item."""
+    """Commits refused rows for a unit that killed every worker; its follow-ups then find the item."""
 
     def stage(task: UnitTask, scratch: Path) -> UnitOutput:
         detail = f"the worker died {MAX_TRIES} times on unit {task.unit}"

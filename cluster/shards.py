@@ -1,10 +1,9 @@
-"""One shard: a deterministic WebDataset tar and the parquet index beside it, written from a list of rows on
-the local disk.
+"""One shard: a deterministic WebDataset tar and its parquet index, written from a list of rows on local disk.
 
-`write_shard(folder, rows, columns)` writes both; the index has a row per kept sample and per refused item,
-with the byte offset, size and crc32 of every tar member, so readers can fetch single members by range. Uses
-`tarfile`, not webdataset: that would import torch (219 MB) into every ingest actor. Knows nothing of storage
-or commits.
+`write_shard(folder, rows, columns)` writes both. The index has a row per kept sample and per refused item,
+with the byte offset, size and crc32 of every tar member, so that readers can fetch single members by range.
+Uses `tarfile`, not webdataset: that would import torch (219 MB) into every ingest actor. Knows nothing of
+storage but reading a member, and nothing of commits.
 """
 
 import io
@@ -48,7 +47,7 @@ class DamagedMemberError(OSError):
 
 @dataclass(frozen=True)
 class Member:
-    """Where a file of a sample lies in its tar: first byte, bytes, and their crc32."""
+    """A file of a sample in its tar: offset of its first byte, size in bytes, and their crc32."""
 
     ext: str
     offset: int
@@ -75,9 +74,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Shard:
-    """Local files of a built shard;
+    """Local files of a built shard. `tar`: None where no row was kept.
 
-    `tar` is None where nothing was kept. `counts`: status or `refused:<reason>` -> rows.
+    `counts`: status or `refused:<reason>` -> rows.
     """
 
     tar: Path | None
@@ -86,19 +85,18 @@ class Shard:
 
 
 def write_shard(folder: Path, rows: list[Row], columns: pa.Schema) -> Shard:
-    """Writes `shard.tar` (if any row is kept) and `shard.parquet` in `folder`; reopens the tar and checks
-    every member.
+    """Writes `shard.tar` (if any row is kept) and `shard.parquet` in `folder`, and reads every member back.
 
-    Rows keep their order: the ordinal of a row is its place in `rows`. Tar members stand in the order of the
-    kept rows' keys. `ValueError` for two kept rows with one key.
+    Rows keep their order: the ordinal of a row is its index in `rows`. Tar members are sorted by the keys of
+    their rows. `ValueError` for two kept rows with one key.
     """
     kept = sorted((row for row in rows if row.status == Status.KEPT), key=lambda row: row.key or "")
     keys = [row.key for row in kept]
     if len(set(keys)) != len(keys) or None in keys:
-        raise ValueError(
-            f"keys of kept rows must be set and unique within a unit: {sorted(str(k) for k in keys)[:10]}…"
-        )
-    tar, members = None, {}
+        examples = sorted(map(str, keys))[:10]
+        raise ValueError(f"keys of kept rows must be set and unique within a unit: {examples}…")
+    tar: Path | None = None
+    members: dict[str, list[dict[str, Any]]] = {}
     if kept:
         tar = folder / "shard.tar"
         members = _write_tar(tar, kept)
@@ -165,26 +163,25 @@ def _write_tar(path: Path, kept: list[Row]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _header(name: str, size: int) -> tarfile.TarInfo:
-    """mtime 0, uid/gid 0, one mode: the same samples give the same bytes on every machine.
-
-    USTAR: one header block each.
-    """
+    """Time, owner and mode are constant: the same samples give the same bytes on every machine."""
+    # USTAR has room for 100 bytes and then needs a second header block, which the offsets do not expect
     if len(name) > 99:
         raise ValueError(f"sample name {name!r} is longer than 99 characters: shorten the item id")
     info = tarfile.TarInfo(name)
-    info.size, info.mtime, info.mode, info.uid, info.gid = size, 0, 0o644, 0, 0
+    info.size = size
+    info.mode = 0o644
+    info.mtime = info.uid = info.gid = 0
     return info
 
 
 def _check_tar(path: Path, members: dict[str, list[dict[str, Any]]]) -> None:
     with open(path, "rb") as file:
-        for key, parts in members.items():
-            for part in parts:
-                file.seek(part["offset"])
-                if not verify_member(file.read(part["size"]), part["crc32"]):
-                    raise OSError(
-                        f"{path}: {key}.{part['ext']} reads back with other bytes; is the local disk failing?"
-                    )
+        for key, entries in members.items():
+            for entry in entries:
+                file.seek(entry["offset"])
+                if not verify_member(file.read(entry["size"]), entry["crc32"]):
+                    name = f"{key}.{entry['ext']}"
+                    raise OSError(f"{path}: {name} reads back with other bytes; is the local disk failing?")
 
 
 def _write_index(

@@ -31,24 +31,32 @@ from configs.load import StoppedError, UserError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+# s3fs cuts a put into parts past its chunk size, and only a single put is conditional on every server
 SINGLE_PUT_BYTES = 1 << 30
 # as `FolderStore` names what it has not published yet
 UNFINISHED = r"\.[0-9a-f]{32}\.partial|\.probe-[0-9a-f]{32}(-link)?"
-LARGE_BYTES, PART_BYTES, PARTS_AT_ONCE = 128 << 20, 64 << 20, 4
-CONNECT_TIMEOUT_S, READ_TIMEOUT_S, MAX_WAIT_S = 10, 60, 20
+# a file from this size on goes up in parts: a request that fails then costs one part
+LARGE_BYTES = 128 << 20
+PART_BYTES = 64 << 20
+# parts in memory at once: 256 MB for each upload
+PARTS_AT_ONCE = 4
+CONNECT_TIMEOUT_S = 10
+READ_TIMEOUT_S = 60
+# 8 tries with waits up to this outlast a minute of 503s
+MAX_TRIES = 8
+MAX_WAIT_S = 20
+# what network file systems answer while a server restarts
 TRANSIENT_ERRNO = frozenset(
     {errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.EAGAIN, errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE}
 )
 
 
 class StorageDownError(OSError, StoppedError):
-    """Object storage did not answer although it was asked again and again: whatever runs should stop, and say
-    so.
-    """
+    """Object storage did not answer, after all retries: the run should stop with this message."""
 
 
 class Store(Protocol):
-    """What the rest of the house uses; `uri` is the root as the user wrote it, without a trailing slash."""
+    """What all rooms use. `uri`: the root as the user wrote it, without a trailing slash."""
 
     uri: str
 
@@ -80,12 +88,13 @@ def open_store(uri: str, writable: bool = False) -> Store:
         return _open_folder(uri, writable)
     scheme, place = uri.split("://", 1)
     if "@" in place.split("/", 1)[0]:
-        hint = "a URI is written down in datasets and logs; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
-        raise UserError(f"{scheme}://…@…: keys do not belong into a URI, {hint}")
+        hint = "datasets and logs record it; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+        raise UserError(f"{scheme}://…@…: keys do not belong into a URI: {hint}")
     unanswered: tuple[type[Exception], ...] = (OSError, *_client_errors(scheme))
     try:
         store = RemoteStore(uri)
-        _retrying(store.list_first, _is_busy)  # where nobody listens at all, that is said at once
+        # only a busy server is retried: where nobody listens at all, the user should know at once
+        _retrying(store.list_first, _is_busy)
     except (ValueError, ImportError) as error:
         raise UserError(
             f"{uri}: no storage for scheme {scheme!r} ({error}); use a folder or s3://bucket/prefix"
@@ -107,10 +116,7 @@ def open_store(uri: str, writable: bool = False) -> Store:
 
 
 def absolute(uri: str) -> str:
-    """A folder by its absolute path, without `.` and `..`; other URIs as they are.
-
-    So workers elsewhere find the same place.
-    """
+    """A folder by its absolute path, so that workers elsewhere find it; other URIs as they are."""
     return uri if "://" in uri or not uri else os.path.abspath(uri)
 
 
@@ -133,10 +139,11 @@ def _open_folder(uri: str, writable: bool) -> "FolderStore":
                 os.link(probe, probe.with_name(f"{probe.name}-link"))
                 probe.with_name(f"{probe.name}-link").unlink()
             except OSError as error:
-                hint = "what makes a name appear whole, once and for one writer; choose a disk that has them, or s3://bucket/prefix"
-                raise UserError(
-                    f"{uri}: its file system has no hard links ({error.strerror}), {hint}"
-                ) from error
+                hint = (
+                    "which make a name appear whole and once; choose a disk with them, or s3://bucket/prefix"
+                )
+                problem = f"its file system has no hard links ({error.strerror})"
+                raise UserError(f"{uri}: {problem}, {hint}") from error
             finally:
                 probe.unlink()
         except OSError as error:
@@ -154,7 +161,7 @@ class FolderStore:
     def read(self, name: str) -> bytes:
         try:
             return (self.root / name).read_bytes()
-        except NotADirectoryError as error:  # the root lies below a file: nothing is there, as elsewhere
+        except NotADirectoryError as error:  # the root is below a file: then nothing exists there
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), error.filename) from None
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
@@ -176,7 +183,8 @@ class FolderStore:
             temporary.write_bytes(data)
             temporary.replace(self.root / name)
         finally:
-            temporary.unlink(missing_ok=True)  # of a full disk: nothing half written takes room
+            # on a full disk, what is half written must not take the remaining space
+            temporary.unlink(missing_ok=True)
 
     def list(self, prefix: str = "") -> list[str]:
         top = self.root / prefix
@@ -202,14 +210,12 @@ class FolderStore:
         (self.root / name).unlink(missing_ok=True)
 
     def unfinished(self) -> dict[str, float]:
-        """What killed uploads left, which no listing shows: a name for `discard` -> when it was begun, as
-        `modified`.
-        """
+        """Killed uploads, which no listing shows: a name for `discard` -> when it began, as `modified`."""
         hidden = (path for path in self.root.rglob(".*") if re.fullmatch(UNFINISHED, path.name))
         return {str(path.relative_to(self.root)): path.stat().st_mtime for path in hidden}
 
     def discard(self, name: str) -> None:
-        """Deletes what `unfinished` named; a writer that is still at it fails, and may write again."""
+        """Deletes an upload that `unfinished` named; a writer that is still at work fails, and may retry."""
         self.delete(name)
 
     def _beside(self, name: str) -> Path:
@@ -218,7 +224,8 @@ class FolderStore:
         return target.with_name(f".{uuid.uuid4().hex}.partial")
 
     def _publish(self, name: str, write: Callable[[Path], Any]) -> None:
-        target, temporary = self.root / name, self._beside(name)
+        target = self.root / name
+        temporary = self._beside(name)
         try:
             write(temporary)
             with open(temporary, "rb+") as file:
@@ -250,7 +257,7 @@ class RemoteStore:
             self.fs.retries = 1
 
     def list_first(self) -> None:
-        """Touches the store once, so that a missing credential or bucket is said before any work starts."""
+        """Requests something once, so that a missing credential or bucket is an error before any work."""
         bucket = self.root.split("/", 1)[0]
         if self.fs.protocol == "s3" or "s3" in self.fs.protocol:
             self.fs.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
@@ -261,9 +268,9 @@ class RemoteStore:
         return _retrying(lambda: self.fs.cat_file(self._path(name)))
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
-        """As of a file: less than asked, or nothing, where the object ends before `end`."""
+        """As of a file: fewer bytes, or none, where the object ends before `end`."""
         if start >= end:
-            return b""  # as a Range header it would ask for the whole object
+            return b""  # an empty range would be a header that requests the whole object
         try:
             return _retrying(lambda: self.fs.cat_file(self._path(name), start=start, end=end))
         except OSError as error:
@@ -291,9 +298,8 @@ class RemoteStore:
             return self.put(name, path.read_bytes())
         limits = {"mode": "create", "chunksize": PART_BYTES, "max_concurrency": PARTS_AT_ONCE}
         try:
-            if self.exists(
-                name
-            ):  # not every server heeds the condition where it completes an upload in parts
+            # not every server heeds the condition where it completes an upload in parts
+            if self.exists(name):
                 raise FileExistsError(name)
             _retrying(lambda: self.fs.put_file(str(path), self._path(name), **limits))
         except OSError as error:
@@ -315,8 +321,9 @@ class RemoteStore:
 
     def list(self, prefix: str = "") -> list[str]:
         top = self._path(prefix).rstrip("/")
-        found = _retrying(lambda: self.fs.find(top, refresh=True)) if self.fs.protocol else []
-        return sorted(path[len(self.root) + 1 :] for path in found if not path.endswith("/"))
+        paths = _retrying(lambda: self.fs.find(top, refresh=True)) if self.fs.protocol else []
+        # some consoles make an empty object to show a folder
+        return sorted(path[len(self.root) + 1 :] for path in paths if not path.endswith("/"))
 
     def exists(self, name: str) -> bool:
         try:
@@ -336,17 +343,17 @@ class RemoteStore:
             return {}
         bucket, _, prefix = self.root.partition("/")
         prefix = f"{prefix}/" if prefix else ""
-        found: dict[str, float] = {}
-        more: dict[str, str] = {}
+        started: dict[str, float] = {}
+        marker: dict[str, str] = {}
         while True:
-            asked = {"Bucket": bucket, "Prefix": prefix, **more}
-            page = _retrying(lambda asked=asked: self.fs.call_s3("list_multipart_uploads", **asked))  # type: ignore[misc]
+            query = {"Bucket": bucket, "Prefix": prefix, **marker}
+            page = _retrying(lambda query=query: self.fs.call_s3("list_multipart_uploads", **query))  # type: ignore[misc]
             for upload in page.get("Uploads", []):
                 name = f"{upload['Key'].removeprefix(prefix)}?{upload['UploadId']}"
-                found[name] = upload["Initiated"].timestamp()
+                started[name] = upload["Initiated"].timestamp()
             if not page.get("IsTruncated"):
-                return found
-            more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+                return started
+            marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     def discard(self, name: str) -> None:
         name, _, upload = name.rpartition("?")
@@ -386,10 +393,11 @@ def _is_transient(error: BaseException) -> bool:
         return False
     if isinstance(error, (TimeoutError, ConnectionError)) or _status(error) == 409 or _is_busy(error):
         return True
-    known = type(error).__module__.split(".")[0] in ("aiohttp", "botocore", "aiobotocore")
-    return (isinstance(error, OSError) and error.errno in TRANSIENT_ERRNO) or (
-        known and "Credentials" not in type(error).__name__
-    )
+    if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNO:
+        return True
+    # the clients' own errors: cut connections, half answers. Missing credentials stay missing.
+    is_client_error = type(error).__module__.split(".")[0] in ("aiohttp", "botocore", "aiobotocore")
+    return is_client_error and "Credentials" not in type(error).__name__
 
 
 def _is_busy(error: BaseException) -> bool:
@@ -397,12 +405,12 @@ def _is_busy(error: BaseException) -> bool:
 
 
 def _retrying(call: Callable[[], T], when: Callable[[BaseException], bool] = _is_transient) -> T:
-    """`call` with up to 8 tries and full jitter; what is not transient is raised at once.
+    """`call` with up to `MAX_TRIES` tries and full jitter; errors that are not transient are raised at once.
 
-    `StorageDownError` after the last.
+    `StorageDownError` after the last try.
     """
     tries = Retrying(
-        stop=stop_after_attempt(8),
+        stop=stop_after_attempt(MAX_TRIES),
         wait=wait_random_exponential(multiplier=0.2, max=MAX_WAIT_S),
         retry=retry_if_exception(when),
         before_sleep=before_sleep_log(log, logging.WARNING),

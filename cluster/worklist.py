@@ -3,7 +3,7 @@
     dataset.worklist.append(items, unit_size=8)     # new items become new units; known ids are skipped
     for task in dataset.worklist.iter_units(): …    # in order, a few at a time in memory
 
-A unit that has rows worth another attempt leaves a note beside the list before it is committed, so that no
+A unit that has rows worth another attempt leaves a mark beside the list before it is committed, so that no
 commit has to be read in search of them.
 """
 
@@ -20,7 +20,9 @@ from cluster.objects import list_own, open_list
 from cluster.seals import seal_table
 from cluster.storage import Store
 
+# items in one file of the list: a source of millions is appended in bounded memory
 LIST_ITEMS = 50_000
+# rows in a group of such a file: what a reader has in memory at once
 LIST_ROWS = 2_000
 WORKLIST = pa.schema(
     [("unit", pa.string()), ("item_id", pa.string()), ("attempt", pa.int32()), ("payload", pa.string())]
@@ -51,13 +53,13 @@ class WorkList:
         self.store = store
 
     def append(self, items: Iterable[tuple[str, dict[str, Any]]], unit_size: int, attempt: int = 0) -> int:
-        """Appends the items not yet listed (by id and attempt) as new units of `unit_size`; returns how many
-        were new.
+        """Appends the items not yet listed (by id and attempt) as units of `unit_size`; returns how many.
 
-        Reads `items` as it goes, a list file for each `LIST_ITEMS`. Safe against a second driver appending at
-        the same time: a list file is created only if absent, else all is looked at again.
+        Reads `items` as it goes, a list file for each `LIST_ITEMS`. Safe against a second driver that appends
+        at the same time: a list file is only ever created; where it exists by now, the list is read again.
         """
-        source, added = iter(items), 0
+        source = iter(items)
+        added = 0
         while chunk := dict(itertools.islice(source, LIST_ITEMS)):
             added += self._append_chunk(chunk, unit_size, attempt)
         return added
@@ -67,20 +69,19 @@ class WorkList:
             names = self._files()
             fresh = pa.array(items)
             for name in names:
-                known = open_list(self.store, name).read(["item_id", "attempt"])
-                known = known.filter(pc.equal(known["attempt"], attempt))["item_id"]
-                fresh = fresh.filter(pc.invert(pc.is_in(fresh, value_set=known.combine_chunks())))
+                table = open_list(self.store, name).read(["item_id", "attempt"])
+                listed = table.filter(pc.equal(table["attempt"], attempt))["item_id"]
+                fresh = fresh.filter(pc.invert(pc.is_in(fresh, value_set=listed.combine_chunks())))
             if not len(fresh):
                 return 0
             ids = fresh.to_pylist()
-            table = _worklist_table(
-                {item_id: items[item_id] for item_id in ids}, self.count_units(), unit_size, attempt
-            )
+            new_items = {item_id: items[item_id] for item_id in ids}
+            table = _worklist_table(new_items, self.count_units(), unit_size, attempt)
             data = seal_table(table, LIST_ROWS)
             try:
                 self.store.put(f"worklist/{len(names):06d}.parquet", data)
                 return len(ids)
-            except FileExistsError:
+            except FileExistsError:  # another driver was first: some of the items may be its own
                 continue
 
     def units(self) -> list[UnitTask]:
@@ -88,7 +89,7 @@ class WorkList:
         return list(self.iter_units())
 
     def iter_units(self, first: int = 0) -> Iterator[UnitTask]:
-        """The units of the work list from number `first` on, in order, a few at a time in memory."""
+        """The units of the work list from index `first` on, in order, a few at a time in memory."""
         unit, items = "", list[WorkItem]()
         for row in self._iter_rows(first, None):
             if row["unit"] != unit and items:
@@ -100,7 +101,7 @@ class WorkList:
             yield UnitTask(unit, items)
 
     def unit_attempts(self, first: int = 0) -> Iterator[tuple[str, int]]:
-        """Name and attempt of the units from number `first` on, without their items."""
+        """Name and attempt of the units from index `first` on, without their items."""
         last = ""
         for row in self._iter_rows(first, ["unit", "attempt"]):
             if row["unit"] != last:
@@ -116,17 +117,15 @@ class WorkList:
         return 1 + int(file.read_row_group(file.num_row_groups - 1, ["unit"])["unit"][-1].as_py()[1:])
 
     def mark_retryable(self, unit: str) -> None:
-        """Notes, before its commit, that a unit has rows worth another attempt: so no commit is read in
-        search of them.
-        """
+        """Marks, before its commit, a unit with rows worth another attempt: a listing then finds it."""
         self.store.put(f"again/{unit}", b"")
 
     def retryable_units(self) -> list[str]:
-        """The units with such a note."""
+        """The units with such a mark."""
         return [name.removeprefix("again/") for name in list_own(self.store, "again")]
 
     def clear_retryable(self, unit: str) -> None:
-        """Takes the note away: the next attempt is listed."""
+        """Deletes the mark: the next attempt is listed."""
         self.store.delete(f"again/{unit}")
 
     def _files(self) -> list[str]:
@@ -137,10 +136,11 @@ class WorkList:
         for name in self._files():
             file = open_list(self.store, name)
             for group in range(file.num_row_groups):
-                if file.metadata.row_group(group).column(0).statistics.max >= start:
-                    yield from (
-                        row for row in file.read_row_group(group, columns).to_pylist() if row["unit"] >= start
-                    )
+                # names sort like their numbers: groups that end before `start` are not read
+                if file.metadata.row_group(group).column(0).statistics.max < start:
+                    continue
+                rows = file.read_row_group(group, columns).to_pylist()
+                yield from (row for row in rows if row["unit"] >= start)
 
 
 def _worklist_table(
@@ -148,11 +148,11 @@ def _worklist_table(
 ) -> pa.Table:
     rows = [
         {
-            "unit": f"u{first_unit + place // unit_size:07d}",
+            "unit": f"u{first_unit + index // unit_size:07d}",
             "item_id": item_id,
             "attempt": attempt,
             "payload": json.dumps(payload, sort_keys=True),
         }
-        for place, (item_id, payload) in enumerate(items.items())
+        for index, (item_id, payload) in enumerate(items.items())
     ]
     return pa.Table.from_pylist(rows, schema=WORKLIST)

@@ -65,7 +65,7 @@ def operational(default: Any = dataclasses.MISSING) -> Any:
 
 
 def positive(config: Any, *names: str, section: str = "") -> None:
-    """`UserError` for the first of these settings that is not above 0. `section`: a prefix such as "clip."."""
+    """`UserError` for the first setting that is not above 0. `section`: a prefix such as "clip."."""
     for name in names:
         value = getattr(config, name)
         # not `value <= 0`: NaN is refused, too
@@ -74,7 +74,7 @@ def positive(config: Any, *names: str, section: str = "") -> None:
 
 
 def at_least(config: Any, least: float, *names: str, section: str = "", meaning: str = "") -> None:
-    """`UserError` for the first setting that is below `least`. `meaning`: what `least` does, such as "off"."""
+    """`UserError` for the first setting below `least`. `meaning`: what `least` does, such as "off"."""
     bound = f"{least:g} ({meaning})" if meaning else f"{least:g}"
     for name in names:
         value = getattr(config, name)

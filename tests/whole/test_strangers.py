@@ -71,7 +71,7 @@ def clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / task.unit).mkdir()
         dataset.commit(task.unit, 0, write_shard(tmp_path / task.unit, rows, CLIP_COLUMNS), {})
     dataset.bury({"urls_m0_0": "taken_down"})
-    objects._warn_of_strangers.cache_clear()
+    objects._warn_of_foreign.cache_clear()
     return tmp_path / "out"
 
 

@@ -1,6 +1,6 @@
 """Take-downs while a run trains: new tombstones become holes within seconds, at their indexes.
 
-    with watch_tombstones([(dataset, [catalogue, …]), …]) as look:      # a thread looks again and again
+    with watch_tombstones([(dataset, [catalogue])]) as look:      # a thread looks again and again
         look()                                                          # and the loop, with every checkpoint
 
 The order of all other samples stays. Samples that were fetched ahead are dropped too, when they are handed
