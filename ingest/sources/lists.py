@@ -1,13 +1,15 @@
-"""Lists that people keep (.txt, .csv, .parquet, .jsonl) -> items: URLs, files beside the list, videos of
-YouTube.
+"""Lists that people keep (.txt, .csv, .parquet, .jsonl) -> items: URLs, or files beside the list.
 
-    checked(path, items)                 the items twice read: first for what is wrong, then one by one
-    url_items(path, stated)              a row per URL
-    pair_items(path, stated)             a row per video, or picture and sound, by paths below the list's folder
+    for row in read_rows(path): row.cell("url")    rows, whatever the format, with a number for messages
+    url_items(path, license_of)                    a row per URL
+    pair_items(path, license_of)                   a row per video, or picture and sound, by their paths
+    checked(path, items)                           the list read twice: first for what is wrong
 
 `start_s` and `end_s` make a row a piece of its medium, with an id of its own. Columns that an item has no
-place for travel in its `meta`. A list is untrusted: it names no file outside of its folder, and no id stands
-for two places.
+field for travel in its `meta`.
+
+A list is untrusted. Covered: it names no file outside of its folder, and one id stands for one medium. Not
+covered: where its URLs lead, which is `ingest.fetch.guard`'s.
 """
 
 import csv
@@ -18,7 +20,7 @@ import logging
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,33 +31,82 @@ import pyarrow.parquet as pq
 from configs.load import UserError
 from ingest.fetch.settings import FetchConfig
 from ingest.sample import Item, without_tokens
-from ingest.sources.metadata import plain_facts, seconds_of, text_of
-from ingest.sources.settings import SourceConfig, license_of
+from ingest.sources.metadata import plain_fields, seconds_of, text_of
+from ingest.sources.settings import SourceConfig
 from ingest.sources.suffixes import VIDEO_SUFFIXES
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
-Numbered = tuple[int, Row]
-Stated = Callable[[str], str]  # a row's own license -> the code that counts
-COLUMNS = ("url", "id", "title", "license", "sound_url", "channel", "start_s", "end_s")
-PAIR_COLUMNS = (*COLUMNS, "picture", "sound", "video")
+LicenseOf = Callable[[str], str]  # the license that a row states, "" for none -> the code of its item
+Numbered = tuple[int, Item]  # with its row's number
+ITEM_COLUMNS = ("url", "id", "title", "license", "sound_url", "channel", "start_s", "end_s")
+PAIR_COLUMNS = (*ITEM_COLUMNS, "picture", "sound", "video")
+ID_COLUMNS = {
+    "ytid",
+    "youtube_id",
+    "video_id",
+    "id",
+}  # of lists of YouTube's videos, given to the wrong source
 SUFFIXES = (".txt", ".csv", ".parquet", ".jsonl", ".ndjson")
-BATCH_ROWS = 1000
+BATCH_ROWS = 1000  # of parquet in memory
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the list at `path`. `number`: as a person counts, from 1; in a csv, the line in the file."""
+
+    path: Path
+    number: int
+    columns: dict[str, Any]
+
+    def error(self, text: str) -> UserError:
+        return UserError(f"{self.path}: row {self.number}{text}")
+
+    def cell(self, name: str) -> str:
+        """A known column as text, "" where it is empty. `UserError` for bytes that are not text."""
+        try:
+            return text_of(self.columns.get(name))
+        except UnicodeDecodeError:
+            raise self.error(f": column {name} holds bytes that are not UTF-8") from None
+
+    def first_filled(self, *names: str) -> str:
+        """The first of these columns that holds something; "" for none."""
+        return next((name for name in names if self.cell(name)), "")
+
+    def span(self, start: str = "start_s", end: str = "end_s") -> tuple[float, float]:
+        """(start, end) in seconds by the columns of these names; an end of 0 is the medium's own.
+
+        `UserError` for what is not a span.
+        """
+        start_s = self._seconds(start)
+        end_s = self._seconds(end)
+        if end_s and end_s <= start_s:
+            raise self.error(f": {end}={end_s:g} is not after {start}={start_s:g}")
+        return start_s, end_s
+
+    def _seconds(self, name: str) -> float:
+        value = self.columns.get(name)
+        try:
+            return seconds_of(value)
+        except ValueError:
+            raise self.error(f": {name}={value!r} is not a time in seconds") from None
+
+    def extra(self, known: tuple[str, ...]) -> dict[str, Any]:
+        """The columns that are not `known`, as JSON can hold them."""
+        return plain_fields({name: cell for name, cell in self.columns.items() if name and name not in known})
 
 
 def items(config: SourceConfig, network: FetchConfig, output: str) -> Iterator[Item]:
-    """A row per URL. See `ingest.sources.registry.Source`."""
+    """A row per URL: see `ingest.sources.registry`."""
     path = Path(config.path)
     if not path.is_file():
-        fix = "give a .txt, .csv, .parquet or .jsonl list of URLs"
-        raise UserError(f"source.path={config.path}: no such file; {fix}")
-    return checked(path, lambda: url_items(path, lambda own: license_of(own, config.license)))
+        advice = "give a .txt, .csv, .parquet or .jsonl list of URLs"
+        raise UserError(f"source.path={config.path}: no such file; {advice}")
+    return checked(path, lambda: url_items(path, config.license_of))
 
 
-def read_rows(path: Path) -> Iterator[Numbered]:
-    """(row number as a person counts, columns) of a list. `UserError` for one that cannot be read."""
-    kind = path.suffix.lower()
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a list. `UserError` for one that cannot be read."""
     readers = {
         ".txt": _text_rows,
         ".csv": _csv_rows,
@@ -63,132 +114,96 @@ def read_rows(path: Path) -> Iterator[Numbered]:
         ".jsonl": _json_rows,
         ".ndjson": _json_rows,
     }
-    if kind not in readers:
+    suffix = path.suffix.lower()
+    if suffix not in readers:
         raise UserError(f"source.path={path}: give a .txt, .csv or .parquet list of URLs, or a .jsonl one")
     try:
-        yield from readers[kind](path)
+        yield from readers[suffix](path)
     except (pa.ArrowException, csv.Error, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as {kind[1:]}: {error}") from error
+        raise UserError(f"{path}: cannot be read as {suffix[1:]}: {error}") from error
 
 
-def _text_rows(path: Path) -> Iterator[Numbered]:
+def _text_rows(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if line.strip() and not line.strip().startswith("#"):
-                yield number, {"url": line.strip()}
+                yield Row(path, number, {"url": line.strip()})
 
 
-def _csv_rows(path: Path) -> Iterator[Numbered]:
+def _csv_rows(path: Path) -> Iterator[Row]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        twice = [name for name, count in Counter(reader.fieldnames or ()).items() if count > 1]
-        if twice:
-            raise UserError(f"{path}: more than one column {twice[0]}; leave one")
-        for row in reader:
-            yield reader.line_num, _named(path, reader.line_num, row)
+        repeated = [name for name, count in Counter(reader.fieldnames or ()).items() if count > 1]
+        if repeated:
+            raise UserError(f"{path}: more than one column {repeated[0]}; leave one")
+        for columns in reader:
+            row = Row(path, reader.line_num, columns)
+            if None in columns:  # csv's name for surplus cells: an unquoted comma has cut one of them
+                raise row.error(' has more cells than the header; put quotes (") around a cell with a comma')
+            yield row
 
 
-def _named(path: Path, number: int, row: Row) -> Row:
-    """`UserError` for a row with more cells than the header: an unquoted comma has cut one of them."""
-    if None in row:
-        raise UserError(
-            f'{path}: row {number} has more cells than the header; put quotes (") around a cell with a comma'
-        )
-    return row
-
-
-def _json_rows(path: Path) -> Iterator[Numbered]:
+def _json_rows(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig") as file:  # a file's lines end at line feeds only, never at U+2028
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                columns = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise UserError(f"{path}: row {number} is not JSON: {error}") from None
-            if not isinstance(row, dict):
+            if not isinstance(columns, dict):
                 raise UserError(f"{path}: row {number} is not a JSON object")
-            yield number, row
+            yield Row(path, number, columns)
 
 
-def _parquet_rows(path: Path) -> Iterator[Numbered]:
+def _parquet_rows(path: Path) -> Iterator[Row]:
     with pq.ParquetFile(path) as file:
         batches = file.iter_batches(BATCH_ROWS)
-        yield from enumerate(itertools.chain.from_iterable(batch.to_pylist() for batch in batches), 1)
-
-
-def cell(path: Path, number: int, row: Row, name: str) -> str:
-    """A known column as text, "" where it is empty. `UserError` for bytes that are no text."""
-    try:
-        return text_of(row.get(name))
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: row {number}: column {name} holds bytes that are not UTF-8") from None
-
-
-def span(
-    path: Path, number: int, row: Row, first: str = "start_s", last: str = "end_s"
-) -> tuple[float, float]:
-    """(start, end) in seconds, an end of 0 for the medium's own. `UserError` for times that are none."""
-    times = []
-    for name in (first, last):
-        try:
-            times.append(seconds_of(row.get(name)))
-        except ValueError:
-            raise UserError(
-                f"{path}: row {number}: {name}={row.get(name)!r} is not a time in seconds"
-            ) from None
-    if times[1] and times[1] <= times[0]:
-        raise UserError(f"{path}: row {number}: {last}={times[1]:g} is not after {first}={times[0]:g}")
-    return times[0], times[1]
+        rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+        for number, columns in enumerate(rows, 1):
+            yield Row(path, number, columns)
 
 
 def piece(item: Item, start_s: float, end_s: float, medium: str) -> Item:
-    """The item from `start_s` to `end_s`, under an id of its own; `medium` is the id of the whole."""
+    """The item from `start_s` to `end_s` (0: to its end), under an id of its own; `medium`: that of all."""
     if not start_s and not end_s:
         return replace(item, medium=medium)
-    last = f"{round(end_s * 1000)}" if end_s else ""
-    return replace(
-        item, id=f"{item.id}_{round(start_s * 1000)}-{last}", start_s=start_s, end_s=end_s, medium=medium
-    )
+    first_ms = round(start_s * 1000)
+    last_ms = f"{round(end_s * 1000)}" if end_s else ""
+    return replace(item, id=f"{item.id}_{first_ms}-{last_ms}", start_s=start_s, end_s=end_s, medium=medium)
 
 
-def others(row: Row, known: tuple[str, ...]) -> Row:
-    """The columns that an item has no place for, as JSON can hold them; a caption as one line of text."""
-    return plain_facts({name: value for name, value in row.items() if name and name not in known})
-
-
-def url_items(path: Path, stated: Stated) -> Iterator[tuple[int, Item]]:
+def url_items(path: Path, license_of: LicenseOf) -> Iterator[Numbered]:
     """(row number, item) of a list of URLs. `UserError` for a row that cannot be one."""
-    for number, row in read_rows(path):
-        yield number, _url_item(path, number, row, stated)
+    for row in read_rows(path):
+        yield row.number, _url_item(row, license_of)
 
 
-def _url_item(path: Path, number: int, row: Row, stated: Stated) -> Item:
-    if "url" not in row:
-        named = {str(name).lower() for name in row}
-        ids = (
-            "; for ids of YouTube give source.kind=youtube"
-            if named & {"ytid", "youtube_id", "video_id", "id"}
-            else ""
-        )
-        pairs = (
-            "; for files beside the list give source.kind=folder"
-            if named & {"picture", "sound", "video"}
-            else ""
-        )
-        raise UserError(f"{path}: no column url; it has {', '.join(map(str, row))}{ids}{pairs}")
-    url = cell(path, number, row, "url")
-    sound_url = cell(path, number, row, "sound_url")
+def _url_item(row: Row, license_of: LicenseOf) -> Item:
+    if "url" not in row.columns:
+        raise _no_url_column(row)
+    url = row.cell("url")
+    sound_url = row.cell("sound_url")
     if not url:
-        raise UserError(f"{path}: row {number} has no url")
-    for place in filter(None, (url, sound_url)):
-        if "://" not in place and _is_beside(path, place):
-            raise UserError(
-                f"{path}: row {number}: {place} is a file, not a URL; for files beside a list give source.kind=folder"
-            )
-    return _item(
-        path, number, row, Item("urls", without_tokens(url, apart=True), url, "", sound_url), stated, COLUMNS
-    )
+        raise row.error(" has no url")
+    for address in filter(None, (url, sound_url)):
+        if "://" not in address and _is_beside(row.path, address):
+            advice = "for files beside a list give source.kind=folder"
+            raise row.error(f": {address} is a file, not a URL; {advice}")
+    # a URL's tokens expire: with them in it, the same medium would be another item in the next run
+    item = Item("urls", without_tokens(url, apart=True), url, "", sound_url)
+    return _with_columns(item, row, license_of, ITEM_COLUMNS)
+
+
+def _no_url_column(row: Row) -> UserError:
+    columns = {str(name).lower() for name in row.columns}
+    advice = ""
+    if columns & ID_COLUMNS:
+        advice += "; for ids of YouTube give source.kind=youtube"
+    if columns & {"picture", "sound", "video"}:
+        advice += "; for files beside the list give source.kind=folder"
+    return UserError(f"{row.path}: no column url; it has {', '.join(map(str, row.columns))}{advice}")
 
 
 def _is_beside(path: Path, name: str) -> bool:
@@ -198,83 +213,84 @@ def _is_beside(path: Path, name: str) -> bool:
         return False
 
 
-def _item(path: Path, number: int, row: Row, plain: Item, stated: Stated, known: tuple[str, ...]) -> Item:
-    """`plain`, which has its places and the id that follows from them, with what its row states."""
+def _with_columns(item: Item, row: Row, license_of: LicenseOf, known: tuple[str, ...]) -> Item:
+    """`item`, which has its media and the id that follows from them, with what else its row states."""
+    medium = item.id
     item = replace(
-        plain,
-        id=cell(path, number, row, "id") or plain.id,
-        license=stated(cell(path, number, row, "license")),
-        channel=cell(path, number, row, "channel"),
-        title=cell(path, number, row, "title") or plain.title,
-        meta=others(row, known),
+        item,
+        id=row.cell("id") or medium,
+        license=license_of(row.cell("license")),
+        channel=row.cell("channel"),
+        title=row.cell("title") or item.title,
+        meta=row.extra(known),
     )
-    ranged = "start_s" in row or "end_s" in row
-    # pieces of one medium share its id, whatever their own ids: they belong into one split, and are removed
+    if "start_s" not in row.columns and "end_s" not in row.columns:
+        return item
+    # pieces of one medium share its id, whatever their own: they belong into one split, and are removed
     # together
-    return piece(item, *span(path, number, row), medium=plain.id) if ranged else item
+    return piece(item, *row.span(), medium=medium)
 
 
-def pair_items(path: Path, stated: Stated) -> Iterator[tuple[int, Item]]:
-    """(row number, item) of a list of files below its own folder.
-
-    `UserError` for a row that cannot be one.
-    """
+def pair_items(path: Path, license_of: LicenseOf) -> Iterator[Numbered]:
+    """(row number, item) of a list of files below its folder. `UserError` for a row that cannot be one."""
     root = path.parent.resolve()
-    for number, row in read_rows(path):
-        yield number, _pair_item(path, root, number, row, stated)
+    for row in read_rows(path):
+        yield row.number, _pair_item(row, root, license_of)
 
 
-def _pair_item(path: Path, root: Path, number: int, row: Row, stated: Stated) -> Item:
-    first = next((name for name in ("video", "picture", "url") if cell(path, number, row, name)), "")
-    second = next((name for name in ("sound", "sound_url") if cell(path, number, row, name)), "")
-    if not first:
-        raise UserError(f"{path}: row {number} names no file; give columns picture and sound, or video")
-    picture = _below(path, root, number, cell(path, number, row, first))
-    if not second and first != "video" and picture.suffix.lower() not in VIDEO_SUFFIXES:
-        raise UserError(f"{path}: row {number} names a picture and no sound")
-    sound = _below(path, root, number, cell(path, number, row, second)) if second else None
-    name = picture.relative_to(root).as_posix()
+def _pair_item(row: Row, root: Path, license_of: LicenseOf) -> Item:
+    picture_column = row.first_filled("video", "picture", "url")
+    sound_column = row.first_filled("sound", "sound_url")
+    if not picture_column:
+        raise row.error(" names no file; give columns picture and sound, or video")
+    picture = _below(root, row, picture_column)
+    if not sound_column and picture_column != "video" and picture.suffix.lower() not in VIDEO_SUFFIXES:
+        raise row.error(" names a picture and no sound")
+    sound = _below(root, row, sound_column) if sound_column else None
+    id = picture.relative_to(root).as_posix()
     if sound and sound.with_suffix("") != picture.with_suffix(""):
-        name += f"+{sound.relative_to(root).as_posix()}"  # all ids of the pair
-    plain = Item("folder", name, str(picture), "", str(sound or ""), title=picture.stem)
-    return _item(path, number, row, plain, stated, PAIR_COLUMNS)
+        # one picture may have several sounds; of one stem, as in a folder, the picture alone is the id
+        id += f"+{sound.relative_to(root).as_posix()}"
+    item = Item("folder", id, str(picture), "", str(sound or ""), title=picture.stem)
+    return _with_columns(item, row, license_of, PAIR_COLUMNS)
 
 
-def _below(path: Path, root: Path, number: int, name: str) -> Path:
-    """The file `name` below the list's folder; also one that is missing.
+def _below(root: Path, row: Row, column: str) -> Path:
+    """The file that a cell names, below the list's folder `root`; it may be missing, as a row will say.
 
     `UserError` for one that is outside.
     """
+    name = row.cell(column)
     try:
-        whole = (root / name).resolve()
-        inside = whole.is_relative_to(root) and not Path(name).is_absolute()
+        inside = (root / name).resolve().is_relative_to(root) and not Path(name).is_absolute()
     except (OSError, ValueError, RuntimeError):  # a NUL, or a link to itself
         inside = False
     if not inside or "://" in name:
-        raise UserError(f"{path}: row {number}: {name!r} is not a path below the list's folder {root}")
+        raise row.error(f": {name!r} is not a path below the list's folder {root}")
     return root / Path(name)
 
 
-def checked(path: Path, items: Callable[[], Iterator[tuple[int, Item]]]) -> Iterator[Item]:
-    """The items of a list, once nothing of it is wrong: `items` is called twice. The same row twice is one
-    item.
+def checked(path: Path, numbered_items: Callable[[], Iterator[Numbered]]) -> Iterator[Item]:
+    """The items of a list, once nothing of it is wrong; `numbered_items` is called twice for that.
 
-    `UserError`, before the first item, also where one id stands for two places: a list of any length takes 24
-    bytes a row here.
+    Rows that are equal give one item. `UserError`, before the first item, also where one id stands for two
+    media. A list of any length takes 24 bytes a row: hashes, not items.
     """
-    ids, places, numbers = array("Q"), array("Q"), array("Q")
-    for number, item in items():
+    ids = array("Q")
+    media = array("Q")
+    numbers = array("Q")
+    for number, item in numbered_items():
         ids.append(_hash(item.id))
-        places.append(_hash(repr(place_of(item))))
+        media.append(_hash(repr(medium_of(item))))
         numbers.append(number)
-    repeated = _repeated(path, np.asarray(ids), np.asarray(places), np.asarray(numbers))
+    repeated = _repeated(path, np.asarray(ids), np.asarray(media), np.asarray(numbers))
     if repeated:
-        log.info("%s: %d rows name what an earlier row names; the first counts", path, len(repeated))
-    return (item for number, item in items() if number not in repeated)
+        log.info("%s: %d rows repeat an earlier row; the first counts", path, len(repeated))
+    return (item for number, item in numbered_items() if number not in repeated)
 
 
-def place_of(item: Item) -> tuple[Any, ...]:
-    """What an id stands for."""
+def medium_of(item: Item) -> tuple[Any, ...]:
+    """What an id stands for. Two rows with one id must agree in all of it."""
     return item.url, item.sound_url, round(item.start_s * 1000), round(item.end_s * 1000), item.license
 
 
@@ -282,17 +298,17 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _repeated(path: Path, ids: np.ndarray, places: np.ndarray, numbers: np.ndarray) -> set[int]:
-    """Numbers of the rows that an earlier one equals. `UserError` for an id with two places."""
-    order = np.argsort(ids, kind="stable")
+def _repeated(path: Path, ids: np.ndarray, media: np.ndarray, numbers: np.ndarray) -> set[int]:
+    """Numbers of rows that equal an earlier one. `UserError` for an id with two media. Arrays: `[rows]`."""
+    order = np.argsort(ids, kind="stable")  # stable: of equal ids the earlier row stays in front
     same = np.flatnonzero(ids[order][1:] == ids[order][:-1])
     if not len(same):
         return set()
-    differ = same[places[order][same] != places[order][same + 1]]
+    differ = same[media[order][same] != media[order][same + 1]]
     if len(differ):
-        rows = sorted((int(numbers[order[differ[0]]]), int(numbers[order[differ[0] + 1]])))
+        pair = order[differ[0] : differ[0] + 2]
+        first, second = sorted(int(number) for number in numbers[pair])
         what = "have the same id and name different media, times or licenses"
-        raise UserError(
-            f"{path}: rows {rows[0]} and {rows[1]} {what} ({len(differ)} such pairs); make the ids unique, or leave them out"
-        )
+        advice = "make the ids unique, or leave them out"
+        raise UserError(f"{path}: rows {first} and {second} {what} ({len(differ)} such pairs); {advice}")
     return {int(number) for number in numbers[order[same + 1]]}

@@ -5,22 +5,17 @@ They are apart from the sources, so that settings are read without importing any
 
 from dataclasses import dataclass
 
-from configs.load import UserError, operational
+from configs.load import UserError, at_least, operational, positive
 from ingest.fetch.access import YoutubeConfig
 from ingest.licenses import license_code
 
-PHOTO_SIZES = (
-    "original",
-    "large",
-    "medium",
-    "small",
-)  # of a photo's longer side: up to 2048, 1024, 500, 240 px
-MAX_PER_PAGE = 200
+PHOTO_SIZES = ("original", "large", "medium", "small")  # longer side: up to 2048, 1024, 500, 240 px
+MAX_PER_PAGE = 200  # the API gives no more, whatever is requested
 
 
 @dataclass
 class InaturalistConfig:
-    """How iNaturalist is asked, and which size of its photos is taken."""
+    """How often iNaturalist's API is called, and which size of its photos is taken."""
 
     photo_size: str = "large"
     max_observations: int = operational(1000)  # from the API; 0 = all
@@ -30,32 +25,35 @@ class InaturalistConfig:
 
     def __post_init__(self) -> None:
         if self.photo_size not in PHOTO_SIZES:
-            raise UserError(
-                f"source.inaturalist.photo_size={self.photo_size}: give one of {', '.join(PHOTO_SIZES)}"
-            )
+            sizes = ", ".join(PHOTO_SIZES)
+            raise UserError(f"source.inaturalist.photo_size={self.photo_size}: give one of {sizes}")
         if not 1 <= self.per_page <= MAX_PER_PAGE:
             raise UserError(f"source.inaturalist.per_page={self.per_page}: give 1 to {MAX_PER_PAGE}")
-        if self.max_observations < 0 or self.requests_per_min <= 0 or self.requests_per_day < 1:
-            raise UserError(
-                "source.inaturalist: max_observations >= 0, requests_per_min > 0 and requests_per_day >= 1 are needed"
-            )
+        at_least(self, 0, "max_observations", section="source.inaturalist.", meaning="all")
+        positive(self, "requests_per_min", "requests_per_day", section="source.inaturalist.")
 
 
 @dataclass
 class SourceConfig:
-    """Where items come from. `path`: a folder, a list (.txt, .csv, .parquet, .jsonl), a folder or glob of
-    .tar files; or what `ingest.sources.youtube` and `ingest.sources.inaturalist` take.
+    """Where items come from.
 
-    Of the two sections, the one of the kind in use counts.
+    `path` is a folder, a list (.txt, .csv, .parquet, .jsonl), a folder or glob of .tar files; or what
+    `ingest.sources.videos` and `ingest.sources.inaturalist` take. Of the two sections, only that of `kind`
+    counts.
     """
 
-    path: str = operational()  # another place or a longer list only adds items
+    path: str = operational()  # another path or a longer list only adds items
     kind: str = "folder"
     license: str = ""  # your statement about all of it; a row's own license goes first
     youtube: YoutubeConfig = operational(YoutubeConfig)
     inaturalist: InaturalistConfig = operational(InaturalistConfig)
 
+    def license_of(self, stated: str) -> str:
+        """The code of the license that a row or sidecar states; where it states none, the operator's."""
+        return license_code(stated) or self.license
 
-def license_of(own: str, stated: str) -> str:
-    """A row's own license if it names one, by code, name or URL, else the operator's statement."""
-    return license_code(own) or stated
+
+def refuse_license(config: SourceConfig, advice: str) -> None:
+    """`UserError` where the operator states a license of media that the site licenses one by one."""
+    if config.license:
+        raise UserError(f"source.license={config.license}: {advice}; remove source.license")

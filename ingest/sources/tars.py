@@ -1,13 +1,17 @@
-"""Other people's WebDataset tars -> items: what stands in them is looked up here, by offset and size;
-`ingest.fetch.fetcher` copies it out.
+"""Other people's WebDataset tars -> items: members are found here, by offset and size; `ingest.fetch.fetcher`
+copies them out.
 
-A tar from elsewhere is hostile until read: nothing in it is unpacked, unpickled or opened by a name of its
-own, links and devices are passed over, of two members of one name the first counts. One that cannot be read
-to its end (or was packed with --sparse) becomes a single item, which fetch refuses as corrupt, and the others
-go on: none of its samples is listed until a whole one is in its place.
+    find_tars("/data/*.tar")                          the tars, with a name for each
+    items_of_tars(tars, license_of)                   their samples
 
 Members that share the name up to the first dot are a sample, as WebDataset has it; keys with dots of their
-own are told apart. What is no sample, or stands twice, is counted in the log.
+own are kept apart. What is no sample, or repeated, is counted in the log.
+
+A tar is untrusted. Covered: nothing in it is unpacked, unpickled or opened by a name of its own; links and
+devices are skipped; of two members of one name the first counts; headers, names and members are bounded. A
+tar that cannot be read to its end (or was packed with --sparse) becomes a single item, which fetch refuses as
+corrupt: none of its samples is listed until it is whole. Not covered: compressed tars, whose members have no
+offset, and the media themselves, which the decoder's sandbox reads.
 """
 
 import glob
@@ -17,26 +21,40 @@ import re
 import struct
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from configs.load import UserError
 from ingest.fetch.settings import FetchConfig
 from ingest.sample import Item, storable
-from ingest.sources.folder import CAPTION, FACTS, INFO, MEDIA_SUFFIXES, listing, utf8_name, walk
-from ingest.sources.metadata import MAX_FACTS_BYTES, MAX_INFO_BYTES, Facts, caption_of, merged, read_facts
-from ingest.sources.settings import SourceConfig, license_of
+from ingest.sources.folder import CAPTION, INFO, JSON, MEDIA_SUFFIXES, listing, utf8_name, walk
+from ingest.sources.lists import LicenseOf
+from ingest.sources.metadata import (
+    MAX_INFO_BYTES,
+    MAX_JSON_BYTES,
+    Metadata,
+    caption_of,
+    merged,
+    read_metadata,
+)
+from ingest.sources.settings import SourceConfig
 from ingest.sources.suffixes import Choice, File, choose, untagged
 
 log = logging.getLogger(__name__)
 
-STATING = (FACTS, INFO, CAPTION)
+SIDECARS = (JSON, INFO, CAPTION)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-MAX_HEADER_BYTES, MAX_RECORDS = 64 << 10, 1000  # what describes a member
-MAX_GLOBAL_HEADERS = 100  # what describes all of them
-MAX_MEMBERS, MAX_NAME = 300_000, 1000  # of one tar, and the letters of a member's name
+# of a pax or GNU header before a member: real ones hold a path and some times
+MAX_HEADER_BYTES = 64 << 10
+MAX_RECORDS = 1000
+MAX_GLOBAL_HEADERS = 100  # pax headers that hold for all members, and that tarfile copies into each
+MAX_MEMBERS = 300_000  # of one tar: all are held in memory until its end is seen
+MAX_NAME = 1000  # characters of a member's name
+END_BYTES = 1 << 20  # read behind the last member; tar pads with zeros up to 10 KB by default
+LONG_NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, *LONG_NAMES)
 SPARSE = "a sparse member; pack it again without --sparse"
 UNREADABLE = (
     tarfile.TarError,
@@ -48,142 +66,154 @@ UNREADABLE = (
     EOFError,
     struct.error,
 )
-"""What `tarfile` raises over one header or another that somebody made up."""
+"""What `tarfile` raises over one made-up header or another. The texts of our own are stored in rows."""
+
+
+class Place(TypedDict):
+    """Where a member's bytes are in the tar; the fetcher reads this from the work list."""
+
+    offset: int
+    size: int
+    suffix: str
 
 
 def items(config: SourceConfig, network: FetchConfig, output: str) -> Iterator[Item]:
-    """Every sample of every tar that has a video, or a picture and a sound. See `ingest.sources.registry.Source`."""
-    return items_of_tars(find_tars(config.path), lambda own: license_of(own, config.license))
+    """Samples with a video, or with a picture and a sound: see `ingest.sources.registry`."""
+    return items_of_tars(find_tars(config.path), config.license_of)
 
 
 def find_tars(pattern: str) -> list[tuple[str, Path]]:
-    """(name below the folder, or below where a glob begins; path) of every tar there. `UserError`: there is
-    none.
+    """(name below the folder, or below where a glob begins; path) of every tar of a folder or glob.
 
     Linked folders are followed; compressed tars and what cannot be listed are counted in the log.
+    `UserError` where there is no tar.
     """
-    root = Path(pattern).absolute()
-    passed_over: Counter[str] = Counter()
-    if root.is_dir():
-        there = list(walk(root, passed_over))
-    else:
-        there = [
-            Path(path).absolute()
-            for path in set(glob.glob(pattern, recursive=True))
-            if not Path(path).is_dir()
-        ]
-        while root.name.endswith((".tar", *COMPRESSED)) or glob.has_magic(str(root)):
-            root = root.parent
-    found = sorted(path for path in there if path.name.endswith(".tar"))
-    packed = Counter(end for path in there for end in COMPRESSED if path.name.endswith(end))
-    fix = "members are read by their place in the file: decompress them first (gunzip, unzstd)"
-    if not found:
-        raise UserError(
-            f"source.path={pattern}: no .tar files there{f', but {listing(packed)}; {fix}' if packed else ''}"
-        )
+    skipped: Counter[str] = Counter()
+    root, files = _files(pattern, skipped)
+    tars = sorted(path for path in files if path.name.endswith(".tar"))
+    packed: Counter[str] = Counter()
+    for suffix in COMPRESSED:
+        packed[suffix] = sum(path.name.endswith(suffix) for path in files)
+    packed = +packed
+    advice = "members are read by their offset in the file: decompress them first (gunzip, unzstd)"
+    if not tars:
+        others = f", but {listing(packed)}; {advice}" if packed else ""
+        raise UserError(f"source.path={pattern}: no .tar files there{others}")
     if packed:
-        log.warning("%s are passed over; %s", listing(packed), fix)
-    if +passed_over:
-        log.info("%s: passed over: %s", pattern, listing(passed_over))
-    return [(utf8_name(path.relative_to(root).with_suffix("")), Path(utf8_name(path))) for path in found]
+        log.warning("%s are skipped; %s", listing(packed), advice)
+    if +skipped:
+        log.info("%s: skipped: %s", pattern, listing(skipped))
+    return [(utf8_name(path.relative_to(root).with_suffix("")), Path(utf8_name(path))) for path in tars]
 
 
-def items_of_tars(found: list[tuple[str, Path]], license: Callable[[str], str]) -> Iterator[Item]:
-    """The samples of every tar, each under an id of its own. `license` turns what a sample states into a
-    code.
+def _files(pattern: str, skipped: Counter[str]) -> tuple[Path, list[Path]]:
+    """(the folder that names are below, its files) of a folder or a glob."""
+    root = Path(pattern).absolute()
+    if root.is_dir():
+        return root, list(walk(root, skipped))
+    matches = set(glob.glob(pattern, recursive=True))  # a set: ** finds a file once for each of its parents
+    files = [Path(path).absolute() for path in matches if not Path(path).is_dir()]
+    while root.name.endswith((".tar", *COMPRESSED)) or glob.has_magic(str(root)):
+        root = root.parent
+    return root, files
 
-    One line in the log says which samples and members are no items.
+
+def items_of_tars(tars: list[tuple[str, Path]], license_of: LicenseOf) -> Iterator[Item]:
+    """The samples of every tar, each under an id of its own.
+
+    `license_of`: from what a sample states ("" for nothing) to a code. One line in the log says which samples
+    and members are no items.
     """
-    passed_over: Counter[str] = Counter()
-    names = {name for name, _ in found}
-    for name, path in found:
-        for item in _items_of_one(name, path, license, passed_over):
+    skipped: Counter[str] = Counter()
+    names = {name for name, _ in tars}
+    for name, path in tars:
+        for item in _items_of_one(name, path, license_of, skipped):
             yield _apart(item, name, names)
-    if +passed_over:
-        log.info("%d samples of the tars are passed over: %s", passed_over.total(), listing(passed_over))
+    if +skipped:
+        log.info("%d samples of the tars are skipped: %s", skipped.total(), listing(skipped))
 
 
 def _apart(item: Item, name: str, names: set[str]) -> Item:
-    """A sample y/z of the tar x is not the sample z of a tar x/y."""
-    inner = item.id[len(name) + 1 :].split("/")[:-1]
-    others = {"/".join([name, *inner[: depth + 1]]) for depth in range(len(inner))}
-    return replace(item, id=f"{name}.tar{item.id[len(name) :]}") if others & names else item
+    """A sample y/z of the tar x is not the sample z of a tar x/y, which would have the same id."""
+    folders = item.id[len(name) + 1 :].split("/")[:-1]
+    prefixes = {"/".join([name, *folders[: depth + 1]]) for depth in range(len(folders))}
+    return replace(item, id=f"{name}.tar{item.id[len(name) :]}") if prefixes & names else item
 
 
-def _items_of_one(
-    name: str, path: Path, license: Callable[[str], str], passed_over: Counter[str]
-) -> Iterator[Item]:
+def _items_of_one(name: str, path: Path, license_of: LicenseOf, skipped: Counter[str]) -> Iterator[Item]:
     try:
         members = _read(path)
     except UNREADABLE as error:
-        why = storable(
-            f"cannot be read as a tar ({type(error).__name__}: {error}); fetch it again or take it away"
-        )[:300]
+        cause = f"{type(error).__name__}: {error}"
+        why = storable(f"cannot be read as a tar ({cause}); fetch it again or take it away")[:300]
         log.warning("%s: %s", path, why)
-        yield Item("webdataset", name, str(path), license(""), meta={"tar": {}, "damage": why})
+        yield Item("webdataset", name, str(path), license_of(""), meta={"tar": {}, "damage": why})
         return
     if members.repeated:
-        passed_over["members whose name came before"] += members.repeated
+        skipped["members whose name came before"] += members.repeated
     for key, files in members.groups.items():
-        for sample, choice in _samples(key, files, passed_over):
-            facts = members.facts_of(sample, key)
-            places = {
-                role: _place(file)
-                for role, file in (("picture", choice.picture), ("sound", choice.sound))
-                if file
-            }
-            others = {**facts.others, "tar": places}
+        for sample, choice in _samples(key, files, skipped):
+            metadata = members.metadata_of(sample, key)
             yield Item(
-                "webdataset",
-                f"{name}/{sample}",
-                str(path),
-                license(facts.license),
-                "",
-                facts.channel,
-                facts.title,
-                others,
+                source="webdataset",
+                id=f"{name}/{sample}",
+                url=str(path),
+                license=license_of(metadata.license),
+                channel=metadata.channel,
+                title=metadata.title,
+                meta={**metadata.extra, "tar": _places(choice)},
             )
 
 
-def _place(file: File) -> dict[str, Any]:
+def _places(choice: Choice) -> dict[str, Place]:
+    places = {"picture": _place(choice.picture)}
+    if choice.sound:
+        places["sound"] = _place(choice.sound)
+    return places
+
+
+def _place(file: File) -> Place:
     return {"offset": file.offset, "size": file.size, "suffix": file.suffix}
 
 
-def _samples(key: str, files: list[File], passed_over: Counter[str]) -> Iterator[tuple[str, Choice]]:
+def _samples(key: str, files: list[File], skipped: Counter[str]) -> Iterator[tuple[str, Choice]]:
     """(key, what it consists of) of the samples among members that share the name up to the first dot.
 
     That is one sample, as WebDataset has it, unless members with more dots make samples of their own: of
-    a_1.500.mp4, a_1.500.json and a_1.700.mp4 each mp4 is one. What is left then belongs together by its
-    longest common stem.
+    a_1.500.mp4, a_1.500.json and a_1.700.mp4 each mp4 is one. What remains belongs together by its longest
+    common stem.
     """
     by_stem: dict[str, list[File]] = {}
     for file in files:
         by_stem.setdefault(untagged(file.stem), []).append(file)
-    left: list[File] = []
-    count = 0
+    unused: list[File] = []
+    num_samples = 0
     while by_stem:
-        stem = max(by_stem, key=lambda one: (one.count("."), one))
-        here = by_stem.pop(stem)
-        chosen = choose(here)
-        if chosen:
-            named: dict[str, Choice] = {}
-            for choice in chosen:
-                # streams that make no pair are samples of their own
-                named.setdefault(choice.picture.stem if choice.sound is None else stem, choice)
-            yield from named.items()
-            count += len(named)
-            used = {file for choice in named.values() for file in (choice.picture, choice.sound)}
-            left += [file for file in here if file not in used]
-        elif stem != key and len(stem) > len(key):
-            by_stem.setdefault(stem.rpartition(".")[0], []).extend(
-                replace(file, stem=stem.rpartition(".")[0]) for file in here
-            )
+        stem = max(by_stem, key=lambda stem: (stem.count("."), stem))
+        group = by_stem.pop(stem)
+        samples = _named(choose(group), stem)
+        if samples:
+            yield from samples.items()
+            num_samples += len(samples)
+            used = {file for choice in samples.values() for file in (choice.picture, choice.sound)}
+            unused += [file for file in group if file not in used]
+        elif len(stem) > len(key):
+            shorter = stem.rpartition(".")[0]
+            by_stem.setdefault(shorter, []).extend(replace(file, stem=shorter) for file in group)
         else:
-            left += here
-    if not count:
-        passed_over[f"without a video or a picture and a sound ({_suffixes(left)})"] += 1
-    elif count and any(file.suffix in MEDIA_SUFFIXES for file in left):
-        passed_over[f"more media of samples that have theirs ({_suffixes(left)})"] += 1
+            unused += group
+    if not num_samples:
+        skipped[f"without a video or a picture and a sound ({_suffixes(unused)})"] += 1
+    elif any(file.suffix in MEDIA_SUFFIXES for file in unused):
+        skipped[f"more media of samples that have theirs ({_suffixes(unused)})"] += 1
+
+
+def _named(choices: list[Choice], stem: str) -> dict[str, Choice]:
+    """By key: a pair has that of its stem; a stream that makes no pair is a sample of its own."""
+    named: dict[str, Choice] = {}
+    for choice in choices:
+        named.setdefault(choice.picture.stem if choice.sound is None else stem, choice)
+    return named
 
 
 def _suffixes(files: list[File]) -> str:
@@ -195,7 +225,7 @@ class _Members:
 
     def __init__(self) -> None:
         self.groups: dict[str, list[File]] = {}
-        self.facts: dict[str, Facts] = {}  # by name up to the suffix
+        self.metadata: dict[str, Metadata] = {}  # by name up to the suffix
         self.names: set[str] = set()
         self.repeated = 0
 
@@ -213,105 +243,107 @@ class _Members:
         self.names.add(stem + suffix)
         key = f"{folder}/{first}".lstrip("/")
         self.groups.setdefault(key, []).append(File(stem, suffix, path, member.offset_data, member.size))
-        if suffix in STATING and member.size < (MAX_INFO_BYTES if suffix == INFO else MAX_FACTS_BYTES):
-            facts = _stated(tar.extractfile(member).read(), suffix)  # the rest of a JSON is let go at once
-            known = self.facts.get(stem, Facts())
-            self.facts[stem] = merged(facts, known) if suffix == FACTS else merged(known, facts)
+        if suffix in SIDECARS and member.size < (MAX_INFO_BYTES if suffix == INFO else MAX_JSON_BYTES):
+            self._add_sidecar(stem, suffix, tar.extractfile(member).read())
 
-    def facts_of(self, sample: str, key: str) -> Facts:
+    def _add_sidecar(self, stem: str, suffix: str, data: bytes) -> None:
+        stated = _stated(data, suffix)
+        known = self.metadata.get(stem, Metadata())
+        # x.json was written for this dataset, so it goes before the site's x.info.json
+        self.metadata[stem] = merged(stated, known) if suffix == JSON else merged(known, stated)
+
+    def metadata_of(self, sample: str, key: str) -> Metadata:
         """What is stated of a sample, else of all that share its name up to the first dot."""
-        return self.facts.get(sample) or self.facts.get(key) or Facts()
+        return self.metadata.get(sample) or self.metadata.get(key) or Metadata()
 
 
 def _split(name: str) -> tuple[str, str]:
-    """The name up to its suffix, and that in small letters; `.info.json` is one suffix."""
+    """The name up to its suffix, and that in lower case; `.info.json` is one suffix."""
     if name.lower().endswith(INFO) and len(name) > len(INFO):
         return name[: -len(INFO)], INFO
     stem, dot, suffix = name.rpartition(".")
     return (stem, f".{suffix.lower()}") if dot and "/" not in suffix else (name, "")
 
 
-def _stated(data: bytes, suffix: str) -> Facts:
+def _stated(data: bytes, suffix: str) -> Metadata:
     if suffix == CAPTION:
         caption = caption_of(data)
-        return Facts(others={"caption": caption} if caption else {})
-    return read_facts(data, info=suffix == INFO)
+        return Metadata(extra={"caption": caption} if caption else {})
+    return read_metadata(data, is_info=suffix == INFO)
 
 
 def _read(path: Path) -> _Members:
+    """All members of a tar. One of `UNREADABLE` where it is damaged, cut or hostile."""
     members = _Members()
-    end, size = -1, path.stat().st_size
+    size = path.stat().st_size
+    last_offset = -1
     with tarfile.open(path, "r:", tarinfo=_Bounded) as tar:
-        for number, member in enumerate(iter(tar.next, None)):
+        for index, member in enumerate(iter(tar.next, None)):
             tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
-            if (
-                member.offset <= end
-                or member.size < 0
-                or member.offset_data + (member.size if member.isreg() else 0) > size
-            ):
-                raise tarfile.ReadError("a member that lies outside of the file")
-            if number >= MAX_MEMBERS or len(member.name) > MAX_NAME:
-                raise tarfile.ReadError(
-                    f"more than {MAX_MEMBERS} members, or a name of more than {MAX_NAME} letters"
-                )
-            end = member.offset
+            _check_place(member, last_offset, size)
+            if index >= MAX_MEMBERS or len(member.name) > MAX_NAME:
+                limits = f"more than {MAX_MEMBERS} members, or a name of more than {MAX_NAME} letters"
+                raise tarfile.ReadError(limits)
+            last_offset = member.offset
             if member.isreg():
                 members.add(tar, path, member)
-        _assert_end(tar)
+        _check_end(tar)
     return members
 
 
-def _assert_end(tar: Any) -> None:
-    """`ReadError` for a tar cut between two members, with a damaged header (which tarfile takes for the end),
-    or with more behind.
+def _check_place(member: tarfile.TarInfo, last_offset: int, size: int) -> None:
+    """`ReadError` for a member that goes backwards, where tarfile would loop, or beyond the file's `size`."""
+    end = member.offset_data + (member.size if member.isreg() else 0)
+    if member.offset <= last_offset or member.size < 0 or end > size:
+        raise tarfile.ReadError("a member that lies outside of the file")
+
+
+def _check_end(tar: Any) -> None:
+    """`ReadError` for a tar cut between two members, or with more behind its end.
+
+    tarfile takes a damaged header for the end.
     """
     tar.fileobj.seek(tar.offset)
-    rest = tar.fileobj.read(1 << 20)
-    if len(rest) < tarfile.BLOCKSIZE or rest.strip(b"\0"):
-        raise tarfile.ReadError(
-            "bytes behind the end mark" if len(rest) >= tarfile.BLOCKSIZE else "no end mark: it was cut"
-        )
+    tail = tar.fileobj.read(END_BYTES)
+    if len(tail) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("no end mark: it was cut")
+    if tail.strip(b"\0"):
+        raise tarfile.ReadError("bytes behind the end mark")
 
 
 class _Bounded(tarfile.TarInfo):
-    """A member whose headers are small and plain."""
+    """A member whose headers are short and plain: checked before tarfile parses them."""
 
     def _proc_member(self, tar: tarfile.TarFile) -> Any:  # the entry point that tarfile names for subclasses
-        if self.type in (
-            tarfile.XHDTYPE,
-            tarfile.XGLTYPE,
-            tarfile.SOLARIS_XHDTYPE,
-            tarfile.GNUTYPE_LONGNAME,
-            tarfile.GNUTYPE_LONGLINK,
-        ):
+        if self.type in EXTENDED:
             if not 0 <= self.size <= MAX_HEADER_BYTES or len(tar.pax_headers) > MAX_GLOBAL_HEADERS:
-                raise tarfile.ReadError(
-                    f"a header of {self.size} bytes, or more than {MAX_GLOBAL_HEADERS} for all members"
-                )
+                limits = f"a header of {self.size} bytes, or more than {MAX_GLOBAL_HEADERS} for all members"
+                raise tarfile.ReadError(limits)
             file: Any = tar.fileobj
             text = file.read(self.size)
             file.seek(-len(text), os.SEEK_CUR)
-            if self.type not in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
-                _assert_records(text)
+            if self.type not in LONG_NAMES:
+                _check_records(text)
         if self.type == tarfile.GNUTYPE_SPARSE:
             raise tarfile.ReadError(SPARSE)
         return super()._proc_member(tar)  # type: ignore[misc]
 
 
-def _assert_records(text: bytes) -> None:
-    """`ReadError` unless it is `length key=value` lines: of others, tarfile makes thousands of long keys or
-    never comes to an end.
+def _check_records(text: bytes) -> None:
+    """`ReadError` unless it is `length key=value` lines (POSIX pax).
+
+    Of others, tarfile makes thousands of long keys or never comes to an end.
     """
-    at = 0
     if text.count(b"\n") > MAX_RECORDS:
         raise tarfile.ReadError(f"a header of more than {MAX_RECORDS} facts")
-    while at < len(text):
-        found = re.match(rb"(\d{1,5}) ([^=\n]{1,200})=", text[at : at + 210])
-        length = int(found[1]) if found else 0
-        if not found or found.end() >= length or text[at + length - 1 : at + length] != b"\n":
+    start = 0
+    while start < len(text):
+        record = re.match(rb"(\d{1,5}) ([^=\n]{1,200})=", text[start : start + 210])
+        end = start + int(record[1]) if record else start
+        if not record or start + record.end() >= end or text[end - 1 : end] != b"\n":
             raise tarfile.ReadError("a header that is no list of facts")
-        if found[2].startswith(b"GNU.sparse"):
+        if record[2].startswith(b"GNU.sparse"):
             raise tarfile.ReadError(SPARSE)
-        at += length
-    if re.search(rb"\d{1000}", text):
+        start = end
+    if re.search(rb"\d{1000}", text):  # int() of it would take long, and Python refuses 4,300 digits
         raise tarfile.ReadError("a number without end")

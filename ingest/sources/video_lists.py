@@ -4,24 +4,21 @@
     # YTID, start_seconds, end_seconds, positive_labels    AudioSet
     {"youtube_id": "…", "start_s": 30, "end_s": 40}        JSON lines, or parquet
 
-A csv, parquet or jsonl file; other columns travel in `meta`. Nothing is asked of YouTube here. A list's word
-on licenses does not count: YouTube's own does.
+Other columns travel in `meta`. No request is made here. What a list states of licenses does not count:
+YouTube's own mark does.
 """
 
 import csv
 import itertools
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cluster.scratch import scratch_folder
 from configs.load import UserError
-from ingest.fetch.settings import FetchConfig
 from ingest.sample import Item
-from ingest.sources.lists import Numbered, Row, cell, checked, others, piece, read_rows, span
-from ingest.sources.settings import SourceConfig
-from ingest.sources.youtube import BARE_ID, check_session, enumerate_youtube, video_id, watch_url
+from ingest.sources.lists import Numbered, Row, checked, piece, read_rows
+from ingest.sources.youtube import BARE_ID, video_id, watch_url
 
 log = logging.getLogger(__name__)
 
@@ -29,35 +26,17 @@ ID_NAMES = ("youtube_id", "ytid", "video_id", "id", "url")
 START_NAMES = ("start_s", "start", "start_seconds", "start_time")
 END_NAMES = ("end_s", "end", "end_seconds", "end_time")
 NUMBER = re.compile(r"\s*\d+(\.\d*)?\s*", re.ASCII)
-PIECE_S = 10.0  # of lists that give starts only
+PIECE_S = 10.0  # VGGSound gives starts only, and all these datasets have pieces of 10 s
+MAX_COMMENTS = 1000  # lines before the header; what has more is no table
 FEW_ARE_FREE = (
-    "%s: YouTube states a free license for few videos, and the others end as rows with the reason `license`; the supported way for such"
-    " lists is your own copies with a license column: source.kind=folder source.path=LIST.csv"
+    "%s: YouTube states a free license for few videos; the others end as rows with the reason `license`. The"
+    " supported route for such lists is your own copies with a license column: source.kind=folder"
+    " source.path=LIST.csv"
 )
 
 
-def items(config: SourceConfig, network: FetchConfig, output: str) -> Iterator[Item]:
-    """YouTube: a table of ids, or the searches, channels, playlists and videos that `ingest.sources.youtube` lists.
-
-    See `ingest.sources.registry.Source`.
-    """
-    if config.license:
-        fix = "vouch for channels with source.youtube.vouched_channels; leave it out"
-        raise UserError(f"source.license={config.license}: the media of youtube state their own; {fix}")
-    if is_video_list(config.path):
-        check_session(config.youtube)
-        return video_items(Path(config.path))
-    return _listed(config, network)
-
-
-def _listed(config: SourceConfig, network: FetchConfig) -> Iterator[Item]:
-    """Listed by a fetch process with a folder of its own that ends with the list."""
-    with scratch_folder("list") as spool:
-        yield from enumerate_youtube(config.path, config.youtube, network, spool)
-
-
 def is_video_list(path: str) -> bool:
-    """Whether `path` is a table of ids rather than a file with a search, channel, playlist or video per line."""
+    """Whether `path` is a table of ids, rather than a file with a target of YouTube per line."""
     suffix = Path(path).suffix.lower()
     if suffix in (".parquet", ".jsonl", ".ndjson"):
         return Path(path).is_file()
@@ -71,48 +50,52 @@ def video_items(path: Path) -> Iterator[Item]:
     """
     log.warning(FEW_ARE_FREE, path)
     first = next(_rows(path), None)
-    if first and _name(first[1], START_NAMES[1:]) and not _name(first[1], END_NAMES):
+    if first and _column(first.columns, START_NAMES[1:]) and not _column(first.columns, END_NAMES):
         log.info("%s: gives starts only: pieces of %g s are taken", path, PIECE_S)
     return checked(path, lambda: _numbered_items(path))
 
 
-def _numbered_items(path: Path) -> Iterator[tuple[int, Item]]:
-    for number, row in _rows(path):
-        yield number, _item(path, number, row)
+def _numbered_items(path: Path) -> Iterator[Numbered]:
+    for row in _rows(path):
+        yield row.number, _item(row)
 
 
-def _item(path: Path, number: int, row: Row) -> Item:
-    named = _name(row, ID_NAMES)
-    if not named:
-        raise UserError(
-            f"{path}: no column of ids ({', '.join(ID_NAMES)}); it has {', '.join(map(str, row))}"
-        )
-    given = cell(path, number, row, named)
-    id = given if BARE_ID.fullmatch(given) else video_id(given)
+def _item(row: Row) -> Item:
+    id_column = _column(row.columns, ID_NAMES)
+    if not id_column:
+        names = ", ".join(map(str, row.columns))
+        raise UserError(f"{row.path}: no column of ids ({', '.join(ID_NAMES)}); it has {names}")
+    cell = row.cell(id_column)
+    id = cell if BARE_ID.fullmatch(cell) else video_id(cell)
     if not id:
-        raise UserError(
-            f"{path}: row {number}: {given!r} is neither an id of YouTube (11 letters) nor the URL of a video"
-        )
-    first, last = _name(row, START_NAMES), _name(row, END_NAMES)
-    start_s, end_s = span(path, number, row, first or "start_s", last or "end_s")
-    if first and first != "start_s" and not last and cell(path, number, row, first):
+        raise row.error(f": {cell!r} is neither an id of YouTube (11 letters) nor the URL of a video")
+    start = _column(row.columns, START_NAMES)
+    end = _column(row.columns, END_NAMES)
+    start_s, end_s = row.span(start or "start_s", end or "end_s")
+    # a column of our own name, start_s without end_s, runs to the end of the video
+    if start and start != "start_s" and not end and row.cell(start):
         end_s = start_s + PIECE_S
-    known = tuple(name for name in (named, first, last, *_spelled(row, ("title", "license"))) if name)
-    title = next((cell(path, number, row, name) for name in _spelled(row, ("title",))), "")
-    item = Item("youtube", id, watch_url(id), title=title, meta={**others(row, known), "found_by": path.name})
-    return piece(item, start_s, end_s, medium=id)
+    titles = _spelled(row.columns, ("title",))
+    known = (id_column, start, end, *titles, *_spelled(row.columns, ("license",)))
+    meta = {**row.extra(tuple(filter(None, known))), "found_by": row.path.name}
+    title = next((row.cell(name) for name in titles), "")
+    return piece(Item("youtube", id, watch_url(id), title=title, meta=meta), start_s, end_s, medium=id)
 
 
-def _spelled(row: Row, names: tuple[str, ...]) -> list[str]:
+def _spelled(columns: Iterable[str], names: tuple[str, ...]) -> list[str]:
     """The columns of these names, whatever their capitals, in the order of `names`."""
-    return [column for name in names for column in row if str(column).strip().lower() == name]
+    by_name: dict[str, list[str]] = {}
+    for column in columns:
+        by_name.setdefault(str(column).strip().lower(), []).append(column)
+    return list(itertools.chain.from_iterable(by_name.get(name, ()) for name in names))
 
 
-def _name(row: Row, names: tuple[str, ...]) -> str:
-    return next(iter(_spelled(row, names)), "")
+def _column(columns: Iterable[str], names: tuple[str, ...]) -> str:
+    """The column of the first of these names that there is; "" for none."""
+    return next(iter(_spelled(columns, names)), "")
 
 
-def _rows(path: Path) -> Iterator[Numbered]:
+def _rows(path: Path) -> Iterator[Row]:
     if path.suffix.lower() != ".csv":
         yield from read_rows(path)
         return
@@ -120,32 +103,38 @@ def _rows(path: Path) -> Iterator[Numbered]:
     for number, cells in _csv_cells(path):
         if cells == header:
             continue
+        row = Row(path, number, dict(zip(header, cells)))
         if len(cells) > len(header):
-            raise UserError(
-                f'{path}: row {number} has {len(cells)} cells, not {len(header)}; put quotes (") around a cell with a comma'
-            )
-        yield number, dict(zip(header, cells))
+            advice = 'put quotes (") around a cell with a comma'
+            raise row.error(f" has {len(cells)} cells, not {len(header)}; {advice}")
+        yield row
 
 
 def _header(path: Path) -> list[str] | None:
     """The names of the columns: from a first row, from a comment before it, or by what the first row holds.
 
-    None: no table of ids.
+    None: it is no table of ids.
     """
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        comments = list(itertools.takewhile(_is_comment, itertools.islice(file, 1000)))
+        comments = list(itertools.takewhile(_is_comment, itertools.islice(file, MAX_COMMENTS)))
     for comment in comments:
         names = [name.strip() for name in comment.lstrip("# ").split(",")]
-        if _name(dict.fromkeys(names), ID_NAMES):
+        if _column(dict.fromkeys(names), ID_NAMES):
             return names
     first = next(_csv_cells(path), (0, []))[1]
-    if _name(dict.fromkeys(first), ID_NAMES):
+    if _column(dict.fromkeys(first), ID_NAMES):
         return first
     if not first or not BARE_ID.fullmatch(first[0]):
         return None
-    times = sum(1 for _ in itertools.takewhile(NUMBER.fullmatch, first[1:3]))
-    names = ["id", *("start", "end")[:times], "label", "split"]
-    return (names + [f"column_{place}" for place in range(len(names), len(first))])[: len(first)]
+    return _guessed_header(first)
+
+
+def _guessed_header(cells: list[str]) -> list[str]:
+    """VGGSound's file has no header: an id, up to two times, a label, a split."""
+    num_times = sum(1 for _ in itertools.takewhile(NUMBER.fullmatch, cells[1:3]))
+    names = ["id", *("start", "end")[:num_times], "label", "split"]
+    names += [f"column_{index}" for index in range(len(names), len(cells))]
+    return names[: len(cells)]
 
 
 def _is_comment(line: str) -> bool:
@@ -153,21 +142,20 @@ def _is_comment(line: str) -> bool:
 
 
 def _csv_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells) of the rows behind the comments at the beginning;
-
-    AudioSet has a blank before each cell.
-    """
+    """(line, cells) of the rows behind the comments at the beginning."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            before, begun = 0, False
+            num_comments = 0
+            first = ""
             for line in file:
                 if not _is_comment(line):
-                    begun = True
+                    first = line
                     break
-                before += 1
-            reader = csv.reader(itertools.chain([line] if begun else [], file), skipinitialspace=True)
-            yield from (
-                (before + reader.line_num, [one.strip() for one in cells]) for cells in reader if cells
-            )
+                num_comments += 1
+            # AudioSet has a blank before each cell, and one before a quote would hide the quote
+            reader = csv.reader(itertools.chain([first] if first else [], file), skipinitialspace=True)
+            for cells in reader:
+                if cells:
+                    yield num_comments + reader.line_num, [cell.strip() for cell in cells]
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: cannot be read as csv: {error}") from error

@@ -236,7 +236,7 @@ def test_hidden_media_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     touch(tmp_path, "a.mp4", ".b.mp4", ".cache/c.mp4", ".DS_Store")
     with caplog.at_level(logging.INFO):
         assert [item.id for item in listed(tmp_path, "folder")] == ["a.mp4"]
-    assert "passed over: 1 hidden folder, 1 hidden file" in caplog.text
+    assert "skipped: 1 hidden folder, 1 hidden file" in caplog.text
 
 
 @contextlib.contextmanager

@@ -398,7 +398,7 @@ def test_the_days_budget_holds_over_runs(api: Api, tmp_path: Path) -> None:
 def test_an_answer_of_another_form_is_one_clear_line(api: Api) -> None:
     for raw in (b"<html>", b'{"error": "x"}', b'{"results": [{"id": "x"}]}'):
         api.raw = raw
-        with pytest.raises(UserError, match="answers in no form that is known"):
+        with pytest.raises(UserError, match="the answer has an unknown form"):
             listed(api.url, address=api.address)
 
 

@@ -71,7 +71,7 @@ def test_a_row_that_is_there_twice_is_one_item_and_counted(
 ) -> None:
     with caplog.at_level(logging.INFO):
         assert [item.url for item in urls(tmp_path / "l.txt", f"{A}\n{B}\n{A}\n{A}\n")] == [A, B]
-    assert "2 rows name what an earlier row names" in caplog.text
+    assert "2 rows repeat an earlier row" in caplog.text
 
 
 def test_zero_is_an_id_and_nan_is_none(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import subprocess
 import sys
 import textwrap
 import tracemalloc
@@ -120,6 +121,30 @@ def test_a_source_of_ones_own_is_what_contributing_shows(monkeypatch: pytest.Mon
     ]
     with pytest.raises(UserError, match="inaturalist, counter"):
         listed("3", "magic")
+
+
+def test_the_source_that_docs_show_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs/adding-a-source.md").read_text()
+    (tmp_path / "shown_source.py").write_text(page.split("```python")[1].split("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(SOURCES, "counter", "shown_source")
+    assert [item.url for item in listed("2", "counter")] == [
+        "https://a.example/0.mp4",
+        "https://a.example/1.mp4",
+    ]
+    with pytest.raises(UserError, match="how many"):
+        enumerate_items(SourceConfig("many", "counter", "own"))  # at once
+
+
+def test_a_folder_loads_no_site(tmp_path: Path) -> None:
+    touch(tmp_path, "x.mp4")
+    code = (
+        "import sys; from ingest.sources.registry import *\n"
+        f"print(len(list(enumerate_items(SourceConfig({str(tmp_path)!r}, 'folder', 'own')))))\n"
+        "assert not {'ingest.sources.inaturalist', 'ingest.sources.videos'} & set(sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (run.stdout, run.stderr) == ("1\n", "")
 
 
 @pytest.mark.parametrize("kind", ["txt", "csv", "parquet"])
