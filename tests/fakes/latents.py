@@ -4,6 +4,7 @@ commit protocol.
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from training.pipeline.mel import MelConfig
 COLUMNS = pa.schema([("split", pa.string())])
 LATENT_SHAPE = (8, 4, 16)
 IMAGE_DIM = 12
+LATENT_SPREAD = 0.1
 
 
 def make_latents(root: Path, units: int = 4, per_unit: int = 13, seed: int = 0) -> Dataset:
@@ -23,34 +25,38 @@ def make_latents(root: Path, units: int = 4, per_unit: int = 13, seed: int = 0) 
     rng = np.random.default_rng(seed)
     mel = MelConfig(duration_s=0.16)
     dataset = Dataset.create_or_open(str(root), "latents", {"mel": asdict(mel)}, [])
-    dataset.worklist.append(((f"item{n}", {}) for n in range(units)), 1)
-    for unit, task in enumerate(dataset.worklist.units()):
-        rows, facts = [], {"latent_count": 0, "image_count": 0, "latent_shape": list(LATENT_SHAPE)}
+    dataset.worklist.append(((f"item{index}", {}) for index in range(units)), 1)
+    for unit_index, task in enumerate(dataset.worklist.units()):
+        # [n, mean and spread, c, t, f] and [n, d]; the first sample is the held-out one
         latents = rng.standard_normal((per_unit + 1, 2, *LATENT_SHAPE)).astype(np.float16)
         images = rng.standard_normal((per_unit + 1, IMAGE_DIM)).astype(np.float16)
-        latents[:, 1] = 0.1
-        for number in range(per_unit + 1):
-            split = "train" if number else "validation"
-            members = {"latent.npy": to_npy(latents[number]), "image.npy": to_npy(images[number])}
-            rows.append(
-                Row(
-                    task.items[0].item_id,
-                    f"k_{unit:03d}_{number:04d}",
-                    columns={"split": split},
-                    members=members,
-                )
+        latents[:, 1] = LATENT_SPREAD
+        rows = [
+            Row(
+                task.items[0].item_id,
+                f"k_{unit_index:03d}_{index:04d}",
+                columns={"split": "train" if index else "validation"},
+                members={"latent.npy": to_npy(latents[index]), "image.npy": to_npy(images[index])},
             )
-        mean = latents[1:, 0].astype(float)
-        facts |= {"latent_count": per_unit * mean[0, 0].size, "image_count": per_unit}
-        facts |= {
-            "latent_sum": mean.sum((0, 2, 3)).tolist(),
-            "latent_sumsq": (mean**2).sum((0, 2, 3)).tolist(),
-        }
-        facts |= {
-            "image_sum": images[1:].astype(float).sum(0).tolist(),
-            "image_sumsq": (images[1:].astype(float) ** 2).sum(0).tolist(),
-        }
-        folder = root.parent / f"scratch-{unit}"
+            for index in range(per_unit + 1)
+        ]
+        folder = root.parent / f"scratch-{unit_index}"
         folder.mkdir(parents=True, exist_ok=True)
-        dataset.commit(task.unit, 0, write_shard(folder, rows, COLUMNS), facts)
+        shard = write_shard(folder, rows, COLUMNS)
+        dataset.commit(task.unit, 0, shard, statistics_of(latents[1:], images[1:]))
     return dataset
+
+
+def statistics_of(latents: np.ndarray, images: np.ndarray) -> dict[str, Any]:
+    """Counts, sums and sums of squares per latent channel and embedding dimension, as precompute commits them."""
+    mean = latents[:, 0].astype(float)
+    image = images.astype(float)
+    return {
+        "latent_count": mean[:, 0].size,
+        "image_count": len(images),
+        "latent_shape": list(LATENT_SHAPE),
+        "latent_sum": mean.sum((0, 2, 3)).tolist(),
+        "latent_sumsq": (mean**2).sum((0, 2, 3)).tolist(),
+        "image_sum": image.sum(0).tolist(),
+        "image_sumsq": (image**2).sum(0).tolist(),
+    }

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,42 +33,49 @@ def wait_for(happened: Callable[[], object], process: subprocess.Popen[bytes]) -
 
 
 def state_of(run: Path) -> dict[str, object]:
-    """Everything in the last checkpoint but its name: tensors as bytes, and what the marker says."""
+    """Everything in the last checkpoint but its name: tensors as bytes, and the metadata of the marker."""
     folder = run / f"checkpoints/step-{STEPS:08d}"
-    marker = json.loads((folder / "COMMITTED.json").read_text())
-    parts = {"/".join(path.parts[-2:]): path for path in folder.rglob("*.safetensors")}
-    tensors = {
-        f"{name}/{key}": tensor.numpy().tobytes()
-        for name, path in parts.items()
-        for key, tensor in load_file(path).items()
-    }
-    return {"facts": marker["facts"], **tensors}
+    state: dict[str, object] = {"facts": json.loads((folder / "COMMITTED.json").read_text())["facts"]}
+    for path in folder.rglob("*.safetensors"):
+        for key, tensor in load_file(path).items():
+            state["/".join((*path.parts[-2:], key))] = tensor.numpy().tobytes()
+    return state
+
+
+def kill_victim(victim: str, driver: subprocess.Popen[bytes], pids: list[int]) -> None:
+    if victim == "driver":
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+        return
+    for pid in pids if victim == "all workers" else pids[-1:]:
+        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.timeout(1800)
 @pytest.mark.slow
 def test_kills_cost_no_step_no_sample_and_no_bit(tmp_path: Path) -> None:
-    data, run = make_latents(tmp_path / "latents").uri, tmp_path / "run"
+    data = make_latents(tmp_path / "latents").uri
+    run = tmp_path / "run"
     args = (f"steps={STEPS}", "checkpoint_every=10", "max_failures=20")
     unbroken = run_command(data, tmp_path / "unbroken", 2, *args)
     assert unbroken.wait(250) == 0
     process = run_command(data, run, 2, *args)
-    for number in range(NUM_KILLS):
-        victim, goal = VICTIMS[number % len(VICTIMS)], 15 + 20 * number
-        wait_for(lambda goal=goal: len(read_lines(run / "metrics.jsonl")) >= goal, process)  # type: ignore[misc]
-        pids = read_lines(run / "events.jsonl")[-1]["pids"]
-        starts = len(read_lines(run / "events.jsonl"))
+    for kill in range(NUM_KILLS):
+        steps_before_kill = 15 + 20 * kill
+        wait_for(partial(has_lines, run / "metrics.jsonl", steps_before_kill), process)
+        events = read_lines(run / "events.jsonl")
+        victim = VICTIMS[kill % len(VICTIMS)]
+        kill_victim(victim, process, events[-1]["pids"])
         if victim == "driver":
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
             process = run_command(data, run, 2, *args)
-        else:
-            for pid in pids if victim == "all workers" else pids[-1:]:
-                os.kill(pid, signal.SIGKILL)
-        wait_for(lambda starts=starts: len(read_lines(run / "events.jsonl")) > starts, process)  # type: ignore[misc]
+        wait_for(partial(has_lines, run / "events.jsonl", len(events) + 1), process)
     assert process.wait(250) == 0
-    events = [event["event"] for event in read_lines(run / "events.jsonl")]
-    assert events == ["started", *["resumed"] * NUM_KILLS, "finished"]
+    names = [event["event"] for event in read_lines(run / "events.jsonl")]
+    assert names == ["started", *["resumed"] * NUM_KILLS, "finished"]
     assert losses(run) == losses(tmp_path / "unbroken")
-    ours, theirs = state_of(run), state_of(tmp_path / "unbroken")
-    assert ours == theirs and len(ours) > 20
+    state = state_of(run)
+    assert state == state_of(tmp_path / "unbroken") and len(state) > 20
+
+
+def has_lines(path: Path, count: int) -> bool:
+    return len(read_lines(path)) >= count
