@@ -26,6 +26,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 
 from cluster.dataset import Dataset
 from cluster.pool import do_unit
+from cluster.shards import members_of
 from cluster.worklist import UnitTask
 from ingest.clip.clipper import ClipConfig, FrameConfig
 from ingest.scrape import ScrapeConfig, scrape
@@ -124,7 +125,7 @@ def measure(clips: int, rounds: int, threads: int) -> dict[str, object]:
         for number in range(rounds):
             output, factory = prepare(replace(config, output=f"{name}/latents-{number}"))
             stage = factory()
-            decoded = [read_clip(tars[row["unit"]], row["members"], stage.image_config) for row in rows]
+            decoded = [read_clip(tars[row["unit"]], members_of(row), stage.image_config) for row in rows]
             wavs, pixels = (torch.stack(list(part)) for part in zip(*decoded, strict=True))
             bare(stage, wavs[:BATCH], pixels[:BATCH])  # warms up
             seconds = sum(whole(stage, output, task) for task in output.worklist.units())

@@ -1,7 +1,7 @@
-"""`training evaluate`: scores of a model on held-out clips whose true sound is known, by signal analysis
-only.
+"""`training evaluate`: scores of a model on held-out clips whose true sound is known, by signal analysis.
 
-    evaluate(EvaluateConfig(model="runs/diffusion", data="out/clips", truth="out/world/truth", output="out/evaluation"))
+    world, clips = "out/world/truth", "out/clips"
+    evaluate(EvaluateConfig(model="runs/diffusion", data=clips, truth=world, output="out/evaluation"))
 
 Shares of clips whose timbre, fundamental (50 cents) and onset rate (10 %) are right, for generated sounds,
 for real ones through the codec (the ceiling), by chance, and for pictures of other clips (training.score).
@@ -24,8 +24,9 @@ import torch
 from PIL import Image
 
 from cluster.dataset import Commit, Dataset
-from cluster.shards import Status, verify_member
-from configs.load import UserError, operational
+from cluster.files import replacing
+from cluster.shards import Status, members_of, read_member
+from configs.load import UserError, at_least, operational
 from ingest.pixels import PictureError, open_picture
 from training.data.choice import choose, seed_of
 from training.export import make_folder, open_pipeline
@@ -39,6 +40,8 @@ from training.score import score
 log = logging.getLogger(__name__)
 TRUTHS = ("timbre", "f0_hz", "rate_hz")
 NUM_EXAMPLES = 12
+GENERATED = ".generated.wav"
+REAL = ".real.wav"
 
 
 @dataclass
@@ -81,16 +84,19 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     check_comparable(dataset, pipeline.mel)
     config = replace(config, guidance=choose_guidance(pipeline, config.guidance))
     clips = find_clips(dataset, config, pipeline.mel.num_samples)
-    if len(clips) < 2:
+    if len(clips) < 2:  # chance is measured by exchanging the truths of two
         raise UserError(
-            f"data={config.data}: {len(clips)} clips of split={config.split} have a truth in {config.truth}; need 2 or more"
+            f"data={config.data}: {len(clips)} clips of split={config.split} have a truth in {config.truth}; "
+            "need 2 or more"
         )
     with stopped_by_bad_mels(config.model, "a clip through the codec alone"):
         real = reconstruct(pipeline, clips, config.batch)
     with stopped_by_bad_mels(config.model, "a generated clip"):
         generated = synthesize(pipeline, clips, config)
-    rate_hz, media = pipeline.sample_rate_hz, [clip.media_id for clip in clips]
-    heard, heard_real = ([judge(wav, rate_hz) for wav in wavs] for wavs in (generated, real))
+    rate_hz = pipeline.sample_rate_hz
+    media = [clip.media_id for clip in clips]
+    heard = [judge(wav, rate_hz) for wav in generated]
+    heard_real = [judge(wav, rate_hz) for wav in real]
     scores, intervals = score(heard, heard_real, [clip.truth for clip in clips], media, config.seed)
     result = {"scores": scores, "intervals": intervals, "num_clips": len(clips), "num_media": len(set(media))}
     result |= {"guidance": config.guidance, "steps": config.steps, "seed": config.seed, "examples": []}
@@ -101,12 +107,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 def _check(config: EvaluateConfig) -> None:
     """`UserError` for settings that cannot work."""
     check_sampling(config.guidance, config.steps)
-    if config.num_clips < 2:
-        raise UserError(f"num_clips={config.num_clips}: give 2 or more")
-    if config.batch < 1:
-        raise UserError(f"batch={config.batch}: give 1 or more")
-    if config.seed < 0:
-        raise UserError(f"seed={config.seed}: give 0 or more")
+    at_least(config, 2, "num_clips")
+    at_least(config, 1, "batch")
+    at_least(config, 0, "seed")
     if not config.truth or not Path(config.truth).is_dir():
         raise UserError(
             f"truth={config.truth}: no such folder; give the truth folder of python -m ingest synth"
@@ -117,39 +120,31 @@ def check_comparable(dataset: Dataset, mel: MelConfig) -> None:
     """`UserError` for clips of another sample rate or length than the model makes: their scores would say
     nothing of it.
     """
-    audio, clip = dataset.meta["config"]["audio"], dataset.meta["config"]["clip"]
-    rate_hz, duration_s = audio["sample_rate_hz"], clip["duration_s"]
+    settings = dataset.meta["config"]
+    rate_hz = settings["audio"]["sample_rate_hz"]
+    duration_s = settings["clip"]["duration_s"]
     if rate_hz != mel.sample_rate_hz:
-        asked = f"scrape clips with audio.sample_rate_hz={mel.sample_rate_hz}"
         raise UserError(
-            f"data={dataset.uri}: has audio.sample_rate_hz={rate_hz}, the model makes {mel.sample_rate_hz}; {asked}"
+            f"data={dataset.uri}: has audio.sample_rate_hz={rate_hz}, the model makes {mel.sample_rate_hz}; "
+            f"scrape clips with audio.sample_rate_hz={mel.sample_rate_hz}"
         )
     if replace(mel, duration_s=duration_s).num_samples != mel.num_samples:
-        asked = f"scrape clips with clip.duration_s={mel.duration_s:g}"
         raise UserError(
-            f"data={dataset.uri}: has clip.duration_s={duration_s:g}, the model makes {mel.duration_s:g} s; {asked}"
+            f"data={dataset.uri}: has clip.duration_s={duration_s:g}, the model makes {mel.duration_s:g} s; "
+            f"scrape clips with clip.duration_s={mel.duration_s:g}"
         )
 
 
 def synthesize(
     pipeline: StillsoundPipeline, clips: list[HeldOut], config: EvaluateConfig
 ) -> list[np.ndarray]:
-    """A sound [n] for every clip's picture, from noise of its own:
-
-    `batch` and the other clips change nothing.
-    """
+    """A sound [n] for every clip's picture, from noise of its own, whatever is beside it in a batch."""
     wavs: list[np.ndarray] = []
     for start in range(0, len(clips), config.batch):
         batch = clips[start : start + config.batch]
+        pictures = [clip.picture for clip in batch]
         noise = [torch.Generator().manual_seed(seed_of(config.seed, clip.key)) for clip in batch]
-        wavs += list(
-            pipeline(
-                [clip.picture for clip in batch],
-                generator=noise,
-                guidance=config.guidance,
-                steps=config.steps,
-            )
-        )
+        wavs += list(pipeline(pictures, generator=noise, guidance=config.guidance, steps=config.steps))
     return wavs
 
 
@@ -167,60 +162,57 @@ def find_clips(dataset: Dataset, config: EvaluateConfig, num_samples: int) -> li
     Which ones depends on keys alone (training.data.choice): what was removed keeps its place. Damaged ones
     are named and left out.
     """
-    buried = dataset.tombstones()
-    rows = {
-        row["key"]: row
-        for row in dataset.iter_rows()
-        if row["status"] in (Status.KEPT, Status.REMOVED) and row["split"] == config.split
-    }
-    gone = {key for key, row in rows.items() if row["status"] == Status.REMOVED or key in buried}
-    truths = {
-        key: truth
-        for key, row in rows.items()
-        if key not in gone and (truth := find_truth(Path(config.truth), row))
-    }
-    if len(truths) < len(rows) - len(gone):
-        log.warning(
-            "%d of %d held-out clips have no truth and are left out",
-            len(rows) - len(gone) - len(truths),
-            len(rows) - len(gone),
-        )
-    keys = sorted(truths.keys() | gone)
-    chosen = choose(keys, np.array([key in gone for key in keys], bool), config.num_clips, at_least=2)
+    rows: dict[str, dict[str, Any]] = {}
+    for row in dataset.iter_rows():
+        if row["status"] in (Status.KEPT, Status.REMOVED) and row["split"] == config.split:
+            rows[row["key"]] = row
+    tombstones = dataset.tombstones()
+    removed = {key for key, row in rows.items() if row["status"] == Status.REMOVED or key in tombstones}
+    truths = _truths_of(rows, removed, Path(config.truth))
+    keys = sorted(truths.keys() | removed)
+    is_hole = np.array([key in removed for key in keys], bool)
+    chosen = choose(keys, is_hole, config.num_clips, at_least=2)
     commits = dataset.commits()
-    found = [
-        _read_clip(dataset, commits, rows[keys[place]], truths, num_samples)
-        for place in sorted(chosen)
-        if keys[place] in truths
-    ]
-    return [clip for clip in found if clip]
+    clips: list[HeldOut] = []
+    for index in sorted(chosen):
+        if truth := truths.get(keys[index]):
+            row = rows[keys[index]]
+            clip = _read_clip(dataset, commits[row["unit"]], row, truth, num_samples)
+            clips += [clip] if clip else []
+    return clips
+
+
+def _truths_of(rows: dict[str, dict[str, Any]], removed: set[str], folder: Path) -> dict[str, dict[str, Any]]:
+    """Truths by key, of the rows that are not removed and have one; how many have none is logged."""
+    truths: dict[str, dict[str, Any]] = {}
+    for key, row in rows.items():
+        truth = None if key in removed else find_truth(folder, row)
+        if truth:
+            truths[key] = truth
+    present = len(rows) - len(removed)
+    if len(truths) < present:
+        log.warning("%d of %d held-out clips have no truth and are left out", present - len(truths), present)
+    return truths
 
 
 def _read_clip(
-    dataset: Dataset,
-    commits: dict[str, Commit],
-    row: dict[str, Any],
-    truths: dict[str, dict[str, Any]],
-    num_samples: int,
+    dataset: Dataset, commit: Commit, row: dict[str, Any], truth: dict[str, Any], num_samples: int
 ) -> HeldOut | None:
     """None where its bytes are damaged, which is logged."""
-    key, tar = row["key"], commits[row["unit"]].tar
-    assert tar is not None, "a kept row has a tar"
+    assert commit.tar is not None, "a kept row has a tar"
+    members: dict[str, bytes] = {}
     try:
-        members = {
-            member["ext"]: _read(dataset, tar.name, member)
-            for member in row["members"]
-            if member["ext"] in ("flac", "jpg")
-        }
-        wav, picture = decode_wav(members["flac"])[:num_samples], open_picture(members["jpg"])
+        for member in members_of(row):
+            if member.ext in ("flac", "jpg"):
+                members[member.ext] = read_member(dataset.store, commit.tar.name, member)
+        wav = decode_wav(members["flac"])[:num_samples]
+        picture = open_picture(members["jpg"])
     except (OSError, KeyError, PictureError, soundfile.LibsndfileError) as error:
-        log.warning(
-            "%s of %s is left out: %s; run python -m ingest verify %s", key, dataset.uri, error, dataset.uri
-        )
+        hint = f"run python -m ingest verify {dataset.uri}"
+        log.warning("%s of %s is left out: %s; %s", row["key"], dataset.uri, error, hint)
         return None
-    return HeldOut(
-        key, members["jpg"], np.pad(wav, (0, num_samples - len(wav))), truths[key], picture, row["media_id"]
-    )
+    padded = np.pad(wav, (0, num_samples - len(wav)))
+    return HeldOut(row["key"], members["jpg"], padded, truth, picture, row["media_id"])
 
 
 def find_truth(folder: Path, row: dict[str, Any]) -> dict[str, Any] | None:
@@ -228,44 +220,39 @@ def find_truth(folder: Path, row: dict[str, Any]) -> dict[str, Any] | None:
 
     `UserError` for a file of another form.
     """
-    middle_s = row["start_s"] + row["duration_s"] / 2
-    for name in _truth_names(row):
-        path = folder / f"{name}.json"
-        if not path.is_file():
-            continue
-        try:
-            scenes = json.loads(path.read_text())
-            found = next(
-                (
-                    s["attributes"]
-                    for s in scenes
-                    if s["start_s"] <= middle_s < s["start_s"] + s["duration_s"]
-                ),
-                None,
-            )
-            return {name: found[name] for name in TRUTHS} if found else None
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"truth={path}: is no truth file of python -m ingest synth ({type(error).__name__}: {error})"
-            ) from None
+    paths = (folder / f"{name}.json" for name in _truth_names(row))
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return None
+    try:
+        # a clip may reach into a neighbouring scene; most of it is of the one at its middle
+        attributes = _attributes_at(row["start_s"] + row["duration_s"] / 2, json.loads(path.read_text()))
+        return {name: attributes[name] for name in TRUTHS} if attributes else None
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"truth={path}: is no truth file of python -m ingest synth ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _attributes_at(time_s: float, scenes: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Of the first scene that plays at `time_s`, or None."""
+    for scene in scenes:
+        if scene["start_s"] <= time_s < scene["start_s"] + scene["duration_s"]:
+            attributes: dict[str, Any] = scene["attributes"]
+            return attributes
     return None
 
 
 def _truth_names(row: dict[str, Any]) -> Iterator[str]:
-    """A medium is named by its id, or by a part of the path of its URL (pages and manifests lie in folders of
-    that name).
+    """What a medium's truth file may be called, the likeliest first.
+
+    Media of a folder are named by their id. Of those of a site, the path of the URL names the medium: as its
+    file, or as the folder of a page or manifest. Ids of a listing end in the medium's name.
     """
     yield row["media_id"]
-    for part in reversed(PurePosixPath(urlsplit(row["url"] or "").path).parts):
-        yield PurePosixPath(part).stem
-    yield from (row["item_id"] or "").split(":")[::-1]
-
-
-def _read(dataset: Dataset, tar: str, member: dict[str, Any]) -> bytes:
-    data = dataset.store.read_range(tar, member["offset"], member["offset"] + member["size"])
-    if not verify_member(data, member["crc32"]):
-        raise OSError(f"its {member['ext']} in {tar} is damaged")
-    return data
+    for segment in reversed(PurePosixPath(urlsplit(row["url"] or "").path).parts):
+        yield PurePosixPath(segment).stem
+    yield from reversed((row["item_id"] or "").split(":"))
 
 
 def _write(
@@ -280,15 +267,14 @@ def _write(
     clear_examples(folder)
     for name in ("wavs", "images"):
         (folder / name).mkdir(exist_ok=True)
-    for place in range(0, len(clips), max(1, len(clips) // NUM_EXAMPLES)):
-        clip = clips[place]
-        (folder / "images" / f"{clip.key}.jpg").write_bytes(clip.jpeg)
-        for name, wav in (("generated", generated[place]), ("real", real[place])):
-            soundfile.write(folder / "wavs" / f"{clip.key}.{name}.wav", wav, rate_hz, subtype="PCM_16")
-        result["examples"].append(clip.key)
-    beside = folder / ".scores.json.partial"
-    beside.write_text(json.dumps(result, indent=1))
-    beside.replace(folder / "scores.json")
+    for index in range(0, len(clips), max(1, len(clips) // NUM_EXAMPLES)):
+        key = clips[index].key
+        (folder / "images" / f"{key}.jpg").write_bytes(clips[index].jpeg)
+        for suffix, wav in ((GENERATED, generated[index]), (REAL, real[index])):
+            soundfile.write(folder / "wavs" / f"{key}{suffix}", wav, rate_hz, subtype="PCM_16")
+        result["examples"].append(key)
+    with replacing(folder / "scores.json") as partial:
+        partial.write_text(json.dumps(result, indent=1))
 
 
 def clear_examples(folder: Path) -> None:
@@ -297,14 +283,17 @@ def clear_examples(folder: Path) -> None:
     Older scores do not name their examples, and a run that was stopped left none: there, examples are pairs
     of wavs by name.
     """
-    scores, ends = folder / "scores.json", (".generated.wav", ".real.wav")
+    scores = folder / "scores.json"
     try:
         keys = list(json.loads(scores.read_text())["examples"])
     except (OSError, ValueError, TypeError, KeyError):
-        stems = [{path.name.removesuffix(end) for path in folder.glob(f"wavs/*{end}")} for end in ends]
-        keys = sorted(stems[0] & stems[1])
+        generated = {path.name.removesuffix(GENERATED) for path in folder.glob(f"wavs/*{GENERATED}")}
+        real = {path.name.removesuffix(REAL) for path in folder.glob(f"wavs/*{REAL}")}
+        keys = sorted(generated & real)
+    # first the scores: without them, the next clearing finds the examples that are left
     scores.unlink(missing_ok=True)
     for key in keys:
-        for name in (f"images/{key}.jpg", *(f"wavs/{key}{end}" for end in ends)):
-            if "/" not in key:
-                (folder / name).unlink(missing_ok=True)
+        if "/" in key:  # scores.json is a file that anybody may have changed: delete nothing elsewhere
+            continue
+        for name in (f"images/{key}.jpg", f"wavs/{key}{GENERATED}", f"wavs/{key}{REAL}"):
+            (folder / name).unlink(missing_ok=True)

@@ -1,11 +1,10 @@
-"""`training export`: a diffusion run -> one folder that stock diffusers loads, and how every command here
-opens a model.
+"""`training export`: a diffusion run -> one folder that stock diffusers loads.
 
     export(ExportConfig(model="out/demo/runs/diffusion", output="out/demo/export"))
     DiffusionPipeline.from_pretrained("out/demo/export", trust_remote_code=True)
 
-The folder holds all weights and its own pipeline.py, made of four files in a row (`SHIPPED`). Nothing is
-uploaded.
+The folder holds all weights and its own pipeline.py: the pipeline's module after those of ours that it
+imports. `open_pipeline` is how every command opens a model. Nothing is uploaded.
 """
 
 import ast
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from cluster.dataset import Dataset
 from cluster.scratch import scratch_folder
@@ -29,6 +28,7 @@ from training.pretrained import (
     is_finished,
     load_autoencoder,
     load_image_encoder,
+    load_network,
     local_copy,
     plain_processor,
     read_processor,
@@ -37,6 +37,9 @@ from training.recipes import diffusion
 
 ROOT = Path(__file__).parent.parent
 PIPELINE = "training/pipeline/pipeline.py"
+PARTS = diffusion.PARTS  # the names of its folders, in a run as in an export
+INDEX = "model_index.json"  # diffusers' name; marks an exported folder
+CONDITIONING = "conditioning.json"  # marks the model of a run
 
 
 @dataclass
@@ -60,12 +63,13 @@ def export(config: ExportConfig) -> dict[str, Any]:
     folder = make_folder(config.output)
     pipeline.save_pretrained(folder)
     (folder / "pipeline.py").write_text(shipped_source())
-    index = json.loads((folder / "model_index.json").read_text())
+    index = json.loads((folder / INDEX).read_text())
+    # stock diffusers takes the class from the file pipeline.py of the folder, where it is trusted
     index["_class_name"] = ["pipeline", StillsoundPipeline.__name__]
-    index["conditioning"]["exported_sha256"] = {
-        name: folder_sha256(folder / name) for name in diffusion.PARTS.weights
-    }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=1))
+    # of the files as written here: whoever opens the folder can tell a part that was exchanged
+    sha256 = {name: folder_sha256(folder / name) for name in PARTS.weights}
+    index["conditioning"]["exported_sha256"] = sha256
+    (folder / INDEX).write_text(json.dumps(index, indent=1))
     return {"output": str(folder)}
 
 
@@ -78,47 +82,44 @@ def open_pipeline(model: str, latents: str = "") -> StillsoundPipeline:
     folder = local_copy(model)
     if not folder.exists():
         raise UserError(f"model={model}: does not exist; give a finished diffusion run or an exported folder")
-    if (folder / "model_index.json").is_file():
-        pipeline = StillsoundPipeline(**_exported_parts(folder, model))
-    else:
-        pipeline = StillsoundPipeline(**_run_parts(folder, model, latents))
+    exported = (folder / INDEX).is_file()
+    parts = _exported_parts(folder, model) if exported else _run_parts(folder, model, latents)
+    pipeline = StillsoundPipeline(**parts)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    return pipeline
 
 
-def _exported_parts(folder: Path, said: str) -> dict[str, Any]:
-    index = json.loads((folder / "model_index.json").read_text())
-    conditioning = index["conditioning"]
-    _check_carried(folder, conditioning.get("exported_sha256", {}), said)
+def _exported_parts(folder: Path, model: str) -> dict[str, Any]:
+    """What an exported folder holds, as arguments of the pipeline."""
+    conditioning = json.loads((folder / INDEX).read_text())["conditioning"]
+    _check_carried(folder, conditioning.get("exported_sha256", {}), model)
     conditioning["processor"] = _processor(conditioning["processor"], conditioning)
-    return {**_diffusion_parts(folder), **_codec_parts(folder), "conditioning": conditioning}
+    return {**_load_network(folder), **_load_ends(folder), "conditioning": conditioning}
 
 
-def _run_parts(folder: Path, said: str, latents: str) -> dict[str, Any]:
-    """The UNet from the run, and the codec and the image tower that it carries; of older runs, those beside
-    its latents.
-    """
-    model = folder if (folder / "conditioning.json").is_file() else folder / "model"
-    if not (model / "conditioning.json").is_file() or not is_finished(folder):
+def _run_parts(run: Path, model: str, latents: str) -> dict[str, Any]:
+    """A run's network, codec and encoders; older runs have the last two beside their latents."""
+    folder = run if (run / CONDITIONING).is_file() else run / "model"
+    if not (folder / CONDITIONING).is_file() or not is_finished(run):
         raise UserError(
-            f"model={said}: holds no finished diffusion model; train it to the end, or give an exported folder"
+            f"model={model}: holds no finished diffusion model; "
+            "train it to the end, or give an exported folder"
         )
-    conditioning = json.loads((model / "conditioning.json").read_text())
+    conditioning = json.loads((folder / CONDITIONING).read_text())
     with scratch_folder("models") as scratch:
-        carried = (model / "autoencoder").is_dir()
-        source = model if carried else scratch
+        carried = (folder / PARTS.codec).is_dir()
+        source = folder if carried else scratch
         if carried:
-            _check_carried(model, conditioning.get("sha256", {}), said)
+            _check_carried(folder, conditioning.get("sha256", {}), model)
         else:
-            fetch_models(_older_latents(model, conditioning, said, latents), scratch)
-        parts = _codec_parts(source)
-        processor = read_processor(source / "image_encoder")
-    kept = {name: value for name, value in conditioning.items() if name != "latents"}
-    return {
-        **_diffusion_parts(model),
-        **parts,
-        "conditioning": {**kept, "processor": _processor(processor, conditioning)},
-    }
+            fetch_models(_older_latents(folder, conditioning, model, latents), scratch)
+        ends = _load_ends(source)
+        processor = read_processor(source / PARTS.encoders[0])
+    # where the latents are is of this machine and does not ship
+    shipped = {name: value for name, value in conditioning.items() if name != "latents"}
+    shipped["processor"] = _processor(processor, conditioning)
+    return {**_load_network(folder), **ends, "conditioning": shipped}
 
 
 def _processor(settings: dict[str, Any], conditioning: dict[str, Any]) -> dict[str, Any]:
@@ -128,52 +129,59 @@ def _processor(settings: dict[str, Any], conditioning: dict[str, Any]) -> dict[s
     return settings if conditioning.get("pictures", 1) > 1 else plain_processor(settings)
 
 
-def _check_carried(folder: Path, recorded: dict[str, str], said: str) -> None:
+def _check_carried(folder: Path, recorded: dict[str, str], model: str) -> None:
     """`UserError` where a model folder holds another codec, tower or network than was recorded."""
     for name, sha256 in recorded.items():
-        found = folder_sha256(folder / name)
-        if found != sha256:
+        actual = folder_sha256(folder / name)
+        if actual != sha256:
             raise UserError(
-                f"model={said}: its {name} (sha256 {found[:12]}) is not the one it was made with ({sha256[:12]}); restore it from a copy"
+                f"model={model}: its {name} (sha256 {actual[:12]}) is not the one it was made with "
+                f"({sha256[:12]}); restore it from a copy"
             )
 
 
-def _older_latents(model: Path, conditioning: dict[str, Any], said: str, latents: str) -> Dataset:
+def _older_latents(folder: Path, conditioning: dict[str, Any], model: str, latents: str) -> Dataset:
     """The dataset of latents of a model that carries no codec.
 
     `UserError` where it is gone, or was made anew by other models.
     """
     uri = latents or conditioning["latents"]
+    fix = "give their new place: python -m training export model=… latents=…"
     try:
         dataset = Dataset.open(uri, "latents")
     except UserError as error:
-        fix = "give their new place: python -m training export model=… latents=…"
-        raise UserError(
-            f"model={said}: its codec lies beside its latents, which are not at {uri} ({error}); {fix}"
-        ) from error
+        reason = f"its codec is stored beside its latents, which are not at {uri} ({error})"
+        raise UserError(f"model={model}: {reason}; {fix}") from error
     check_codec("latents", dataset, conditioning.get("sha256", {}))
-    run = next((place / RUN for place in (model, model.parent) if (place / RUN).is_file()), None)
-    snapshots = json.loads(run.read_text())["snapshots"] if run else []
-    pinned = {commit["semantic_hash"] for snapshot in snapshots for commit in snapshot["commits"]}
-    now = dataset.meta["semantic_hash"]
-    if pinned and now not in pinned:
+    pinned = _pinned_hashes(folder)
+    current = dataset.meta["semantic_hash"]
+    if pinned and current not in pinned:
         raise UserError(
-            f"model={said}: was trained on latents made with other settings or models ({min(pinned)[:12]}) than those now at {uri} "
-            f"({now[:12]}); restore them, or give their place: python -m training export model=… latents=…"
+            f"model={model}: was trained on latents made with other settings or models ({min(pinned)[:12]}) "
+            f"than those now at {uri} ({current[:12]}); restore them, or {fix}"
         )
     return dataset
 
 
-def _diffusion_parts(folder: Path) -> dict[str, Any]:
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet").eval().requires_grad_(False)
-    return {"unet": unet, "scheduler": FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")}
+def _pinned_hashes(folder: Path) -> set[str]:
+    """Semantic hashes of the commits that a model learnt from; none where its run.json is missing."""
+    for run in (folder / RUN, folder.parent / RUN):
+        if run.is_file():
+            snapshots = json.loads(run.read_text())["snapshots"]
+            return {commit["semantic_hash"] for snapshot in snapshots for commit in snapshot["commits"]}
+    return set()
 
 
-def _codec_parts(folder: Path) -> dict[str, Any]:
-    return {
-        "autoencoder": load_autoencoder(folder / "autoencoder"),
-        "image_encoder": load_image_encoder(folder / "image_encoder"),
-    }
+def _load_network(folder: Path) -> dict[str, Any]:
+    """What was trained, and what integrates its flow."""
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / PARTS.scheduler)
+    return {PARTS.network: load_network(folder / PARTS.network), PARTS.scheduler: scheduler}
+
+
+def _load_ends(folder: Path) -> dict[str, Any]:
+    """What stands before and behind the network: the encoders and the codec."""
+    encoders = {name: load_image_encoder(folder / name) for name in PARTS.encoders}
+    return {PARTS.codec: load_autoencoder(folder / PARTS.codec), **encoders}
 
 
 def make_folder(path: str) -> Path:
@@ -189,18 +197,16 @@ def make_folder(path: str) -> Path:
 
 
 def shipped_source() -> str:
-    """The text of the exported pipeline.py: the pipeline's module after the modules of ours that it imports,
-    without their imports of each other.
-    """
+    """The text of the exported pipeline.py: `shipped_files` in a row, without their imports of each other."""
     return "\n".join(_without_our_imports((ROOT / path).read_text()) for path in shipped_files()) + "\n"
 
 
 def shipped_files() -> list[str]:
-    """The pipeline's file after those of ours that it needs, each after what itself needs."""
+    """The pipeline's file after those of ours that it needs, each after what it needs itself."""
     files: list[str] = []
 
     def add(path: str) -> None:
-        for statement in _our_imports(ast.parse((ROOT / path).read_text())):
+        for statement in _our_imports((ROOT / path).read_text()):
             add(f"{str(statement.module).replace('.', '/')}.py")
         if path not in files:
             files.append(path)
@@ -209,14 +215,15 @@ def shipped_files() -> list[str]:
     return files
 
 
-def _our_imports(tree: ast.Module) -> list[ast.ImportFrom]:
-    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+def _our_imports(text: str) -> list[ast.ImportFrom]:
+    """Those of a module's top level; ours are always written `from … import …`."""
+    imports = [node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom)]
     return [node for node in imports if str(node.module).split(".")[0] in ("ingest", "training")]
 
 
 def _without_our_imports(text: str) -> str:
-    """By statement and not by line: an import that is wrapped over several lines goes as a whole."""
+    """By statement and not by line: an import that is wrapped over several lines goes as one."""
     lines = text.splitlines()
-    for statement in reversed(_our_imports(ast.parse(text))):
+    for statement in reversed(_our_imports(text)):  # from the end: deleting moves the lines that follow
         del lines[statement.lineno - 1 : statement.end_lineno]
     return "\n".join(lines)

@@ -23,7 +23,7 @@ from training.pipeline.codec import BadMelError
 from training.pipeline.pipeline import StillsoundPipeline
 
 log = logging.getLogger(__name__)
-NUM_NAMED = 5  # bad pictures that an error names
+NUM_LISTED = 5  # bad pictures that an error names
 
 
 @dataclass
@@ -46,8 +46,7 @@ class GenerateConfig:
 
 
 def generate(config: GenerateConfig) -> dict[str, Any]:
-    """Writes `<output>/<picture's path below images>.wav`; returns `{"wavs": [paths], "skipped": {path:
-    why}}`.
+    """Writes `<output>/<path below images>.wav`; returns `{"wavs": [paths], "skipped": {path: why}}`.
 
     Two pictures that would share a wav keep their suffix in its name (`x.jpg.wav`, `x.png.wav`). Every
     picture has its own noise, from the seed alone: its sound does not depend on its neighbours. `UserError`
@@ -58,17 +57,19 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
     skipped = unreadable(photos)
     if skipped and (not config.skip_unreadable or len(skipped) == len(photos)):
         raise UserError(_describe(skipped, len(photos), config.skip_unreadable))
-    for named, why in skipped.items():
-        log.warning("%s is left out: %s", named, why)
+    for path, why in skipped.items():
+        log.warning("%s is left out: %s", path, why)
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     pipeline = open_pipeline(config.model)
-    guidance, folder = choose_guidance(pipeline, config.guidance), make_folder(config.output)
+    guidance = choose_guidance(pipeline, config.guidance)
+    folder = make_folder(config.output)
     wavs = []
-    for name, path in photos.items():
-        if str(path) in skipped:
+    for name, photo in photos.items():
+        if str(photo) in skipped:
             continue
-        with stopped_by_bad_mels(config.model, path.name):
-            wav = pipeline(open_picture(path), seed=config.seed, guidance=guidance, steps=config.steps)[0]
+        # one at a time: a sound must not depend on the pictures beside it, and a batch changes its rounding
+        with stopped_by_bad_mels(config.model, photo.name):
+            wav = pipeline(open_picture(photo), seed=config.seed, guidance=guidance, steps=config.steps)[0]
         target = folder / f"{name}.wav"
         make_folder(str(target.parent))
         soundfile.write(target, wav, pipeline.sample_rate_hz, subtype="PCM_16")
@@ -79,42 +80,41 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
 def unreadable(photos: dict[str, Path]) -> dict[str, str]:
     """Path -> why, of the pictures that cannot be used.
 
-    Each is decoded whole, because a file may be cut at its end.
+    Each is decoded fully, because a file may be cut at its end.
     """
-    found = {}
+    reasons = {}
     for path in photos.values():
         try:
             open_picture(path)
         except PictureError as error:
-            found[str(path)] = str(error)
-    return found
+            reasons[str(path)] = str(error)
+    return reasons
 
 
-def _describe(skipped: dict[str, str], count: int, skipping: bool) -> str:
-    named = "; ".join(f"{path} ({why})" for path, why in list(skipped.items())[:NUM_NAMED])
-    more = f" and {len(skipped) - NUM_NAMED} more" if len(skipped) > NUM_NAMED else ""
-    fix = (
-        "give another"
-        if skipping or len(skipped) == count
-        else "mend or remove them, or give skip_unreadable=true"
-    )
-    return f"images: {len(skipped)} of {count} cannot be used: {named}{more}; {fix}"
+def _describe(skipped: dict[str, str], count: int, skip_unreadable: bool) -> str:
+    listed = "; ".join(f"{path} ({why})" for path, why in list(skipped.items())[:NUM_LISTED])
+    more = f" and {len(skipped) - NUM_LISTED} more" if len(skipped) > NUM_LISTED else ""
+    fix = "mend or remove them, or give skip_unreadable=true"
+    if skip_unreadable or len(skipped) == count:  # skipping all of them makes no sound
+        fix = "give another"
+    return f"images: {len(skipped)} of {count} cannot be used: {listed}{more}; {fix}"
 
 
-def choose_guidance(pipeline: StillsoundPipeline, wanted: float | None) -> float:
+def choose_guidance(pipeline: StillsoundPipeline, guidance: float | None) -> float:
     """What to sample with; a default other than the usual one is logged.
 
     `UserError` where the model cannot be guided.
     """
     try:
-        guidance = pipeline.guidance_for(wanted)
+        chosen = pipeline.guidance_for(guidance)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if wanted is None and guidance == 1:
+    if guidance is None and chosen == 1:
         log.warning(
-            "this model was trained with condition_dropout=0 and has no null embedding: sampling without guidance"
+            "this model was trained with condition_dropout=0 and has no null embedding: "
+            "sampling without guidance"
         )
-    return guidance
+    return chosen
 
 
 @contextlib.contextmanager

@@ -1,5 +1,4 @@
-"""What a sound is made of, by signal analysis alone: timbre, fundamental and onset rate of a procedural
-scene.
+"""What a procedural sound is made of, by signal analysis alone: timbre, fundamental and onset rate.
 
     heard = judge(wav, 16000)             # {"timbre": 3, "f0_hz": 311.1, "rate_hz": 4.2}
     correct(heard, truth)                 # {"timbre": True, "f0": True, "rate": False}
@@ -18,23 +17,21 @@ import torch
 from ingest.scenes import F0_RANGE_HZ, RATE_RANGE_HZ, SHAPES, TILT_RANGE_DB, harmonics, onset_envelope
 from training.pipeline.mel import MelConfig, wav_to_log_mel
 
-F0_STEP_CENTS = 10
-F0_TOLERANCE_CENTS = 50
-RATE_STEP = 1.02
+F0_TOLERANCE_CENTS = 50  # half a semitone: the next note of a piano is wrong
+F0_STEP_CENTS = 10  # of the bank: a fifth of the tolerance
 RATE_TOLERANCE = 0.10
+RATE_STEP = 1.02  # of the bank: a fifth of the tolerance
 NUM_TILTS = 5
 NUM_PHASES = 16
-MARGIN_CENTS = 200
+MARGIN_CENTS = 200  # beyond the scenes' range, so that its ends are not favoured
 TONE_S = 0.4
-HOP_S = 0.01
+HOP_S = 0.01  # of MelConfig: 160 samples at 16 kHz
 
 
 def judge(wav: np.ndarray, sample_rate_hz: int) -> dict[str, Any]:
     """`timbre` (index of ingest.scenes.SHAPES), `f0_hz` and `rate_hz` of a mono waveform [n] in -1..1."""
-    log_mel = wav_to_log_mel(
-        torch.from_numpy(np.ascontiguousarray(wav, np.float32))[None], _mel(len(wav), sample_rate_hz)
-    )[0]
-    mel = log_mel.exp().numpy()
+    samples = torch.from_numpy(np.ascontiguousarray(wav, np.float32))
+    mel = wav_to_log_mel(samples[None], _mel(len(wav), sample_rate_hz))[0].exp().numpy()
     timbre, f0_hz = _hear_tone(mel, sample_rate_hz)
     return {"timbre": timbre, "f0_hz": f0_hz, "rate_hz": _hear_rate(mel.sum(1))}
 
@@ -57,6 +54,7 @@ def _mel(num_samples: int, sample_rate_hz: int) -> MelConfig:
 def _hear_tone(mel: np.ndarray, sample_rate_hz: int) -> tuple[int, float]:
     """Mel magnitudes [frames, mels] -> timbre and f0, from the loud frames."""
     loudness = mel.sum(1)
+    # between two onsets there is little but noise
     loud = mel[loudness >= np.quantile(loudness, 0.5)]
     templates, shapes, f0s_hz = _tones(sample_rate_hz)
     best = int(np.argmax(templates @ _compress(loud.mean(0))))
@@ -65,14 +63,14 @@ def _hear_tone(mel: np.ndarray, sample_rate_hz: int) -> tuple[int, float]:
 
 def _hear_rate(loudness: np.ndarray) -> float:
     """Loudness [frames] -> onsets per second."""
-    curve = np.sqrt(loudness)
+    curve = np.sqrt(loudness)  # so that one loud onset does not decide alone
     templates, rates_hz = _pulses(len(curve))
     return float(rates_hz[int(np.argmax(templates @ _unit(curve - curve.mean())))])
 
 
 @cache
 def _tones(sample_rate_hz: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compressed mean mel spectra of steady tones [bank, mels], their shapes [bank] and fundamentals [bank]."""
+    """Of steady tones: compressed mean mel spectra [bank, mels], shapes [bank] and fundamentals [bank]."""
     time_s = np.arange(round(TONE_S * sample_rate_hz)) / sample_rate_hz
     low_hz, high_hz = F0_RANGE_HZ
     num_cents = 1200 * np.log2(high_hz / low_hz)
@@ -82,16 +80,10 @@ def _tones(sample_rate_hz: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     spectra, shapes, fundamentals = [], [], []
     for number, shape in enumerate(SHAPES):
         for tilt in tilts:
-            waves = np.stack(
-                [harmonics(shape, f0_hz, tilt, time_s, sample_rate_hz, phases) for f0_hz in f0s_hz]
-            ).astype(np.float32)
-            mel = (
-                wav_to_log_mel(torch.from_numpy(waves), _mel(len(time_s), sample_rate_hz))
-                .exp()
-                .mean(1)
-                .numpy()
-            )
-            spectra += [_compress(spectrum) for spectrum in mel]
+            tones = [harmonics(shape, f0_hz, tilt, time_s, sample_rate_hz, phases) for f0_hz in f0s_hz]
+            waves = torch.from_numpy(np.stack(tones).astype(np.float32))
+            log_mels = wav_to_log_mel(waves, _mel(len(time_s), sample_rate_hz))
+            spectra += [_compress(spectrum) for spectrum in log_mels.exp().mean(1).numpy()]
             shapes += [number] * len(f0s_hz)
             fundamentals += list(f0s_hz)
     return np.stack(spectra), np.array(shapes), np.array(fundamentals)
@@ -100,15 +92,15 @@ def _tones(sample_rate_hz: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @cache
 def _pulses(num_frames: int) -> tuple[np.ndarray, np.ndarray]:
     """Loudness curves of pulses [bank, frames] and their rates [bank]."""
-    low_hz, high_hz = RATE_RANGE_HZ[0] / 1.1, RATE_RANGE_HZ[1] * 1.1
+    low_hz = RATE_RANGE_HZ[0] / 1.1
+    high_hz = RATE_RANGE_HZ[1] * 1.1
     rates_hz = low_hz * RATE_STEP ** np.arange(np.log(high_hz / low_hz) / np.log(RATE_STEP))
-    fine = 10
+    fine = 10  # an onset is shorter than a frame
     time_s = np.arange(num_frames * fine) * HOP_S / fine
-    curves = [
-        onset_envelope(rate, phase, time_s)
-        for rate in rates_hz
-        for phase in np.arange(NUM_PHASES) / NUM_PHASES
-    ]
+    phases = np.arange(NUM_PHASES) / NUM_PHASES
+    curves = []
+    for rate_hz in rates_hz:
+        curves += [onset_envelope(rate_hz, phase, time_s) for phase in phases]
     smooth = np.sqrt(np.stack(curves).reshape(len(curves), num_frames, fine).mean(2))
     return np.stack([_unit(curve - curve.mean()) for curve in smooth]), np.repeat(rates_hz, NUM_PHASES)
 

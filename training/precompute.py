@@ -1,6 +1,7 @@
 """`training precompute`: a dataset of clips -> a dataset of latents with the same keys; run again = resume.
 
-    precompute(PrecomputeConfig(data="out/clips", output="out/latents", autoencoder="runs/a", image_encoder="runs/c"))
+    models = {"autoencoder": "runs/autoencoder", "image_encoder": "runs/contrastive"}
+    precompute(PrecomputeConfig(data="out/clips", output="out/latents", **models))
 
 One unit per commit of the parent. The two models are copied into `<output>/models/`, so that the latents stay
 readable whatever becomes of the runs. A sample whose bytes are damaged stays as a refused row. Adds nothing
@@ -15,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,11 +27,11 @@ from cluster.dataset import Commit, Dataset
 from cluster.pool import UnitOutput
 from cluster.progress import RunSummary
 from cluster.scratch import scratch_folder
-from cluster.shards import Row, Status, verify_member, write_shard
+from cluster.shards import Member, Row, Status, check_member, members_of, write_shard
 from cluster.storage import absolute
 from cluster.units import run_units
 from cluster.worklist import UnitTask
-from configs.load import UserError, operational
+from configs.load import UserError, at_least, operational
 from ingest.pixels import PictureError
 from training.data.heldout import HELD_OUT
 from training.data.npy import read_npy, to_npy
@@ -57,8 +58,17 @@ LATENT_COLUMNS = pa.schema(
 
 DAMAGED = "damaged"
 PRECISIONS = ("fp32", "bf16")
-DECODERS, BATCHES_AHEAD = 2, 2
-Decoded = tuple[Row, torch.Tensor, torch.Tensor]  # a clip's row, waveform [num_samples] and pixels [3, s, s]
+DECODERS = 2  # threads: Pillow and libsndfile release the GIL
+BATCHES_AHEAD = 2  # decoded while one is encoded: one waits ready, one is in the making
+MAX_DETAIL = 300  # characters of a row's `detail`
+
+
+class Decoded(NamedTuple):
+    """A clip: its row of latents, waveform float32 [num_samples], pixels float32 [3, s, s]."""
+
+    row: Row
+    wav: torch.Tensor
+    pixels: torch.Tensor
 
 
 @dataclass
@@ -105,40 +115,24 @@ def precompute(config: PrecomputeConfig, progress: bool = True) -> RunSummary:
 
 def prepare(config: PrecomputeConfig) -> tuple[Dataset, Callable[[], "PrecomputeStage"]]:
     """The dataset of latents with its models and work list, and what makes a worker's stage."""
-    if config.batch_size < 1:
-        raise UserError(f"batch_size={config.batch_size}: give 1 or more")
-    if config.precision not in PRECISIONS:
-        raise UserError(f"precision={config.precision}: give one of {', '.join(PRECISIONS)}")
-    if config.level not in ("auto", *LEVELS):
-        raise UserError(f"level={config.level}: give one of auto, {', '.join(LEVELS)}")
+    _check(config)
     parent = Dataset.open(absolute(config.data), "clips")
+    snapshot = parent.snapshot()
+    if not snapshot.commits:
+        raise UserError(f"data={config.data}: has no commits yet; run python -m ingest scrape first")
     models = {
         "autoencoder": find_model(config.autoencoder, "autoencoder"),
         "image_encoder": find_model(config.image_encoder, "image_encoder", "image_encoder"),
     }
     level = config.level if config.level != "auto" else level_of(models["autoencoder"])
-    mel, snapshot = replace(mel_of_clips(parent.meta), level=level), parent.snapshot()
-    if not snapshot.commits:
-        raise UserError(f"data={config.data}: has no commits yet; run python -m ingest scrape first")
-    check_autoencoder(load_autoencoder(models["autoencoder"]), mel, config.autoencoder)
+    mel = replace(mel_of_clips(parent.meta), level=level)
     processor = read_processor(models["image_encoder"])
-    check_image_encoder(
-        load_image_encoder(models["image_encoder"]),
-        ImageConfig.from_processor(processor),
-        config.image_encoder,
-    )
-    semantic: dict[str, Any] = {"patch_tokens": config.patch_tokens, "precision": config.precision}
-    semantic |= {
-        "mel": mel.settings(),
-        "processor": processor,
-        "sha256": {name: folder_sha256(path) for name, path in models.items()},
-    }
-    if pictures_version(processor) > 1:
-        semantic["pictures"] = pictures_version(processor)
-    output = Dataset.create_or_open(
-        absolute(config.output), "latents", semantic, [{"uri": parent.uri, "snapshot": snapshot.id}]
-    )
+    _check_models(models, mel, ImageConfig.from_processor(processor), config)
+    parents = [{"uri": parent.uri, "snapshot": snapshot.id}]
+    semantic = _semantic(config, mel, processor, models)
+    output = Dataset.create_or_open(absolute(config.output), "latents", semantic, parents)
     _keep_models(output, models)
+    # the generation is in the id: a commit that was rewritten by a removal is encoded anew
     items = [
         (f"{commit.unit}.{commit.generation}", {"commit": commit.to_json()}) for commit in snapshot.commits
     ]
@@ -146,44 +140,75 @@ def prepare(config: PrecomputeConfig) -> tuple[Dataset, Callable[[], "Precompute
     return output, partial(PrecomputeStage, parent.uri, output.uri, mel, config)
 
 
-def check_autoencoder(autoencoder: Any, mel: MelConfig, said: str) -> None:
-    """`UserError` where an autoencoder is not finite, or its levels do not give the ratio between mels and
-    latents that is used here.
-    """
-    check_finite(autoencoder, "autoencoder", said)
+def _check(config: PrecomputeConfig) -> None:
+    """`UserError` for settings that cannot work."""
+    at_least(config, 1, "batch_size")
+    if config.precision not in PRECISIONS:
+        raise UserError(f"precision={config.precision}: give one of {', '.join(PRECISIONS)}")
+    if config.level not in ("auto", *LEVELS):
+        raise UserError(f"level={config.level}: give one of auto, {', '.join(LEVELS)}")
+
+
+def _check_models(
+    models: dict[str, Path], mel: MelConfig, image: ImageConfig, config: PrecomputeConfig
+) -> None:
+    """Loads both once, here: an unusable one is refused before a worker starts."""
+    check_autoencoder(load_autoencoder(models["autoencoder"]), mel, config.autoencoder)
+    check_image_encoder(load_image_encoder(models["image_encoder"]), image, config.image_encoder)
+
+
+def _semantic(
+    config: PrecomputeConfig, mel: MelConfig, processor: dict[str, Any], models: dict[str, Path]
+) -> dict[str, Any]:
+    """What makes latents different: settings, and the bytes of the models."""
+    semantic: dict[str, Any] = {"patch_tokens": config.patch_tokens, "precision": config.precision}
+    semantic["mel"] = mel.settings()
+    semantic["processor"] = processor
+    semantic["sha256"] = {name: folder_sha256(path) for name, path in models.items()}
+    # version 1 is not written, as before there were versions: older outputs resume
+    if pictures_version(processor) > 1:
+        semantic["pictures"] = pictures_version(processor)
+    return semantic
+
+
+def check_autoencoder(autoencoder: Any, mel: MelConfig, path: str) -> None:
+    """`UserError` where an autoencoder is not finite, or does not shrink mels by `mel.downsampling`."""
+    check_finite(autoencoder, "autoencoder", path)
     ratio = 2 ** (len(autoencoder.config.block_out_channels) - 1)
     if ratio != mel.downsampling:
-        raise UserError(
-            f"autoencoder={said}: downsamples mels by {ratio}, need {mel.downsampling}: give one of three levels"
-        )
+        need = f"need {mel.downsampling}: give one of three levels"
+        raise UserError(f"autoencoder={path}: downsamples mels by {ratio}, {need}")
 
 
 @torch.no_grad()
-def check_image_encoder(tower: Any, image: ImageConfig, said: str) -> None:
-    """`UserError` where a tower does not take the pictures that its processor makes, or gives no embedding."""
-    check_finite(tower, "image_encoder", said)
+def check_image_encoder(tower: Any, image: ImageConfig, path: str) -> None:
+    """`UserError` where a tower does not take its processor's pictures, or gives no finite embedding."""
+    check_finite(tower, "image_encoder", path)
     try:
         embedding, _ = embed_image_and_patches(tower, torch.zeros(1, 3, image.size_px, image.size_px))
     except (AttributeError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"image_encoder={said}: gives no embedding of a picture of {image.size_px} px ({reason}); give another"
+            f"image_encoder={path}: gives no embedding of a picture of {image.size_px} px ({reason}); "
+            "give another"
         ) from error
     if embedding.ndim != 2 or not torch.isfinite(embedding).all():
-        raise UserError(f"image_encoder={said}: gives no finite embedding of a picture; give another")
+        raise UserError(f"image_encoder={path}: gives no finite embedding of a picture; give another")
 
 
 def level_of(autoencoder: Path) -> str:
-    """How loud a codec has its clips: what its training wrote beside it; of a run from before that, recorded;
-    else AudioLDM's.
+    """How loud a codec has its clips: what its training wrote beside it.
+
+    Of a run from before that: recorded. Of a published one: as AudioLDM's training code normalised its clips.
     """
-    written = autoencoder / MEL_FILE
-    if written.is_file():
-        return str(json.loads(written.read_text()).get("level", LEVELS[0]))
+    mel_file = autoencoder / MEL_FILE
+    if mel_file.is_file():
+        return str(json.loads(mel_file.read_text()).get("level", LEVELS[0]))
     if any((folder / RUN).is_file() for folder in (autoencoder, autoencoder.parent)):
         return "recorded"
     log.warning(
-        "the autoencoder is a published one: clips enter it without their mean and with a peak of 0.5; level=recorded leaves them"
+        "the autoencoder is a published one: clips enter it without their mean and with a peak of 0.5; "
+        "level=recorded leaves them"
     )
     return "audioldm"
 
@@ -196,14 +221,18 @@ def _keep_models(output: Dataset, models: dict[str, Path]) -> None:
 
 
 class PrecomputeStage:
-    """One commit of the parent -> a shard of latents; holds the two models of one worker, taken from beside
-    the latents.
+    """One commit of the parent -> a shard of latents; holds the two models of one worker.
+
+    They are read from beside the latents, not from the runs, which may change while workers start.
     """
 
     def __init__(self, parent_uri: str, output_uri: str, mel: MelConfig, config: PrecomputeConfig):
         torch.set_num_threads(config.threads)
-        self.parent, self.mel, self.batch_size = Dataset.open(parent_uri, "clips"), mel, config.batch_size
-        self.patch_tokens, self.half = config.patch_tokens, config.precision == "bf16"
+        self.parent = Dataset.open(parent_uri, "clips")
+        self.mel = mel
+        self.batch_size = config.batch_size
+        self.patch_tokens = config.patch_tokens
+        self.half = config.precision == "bf16"
         self.decoders = ThreadPoolExecutor(DECODERS, "decoder")
         self.device = "cuda" if config.gpus_per_worker and torch.cuda.is_available() else "cpu"
         with scratch_folder("models") as folder:
@@ -225,106 +254,120 @@ class PrecomputeStage:
 
     def encode_commit(self, commit: Commit) -> list[Row]:
         """A row per clip of the parent, in its order: latents, or refused as damaged or buried."""
-        buried = self.parent.tombstones()
+        tombstones = self.parent.tombstones()
+        # one read of the tar: every member of it is needed
         tar = memoryview(self.parent.store.read(commit.tar.name) if commit.tar else b"")
-        rows, waiting = [], []
+        rows: list[Row] = []
+        waiting: list[tuple[Row, list[Member]]] = []
         for record in self.parent.read_index(commit).to_pylist():
             columns = {name: record[name] for name in LATENT_COLUMNS.names}
+            # damaged until it is encoded: a row that nothing reaches must not count as kept
             row = Row(record["item_id"], record["key"], Status.REFUSED, DAMAGED, None, columns)
             rows.append(row)
-            if record["status"] != Status.KEPT or record["key"] in buried:
-                row.reason, row.detail = record["reason"] or Status.REMOVED, "refused in the parent"
+            if record["status"] != Status.KEPT or record["key"] in tombstones:
+                row.reason = record["reason"] or Status.REMOVED
+                row.detail = "refused in the parent"
             else:
-                waiting.append((row, record["members"]))
+                waiting.append((row, members_of(record)))
         for batch in self._decoded(tar, waiting):
             if batch:
                 self._encode(batch)
         return rows
 
-    def _decoded(
-        self, tar: memoryview, waiting: list[tuple[Row, list[dict[str, Any]]]]
-    ) -> Iterator[list[Decoded]]:
-        """Batch after batch, the next ones decoded while one is encoded; a damaged clip is told in its row
-        and left out.
+    def _decoded(self, tar: memoryview, waiting: list[tuple[Row, list[Member]]]) -> Iterator[list[Decoded]]:
+        """Batch after batch, the next ones decoded while one is encoded.
+
+        A damaged clip is left out; its row says why.
         """
 
-        def decode(row: Row, members: list[dict[str, Any]]) -> Decoded | None:
+        def decode(row: Row, members: list[Member]) -> Decoded | None:
             try:
                 wav, pixels = read_clip(tar, members, self.image_config)
             except (OSError, soundfile.LibsndfileError) as error:
-                row.detail = f"{type(error).__name__}: {error}"[:300]
+                row.detail = f"{type(error).__name__}: {error}"[:MAX_DETAIL]
                 return None
-            return row, _fit(wav, self.mel.num_samples), pixels
+            return Decoded(row, _fit(wav, self.mel.num_samples), pixels)
 
-        coming: deque[list[Future[Decoded | None]]] = deque()
+        ahead: deque[list[Future[Decoded | None]]] = deque()
         for start in range(0, len(waiting), self.batch_size):
-            coming.append(
-                [self.decoders.submit(decode, *clip) for clip in waiting[start : start + self.batch_size]]
-            )
-            if len(coming) > BATCHES_AHEAD:
-                yield [found for future in coming.popleft() if (found := future.result())]
-        for batch in coming:
-            yield [found for future in batch if (found := future.result())]
+            batch = waiting[start : start + self.batch_size]
+            ahead.append([self.decoders.submit(decode, row, members) for row, members in batch])
+            if len(ahead) > BATCHES_AHEAD:
+                yield _whole(ahead.popleft())
+        for futures in ahead:
+            yield _whole(futures)
 
     @torch.no_grad()
     def _encode(self, batch: list[Decoded]) -> None:
         """Turns waiting rows into kept ones."""
-        _, wavs, pixels = zip(*batch, strict=True)
+        wavs = torch.stack([clip.wav for clip in batch]).to(self.device)
+        pixels = torch.stack([clip.pixels for clip in batch]).to(self.device)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
-            mean, std = encode_wav(self.autoencoder, torch.stack(wavs).to(self.device), self.mel)
-            images, tokens = embed_image_and_patches(self.image_encoder, torch.stack(pixels).to(self.device))
-        arrays = {"latent.npy": torch.stack([mean, std], 1), "image.npy": images}
+            mean, std = encode_wav(self.autoencoder, wavs, self.mel)
+            images, tokens = embed_image_and_patches(self.image_encoder, pixels)
+        tensors = {"latent.npy": torch.stack([mean, std], 1), "image.npy": images}
         if self.patch_tokens:
-            arrays["tokens.npy"] = tokens
-        members = {name: array.half().cpu().numpy() for name, array in arrays.items()}
-        for number, (row, _, _) in enumerate(batch):
-            if not all(np.isfinite(array[number]).all() for array in members.values()):
-                row.detail = "the encoders gave numbers that float16 cannot hold"
+            tensors["tokens.npy"] = tokens
+        arrays = {name: tensor.half().cpu().numpy() for name, tensor in tensors.items()}
+        for index, clip in enumerate(batch):
+            members = {name: array[index] for name, array in arrays.items()}
+            # checked after the cast: what float16 cannot hold has become infinite
+            if not all(np.isfinite(member).all() for member in members.values()):
+                clip.row.detail = "the encoders gave numbers that float16 cannot hold"
                 continue
-            row.status = Status.KEPT
-            row.reason = None
-            row.members = {name: to_npy(array[number]) for name, array in members.items()}
+            clip.row.status = Status.KEPT
+            clip.row.reason = None
+            clip.row.members = {name: to_npy(member) for name, member in members.items()}
+
+
+def _whole(futures: list[Future[Decoded | None]]) -> list[Decoded]:
+    """The clips of a batch that could be decoded, once they all are."""
+    clips = [future.result() for future in futures]
+    return [clip for clip in clips if clip is not None]
 
 
 def read_clip(
-    tar: bytes | memoryview, members: list[dict[str, Any]], image: ImageConfig
+    tar: bytes | memoryview, members: list[Member], image: ImageConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A clip's waveform [n] and pixels [3, s, s]. `OSError` where a member is not the one the index recorded."""
-    parts = {}
+    """A clip's waveform [n] and pixels [3, s, s]. `OSError` where a member is missing or damaged."""
+    data: dict[str, bytes] = {}
     for member in members:
-        data = bytes(tar[member["offset"] : member["offset"] + member["size"]])
-        if member["ext"] in ("flac", "jpg") and not verify_member(data, member["crc32"]):
-            raise OSError(f"{member['ext']} has other bytes than the index recorded")
-        parts[member["ext"]] = data
-    if not {"flac", "jpg"} <= set(parts):
+        if member.ext in ("flac", "jpg"):
+            data[member.ext] = check_member(bytes(tar[member.offset : member.end]), member, "its tar")
+    if len(data) < 2:
         raise OSError("flac or jpg is missing")
     try:
-        return torch.from_numpy(decode_wav(parts["flac"])), decode_image(parts["jpg"], image)
+        return torch.from_numpy(decode_wav(data["flac"])), decode_image(data["jpg"], image)
     except PictureError as error:
         raise OSError(str(error)) from error
 
 
 def moments_of(rows: list[Row]) -> dict[str, Any]:
-    """Counts, sums and sums of squares per latent channel and embedding dimension, over the training samples."""
-    train = [row for row in rows if row.status == Status.KEPT and row.columns["split"] not in HELD_OUT]
+    """Counts, sums and sums of squares per latent channel and embedding dimension, over the training samples.
+
+    Sums in float64: of commits they add up to the whole dataset's, whatever order they come in.
+    """
     statistics: dict[str, Any] = {"latent_count": 0, "image_count": 0}
-    for row in train:
-        moments, image = (
-            read_npy(row.members[f"{name}.npy"]).astype(np.float64) for name in ("latent", "image")
-        )
+    for row in rows:
+        if row.status != Status.KEPT or row.columns["split"] in HELD_OUT:
+            continue
+        moments = read_npy(row.members["latent.npy"]).astype(np.float64)
+        mean = moments[0]
+        # of samples drawn from the moments: E[x^2] = mean^2 + variance
+        squares = mean**2 + moments[1] ** 2
         statistics["latent_shape"] = list(moments.shape[1:])
-        mean, variance = moments[0], moments[1] ** 2
-        values = {
-            "latent": (mean.sum((1, 2)), (mean**2 + variance).sum((1, 2)), mean[0].size),
-            "image": (image, image**2, 1),
-        }
-        for name, (total, squares, count) in values.items():
-            statistics[f"{name}_count"] += count
-            statistics[f"{name}_sum"] = total + statistics.get(f"{name}_sum", 0)
-            statistics[f"{name}_sumsq"] = squares + statistics.get(f"{name}_sumsq", 0)
+        _add(statistics, "latent", mean.sum((1, 2)), squares.sum((1, 2)), mean[0].size)
+        image = read_npy(row.members["image.npy"]).astype(np.float64)
+        _add(statistics, "image", image, image**2, 1)
     return {
         name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in statistics.items()
     }
+
+
+def _add(statistics: dict[str, Any], name: str, total: np.ndarray, squares: np.ndarray, count: int) -> None:
+    statistics[f"{name}_count"] += count
+    statistics[f"{name}_sum"] = total + statistics.get(f"{name}_sum", 0)
+    statistics[f"{name}_sumsq"] = squares + statistics.get(f"{name}_sumsq", 0)
 
 
 def _fit(wav: torch.Tensor, num_samples: int) -> torch.Tensor:

@@ -1,8 +1,10 @@
-"""Finds trained models by what a user types: a run, its model folder, or any `save_pretrained` folder, at any
-URI.
+"""Finds trained models by what a user types, and loads them frozen.
 
-Used by precompute (autoencoder, image encoder) and by everything that opens a pipeline. What is not a local
-folder is copied to this machine first, for as long as the process lives.
+    folder = find_model("out/demo/runs/autoencoder", "autoencoder")   # a run, or any save_pretrained folder
+    autoencoder = load_autoencoder(folder)                            # `UserError` unless it is complete
+
+Used by precompute (autoencoder, image encoder) and by everything that opens a pipeline. What a URI names is
+copied to this machine first, for as long as the process lives; `hub:…` into the cache of Hugging Face.
 """
 
 import atexit
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
@@ -30,22 +32,31 @@ from training.pipeline.codec import ImageConfig
 quiet_diffusers()
 quiet_transformers()
 HUB = "hub:"
-RUN, FINISHED = "run.json", "FINISHED.json"
+RUN = "run.json"  # marks the folder of a run
+FINISHED = "FINISHED.json"  # written last, after the model
+NETWORKS: dict[str, Any] = {
+    "UNet2DConditionModel": UNet2DConditionModel
+}  # by `_class_name` in their config.json
+MAX_REASON = 200  # characters of a library's message in one of ours
 
 
 def local_copy(path: str) -> Path:
-    """`path`, or for a URI a copy: of a run its model, else all that lies there.
+    """A local path is returned as it is; a URI is downloaded (of a run, only its model).
 
-    Nothing there: a folder that does not exist.
+    If nothing exists there, neither does the result.
     """
     if path.startswith(HUB):
         return hub_copy(path)
     if "://" not in path:
         return Path(path)
-    store, folder = open_store(path), Path(tempfile.mkdtemp(prefix="stillsound-model-"))
+    store = open_store(path)
+    folder = Path(tempfile.mkdtemp(prefix="stillsound-model-"))
+    # models are memory-mapped: their files must live as long as the process
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    marks = [name for name in (RUN, FINISHED) if store.exists(name)]
-    for name in [*marks, *store.list("model")] if marks else store.list():
+    markers = [name for name in (RUN, FINISHED) if store.exists(name)]
+    # a run's checkpoints may be a hundred times its model
+    names = [*markers, *store.list("model")] if markers else store.list()
+    for name in names:
         target = folder / "copy" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         store.get_file(name, target)
@@ -53,28 +64,28 @@ def local_copy(path: str) -> Path:
 
 
 def hub_copy(path: str) -> Path:
-    """`hub:owner/name[/folder][@revision]`: the folder in the Hugging Face cache, downloaded where it is not
-    there yet.
+    """`hub:owner/name[/folder][@revision]`: its folder in the Hugging Face cache, downloaded if missing.
 
     Only settings and weights: safetensors, or where there are none the files of PyTorch, which are read as
     plain tensors.
     """
-    named, _, revision = path.removeprefix(HUB).partition("@")
-    owner, _, rest = named.partition("/")
-    name, _, folder = rest.partition("/")
+    name, _, revision = path.removeprefix(HUB).partition("@")
+    owner, repository, *folders = [*name.split("/"), ""]
+    folder = "/".join(folders).rstrip("/")
     try:
+        # safetensors first: a .bin is a pickle, even if it is read without running any
         for weights in ("*.safetensors", "*.bin"):
             patterns = [f"{folder}/{pattern}".removeprefix("/") for pattern in ("*.json", weights)]
-            found = Path(
-                snapshot_download(f"{owner}/{name}", revision=revision or None, allow_patterns=patterns),
-                folder,
+            copy = snapshot_download(
+                f"{owner}/{repository}", revision=revision or None, allow_patterns=patterns
             )
-            if any(found.glob(weights)):
-                return found
+            if any(Path(copy, folder).glob(weights)):
+                return Path(copy, folder)
     except (OSError, ValueError) as error:
-        hint = "check the name and the connection; HF_TOKEN for gated models, HF_HUB_OFFLINE=1 uses only what was downloaded before"
+        reason = str(error).splitlines()[0][:MAX_REASON]
         raise UserError(
-            f"{path}: cannot be had from the hub ({str(error).splitlines()[0][:200]}); {hint}"
+            f"{path}: cannot be had from the hub ({reason}); check the name and the connection; "
+            "HF_TOKEN for gated models, HF_HUB_OFFLINE=1 uses only what was downloaded before"
         ) from error
     raise UserError(
         f"{path}: holds no weights there (*.safetensors or *.bin); name its folder as hub:owner/name/folder"
@@ -95,10 +106,11 @@ def find_model(path: str, setting: str, inside: str = "") -> Path:
     `UserError`, naming `setting`, where no config.json is found there.
     """
     root = local_copy(path)
-    places = [place / name for place in (root, root / "model") for name in (inside, "") if name or place.name]
-    for place in [*places, root]:
-        if (place / "config.json").is_file() and is_finished(root):
-            return place
+    # a run keeps its model in model/; where a model has several parts, `inside` is the folder of this one
+    candidates = (root / inside, root, root / "model" / inside, root / "model")
+    for folder in candidates:
+        if (folder / "config.json").is_file() and is_finished(root):
+            return folder
     if not root.exists() and path.count("/") == 1 and not path.startswith((".", "/")):
         raise UserError(f"{setting}={path}: no such folder; a model of the Hugging Face hub is hub:{path}")
     state = "holds no finished model (is its training finished?)" if root.exists() else "does not exist"
@@ -113,10 +125,11 @@ def load_autoencoder(folder: Path) -> nn.Module:
     config = json.loads((folder / "config.json").read_text())
     if config.get("_class_name") != "AutoencoderKL":
         raise UserError(f"autoencoder={folder}: holds a {config.get('_class_name')}, need an AutoencoderKL")
-    channels = config.get("in_channels", 3), config.get("out_channels", 3)
-    if channels != (1, 1):
+    taken = config.get("in_channels", 3)  # diffusers' default is a picture's
+    given = config.get("out_channels", 3)
+    if (taken, given) != (1, 1):
         fix = "a mel has one: give an autoencoder of mels"
-        raise UserError(f"autoencoder={folder}: takes {channels[0]} channels and gives {channels[1]}, {fix}")
+        raise UserError(f"autoencoder={folder}: takes {taken} channels and gives {given}, {fix}")
     return _load_whole(AutoencoderKL, folder, "autoencoder")
 
 
@@ -130,6 +143,14 @@ def load_image_encoder(folder: Path) -> nn.Module:
     return _load_whole(loader, folder, "image_encoder", dtype=torch.float32, local_files_only=True)
 
 
+def load_network(folder: Path) -> nn.Module:
+    """A diffusers network of `NETWORKS`, frozen, in eval mode. `UserError` for another class."""
+    name = json.loads((folder / "config.json").read_text()).get("_class_name")
+    if name not in NETWORKS:
+        raise UserError(f"model={folder}: holds a {name}, need one of {', '.join(NETWORKS)}")
+    return _load_whole(NETWORKS[name], folder, "model")
+
+
 def _load_whole(loader: Any, folder: Path, setting: str, **options: Any) -> nn.Module:
     """The model, frozen, in eval mode.
 
@@ -138,52 +159,52 @@ def _load_whole(loader: Any, folder: Path, setting: str, **options: Any) -> nn.M
     try:
         model, info = loader.from_pretrained(folder, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:MAX_REASON]
         raise UserError(
             f"{setting}={folder}: cannot be loaded ({type(error).__name__}: {reason}); restore its files"
         ) from error
-    lacking = sorted(name for name in info["missing_keys"] if not name.endswith("position_ids"))
-    lacking += sorted(str(name) for name in info.get("mismatched_keys") or ())
-    if lacking:
-        said = f"{lacking[0]} and {len(lacking) - 1} more" if len(lacking) > 1 else lacking[0]
+    # older files of transformers lack position_ids, which are no weights
+    missing = sorted(name for name in info["missing_keys"] if not name.endswith("position_ids"))
+    missing += sorted(str(name) for name in info.get("mismatched_keys") or ())
+    if missing:
+        names = f"{missing[0]} and {len(missing) - 1} more" if len(missing) > 1 else missing[0]
         raise UserError(
-            f"{setting}={folder}: its files have no weights for {said}, which would be random; give a complete model"
+            f"{setting}={folder}: its files have no weights for {names}, which would be random; "
+            "give a complete model"
         )
-    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+    frozen: nn.Module = model.eval().requires_grad_(False)
+    return frozen
 
 
-def check_finite(model: nn.Module, setting: str, said: str) -> None:
+def check_finite(model: nn.Module, setting: str, path: str) -> None:
     """`UserError` where a weight is NaN or infinite."""
     if not all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values()):
-        raise UserError(f"{setting}={said}: holds weights that are NaN or infinite; give a sound model")
+        raise UserError(f"{setting}={path}: holds weights that are NaN or infinite; give a sound model")
 
 
 def read_processor(folder: Path) -> dict[str, Any]:
     """The image settings of a tower.
 
-    `UserError` where preprocessor_config.json is missing, or asks for what is not done here.
+    `UserError` where preprocessor_config.json is missing, or needs what is not done here.
     """
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         raise UserError(
-            f"image_encoder={folder}: preprocessor_config.json is missing; save the image processor into the folder"
+            f"image_encoder={folder}: preprocessor_config.json is missing; "
+            "save the image processor into the folder"
         )
     try:
         settings: dict[str, Any] = json.loads(path.read_text())
         ImageConfig.from_processor(settings)
     except (ValueError, KeyError, TypeError) as error:
-        said = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise UserError(
-            f"image_encoder={folder}/preprocessor_config.json: {said}; give a tower whose pictures can be made so"
-        ) from error
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        fix = "give a tower whose pictures can be made so"
+        raise UserError(f"image_encoder={path}: {reason}; {fix}") from error
     return settings
 
 
 def plain_processor(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings for what was once done with every processor: a centred square, scaled bilinearly.
-
-    For latents of that time.
-    """
+    """A centred square, scaled bilinearly: how version 1 of latents had pictures, whatever the processor."""
     size = settings.get("crop_size") or settings["size"]
     side = size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
     return {
@@ -195,11 +216,8 @@ def plain_processor(settings: dict[str, Any]) -> dict[str, Any]:
 
 def pictures_version(settings: dict[str, Any]) -> int:
     """2 where a processor's pictures are not those of `plain_processor`, else 1."""
-    return (
-        1
-        if ImageConfig.from_processor(settings) == ImageConfig.from_processor(plain_processor(settings))
-        else 2
-    )
+    plain = ImageConfig.from_processor(plain_processor(settings))
+    return 1 if ImageConfig.from_processor(settings) == plain else 2
 
 
 def fetch_models(latents: Dataset, folder: Path) -> None:

@@ -1,11 +1,11 @@
 """Shares of sounds whose attributes are right, against what chance and the codec give, with intervals.
 
-    scores, intervals = score(generated, real, truths, media, seed=0)      # lists of what training.judge heard, and the truths
+    scores, intervals = score(generated, real, truths, media, seed=0)
 
-`generated` and `real` are judged by their own truth; `chance` is real sounds, `shuffled` generated ones,
-judged by the truth of another clip: the mean over NUM_DERANGEMENTS ways to exchange the truths. `closed` is
-the share of the gap from chance to real that generated sounds close, `shuffled_closed` likewise. It
-synthesizes nothing and reads no files.
+Of lists of what training.judge heard. `generated` and `real` are judged by their own truth; `chance` is real
+sounds, `shuffled` generated ones, judged by the truth of another clip: the mean over NUM_DERANGEMENTS
+exchanges of the truths. `closed` is the share of the gap from chance to real that generated sounds close, and
+`shuffled_closed` likewise. It synthesizes nothing and reads no files.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,8 @@ from training.judge import correct
 ATTRIBUTES = ("timbre", "f0", "rate")
 SHARES = ("generated", "real", "chance", "shuffled")
 NUM_DERANGEMENTS = 5
-NUM_RESAMPLED, INTERVAL = 1000, (2.5, 97.5)  # of the bootstrap; percentiles
+NUM_RESAMPLED = 1000  # of the bootstrap
+INTERVAL = (2.5, 97.5)  # percentiles
 Scores = dict[str, dict[str, float]]
 Intervals = dict[str, dict[str, list[float]]]
 
@@ -41,29 +42,29 @@ def score(
     scores: Scores = {}
     intervals: Intervals = {}
     for attribute, values in hits.items():
-        found = _with_gaps(values.mean(0)[None])
-        scores[attribute] = {name: round(float(share[0]), 4) for name, share in found.items()}
+        shares = _with_gaps(values.mean(0)[None])
+        scores[attribute] = {name: round(float(share[0]), 4) for name, share in shares.items()}
         if len(names) < 2:
             continue
-        sums = np.stack(
-            [np.bincount(numbers, values[:, column], len(names)) for column in range(len(SHARES))], 1
-        )
+        sums = np.stack([np.bincount(numbers, column, len(names)) for column in values.T], 1)
         resampled = _with_gaps((drawn @ sums) / (drawn @ np.bincount(numbers))[:, None])
         intervals[attribute] = {
-            name: np.percentile(shares, INTERVAL).round(4).tolist() for name, shares in resampled.items()
+            name: np.percentile(values, INTERVAL).round(4).tolist() for name, values in resampled.items()
         }
     return scores, intervals
 
 
 def derangement(media: Sequence[str], seed: int, number: int = 0) -> np.ndarray:
-    """A random permutation [num_clips] without fixed points; no clip meets one of its own medium, unless most
-    are of one.
+    """A random permutation [num_clips] without fixed points.
+
+    No clip meets one of its own medium, unless most are of one.
     """
     rng = np.random.default_rng([seed, number])
     names, numbers, counts = np.unique(np.asarray(media), return_inverse=True, return_counts=True)
-    order = np.lexsort(
-        (rng.random(len(media)), rng.permutation(len(names))[numbers])
-    )  # media in a row, shuffled within
+    # the clips of a medium in a row, shuffled within; media in random order
+    within = rng.random(len(media))
+    order = np.lexsort((within, rng.permutation(len(names))[numbers]))
+    # a step as long as the longest row leaves every medium
     far = int(counts.max())
     step = int(rng.integers(far, len(media) - far + 1)) if 2 * far <= len(media) else len(media) // 2
     other = np.empty(len(media), dtype=int)
@@ -82,22 +83,22 @@ def _hits(
     others = [derangement(media, seed, number) for number in range(NUM_DERANGEMENTS)]
 
     def right(heard: list[dict[str, Any]], places: np.ndarray) -> list[dict[str, bool]]:
-        return [correct(one, truths[place]) for one, place in zip(heard, places, strict=True)]
+        return [correct(sound, truths[place]) for sound, place in zip(heard, places, strict=True)]
 
     own = np.arange(len(truths))
-    found = {
+    hits = {
         "generated": [right(generated, own)],
         "real": [right(real, own)],
         "chance": [right(real, other) for other in others],
         "shuffled": [right(generated, other) for other in others],
     }
-    return {
-        attribute: np.stack(
-            [np.mean([[hit[attribute] for hit in hits] for hits in found[name]], axis=0) for name in SHARES],
-            1,
-        )
-        for attribute in ATTRIBUTES
-    }
+
+    def share(name: str, attribute: str) -> np.ndarray:
+        rounds = [[clip[attribute] for clip in clips] for clips in hits[name]]
+        mean: np.ndarray = np.mean(rounds, axis=0)
+        return mean
+
+    return {attribute: np.stack([share(name, attribute) for name in SHARES], 1) for attribute in ATTRIBUTES}
 
 
 def _with_gaps(shares: np.ndarray) -> dict[str, np.ndarray]:

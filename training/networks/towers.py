@@ -1,9 +1,10 @@
-"""The towers of contrastive training: pictures and sounds -> features of one width each.
+"""The towers of contrastive training: a picture or a log mel -> one vector.
 
-    image_tower = build_image_tower(ImageTowerConfig(kind="clip"), embedding_dim=512)     # [b, 3, s, s]
-    audio_tower = AudioTower(AudioTowerConfig(), num_mels=64)                             # [b, frames, mels]
+    build_image_tower(ImageTowerConfig(kind="clip"), embedding_dim=512)      # of transformers; [b, 3, s, s]
+    AudioTower(AudioTowerConfig(), num_mels=64)              # [b, frames, mels] -> [b, 2 * width]
 
-Image towers come from transformers, so that they load by name or folder. The loss is training.recipes.contrastive's.
+Image towers are stock, so that `from_pretrained` loads them anywhere. No head, no loss and no data here
+(training.recipes.contrastive).
 """
 
 from dataclasses import dataclass, field
@@ -11,6 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 from transformers import BitConfig, BitModel, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+HEAD_WIDTH = 64  # of a ViT at every size (Dosovitskiy et al. 2021, table 1)
+STEM_KERNEL = 5
+NORM_GROUPS = 8
 
 
 @dataclass
@@ -30,24 +35,63 @@ class ImageTowerConfig:
 
 @dataclass
 class AudioTowerConfig:
-    """Residual convolutions over time with the mels as channels; every `depths` entry is a level at half the
-    frame rate.
+    """Residual convolutions over time with the mels as channels.
+
+    Every entry of `depths` is a level of that many blocks, at half the frame rate of the one before.
     """
 
     width: int = 512
     depths: list[int] = field(default_factory=lambda: [3, 3, 9, 3])
 
 
+def build_image_tower(image: ImageTowerConfig, embedding_dim: int) -> nn.Module:
+    """A CLIP vision model, which projects to `embedding_dim`, or a BiT ResNet; of random weights."""
+    return _clip(image, embedding_dim) if image.kind == "clip" else _resnet(image)
+
+
+def _clip(image: ImageTowerConfig, embedding_dim: int) -> nn.Module:
+    width = image.widths[0]
+    vision = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=image.depths[0],
+        num_attention_heads=width // HEAD_WIDTH,
+        patch_size=image.patch,
+        image_size=image.size_px,
+        projection_dim=embedding_dim,
+    )
+    tower: nn.Module = CLIPVisionModelWithProjection(vision)
+    return tower
+
+
+def _resnet(image: ImageTowerConfig) -> nn.Module:
+    config = BitConfig(
+        embedding_size=image.stem,
+        hidden_sizes=list(image.widths),
+        depths=list(image.depths),
+        num_groups=image.norm_groups,
+        layer_type="preactivation",
+        # PyTorch's symmetric padding: TensorFlow's "SAME" pads one side more and shifts the picture
+        global_padding=None,
+    )
+    tower: nn.Module = BitModel(config)
+    return tower
+
+
 class AudioTower(nn.Module):
-    """Log mels [b, frames, mels] -> [b, 2 * width]: mean and maximum over time."""
+    """Log mels [b, frames, mels] -> [b, 2 * width]: mean and maximum over time.
+
+    Both: the mean hears what lasts, the maximum what happens once.
+    """
 
     def __init__(self, config: AudioTowerConfig, num_mels: int):
         super().__init__()
-        self.stem = nn.Conv1d(num_mels, config.width, 5, padding=2)
-        levels = [
-            [nn.MaxPool1d(2), *(Residual(config.width) for _ in range(depth))] for depth in config.depths
-        ]
-        self.levels = nn.Sequential(*[layer for level in levels for layer in level])
+        self.stem = nn.Conv1d(num_mels, config.width, STEM_KERNEL, padding=STEM_KERNEL // 2)
+        layers: list[nn.Module] = []
+        for depth in config.depths:
+            layers.append(nn.MaxPool1d(2))
+            layers += [Residual(config.width) for _ in range(depth)]
+        self.levels = nn.Sequential(*layers)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         hidden = self.levels(self.stem(log_mel.transpose(1, 2)))
@@ -59,36 +103,12 @@ class Residual(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        norms = [nn.GroupNorm(8, width), nn.GroupNorm(8, width)]
+        norms = [nn.GroupNorm(NORM_GROUPS, width), nn.GroupNorm(NORM_GROUPS, width)]
         convolutions = [nn.Conv1d(width, width, 3, padding=1), nn.Conv1d(width, width, 3, padding=1)]
+        # a block starts as the identity, so that depth does no harm (Goyal et al. 2017, section 5.1)
         nn.init.zeros_(convolutions[1].weight)
         self.steps = nn.Sequential(norms[0], nn.SiLU(), convolutions[0], norms[1], nn.SiLU(), convolutions[1])
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return hidden + self.steps(hidden)
-
-
-def build_image_tower(image: ImageTowerConfig, embedding_dim: int) -> nn.Module:
-    """A CLIP vision model or a BiT ResNet, of random weights. `embedding_dim`: of CLIP's projection."""
-    return _clip(image, embedding_dim) if image.kind == "clip" else _resnet(image)
-
-
-def _clip(image: ImageTowerConfig, embedding_dim: int) -> nn.Module:
-    width = image.widths[0]
-    vision = CLIPVisionConfig(
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=image.depths[0],
-        num_attention_heads=width // 64,
-        patch_size=image.patch,
-        image_size=image.size_px,
-        projection_dim=embedding_dim,
-    )
-    return CLIPVisionModelWithProjection(vision)
-
-
-def _resnet(image: ImageTowerConfig) -> nn.Module:
-    sizes = {"embedding_size": image.stem, "hidden_sizes": list(image.widths), "depths": list(image.depths)}
-    return BitModel(
-        BitConfig(**sizes, num_groups=image.norm_groups, layer_type="preactivation", global_padding=None)
-    )
+        steps: Tensor = self.steps(hidden)
+        return hidden + steps

@@ -1,9 +1,13 @@
-"""What models take and give: pictures -> normalised pixels -> embedding, log mels -> latent moments, latents
--> waveforms.
+"""What models take and give, so that training and inference see the same numbers.
 
-Plain functions over stock models (`AutoencoderKL`, transformers image towers), shared by precompute, the
-recipes and the pipeline, so that training and inference see the same numbers. `training.export` copies this
-text into the file that ships.
+    pixels = image_to_tensor(picture, image)              # any picture -> [3, s, s], normalised
+    embedding = embed_image(tower, pixels[None])          # [1, d]
+    mean, std = encode_wav(autoencoder, wav, mel)         # [b, n] -> two of [b, c, t, f]
+    flow = predict_flow(network, latent, times, embedding, dtype)
+    wav = decode_latent(autoencoder, latent, mel)         # [b, c, t, f] -> [b, n]
+
+Plain functions over stock models (`AutoencoderKL`, transformers image towers, diffusers networks), shared by
+precompute, the recipes and the pipeline. `training.export` copies this text into the file that ships.
 """
 
 from dataclasses import dataclass
@@ -17,8 +21,12 @@ from torch import Tensor, nn
 from ingest.pixels import to_srgb
 from training.pipeline.mel import MelConfig, log_mel_to_wav, wav_to_log_mel
 
-LOWEST_LOG_MEL, HIGHEST_LOG_MEL = -40.0, 10.0
-"""Of a decoder that works: a recording has ln(1e-5) = -11.5 to 3.5, full scale in one band; decoders overshoot by a little."""
+LOWEST_LOG_MEL = -40.0
+HIGHEST_LOG_MEL = 10.0
+"""Recordings have ln(1e-5) = -11.5 to 3.5 (full scale in one band); working decoders overshoot by little."""
+
+PROCESSOR_TYPES = ("image_processor_type", "feature_extractor_type")  # the second is transformers' older name
+UNSUPPORTED_STEPS = ("do_pad", "do_reduce_labels", "do_align_long_axis", "do_thumbnail", "crop_pct")
 
 
 class BadMelError(ArithmeticError):
@@ -43,47 +51,61 @@ class ImageConfig:
 
     @staticmethod
     def from_processor(settings: dict[str, Any]) -> "ImageConfig":
-        """From the content of a `preprocessor_config.json`, ours or that of a published tower; `ValueError`
-        for one that asks for what is not done here."""
-        theirs = any(
-            name in settings for name in ("image_processor_type", "feature_extractor_type", "do_center_crop")
+        """From the content of a `preprocessor_config.json`, ours or that of a published tower.
+
+        `ValueError` for one that needs what is not done here.
+        """
+        _check_supported(settings)
+        # ours have neither a type nor a crop: their square is cut from the picture, never from a scaled one
+        published = any(name in settings for name in (*PROCESSOR_TYPES, "do_center_crop"))
+        crops = settings.get("do_center_crop", False)
+        size = settings.get("size", settings.get("crop_size"))
+        edges = _edges(size, square=not crops)
+        resize = _side(edges, "size")
+        side = _side(settings.get("crop_size", resize), "crop_size") if crops else resize
+        if side > resize or (published and not crops and "shortest_edge" in edges):
+            crop = side if crops else "nothing"
+            raise ValueError(f"size={size} with a crop of {crop} gives no square picture without a border")
+        # transformers scales bicubically in its CLIP processors and bilinearly in all others
+        clip_like = any("CLIP" in str(settings.get(name)) for name in PROCESSOR_TYPES)
+        mean, std = _moments(settings)
+        return ImageConfig(
+            size_px=side,
+            mean=mean,
+            std=std,
+            resize_px=resize if published else 0,
+            stretch=published and "height" in edges,
+            resample=int(settings.get("resample", 3 if clip_like else 2)),
         )
-        size, crops = settings.get("size", settings.get("crop_size")), settings.get("do_center_crop", False)
-        edges = {"height": size, "width": size} if isinstance(size, int) and not crops else size
-        edges = {"shortest_edge": edges} if isinstance(edges, int) else dict(edges or {})
-        stretch = theirs and "height" in edges
-        resize = _edge(edges, "size")
-        side = _edge(settings.get("crop_size", resize), "crop_size") if crops else resize
-        unknown = [
-            name
-            for name in ("do_pad", "do_reduce_labels", "do_align_long_axis", "do_thumbnail", "crop_pct")
-            if settings.get(name)
-        ]
-        unknown += [name for name in ("do_resize", "do_rescale") if settings.get(name, True) is False]
-        if unknown or abs(255 * settings.get("rescale_factor", 1 / 255) - 1) > 1e-3:
-            raise ValueError(
-                f"{(unknown or ['rescale_factor'])[0]}={settings.get((unknown or ['rescale_factor'])[0])} is not supported"
-            )
-        if side > resize or (theirs and not crops and "shortest_edge" in edges):
-            raise ValueError(
-                f"size={size} with a crop of {side if crops else 'nothing'} gives no square picture without a border"
-            )
-        clip_like = any(
-            "CLIP" in str(settings.get(name)) for name in ("image_processor_type", "feature_extractor_type")
-        )
-        resample = int(settings.get("resample", 3 if clip_like else 2))
-        plain = settings.get("do_normalize", True) is False
-        mean, std = (
-            ((0.0,) * 3, (1.0,) * 3)
-            if plain
-            else (tuple(settings["image_mean"]), tuple(settings["image_std"]))
-        )
-        return ImageConfig(side, mean, std, resize if theirs else 0, stretch, resample)
 
 
-def _edge(size: Any, name: str) -> int:
+def _check_supported(settings: dict[str, Any]) -> None:
+    """`ValueError` for a processor with a step that is not done here, or without one that is."""
+    unsupported = [name for name in UNSUPPORTED_STEPS if settings.get(name)]
+    unsupported += [name for name in ("do_resize", "do_rescale") if settings.get(name, True) is False]
+    if abs(255 * settings.get("rescale_factor", 1 / 255) - 1) > 1e-3:
+        unsupported.append("rescale_factor")
+    if unsupported:
+        raise ValueError(f"{unsupported[0]}={settings.get(unsupported[0])} is not supported")
+
+
+def _moments(settings: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation per colour; of a processor that normalises nothing, 0 and 1."""
+    if settings.get("do_normalize", True) is False:
+        return (0.0,) * 3, (1.0,) * 3
+    return tuple(settings["image_mean"]), tuple(settings["image_std"])
+
+
+def _edges(size: Any, square: bool) -> dict[str, Any]:
+    """A size by the names of its edges; what a bare number means depends on whether a crop follows."""
+    if isinstance(size, int):
+        return {"height": size, "width": size} if square else {"shortest_edge": size}
+    return dict(size or {})
+
+
+def _side(size: Any, name: str) -> int:
     """The side of a square, or the short side. `ValueError` for other shapes."""
-    edges = {"height": size, "width": size} if isinstance(size, int) else dict(size)
+    edges = _edges(size, square=True)
     if set(edges) == {"height", "width"} and edges["height"] == edges["width"]:
         return int(edges["height"])
     if set(edges) == {"shortest_edge"}:
@@ -94,24 +116,34 @@ def _edge(size: Any, name: str) -> int:
 def image_to_tensor(picture: Image.Image, config: ImageConfig) -> Tensor:
     """What the tower sees of any picture as it is shown (ingest.pixels), float32 [3, size, size]."""
     shown = to_srgb(picture)
-    short = min(shown.size)
-    if not config.resize_px:
-        box = _centre(shown.size, (short, short))
-    else:
-        resize = config.resize_px
-        scaled = [resize if config.stretch else max(resize, resize * side // short) for side in shown.size]
-        left, top, right, bottom = _centre((scaled[0], scaled[1]), (config.size_px, config.size_px))
-        across, down = shown.width / scaled[0], shown.height / scaled[1]
-        box = (left * across, top * down, right * across, bottom * down)
-    square = shown.resize((config.size_px, config.size_px), Image.Resampling(config.resample), box=box)
+    side = (config.size_px, config.size_px)
+    # cut and scaled in one resampling: a second one would blur
+    square = shown.resize(side, Image.Resampling(config.resample), box=_crop_box(shown.size, config))
     pixels = torch.from_numpy(np.asarray(square, dtype=np.float32) / 255).permute(2, 0, 1)
-    return (pixels - torch.tensor(config.mean)[:, None, None]) / torch.tensor(config.std)[:, None, None]
+    mean = torch.tensor(config.mean)[:, None, None]
+    std = torch.tensor(config.std)[:, None, None]
+    return (pixels - mean) / std
 
 
-def _centre(size: tuple[int, int], part: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of the centred `part` (width, height) of a picture."""
-    left, top = (size[0] - part[0]) // 2, (size[1] - part[1]) // 2
-    return left, top, left + part[0], top + part[1]
+def _crop_box(size: tuple[int, int], config: ImageConfig) -> tuple[float, float, float, float]:
+    """What becomes the square of a picture (width, height): left, top, right, bottom in its pixels."""
+    short = min(size)
+    if not config.resize_px:
+        return _centre(size, (short, short))
+    # where the crop lies in the scaled picture, whose sides a processor rounds down, then back
+    resize = config.resize_px
+    width, height = (resize if config.stretch else max(resize, resize * side // short) for side in size)
+    left, top, right, bottom = _centre((width, height), (config.size_px, config.size_px))
+    across = size[0] / width
+    down = size[1] / height
+    return left * across, top * down, right * across, bottom * down
+
+
+def _centre(size: tuple[int, int], crop: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of the centred `crop` (width, height) of a picture."""
+    left = (size[0] - crop[0]) // 2
+    top = (size[1] - crop[1]) // 2
+    return left, top, left + crop[0], top + crop[1]
 
 
 def embed_image(tower: nn.Module, pixels: Tensor) -> Tensor:
@@ -120,16 +152,20 @@ def embed_image(tower: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def embed_image_and_patches(tower: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """[b, 3, s, s] -> the embedding [b, d] and the last layer's tokens [b, patches, width], row by row, no
-    class or register tokens.
+    """[b, 3, s, s] -> the embedding [b, d] and the last layer's tokens [b, patches, width].
+
+    Patches are in reading order, without class or register tokens.
     """
     output = tower(pixels.to(getattr(tower, "dtype", pixels.dtype)))
-    projected, hidden = getattr(output, "image_embeds", None), output.last_hidden_state
+    hidden = output.last_hidden_state
     if hidden.ndim == 4:  # [b, c, h, w] of a convolutional tower
         tokens = hidden.flatten(2).transpose(1, 2)
-    else:
+    else:  # class and register tokens come before the patches
         tokens = hidden[:, -((pixels.shape[-1] // tower.config.patch_size) ** 2) :]
-    return (projected if projected is not None else output.pooler_output).flatten(1), tokens
+    embedding = getattr(output, "image_embeds", None)
+    if embedding is None:
+        embedding = output.pooler_output
+    return embedding.flatten(1), tokens
 
 
 def encode_wav(autoencoder: Any, wav: Tensor, mel: MelConfig) -> tuple[Tensor, Tensor]:
@@ -137,6 +173,18 @@ def encode_wav(autoencoder: Any, wav: Tensor, mel: MelConfig) -> tuple[Tensor, T
     log_mel = wav_to_log_mel(wav, mel)[:, None]
     moments = autoencoder.encode(log_mel.to(getattr(autoencoder, "dtype", log_mel.dtype))).latent_dist
     return moments.mean.float(), moments.std.float()
+
+
+def predict_flow(
+    network: Any, latent: Tensor, times: Tensor, condition: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Flow float32 [b, c, t, f] of noisy latents at `times` (0 to 1000) under conditions [b, d].
+
+    `dtype` of the weights: they may be half precision; what is integrated over time stays float32.
+    """
+    found = network(latent.to(dtype), times, encoder_hidden_states=None, class_labels=condition.to(dtype))
+    flow: Tensor = found.sample.float()
+    return flow
 
 
 def decode_latent(autoencoder: Any, latent: Tensor, mel: MelConfig) -> Tensor:
@@ -154,6 +202,6 @@ def check_log_mel(log_mel: Tensor) -> None:
     low, high = (float(value) for value in log_mel.aminmax())
     if not (LOWEST_LOG_MEL <= low and high <= HIGHEST_LOG_MEL):  # also where one of them is NaN
         raise BadMelError(
-            f"log mels from {low:.4g} to {high:.4g} were decoded, where recordings have -11.5 to 3.5: the model diverged, "
-            "its files are damaged, or it overflows in this precision"
+            f"log mels from {low:.4g} to {high:.4g} were decoded, where recordings have -11.5 to 3.5: "
+            "the model diverged, its files are damaged, or it overflows in this precision"
         )

@@ -1,9 +1,8 @@
-"""The front end of AudioLDM: waveform -> log mel spectrogram, and back by Griffin-Lim where no vocoder is at
-hand.
+"""The front end of AudioLDM: waveform -> log mel spectrogram, and back by Griffin-Lim.
 
-    mel = MelConfig(duration_s=10.24)             # every length derives from it: 1024 frames x 64 mels, latent 8x256x16
-    log_mel = wav_to_log_mel(wav, mel)            # [b, n] -> [b, num_frames, num_mels]
-    wav = log_mel_to_wav(log_mel, mel)            # [b, num_frames, num_mels] -> [b, n]
+    mel = MelConfig(duration_s=10.24)      # all lengths derive from it: 1024 x 64 mels, latent 8 x 256 x 16
+    log_mel = wav_to_log_mel(wav, mel)     # [b, n] -> [b, num_frames, num_mels]
+    wav = log_mel_to_wav(log_mel, mel)     # [b, num_frames, num_mels] -> [b, n]
 
 Magnitudes (not powers), slaney mels, natural log clamped at 1e-5 (AudioLDM, Liu et al. 2023, section 4).
 `level` audioldm: of audio as AudioLDM's training code brings it to one level; recorded: as it is. Imports
@@ -45,6 +44,7 @@ class MelConfig:
     @property
     def num_frames(self) -> int:
         """Frames of a clip, cut to a multiple of the autoencoder's ratio."""
+        # 1e-6 frames: 1.6 s * 16000 / 160 may come out just below 160
         frames = math.floor(self.duration_s * self.sample_rate_hz / self.hop_size + 1e-6)
         return frames - frames % self.downsampling
 
@@ -60,7 +60,7 @@ class MelConfig:
     def settings(self) -> dict[str, Any]:
         """Plain data of which `MelConfig(**settings)` is the inverse.
 
-        The level as recorded is left out, as it was before it had a name.
+        The recorded level is left out, so that hashes are those of before there was another.
         """
         return {name: value for name, value in asdict(self).items() if (name, value) != ("level", "recorded")}
 
@@ -76,13 +76,12 @@ def filter_bank(mel: MelConfig) -> Tensor:
 
 
 def wav_to_log_mel(wav: Tensor, mel: MelConfig) -> Tensor:
-    """float32 [b, n] in -1..1 -> [b, num_frames, num_mels]; longer audio is cut, shorter audio is padded with
-    silence.
-    """
+    """float32 [b, n] in -1..1 -> [b, num_frames, num_mels]; cut, or padded with silence."""
     wav = wav[:, : mel.num_samples]
     if mel.level == "audioldm":
         wav = to_audioldm_level(wav)
     wav = torch.nn.functional.pad(wav, (0, mel.num_samples - wav.shape[-1]))
+    # HiFi-GAN's padding (Kong et al. 2020): with it there are exactly num_samples / hop_size frames
     edge = (mel.fft_size - mel.hop_size) // 2
     padded = torch.nn.functional.pad(wav[:, None], (edge, edge), mode="reflect")[:, 0]
     magnitude = _stft(padded, mel).abs()
@@ -90,8 +89,9 @@ def wav_to_log_mel(wav: Tensor, mel: MelConfig) -> Tensor:
 
 
 def to_audioldm_level(wav: Tensor) -> Tensor:
-    """[b, n] -> [b, n]: each wave without its mean, its peak at 0.5 (`normalize_wav` of
-    AudioLDM-training-finetuning).
+    """[b, n] -> [b, n]: each wave without its mean, its peak at 0.5.
+
+    `normalize_wav` of AudioLDM-training-finetuning.
     """
     centred = wav - wav.mean(-1, keepdim=True)
     return 0.5 * centred / (centred.abs().amax(-1, keepdim=True) + 1e-8)
@@ -100,8 +100,7 @@ def to_audioldm_level(wav: Tensor) -> Tensor:
 def log_mel_to_wav(
     log_mel: Tensor, mel: MelConfig, iterations: int = 32, momentum: float = 0.99, seed: int = 0
 ) -> Tensor:
-    """[b, num_frames, num_mels] -> [b, n]: magnitudes by non-negative least squares, phases by fast
-    Griffin-Lim.
+    """[b, num_frames, num_mels] -> [b, n]: magnitudes by least squares, phases by fast Griffin-Lim.
 
     Perraudin, Balazs and Sondergaard, "A fast Griffin-Lim algorithm" (2013); all clips at once; the same
     `seed` gives the same start phases for every clip, whatever the batch.
@@ -121,12 +120,15 @@ def log_mel_to_wav(
 
 
 def mel_to_magnitude(mels: Tensor, mel: MelConfig, iterations: int = 30) -> Tensor:
-    """[b, frames, num_mels] -> [b, frames, num_bins], non-negative: multiplicative updates (Lee and Seung
-    2001, eq. 4).
+    """[b, frames, num_mels] -> [b, frames, num_bins], non-negative.
+
+    Multiplicative updates (Lee and Seung 2001, eq. 4): they keep the sign of what they start from.
     """
     bank = filter_bank(mel).to(mels)
+    # the start must be above 0: what is 0 stays 0
     guess = (mels @ torch.linalg.pinv(bank)).clamp(min=1e-8)
-    target, gram = mels @ bank.T, bank @ bank.T
+    target = mels @ bank.T
+    gram = bank @ bank.T
     for _ in range(iterations):
         guess = guess * target / (guess @ gram).clamp(min=1e-10)
     return guess
@@ -138,18 +140,23 @@ def _window(mel: MelConfig, like: Tensor) -> Tensor:
 
 def _stft(padded: Tensor, mel: MelConfig) -> Tensor:
     """[b, n] -> complex [b, num_bins, frames], without further padding."""
-    return torch.stft(
-        padded, mel.fft_size, mel.hop_size, window=_window(mel, padded), center=False, return_complex=True
+    window = _window(mel, padded)
+    spectrum: Tensor = torch.stft(
+        padded, mel.fft_size, mel.hop_size, window=window, center=False, return_complex=True
     )
+    return spectrum
 
 
 def _overlap_add(spectrum: Tensor, mel: MelConfig) -> Tensor:
-    """The least-squares inverse of `_stft`; torch.istft refuses windows that are zero at the outermost
-    samples.
+    """The least-squares inverse of `_stft` (Griffin and Lim 1984, eq. 6).
+
+    By hand: torch.istft refuses windows that are zero at the outermost samples.
     """
     window = _window(mel, spectrum)[:, None]
     frames = torch.fft.irfft(spectrum, n=mel.fft_size, dim=1) * window
     length = (spectrum.shape[2] - 1) * mel.hop_size + mel.fft_size
     fold = torch.nn.Fold((1, length), (1, mel.fft_size), stride=(1, mel.hop_size))
     weight = fold((window * window).expand(1, -1, spectrum.shape[2]))
-    return (fold(frames) / weight.clamp(min=1e-3))[:, 0, 0]
+    # 1e-3: at the edges the windows sum to nothing, and rounding would be divided by it
+    wav: Tensor = (fold(frames) / weight.clamp(min=1e-3))[:, 0, 0]
+    return wav

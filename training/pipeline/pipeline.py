@@ -1,11 +1,11 @@
 """The one pipeline behind generate, evaluate and export: a picture goes in, waveforms come out.
 
-    pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)      # stock diffusers, an exported folder
-    wav = pipe(images, seed=0, guidance=2.0, steps=25)                            # float32 [b, n] at pipe.sample_rate_hz
+    pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)   # stock diffusers, an export
+    wav = pipe(images, seed=0, guidance=2.0, steps=25)                         # float32 [b, n]
 
-`training.export` ships this text, with ingest.pixels, training.pipeline.mel and training.pipeline.codec
-before it, as pipeline.py beside model_index.json: so it imports nothing else of ours. It trains nothing and
-reads no datasets.
+`training.export` ships this text as pipeline.py beside model_index.json, after the files of ours that it
+imports: so it imports only files of this folder, of training/networks and ingest.pixels. It trains nothing
+and reads no datasets.
 """
 
 import inspect
@@ -18,13 +18,25 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from training.pipeline.codec import ImageConfig, decode_latent, embed_image, encode_wav, image_to_tensor
+from training.pipeline.codec import (
+    ImageConfig,
+    decode_latent,
+    embed_image,
+    encode_wav,
+    image_to_tensor,
+    predict_flow,
+)
 from training.pipeline.mel import MelConfig
+
+USUAL_GUIDANCE = 2.0
 
 
 class StillsoundPipeline(DiffusionPipeline):
-    """`conditioning`: latent_mean/std, image_mean/std, null_embedding, condition_dropout, latent_shape, mel,
-    and the image tower's `processor`."""
+    """A network, a codec, an image encoder and a scheduler, under the names of their folders.
+
+    `conditioning`: latent_mean/std, image_mean/std, null_embedding, condition_dropout, latent_shape, mel, and
+    the image tower's `processor`.
+    """
 
     def __init__(
         self,
@@ -56,8 +68,8 @@ class StillsoundPipeline(DiffusionPipeline):
         guidance: float | None = None,
         steps: int = 25,
     ) -> np.ndarray:
-        """Waveforms float32 [b, n] in -1..1, one per picture; `generator` (CPU; or one for each picture) goes
-        before `seed`.
+        """Waveforms float32 [b, n] in -1..1, one per picture; `generator` (CPU; or one for each picture) is
+        used before `seed`.
 
         Classifier-free guidance (Ho and Salimans 2022, eq. 6) with the learnt null embedding. guidance 1 =
         none; None: 2, or 1 where no null embedding was trained, which any other value needs (`ValueError`).
@@ -65,12 +77,14 @@ class StillsoundPipeline(DiffusionPipeline):
         """
         guidance = self.guidance_for(guidance)
         condition = self.embed(images)
+        # drawn on the CPU: a seed gives the same noise on every device
         latent = self._noise(len(condition), generator or torch.Generator().manual_seed(seed)).to(condition)
         self._set_times(steps, latent.device)
         for timestep in self.progress_bar(self.scheduler.timesteps):
             flow = self._flow(latent, timestep, condition, guidance)
             latent = self.scheduler.step(flow, timestep, latent).prev_sample
-        mean, std = (self._moment(f"latent_{name}")[:, None, None].to(latent) for name in ("mean", "std"))
+        mean = self._moment("latent_mean")[:, None, None].to(latent)
+        std = self._moment("latent_std")[:, None, None].to(latent)
         return self._waves(latent * std + mean)
 
     def _noise(self, count: int, generator: torch.Generator | Sequence[torch.Generator]) -> Tensor:
@@ -80,30 +94,31 @@ class StillsoundPipeline(DiffusionPipeline):
             return torch.randn((count, *shape), generator=generator)
         if len(generator) != count:
             raise ValueError(f"{len(generator)} generators for {count} pictures: give one, or one for each")
-        return torch.stack([torch.randn(shape, generator=one) for one in generator])
+        return torch.stack([torch.randn(shape, generator=each) for each in generator])
 
     @property
     def has_null(self) -> bool:
         """Whether a null embedding was trained.
 
-        Older models do not say so: there, one never trained is still all zeros.
+        Older models do not record the dropout: one that was never trained is still all zeros.
         """
         conditioning = self.config.conditioning
-        return conditioning.get("condition_dropout", any(conditioning["null_embedding"])) > 0
+        dropout: float = conditioning.get("condition_dropout", any(conditioning["null_embedding"]))
+        return dropout > 0
 
     def guidance_for(self, guidance: float | None) -> float:
         """The guidance to use. `ValueError` where it needs a null embedding that was never trained."""
         if guidance is None:
-            return 2.0 if self.has_null else 1.0
+            return USUAL_GUIDANCE if self.has_null else 1.0
         if guidance != 1 and not self.has_null:
-            raise ValueError(
-                f"guidance={guidance}: this model was trained with condition_dropout=0, without a null embedding; give 1"
-            )
+            reason = "this model was trained with condition_dropout=0, without a null embedding"
+            raise ValueError(f"guidance={guidance}: {reason}; give 1")
         return guidance
 
     def _set_times(self, steps: int, device: torch.device) -> None:
-        """Evaluates at 1, 1 - 1/steps, …, 1/steps; the default of diffusers spends the last evaluation at
-        0.001.
+        """Evaluates at 1, 1 - 1/steps, …, 1/steps.
+
+        The default of diffusers spends the last evaluation at 0.001, where there is nothing left to change.
         """
         if "sigmas" in inspect.signature(self.scheduler.set_timesteps).parameters:
             self.scheduler.set_timesteps(sigmas=[1 - step / steps for step in range(steps)], device=device)
@@ -111,19 +126,14 @@ class StillsoundPipeline(DiffusionPipeline):
             self.scheduler.set_timesteps(steps, device=device)
 
     def _flow(self, latent: Tensor, timestep: Tensor, condition: Tensor, guidance: float) -> Tensor:
-        def predict(labels: Tensor) -> Tensor:
-            dtype = (
-                self.unet.dtype
-            )  # the weights may be half precision: what is integrated over time stays float32
-            found = self.unet(
-                latent.to(dtype), timestep, encoder_hidden_states=None, class_labels=labels.to(dtype)
-            )
-            return found.sample.float()
-
+        """Flow [b, c, t, f]: from the null embedding's through the condition's, `guidance` times as far."""
+        dtype = self.unet.dtype
+        guided = predict_flow(self.unet, latent, timestep, condition, dtype)
         if guidance == 1:
-            return predict(condition)
-        free = predict(self._moment("null_embedding").to(condition).expand_as(condition))
-        return torch.lerp(free, predict(condition), guidance)
+            return guided
+        null = self._moment("null_embedding").to(condition).expand_as(condition)
+        free = predict_flow(self.unet, latent, timestep, null, dtype)
+        return torch.lerp(free, guided, guidance)
 
     @torch.no_grad()
     def embed(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
@@ -131,7 +141,7 @@ class StillsoundPipeline(DiffusionPipeline):
         pictures = [images] if isinstance(images, Image.Image) else list(images)
         pixels = torch.stack([image_to_tensor(picture, self.image_config) for picture in pictures])
         embedding = embed_image(self.image_encoder, pixels.to(self.device)).float()
-        # stored as float16 when the model was trained
+        # rounded as the embeddings were when they were stored for training
         return (embedding.half().float() - self._moment("image_mean")) / self._moment("image_std")
 
     @torch.no_grad()

@@ -1,5 +1,4 @@
-"""The mel autoencoder: a small `AutoencoderKL` on raw log mels (AudioLDM's convention), saved as diffusers
-saves it.
+"""The mel autoencoder: a small `AutoencoderKL` on raw log mels, as AudioLDM has it.
 
     geometry = autoencoder.geometry(snapshot, dataset_meta, config)
     model = autoencoder.build_model(config, geometry)
@@ -7,11 +6,11 @@ saves it.
 
 Loss: AudioLDM's, absolute error plus KL (Liu et al. 2023, section 4), without its discriminator. Theirs is
 
-    sum of |x - y| over a clip's 1024 x 64 values + kl_weight * mean over the latent's values of the KL to N(0, 1)
+    sum of |x - y| over a clip's 1024 x 64 values + kl_weight * mean of the KL to N(0, 1) over the latent's
 
 with a kl_weight of 1000; ours is that divided by 1024 x 64, whatever is cropped: mean error + kl_weight /
 65536 * mean KL. So `kl_weight` is in their units, and 1000 is .0153 beside a mean error. Trains on random
-crops in time; the network is convolutional, so whole clips pass through it afterwards.
+crops in time; the network is convolutional, so complete clips pass through it afterwards.
 """
 
 import json
@@ -39,15 +38,16 @@ COUPLES_SAMPLES = False
 DRAWS: Literal["", "latents", "log_mels"] = "log_mels"
 OPTIMISERS = ONE_OPTIMISER
 PARTS = PipelineParts(codec=".")  # the model folder itself
-TYPICAL_LOG_MEL, TYPICAL_SPREAD = -6.0, 3.0
-AUDIOLDM_VALUES = 1024 * 64
+TYPICAL_LOG_MEL = -6.0  # of recordings, which have -11.5 to 3.5
+TYPICAL_SPREAD = 3.0
+AUDIOLDM_VALUES = 1024 * 64  # of the clip that its kl_weight is stated for
 MEL_FILE = "mel.json"
-"""Beside a codec's weights: the settings of the spectrograms it was trained on. Codecs from elsewhere have none."""
+"""Beside a codec's weights: settings of the spectrograms it was trained on. Published codecs have none."""
 
 
 @dataclass
 class Config:
-    """`channels`: one width per level, three levels = a ratio of 4. `crop_frames`: 0 trains on whole clips.
+    """`channels`: one width per level, three levels are a ratio of 4. `crop_frames` 0: complete clips.
 
     `kl_weight` in AudioLDM's units, where theirs is 1000. `level`: recorded, or audioldm (each clip's mean
     removed, its peak at 0.5).
@@ -68,15 +68,15 @@ def geometry(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -
     `UserError` for other datasets and for levels that do not give the ratio.
     """
     check_config(config)
-    found = mel_geometry(dataset_meta, config.level)
-    ratio = 2 ** (len(config.channels) - 1)
-    if ratio != found["mel"]["downsampling"]:
-        raise UserError(
-            f"autoencoder.channels has {len(config.channels)} levels: a ratio of {ratio}, need {found['mel']['downsampling']}"
-        )
+    geometry = mel_geometry(dataset_meta, config.level)
+    levels = len(config.channels)
+    ratio = 2 ** (levels - 1)
+    need = geometry["mel"]["downsampling"]
+    if ratio != need:
+        raise UserError(f"autoencoder.channels has {levels} levels: a ratio of {ratio}, need {need}")
     if config.crop_frames % ratio:
         raise UserError(f"autoencoder.crop_frames={config.crop_frames}: give a multiple of {ratio}, or 0")
-    return found
+    return geometry
 
 
 def check_config(config: Config) -> None:
@@ -106,25 +106,24 @@ class Autoencoder(nn.Module):
             sample_size=mel.num_frames,
             mid_block_add_attention=config.attention,
         )
-        if not self.codec.decoder.conv_out.weight.is_meta:
+        if not self.codec.decoder.conv_out.weight.is_meta:  # built without memory, to check its settings
             _start_at_typical_levels(self.codec)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         dtype = self.codec.dtype  # of the weights; the batch and the losses are float32
-        mean, log_variance = (
-            self.codec.quant_conv(self.codec.encoder(batch["log_mel"].to(dtype))).float().chunk(2, dim=1)
-        )
-        log_variance = log_variance.clamp(-30, 20)
+        moments = self.codec.quant_conv(self.codec.encoder(batch["log_mel"].to(dtype))).float()
+        mean, log_variance = moments.chunk(2, dim=1)
+        log_variance = log_variance.clamp(-30, 20)  # as diffusers has it: exp of it stays finite
         latent = mean + (0.5 * log_variance).exp() * batch["noise"]
         decoded = self.codec.decoder(self.codec.post_quant_conv(latent.to(dtype)))
         error = (decoded.float() - batch["log_mel"]).abs().mean((1, 2, 3))
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean((1, 2, 3))
-        hole = batch["weight"]
-        return {"loss": (error + self.kl_weight * kl) * hole, "error": error * hole, "kl": kl * hole}
+        weight = batch["weight"]
+        return {"loss": (error + self.kl_weight * kl) * weight, "error": error * weight, "kl": kl * weight}
 
 
 def _start_at_typical_levels(codec: AutoencoderKL) -> None:
-    """Raw log mels lie around -6: without this the first steps only learn the level."""
+    """Raw log mels are around -6: without this the first steps only learn the level."""
     with torch.no_grad():
         codec.decoder.conv_out.weight.mul_(TYPICAL_SPREAD)
         codec.decoder.conv_out.bias.fill_(TYPICAL_LOG_MEL)
@@ -140,22 +139,22 @@ def build_model(config: Config, geometry: Geometry) -> nn.Module:
 def make_batch(
     samples: Sequence[Sample | None], keys: Sequence[SampleKey], config: Config, geometry: Geometry
 ) -> Batch:
-    """`log_mel` [b, 1, crop, mels], `noise` [b, c, crop/4, mels/4], `weight` [b]; crop and noise come from
-    the keys.
+    """`log_mel` [b, 1, crop, mels], `noise` [b, c, crop/4, mels/4], `weight` [b].
+
+    Crop and noise come from the keys.
     """
     mel = MelConfig(**geometry["mel"])
     frames = min(config.crop_frames or mel.num_frames, mel.num_frames)
     channels, _, bands = mel.latent_shape
     log_mel = torch.full((len(samples), 1, frames, mel.num_mels), TYPICAL_LOG_MEL)
     noise = torch.zeros(len(samples), channels, frames // mel.downsampling, bands)
-    for place, (sample, key) in enumerate(zip(samples, keys, strict=True)):
+    for index, (sample, key) in enumerate(zip(samples, keys, strict=True)):
         if sample is None:
             continue
         start = int(keyed_rng(key, "crop").integers(mel.num_frames - frames + 1))
-        log_mel[place, 0] = decode_log_mel(sample["flac"], mel)[start : start + frames]
-        noise[place] = torch.from_numpy(
-            keyed_rng(key, "noise").standard_normal(noise.shape[1:], dtype=np.float32)
-        )
+        log_mel[index, 0] = decode_log_mel(sample["flac"], mel)[start : start + frames]
+        drawn = keyed_rng(key, "noise").standard_normal(noise.shape[1:], dtype=np.float32)
+        noise[index] = torch.from_numpy(drawn)
     return {"log_mel": log_mel, "noise": noise, "weight": weights(samples)}
 
 
@@ -171,11 +170,9 @@ def draw(model: nn.Module, batch: Batch, geometry: Geometry) -> dict[str, Tensor
 
 
 def save(state: dict[str, Tensor], config: Config, geometry: Geometry, folder: Path) -> None:
-    """Writes `folder` as diffusers does:
-
-    `AutoencoderKL.from_pretrained(folder)` loads it. Beside it, mel.json says of what mels.
-    """
-    model = Autoencoder(config, MelConfig(**geometry["mel"]))
+    """Writes what `AutoencoderKL.from_pretrained(folder)` loads, and beside it mel.json: of what mels."""
+    mel = MelConfig(**geometry["mel"])
+    model = Autoencoder(config, mel)
     model.load_state_dict(state)
     model.codec.save_pretrained(folder)
-    (folder / MEL_FILE).write_text(json.dumps(asdict(MelConfig(**geometry["mel"])), indent=1))
+    (folder / MEL_FILE).write_text(json.dumps(asdict(mel), indent=1))

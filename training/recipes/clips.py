@@ -1,7 +1,9 @@
 """What the recipes that learn from clips share: geometry from the dataset, FLAC and JPEG members -> arrays.
 
-A decoder table of two entries, never pickle. Not for latents (training.recipes.diffusion reads .npy members
-itself).
+    log_mel = decode_log_mel(sample["flac"], mel)       # [num_frames, num_mels]
+    pixels = decode_image(sample["jpg"], image)         # [3, s, s]
+
+Each member has one decoder and none is pickle. Not for latents (training.recipes.diffusion reads their .npy).
 """
 
 import io
@@ -43,7 +45,8 @@ def mel_geometry(dataset_meta: dict[str, Any], level: str = "recorded") -> Geome
 def decode_wav(flac: bytes) -> np.ndarray:
     """FLAC bytes -> float32 [n] in -1..1, mono."""
     wav, _ = soundfile.read(io.BytesIO(flac), dtype="float32", always_2d=True)
-    return wav[:, 0]
+    mono: np.ndarray = wav[:, 0]
+    return mono
 
 
 def decode_log_mel(flac: bytes, mel: MelConfig) -> Tensor:

@@ -1,7 +1,7 @@
-"""Contrastive image-audio training: CLAP's idea (Wu et al. 2023) with the text branch exchanged for an image
-branch.
+"""Contrastive image-audio training: CLAP's idea (Wu et al. 2023) with images instead of text.
 
-    losses = contrastive.build_model(config, geometry)(contrastive.make_batch(samples, keys, config, geometry))["loss"]      # [b]
+    batch = contrastive.make_batch(samples, keys, config, geometry)
+    losses = contrastive.build_model(config, geometry)(batch)["loss"]      # [b]
 
 Both towers come from transformers and are saved apart, so that `image_encoder` loads by name or folder; what
 the other models are conditioned on is its pooled output before the projection. Loss: symmetric InfoNCE with a
@@ -38,9 +38,11 @@ COUPLES_SAMPLES = True  # those of one micro batch are each other's negatives
 DRAWS: Literal["", "latents", "log_mels"] = ""
 OPTIMISERS = ONE_OPTIMISER
 PARTS = PipelineParts(encoders=("image_encoder",))
-MASKED = -1e4
-HOLE = -1
-MEL_CENTRE, MEL_SPREAD = -6.0, 4.0
+MASKED = -1e4  # finite: a row of which all is masked gives no NaN, and exp of it is 0
+HOLE = -1  # no medium has this number
+MEL_CENTRE = -6.0  # of recordings' log mels, so that the tower starts with values around 0
+MEL_SPREAD = 4.0
+MAX_SCALE = 100  # Radford et al. 2021, section 2.5: a colder temperature makes training unstable
 
 
 @dataclass
@@ -57,10 +59,10 @@ def geometry(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -
     """`{"mel"}`. `UserError` for other datasets and unknown towers."""
     if config.image.kind not in ("resnet", "clip"):
         raise UserError(f"contrastive.image.kind={config.image.kind}: give resnet or clip")
-    if len(config.image.widths) != len(config.image.depths):
-        raise UserError(
-            f"contrastive.image: widths has {len(config.image.widths)} entries, depths {len(config.image.depths)}: give as many"
-        )
+    widths = len(config.image.widths)
+    depths = len(config.image.depths)
+    if widths != depths:
+        raise UserError(f"contrastive.image: widths has {widths} entries, depths {depths}: give as many")
     return mel_geometry(dataset_meta)
 
 
@@ -69,37 +71,35 @@ class Contrastive(nn.Module):
 
     def __init__(self, config: Config, mel: MelConfig):
         super().__init__()
-        clip = config.image.kind == "clip"
+        clip = config.image.kind == "clip"  # it has its own projection
         self.image: Any = build_image_tower(config.image, config.embedding_dim)
         self.audio = AudioTower(config.audio, mel.num_mels)
         self.image_head = nn.Identity() if clip else nn.Linear(config.image.widths[-1], config.embedding_dim)
         self.audio_head = nn.Linear(2 * config.audio.width, config.embedding_dim)
-        self.log_scale = nn.Parameter(
-            torch.tensor([math.log(1 / config.temperature)])
-        )  # DeepSpeed cannot broadcast scalars
+        # a vector of one: DeepSpeed cannot broadcast scalars
+        self.log_scale = nn.Parameter(torch.tensor([math.log(1 / config.temperature)]))
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         dtype = self.log_scale.dtype  # of the weights; the batch and the losses are float32
-        image = nn.functional.normalize(
-            self.image_head(embed_image(self.image, batch["image"].to(dtype))).float(), dim=-1
-        )
-        audio = nn.functional.normalize(
-            self.audio_head(self.audio(batch["log_mel"].to(dtype))).float(), dim=-1
-        )
-        weight, scale = batch["weight"], self.log_scale.float().exp().clamp(max=100)
+        image = self.image_head(embed_image(self.image, batch["image"].to(dtype)))
+        audio = self.audio_head(self.audio(batch["log_mel"].to(dtype)))
+        image = nn.functional.normalize(image.float(), dim=-1)
+        audio = nn.functional.normalize(audio.float(), dim=-1)
+        weight = batch["weight"]
         media = torch.where(weight == 0, HOLE, batch["media"])
-        pairs, all_media, truth = (
-            torch.cat([image, audio], 1),
-            media,
-            torch.arange(len(media), device=media.device),
-        )
-        if (
-            self.training and dist.is_initialized() and dist.get_world_size() > 1
-        ):  # a validation batch is one rank's
-            pairs, all_media = gather_features(pairs), gather_rows(media)
+        # of all ranks together; `truth` is where the own partner of each sample is among them
+        pairs = torch.cat([image, audio], 1)
+        all_media = media
+        truth = torch.arange(len(media), device=media.device)
+        # a validation batch is one rank's
+        if self.training and dist.is_initialized() and dist.get_world_size() > 1:
+            pairs = gather_features(pairs)
+            all_media = gather_rows(media)
             truth = truth * dist.get_world_size() + dist.get_rank()
         images, audios = pairs.chunk(2, dim=1)
         masked = no_negatives(media, all_media, truth)
+        scale = self.log_scale.float().exp().clamp(max=MAX_SCALE)
+        # Radford et al. 2021, figure 3: each picture finds its sound among all, and each sound its picture
         across = (scale * image @ audios.T).masked_fill(masked, MASKED)
         down = (scale * audio @ images.T).masked_fill(masked, MASKED)
         loss = 0.5 * sum(
@@ -110,45 +110,49 @@ class Contrastive(nn.Module):
 
 
 def no_negatives(media: Tensor, all_media: Tensor, truth: Tensor) -> Tensor:
-    """bool [b, n]: which of n samples are no negatives for each of b: holes, and other clips of its own
-    medium (int64 numbers).
+    """bool [b, n]: which of n samples are no negatives for each of b: holes, and other clips of its medium.
+
+    `media` int64 [b], `all_media` [n]: a number per medium. `truth` [b]: where each sample is among the n.
     """
     masked = (media[:, None] == all_media) | (all_media == HOLE)
     return masked.scatter(1, truth[:, None], False)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def gather_features(rows: Tensor) -> Tensor:
-    """[b, d] of every rank -> [b * world, d] in the order of positions, with gradients for the ranks that
-    they came from.
-    """
-    return _GatherFeatures.apply(rows)  # type: ignore[no-untyped-call, no-any-return]
+    """[b, d] of every rank -> [b * world, d] in the order of positions, with gradients for their ranks."""
+    features: Tensor = _GatherFeatures.apply(rows)  # type: ignore[no-untyped-call]
+    return features
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def gather_rows(rows: Tensor) -> Tensor:
-    """[b, ...] of every rank -> [b * world, ...]: row i of rank r is at i * world + r, as the loader deals
-    positions out.
+    """[b, ...] of every rank -> [b * world, ...].
+
+    Row i of rank r is at i * world + r, as the loader deals positions: any number of ranks gives one order.
     """
-    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, rows.contiguous())
-    return torch.stack(parts, 1).flatten(0, 1)
+    per_rank = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(per_rank, rows.contiguous())
+    return torch.stack(per_rank, 1).flatten(0, 1)
 
 
 class _GatherFeatures(torch.autograd.Function):
-    """`gather_rows` whose gradient is summed over the ranks; the mean over ranks that DeepSpeed takes is then
-    the global one.
+    """`gather_rows` whose gradient is summed over the ranks.
+
+    DeepSpeed takes the mean over ranks afterwards, which is then the gradient of the loss over all of them.
     """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        return gather_rows(rows)
+        gathered: Tensor = gather_rows(rows)
+        return gathered
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         total = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
-        return total.unflatten(0, (-1, dist.get_world_size()))[:, dist.get_rank()]
+        world = dist.get_world_size()
+        return total.reshape(-1, world, *total.shape[1:])[:, dist.get_rank()]
 
 
 def build_model(config: Config, geometry: Geometry) -> nn.Module:
@@ -159,8 +163,7 @@ def build_model(config: Config, geometry: Geometry) -> nn.Module:
 def make_batch(
     samples: Sequence[Sample | None], keys: Sequence[SampleKey], config: Config, geometry: Geometry
 ) -> Batch:
-    """`image` [b, 3, s, s] in -1..1, `log_mel` [b, frames, mels] centred, `weight` [b], `media` int64 [b], a
-    number for each medium.
+    """`image` [b, 3, s, s] in -1..1, `log_mel` [b, frames, mels] centred, `weight` [b], `media` int64 [b].
 
     Nothing is drawn from the keys.
     """
@@ -168,11 +171,11 @@ def make_batch(
     image = torch.zeros(len(samples), 3, config.image.size_px, config.image.size_px)
     log_mel = torch.zeros(len(samples), mel.num_frames, mel.num_mels)
     media = torch.full((len(samples),), HOLE)
-    for place, sample in enumerate(samples):
+    for index, sample in enumerate(samples):
         if sample is not None:
-            image[place] = decode_image(sample["jpg"], ImageConfig(config.image.size_px))
-            log_mel[place] = (decode_log_mel(sample["flac"], mel) - MEL_CENTRE) / MEL_SPREAD
-            media[place] = medium_of(sample["json"])
+            image[index] = decode_image(sample["jpg"], ImageConfig(config.image.size_px))
+            log_mel[index] = (decode_log_mel(sample["flac"], mel) - MEL_CENTRE) / MEL_SPREAD
+            media[index] = medium_of(sample["json"])
     return {"image": image, "log_mel": log_mel, "weight": weights(samples), "media": media}
 
 
@@ -189,13 +192,11 @@ def medium_of(metadata: bytes | memoryview) -> int:
     """A number in 0..2^63 for the medium that a clip was cut from, from its source and media id alone."""
     sample = json.loads(bytes(metadata))
     digest = hashlib.blake2b(f"{sample['source']}/{sample['media_id']}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+    return int.from_bytes(digest, "big") >> 1  # 63 bits: an int64 of a tensor is signed
 
 
 def save(state: dict[str, Tensor], config: Config, geometry: Geometry, folder: Path) -> None:
-    """Writes `image_encoder` (with its preprocessor_config.json), and, in one file, the audio tower and the
-    heads.
-    """
+    """Writes `image_encoder` with its preprocessor_config.json, and the audio tower and heads in one file."""
     model = Contrastive(config, MelConfig(**geometry["mel"]))
     model.load_state_dict(state)
     model.image.save_pretrained(folder / "image_encoder")
@@ -207,5 +208,5 @@ def save(state: dict[str, Tensor], config: Config, geometry: Geometry, folder: P
         "do_resize": True,
     }
     (folder / "image_encoder" / "preprocessor_config.json").write_text(json.dumps(settings, indent=1))
-    rest = {name: tensor.contiguous() for name, tensor in state.items() if not name.startswith("image.")}
-    save_file(rest, folder / "audio.safetensors")
+    audio = {name: tensor.contiguous() for name, tensor in state.items() if not name.startswith("image.")}
+    save_file(audio, folder / "audio.safetensors")

@@ -1,7 +1,7 @@
-"""AudioLDM's UNet with the text embedding replaced by an image embedding, trained as a rectified flow on
-latents.
+"""AudioLDM's UNet with an image embedding instead of the text's, trained as a rectified flow on latents.
 
-    losses = diffusion.build_model(config, geometry)(diffusion.make_batch(samples, keys, config, geometry))["loss"]      # [b]
+    batch = diffusion.make_batch(samples, keys, config, geometry)
+    losses = diffusion.build_model(config, geometry)(batch)["loss"]      # [b]
 
 x_t = (1 - t) x + t noise, the network predicts noise - x (Liu et al. 2022, eq. 1), t logit-normal (Esser et
 al. 2024, eq. 19). All randomness is drawn from the samples' keys in `make_batch`, never from a rank. The
@@ -26,6 +26,8 @@ from configs.load import UserError
 from training.data.npy import read_npy
 from training.data.randomness import VALIDATION, SampleKey, keyed_rng
 from training.networks.unet import build_unet
+from training.pipeline.codec import predict_flow
+from training.recipes.clips import weights
 from training.recipes.recipe import ONE_OPTIMISER, Batch, Geometry, PipelineParts, Sample
 
 MEMBERS: tuple[str, ...] = ("latent.npy", "image.npy")
@@ -35,17 +37,18 @@ DRAWS: Literal["", "latents", "log_mels"] = "latents"
 OPTIMISERS = ONE_OPTIMISER
 PARTS = PipelineParts(network="unet", codec="autoencoder", encoders=("image_encoder",), scheduler="scheduler")
 NUM_TIMESTEPS = 1000
-DRAW_STEPS = 10
+DRAW_STEPS = 10  # of a preview: rough, but every rank waits for it
 LEAST_SPREAD = 1e-4  # of embeddings and latents; less is rounding
 FLOAT16_STEP = 2.0**-11  # relative: the precision in which both are stored
-VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # the middles of five equal parts
 
 
 @dataclass
 class Config:
-    """AudioLDM-S by default (185.04 M parameters with 512-wide embeddings);
+    """AudioLDM-S by default: 185.04 M parameters with 512-wide embeddings.
 
-    `attention` in all levels but the first.
+    `channels` to `norm_groups` as in training.networks.unet. `condition_dropout`: the share of samples with
+    the null embedding. Times are the logistic of a normal variable of `time_mean` and `time_spread`.
     """
 
     condition: str = "image"
@@ -60,14 +63,14 @@ class Config:
 
 
 def geometry(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> Geometry:
-    """Geometry, and mean and spread per latent channel and embedding dimension, merged over the commits.
+    """Shapes, and mean and spread per latent channel and embedding dimension, merged over the commits.
 
-    `UserError` for a dataset that is not of latents, is empty, or has not what `condition` asks.
+    `UserError` for a dataset that is not of latents, is empty, or has not what `condition` needs.
     """
-    if dataset_meta["kind"] != "latents":
-        raise UserError(
-            f"data={snapshot.uri}: is a dataset of {dataset_meta['kind']}, need latents; run python -m training precompute first"
-        )
+    kind = dataset_meta["kind"]
+    if kind != "latents":
+        fix = "run python -m training precompute first"
+        raise UserError(f"data={snapshot.uri}: is a dataset of {kind}, need latents; {fix}")
     check_config(config)
     statistics = [commit.statistics for commit in snapshot.commits if commit.statistics.get("image_count")]
     if not statistics:
@@ -89,9 +92,11 @@ def check_config(config: Config) -> None:
     """`UserError` for settings that no model can be made of or trained with."""
     if config.condition != "image":
         raise UserError(f"diffusion.condition={config.condition}: give image")
-    if len(config.head_counts) != len(config.channels):
+    heads = len(config.head_counts)
+    levels = len(config.channels)
+    if heads != levels:
         raise UserError(
-            f"diffusion.head_counts has {len(config.head_counts)} entries, diffusion.channels {len(config.channels)}: give as many"
+            f"diffusion.head_counts has {heads} entries, diffusion.channels {levels}: give as many"
         )
     if not 0 <= config.condition_dropout < 1:
         raise UserError(f"diffusion.condition_dropout={config.condition_dropout}: give 0 or more, below 1")
@@ -125,21 +130,18 @@ class Diffusion(nn.Module):
         self.null_embedding = nn.Parameter(torch.zeros(image_dim))
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        latent, noise, time = batch["latent"], batch["noise"], batch["time"]
-        dtype = self.null_embedding.dtype  # in bf16 a time of 0.7 would be off by two of the thousand steps
-        condition = torch.lerp(
-            batch["image"],
-            self.null_embedding.to(batch["image"].dtype).expand_as(batch["image"]),
-            batch["drop"][:, None],
-        )
+        latent = batch["latent"]
+        noise = batch["noise"]
+        image = batch["image"]
+        # float32, whatever the weights are: in bf16 a time of 0.7 would be off by two of the thousand steps
+        time = batch["time"]
+        dtype = self.null_embedding.dtype
+        null = self.null_embedding.to(image.dtype).expand_as(image)
+        condition = torch.lerp(image, null, batch["drop"][:, None])
+        # x_t = (1 - t) x + t noise, whose derivative by t is noise - x (Liu et al. 2022, eq. 1)
         mixed = torch.lerp(latent, noise, time[:, None, None, None])
-        flow = self.unet(
-            mixed.to(dtype),
-            time * NUM_TIMESTEPS,
-            encoder_hidden_states=None,
-            class_labels=condition.to(dtype),
-        ).sample
-        error = (flow.float() - (noise - latent)).square().mean((1, 2, 3))
+        flow = predict_flow(self.unet, mixed, time * NUM_TIMESTEPS, condition, dtype)
+        error = (flow - (noise - latent)).square().mean((1, 2, 3))
         return {"loss": error * batch["weight"]}
 
 
@@ -151,31 +153,35 @@ def build_model(config: Config, geometry: Geometry) -> nn.Module:
 def make_batch(
     samples: Sequence[Sample | None], keys: Sequence[SampleKey], config: Config, geometry: Geometry
 ) -> Batch:
-    """Normalised latents, re-sampled from their moments, with noise, time and condition dropout, all from the
-    keys.
+    """`latent`, `noise` [b, c, t, f], `time`, `drop`, `weight` [b], `image` [b, d], all drawn from the keys.
+
+    Latents are drawn from their moments: a clip has another one in every epoch. Validation has fixed times
+    and drops no condition, so that two measurements can be compared.
     """
     shape = tuple(geometry["latent_shape"])
-    latent, noise = torch.zeros(len(samples), *shape), torch.zeros(len(samples), *shape)
+    latent = torch.zeros(len(samples), *shape)
+    noise = torch.zeros(len(samples), *shape)
     image = torch.zeros(len(samples), len(geometry["image_mean"]))
-    time, drop = torch.full((len(samples),), 0.5), torch.zeros(len(samples))
+    time = torch.full((len(samples),), 0.5)
+    drop = torch.zeros(len(samples))
     mean = np.array(geometry["latent_mean"], np.float32)[:, None, None]
     std = np.array(geometry["latent_std"], np.float32)[:, None, None]
-    for place, (sample, key) in enumerate(zip(samples, keys, strict=True)):
+    for index, (sample, key) in enumerate(zip(samples, keys, strict=True)):
         if sample is None:
             continue
         moments = _load(sample["latent.npy"])
         drawn = moments[0] + moments[1] * keyed_rng(key, "resample").standard_normal(shape, dtype=np.float32)
-        latent[place] = torch.from_numpy((drawn - mean) / std)
-        noise[place] = torch.from_numpy(keyed_rng(key, "noise").standard_normal(shape, dtype=np.float32))
-        image[place] = torch.from_numpy(whiten(_load(sample["image.npy"]), geometry))
+        latent[index] = torch.from_numpy((drawn - mean) / std)
+        noise[index] = torch.from_numpy(keyed_rng(key, "noise").standard_normal(shape, dtype=np.float32))
+        image[index] = torch.from_numpy(whiten(_load(sample["image.npy"]), geometry))
         if key.epoch == VALIDATION:
-            time[place] = VALIDATION_TIMES[key.position % len(VALIDATION_TIMES)]
+            time[index] = VALIDATION_TIMES[key.position % len(VALIDATION_TIMES)]
             continue
-        time[place] = 1 / (
-            1 + np.exp(-(config.time_mean + config.time_spread * keyed_rng(key, "time").standard_normal()))
-        )
-        drop[place] = float(keyed_rng(key, "dropout").random() < config.condition_dropout)
-    weight = torch.tensor([0.0 if sample is None else 1.0 for sample in samples])
+        # logit-normal: more often in the middle, where the flow is hardest (Esser et al. 2024, eq. 19)
+        logit = config.time_mean + config.time_spread * keyed_rng(key, "time").standard_normal()
+        time[index] = 1 / (1 + np.exp(-logit))
+        drop[index] = float(keyed_rng(key, "dropout").random() < config.condition_dropout)
+    weight = weights(samples)
     return {"latent": latent, "noise": noise, "time": time, "image": image, "drop": drop, "weight": weight}
 
 
@@ -185,27 +191,29 @@ def loss_groups(batch: Batch) -> list[str]:
 
 
 def draw(model: nn.Module, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
-    """Latents [b, c, t, f] for the batch's images, from its noise in DRAW_STEPS Euler steps without guidance,
-    and the true ones.
+    """Latents [b, c, t, f] for the batch's images, and the true ones.
+
+    From the batch's noise in DRAW_STEPS Euler steps without guidance.
     """
     device = batch["noise"].device
     mean = torch.tensor(geometry["latent_mean"], device=device)[:, None, None]
     std = torch.tensor(geometry["latent_std"], device=device)[:, None, None]
     dtype = next(model.parameters()).dtype
-    latent, condition = batch["noise"], batch["image"].to(dtype)
+    latent = batch["noise"]
     times = torch.linspace(1, 0, DRAW_STEPS + 1).tolist()
     for time, after in pairwise(times):
         label = torch.full((len(latent),), time * NUM_TIMESTEPS, device=latent.device)
-        flow = model.unet(latent.to(dtype), label, encoder_hidden_states=None, class_labels=condition).sample  # type: ignore[operator]
-        latent = latent + (after - time) * flow.float()
+        flow = predict_flow(model.unet, latent, label, batch["image"], dtype)
+        latent = latent + (after - time) * flow
     return {"drawn": latent * std + mean, "truth": batch["latent"] * std + mean}
 
 
 def whiten(image: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Each dimension of an embedding to mean 0 and spread 1, float32 [d]."""
-    return (image - np.array(geometry["image_mean"], np.float32)) / np.array(
-        geometry["image_std"], np.float32
-    )
+    mean = np.array(geometry["image_mean"], np.float32)
+    std = np.array(geometry["image_std"], np.float32)
+    whitened: np.ndarray = (image - mean) / std
+    return whitened
 
 
 def _load(data: bytes | memoryview) -> np.ndarray:
@@ -213,13 +221,13 @@ def _load(data: bytes | memoryview) -> np.ndarray:
 
 
 def save(state: dict[str, Tensor], config: Config, geometry: Geometry, folder: Path) -> None:
-    """Writes `unet`, `scheduler` and `conditioning.json` (statistics, null embedding, geometry, where the
-    latents are).
-    """
+    """Writes `unet`, `scheduler` and `conditioning.json`: the geometry, null embedding and its dropout."""
     model = Diffusion(config, geometry)
     model.load_state_dict(state)
-    model.unet.save_pretrained(folder / "unet")
-    FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TIMESTEPS).save_pretrained(folder / "scheduler")
+    model.unet.save_pretrained(folder / PARTS.network)
+    FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TIMESTEPS).save_pretrained(
+        folder / PARTS.scheduler
+    )
     conditioning = {
         **geometry,
         "null_embedding": model.null_embedding.tolist(),

@@ -5,9 +5,9 @@
     batch = recipe.make_batch(samples, keys, config, geometry)      # all randomness from the keys
     losses = recipe.build_model(config, geometry)(batch)["loss"]    # [b], 0 for a hole
 
-A recipe is a module and no class: it has no state of its own. mypy checks each module against `Recipe` where the
-table is filled. A new one is one module with a `Config`, its line and section in training/settings.py, a YAML
-file per size, a test and a phrase in docs/map.md (docs/recipes.md).
+A recipe is a module and no class: it has no state of its own. mypy checks each module against `Recipe` where
+the table is filled. A new one is one module with a `Config`, its line and section in training/settings.py, a
+YAML file per size, a test and a phrase in docs/map.md (docs/recipes.md).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,18 +21,21 @@ from cluster.dataset import Snapshot
 from training.data.randomness import SampleKey
 
 Batch = dict[str, Tensor]
-"""Named arrays whose first axis is the sample. `weight` [b] is 1, or 0 for a hole. A condition is a vector [b, d] or
-a sequence [b, t, d]; where it may be absent, `<name>_present` [b] or [b, t] says where it is there."""
+"""Named arrays whose first axis is the sample. `weight` [b] is 1, or 0 for a hole. A condition is a vector
+[b, d] or a sequence [b, t, d]; where it may be absent, `<name>_present` [b] or [b, t] is 1 where it is."""
+
 Sample = Mapping[str, Any]
-"""A sample's members by extension, bytes or a view of them; None in its place is a hole: removed, damaged or refused."""
+"""A sample's members by extension, bytes or a view of them. None in its stead is a hole: removed, damaged or
+refused."""
 
 
 class Geometry(TypedDict, total=False):
     """What a model must know of its data: shapes and statistics, plain JSON in run.json and beside a model.
 
-    `mel`: settings of the spectrogram. The others are of latents: shape [c, t, f], where they are, moments per
-    channel and per dimension of the image embedding, how their pictures were made, sha256 of the parts that
-    made them, and the pinned snapshots.
+    `mel`: settings of the spectrogram. The others are of latents: shape [c, t, f], where they are, moments
+    per channel and per dimension of the image embedding, how their pictures were made, sha256 of the models
+    that made them, and the pinned snapshots. A new recipe adds its keys here: one list, so that no name means
+    two things.
     """
 
     mel: dict[str, Any]
@@ -62,7 +65,7 @@ class Optimiser:
 class PipelineParts:
     """The folders of a finished model, by what they are in a pipeline; "" or () for what it does not have.
 
-    generate, evaluate and export ask for a part by its use, so that another network or decoder is another name.
+    generate, evaluate and export load a part by its use, so that another network or decoder is another name.
     """
 
     network: str = ""
@@ -83,9 +86,10 @@ ONE_OPTIMISER: tuple[Optimiser, ...] = (Optimiser("model"),)
 class Recipe(Protocol):
     """The contract. `config` is the recipe's own `Config`, a section of the training settings.
 
-    `MEMBERS`: extensions that a sample must have. `LEARNS_FROM`: the kind of dataset. `COUPLES_SAMPLES`: whether
-    the loss of a sample depends on the others of its micro batch, so that `accumulate` changes the numbers.
-    `DRAWS`: what `draw` gives, "" where there is nothing to look at. `PARTS`: what `save` leaves for a pipeline.
+    `MEMBERS`: extensions that a sample must have. `LEARNS_FROM`: the kind of dataset. `COUPLES_SAMPLES`:
+    whether the loss of a sample depends on the others of its micro batch, so that `accumulate` changes the
+    numbers. `DRAWS`: what `draw` gives, "" where there is nothing to look at. `OPTIMISERS`: today's recipes
+    have one, and the engine builds one. `PARTS`: what `save` leaves for a pipeline.
     """
 
     MEMBERS: tuple[str, ...]
