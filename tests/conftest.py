@@ -9,10 +9,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.fakes.servers import environment, new_bucket, s3_server
+
+if TYPE_CHECKING:
+    from tests.fakes.chain import Chain
 
 os.environ.update(
     {
@@ -95,3 +99,11 @@ def bucket(s3_url: str) -> Iterator[str]:
         for name, value in environment(s3_url).items():
             patch.setenv(name, value)
         yield new_bucket()
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> "Chain":
+    """The models of the whole chain, made once: a test that changes one copies it first."""
+    from tests.fakes.chain import make_chain  # here: it imports torch, which most tests do without
+
+    return make_chain(tmp_path_factory.mktemp("chain"))

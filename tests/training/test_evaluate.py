@@ -12,13 +12,13 @@ import soundfile
 from cluster.dataset import Dataset
 from configs.load import UserError
 from ingest.report import ReportConfig, write_report
-from tests.whole.test_chain import Chain, chain  # noqa: F401
+from tests.fakes.chain import Chain
 from training.evaluate import EvaluateConfig, check_comparable, clear_examples, evaluate, find_clips
 from training.pipeline.mel import MelConfig
 from training.score import NUM_DERANGEMENTS, derangement, score
 
 
-def asked(chain: Chain, output: Path, **other: Any) -> EvaluateConfig:  # noqa: F811
+def asked(chain: Chain, output: Path, **other: Any) -> EvaluateConfig:
     basic = {"truth": f"{chain.world}/truth", "steps": 1, "threads": 1, "split": "train", "num_clips": 5}
     return EvaluateConfig(model=chain.diffusion, data=chain.clips, output=str(output), **{**basic, **other})
 
@@ -28,14 +28,14 @@ def sounds(folder: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def evaluated(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def evaluated(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluated")
     evaluate(asked(chain, folder, batch=3))
     return folder
 
 
 def test_sounds_and_scores_depend_neither_on_the_batch_nor_on_the_other_clips(
-    chain: Chain,  # noqa: F811
+    chain: Chain,
     evaluated: Path,
     tmp_path: Path,
 ) -> None:
@@ -51,7 +51,7 @@ def test_sounds_and_scores_depend_neither_on_the_batch_nor_on_the_other_clips(
     assert all(np.abs(one[name] - some[name]).max() < 1e-3 for name in some)
 
 
-def test_examples_of_older_scores_are_cleared_and_nothing_else(chain: Chain, tmp_path: Path) -> None:  # noqa: F811
+def test_examples_of_older_scores_are_cleared_and_nothing_else(chain: Chain, tmp_path: Path) -> None:
     evaluate(asked(chain, tmp_path))
     mine = [tmp_path / "images/mine.jpg", tmp_path / "wavs/mine.generated.wav", tmp_path / "notes.txt"]
     for path in mine:
@@ -71,8 +71,8 @@ def test_examples_of_older_scores_are_cleared_and_nothing_else(chain: Chain, tmp
 def test_the_report_shows_scores_with_and_without_intervals(
     chain: Chain,
     evaluated: Path,
-    tmp_path: Path,  # noqa: F811
-) -> None:  # noqa: F811
+    tmp_path: Path,
+) -> None:
     shutil.copytree(evaluated, tmp_path / "older")
     older = json.loads((evaluated / "scores.json").read_text())
     low, high = older.pop("intervals")["timbre"]["closed"]
@@ -129,7 +129,7 @@ def test_a_list_of_examples_cannot_reach_outside(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_clips_of_another_rate_or_length_are_refused(chain: Chain, change: dict[str, Any], says: str) -> None:  # noqa: F811
+def test_clips_of_another_rate_or_length_are_refused(chain: Chain, change: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         check_comparable(Dataset.open(chain.clips), MelConfig(**{"duration_s": 1.6, **change}))
     check_comparable(Dataset.open(chain.clips), MelConfig(duration_s=1.601))  # the same number of frames
@@ -149,8 +149,8 @@ def test_settings_that_cannot_work_are_one_line(
     chain: Chain,
     tmp_path: Path,
     change: dict[str, Any],
-    says: str,  # noqa: F811
-) -> None:  # noqa: F811
+    says: str,
+) -> None:
     with pytest.raises(UserError, match=says):
         evaluate(asked(chain, tmp_path, **change))
 
@@ -162,7 +162,7 @@ def keys_of(clips: Dataset, config: EvaluateConfig) -> list[str]:
 @pytest.mark.parametrize("how", ["buried", "damaged"])
 def test_a_hole_changes_nothing_about_which_other_clips_are_scored(
     how: str,
-    chain: Chain,  # noqa: F811
+    chain: Chain,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -183,7 +183,7 @@ def test_a_hole_changes_nothing_about_which_other_clips_are_scored(
     assert (before[2] in caplog.text) == (how == "damaged")
 
 
-def test_two_clips_are_scored_even_where_all_that_were_chosen_are_gone(chain: Chain, tmp_path: Path) -> None:  # noqa: F811
+def test_two_clips_are_scored_even_where_all_that_were_chosen_are_gone(chain: Chain, tmp_path: Path) -> None:
     clips = Dataset.open(shutil.copytree(chain.clips, tmp_path / "clips").as_posix())
     config = asked(chain, tmp_path, num_clips=2)
     clips.bury(dict.fromkeys(keys_of(clips, config), "asked"))
@@ -193,7 +193,7 @@ def test_two_clips_are_scored_even_where_all_that_were_chosen_are_gone(chain: Ch
 @pytest.mark.parametrize(
     "text", ['{"not": "scenes"}', "[", '[{"start_s": 0, "duration_s": 99, "attributes": {"timbre": 1}}]']
 )
-def test_a_truth_of_another_form_is_one_line(text: str, chain: Chain, tmp_path: Path) -> None:  # noqa: F811
+def test_a_truth_of_another_form_is_one_line(text: str, chain: Chain, tmp_path: Path) -> None:
     shutil.copytree(f"{chain.world}/truth", tmp_path / "truth")
     for path in (tmp_path / "truth").iterdir():
         path.write_text(text)

@@ -1,0 +1,98 @@
+"""The chain of models, each made from the one before, in one process: too small to sound right.
+
+chain = make_chain(tmp_path)        # or the fixture `chain`, once per test session
+chain.clips, chain.diffusion        # paths, as text
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.dataset import Dataset
+from ingest.clip.clipper import ClipConfig, FrameConfig
+from ingest.scrape import ScrapeConfig, SplitConfig, scrape
+from ingest.sources.settings import SourceConfig
+from ingest.synth import SynthConfig, synth
+from training.precompute import PrecomputeConfig, precompute
+from training.recipes import autoencoder, contrastive, diffusion
+from training.settings import TrainConfig
+from training.train import train
+
+TOWER = contrastive.ImageTowerConfig(
+    kind="resnet", widths=[8, 16], depths=[1, 1], stem=8, norm_groups=4, size_px=32
+)
+
+
+@dataclass
+class Chain:
+    root: Path
+
+    def __getattr__(self, name: str) -> str:
+        return str(self.root / name)
+
+
+def make_chain(root: Path) -> Chain:
+    """world, clips, contrastive, autoencoder, latents, diffusion below `root`."""
+    chain = Chain(root)
+    synth(
+        SynthConfig(
+            path=chain.world,
+            videos=6,
+            webm=0,
+            hls=0,
+            dash=0,
+            stills=0,
+            silent=1,
+            scenes_per_video=4,
+            size_px=64,
+        )
+    )
+    source = SourceConfig(path=f"{chain.world}/media", license="own")
+    clip, frame, split = (
+        ClipConfig(duration_s=1.6),
+        FrameConfig(short_side_px=32),
+        SplitConfig(validation=0.4),
+    )
+    scrape(
+        ScrapeConfig(
+            output=chain.clips, source=source, workers=0, unit_size=2, clip=clip, frame=frame, split=split
+        ),
+        progress=False,
+    )
+    shared = {"workers": 0, "steps": 2, "global_batch": 4, "lanes": 4, "checkpoint_every": 2, "zero_stage": 0}
+    towers = contrastive.Config(
+        image=TOWER, audio=contrastive.AudioTowerConfig(width=16, depths=[1]), embedding_dim=8
+    )
+    train(
+        TrainConfig(
+            data=chain.clips, output=chain.contrastive, recipe="contrastive", contrastive=towers, **shared
+        )
+    )
+    codec = autoencoder.Config(
+        channels=[8, 8, 16], layers_per_block=1, norm_groups=4, attention=False, crop_frames=32
+    )
+    train(
+        TrainConfig(
+            data=chain.clips, output=chain.autoencoder, recipe="autoencoder", autoencoder=codec, **shared
+        )
+    )
+    models = {"autoencoder": chain.autoencoder, "image_encoder": chain.contrastive}
+    precompute(PrecomputeConfig(data=chain.clips, output=chain.latents, workers=0, **models), progress=False)
+    unet = diffusion.Config(
+        channels=[8, 16], head_counts=[2, 2], layers_per_block=1, attention=False, norm_groups=4
+    )
+    train(TrainConfig(data=chain.latents, output=chain.diffusion, diffusion=unet, **shared))
+    return chain
+
+
+def frames_of(chain: Chain, folder: Path, count: int = 4) -> list[Path]:
+    """The first frames of the dataset, as files."""
+    dataset = Dataset.open(chain.clips)
+    folder.mkdir(exist_ok=True)
+    commits = dataset.commits()
+    for row in [row for row in dataset.iter_rows() if row["status"] == "kept"][:count]:
+        (member,) = [member for member in row["members"] if member["ext"] == "jpg"]
+        tar = commits[row["unit"]].tar
+        assert tar
+        data = dataset.store.read_range(tar.name, member["offset"], member["offset"] + member["size"])
+        (folder / f"{row['key']}.jpg").write_bytes(data)
+    return sorted(folder.iterdir())

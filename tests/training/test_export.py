@@ -1,0 +1,134 @@
+"""Export: what ships loads in stock diffusers, and is what the run was made with."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from cluster.dataset import Dataset
+from configs.load import UserError
+from tests.fakes.chain import Chain, frames_of
+from training.export import ExportConfig, export, open_pipeline
+from training.generate import GenerateConfig, generate
+from training.precompute import PrecomputeConfig, precompute
+from training.pretrained import load_autoencoder
+from training.recipes import diffusion
+from training.settings import TrainConfig
+from training.train import train
+
+
+def test_the_exported_folder_loads_in_stock_diffusers_and_sounds_the_same(
+    chain: Chain, tmp_path: Path
+) -> None:
+    picture = frames_of(chain, tmp_path / "frames")[0]
+    export(ExportConfig(model=chain.diffusion, output=str(tmp_path / "export")))
+    generate(
+        GenerateConfig(
+            model=chain.diffusion, images=str(picture), output=str(tmp_path / "ours"), steps=3, threads=1
+        )
+    )
+    program = f"""
+import numpy as np, sys
+from PIL import Image
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from diffusers import DiffusionPipeline
+pipe = DiffusionPipeline.from_pretrained({str(tmp_path / "export")!r}, trust_remote_code=True)
+assert not any(name.split(".")[0] in ("training", "configs", "cluster", "ingest") for name in sys.modules)
+np.save({str(tmp_path / "wav.npy")!r}, pipe(Image.open({str(picture)!r}), seed=0, steps=3))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        cwd=tmp_path,
+        env={**environment, "HF_HOME": str(tmp_path / "hub")},
+    )
+    ours, _ = soundfile.read(tmp_path / "ours" / f"{picture.stem}.wav", dtype="float32")
+    theirs = np.load(tmp_path / "wav.npy")[0]
+    assert np.abs(ours - theirs).max() < 2 / 32768
+
+
+def latents_by_another_codec(chain: Chain, folder: Path) -> str:
+    """Latents of the same clips by an autoencoder of other weights."""
+    codec = shutil.copytree(f"{chain.autoencoder}/model", folder / "codec")
+    model = load_autoencoder(codec)
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.5)
+    model.save_pretrained(codec)
+    models = {"autoencoder": str(codec), "image_encoder": chain.contrastive}
+    precompute(
+        PrecomputeConfig(data=chain.clips, output=f"{folder}/latents", workers=0, **models), progress=False
+    )
+    return f"{folder}/latents"
+
+
+def copy_of_run(chain: Chain, folder: Path, latents: str, older: bool) -> Path:
+    """A finished run that names `latents`; an older one carries no codec and recorded none by name."""
+    run = Path(shutil.copytree(chain.diffusion, folder / "run"))
+    path = run / "model/conditioning.json"
+    conditioning = {**json.loads(path.read_text()), "latents": latents}
+    if older:
+        shutil.rmtree(run / "model/autoencoder")
+        shutil.rmtree(run / "model/image_encoder")
+        conditioning = {
+            name: value for name, value in conditioning.items() if name not in ("sha256", "snapshots")
+        }
+    path.write_text(json.dumps(conditioning))
+    return run
+
+
+def test_a_model_is_decoded_by_its_own_codec_wherever_the_latents_went(chain: Chain, tmp_path: Path) -> None:
+    run = copy_of_run(chain, tmp_path, str(tmp_path / "gone"), older=False)
+    own, original = (open_pipeline(str(model)).autoencoder.state_dict() for model in (run, chain.diffusion))
+    assert all(torch.equal(own[name], original[name]) for name in original)
+    conditioning = json.loads((run / "model/conditioning.json").read_text())
+    assert conditioning["sha256"] == Dataset.open(chain.latents).meta["config"]["sha256"]
+    assert conditioning["snapshots"] == [Dataset.open(chain.latents).snapshot().id]
+
+
+def test_another_codec_in_a_model_or_an_export_is_refused(chain: Chain, tmp_path: Path) -> None:
+    run = copy_of_run(chain, tmp_path, chain.latents, older=False)
+    export(ExportConfig(model=str(run), output=str(tmp_path / "export")))
+    assert open_pipeline(str(tmp_path / "export")).config.conditioning["sha256"]
+    for folder in (run / "model", tmp_path / "export"):
+        with open(folder / "autoencoder/config.json", "a") as file:
+            file.write(" ")
+        with pytest.raises(UserError, match="its autoencoder .* is not the one it was made with"):
+            open_pipeline(str(folder))
+
+
+def test_an_older_model_opens_with_its_latents_and_refuses_those_of_another_codec(
+    chain: Chain, tmp_path: Path
+) -> None:
+    assert open_pipeline(str(copy_of_run(chain, tmp_path / "a", chain.latents, older=True)))
+    other = latents_by_another_codec(chain, tmp_path)
+    run = copy_of_run(chain, tmp_path / "b", other, older=True)
+    with pytest.raises(
+        UserError,
+        match=f"was trained on latents made with other settings or models .* than those now at {other}",
+    ):
+        open_pipeline(str(run))
+    export(ExportConfig(model=str(run), output=str(tmp_path / "export"), latents=chain.latents))
+    shutil.rmtree(other)
+    with pytest.raises(UserError, match="its codec lies beside its latents, which are not at .*latents="):
+        open_pipeline(str(run))
+
+
+def test_a_run_does_not_go_on_with_latents_of_another_codec(chain: Chain, tmp_path: Path) -> None:
+    run = copy_of_run(chain, tmp_path, chain.latents, older=False)
+    other = latents_by_another_codec(chain, tmp_path)
+    unet = diffusion.Config(
+        channels=[8, 16], head_counts=[2, 2], layers_per_block=1, attention=False, norm_groups=4
+    )
+    shared = {"workers": 0, "steps": 4, "global_batch": 4, "lanes": 4, "checkpoint_every": 2, "zero_stage": 0}
+    with pytest.raises(
+        UserError, match="was made with another codec or image encoder .*autoencoder: .*existing.*yours"
+    ):
+        train(TrainConfig(data=other, output=str(run), diffusion=unet, **shared))

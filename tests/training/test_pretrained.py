@@ -1,0 +1,40 @@
+"""Pretrained models: found by what a user types, refused where they are not complete."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cluster.dataset import Dataset
+from configs.load import UserError
+from tests.fakes.chain import Chain
+from training.pretrained import fetch_models, find_model, load_autoencoder
+
+
+def test_models_of_the_hub_are_taken_from_its_cache(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    revision = "0123456789" * 4
+    kept = tmp_path / "models--somebody--sounds"
+    shutil.copytree(f"{chain.autoencoder}/model", kept / "snapshots" / revision / "vae")
+    (kept / "refs").mkdir()
+    (kept / "refs/main").write_text(revision)
+    for name in ("hub:somebody/sounds/vae", f"hub:somebody/sounds/vae@{revision}"):
+        load_autoencoder(find_model(name, "autoencoder"))
+    for name, said in {
+        "hub:somebody/sounds": "holds no weights",
+        "hub:somebody/else": "cannot be had from the hub.*HF_HUB_OFFLINE",
+        "hub:nobody": "cannot be had from the hub",
+        "somebody/sounds": "is hub:somebody/sounds",
+    }.items():
+        with pytest.raises(UserError, match=said):
+            find_model(name, "autoencoder")
+
+
+def test_latents_whose_kept_model_changed_are_refused(chain: Chain, tmp_path: Path) -> None:
+    shutil.copytree(chain.latents, tmp_path / "latents")
+    settings = tmp_path / "latents/models/image_encoder/preprocessor_config.json"
+    settings.write_text(settings.read_text().replace("0.5", "0.4", 1))
+    with pytest.raises(OSError, match="is not the model that these latents were made with"):
+        fetch_models(Dataset.open(str(tmp_path / "latents")), tmp_path / "models")
