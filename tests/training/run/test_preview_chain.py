@@ -104,4 +104,4 @@ def test_a_take_down_changes_nothing_about_the_other_previews(chain: Chain, tmp_
     clips.bury({before.names[1]: "asked"})
     after = Preview.of(clips, clips.snapshot(), config, finished["facts"])
     assert after and after.names == [before.names[0], before.names[2]]
-    assert all(torch.equal(after.tensors[name], tensor[[0, 2]]) for name, tensor in before.tensors.items())
+    assert all(torch.equal(after.batch[name], tensor[[0, 2]]) for name, tensor in before.batch.items())
