@@ -1,21 +1,24 @@
-"""From fetched media to audio-frame pairs: the settings of cutting, and the `Clipper` that owns the decoder
-child.
+"""From fetched media to audio-frame pairs: the settings of cutting, and the `Clipper`, owner of the decoder.
 
     with Clipper(ClipConfig(), AudioConfig(), FrameConfig(), MediaLimits()) as clipper:
         clips = clipper.cut(media)      # raises Refused
 
 All decoding happens in `ingest.clip.process`, inside an `ingest.child`; this process only takes the finished
 samples and JPEG bytes, and checks their form. It judges no content (ingest.clip.filter does).
+
+What crosses the pipe first is one `windows.Settings`, so a new setting of cutting is changed in two places:
+here (the user's dataclass and `decoder_settings`), and there.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from configs.load import UserError, operational
+from configs.load import UserError, at_least, operational, positive
 from ingest.child import Launch, WarmChild
+from ingest.clip.windows import Settings
 from ingest.sample import Clip, Media, Reason, Refused
 
 DECODER = Launch(
@@ -24,19 +27,22 @@ DECODER = Launch(
     environment={
         "HOME": "/",
         "PYTHONDONTWRITEBYTECODE": "1",
+        # one item, one core: workers are counted in cores, and BLAS threads would multiply the memory
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     },
 )
 MODES = ("keyframe", "grid")
 SHORT = ("refuse", "pad", "loop")
+MIN_MEMORY_MB = 512  # address space that the interpreter, av and numpy take before the first packet
+MAX_EVIDENCE_CHARS = 1000  # of what a file says of machine use: it goes into every row of the index
 
 
 @dataclass
 class ClipConfig:
-    """How windows are laid. `keyframe`: around keyframes, the frame is the exact middle; `grid`: back to back
-    from 0.
+    """How windows are laid.
 
+    `keyframe`: around keyframes, the frame is the exact middle; `grid`: back to back from 0.
     Where keyframe windows are fewer than a third of the grid's, or none fits, the gaps are filled as by
     `grid`, at its cost; a sample's `mode` says how it was laid. `short`: what a medium gives that is shorter
     than a clip: nothing, or one clip that ends in silence (`pad`) or repeats itself (`loop`); the sample's
@@ -46,9 +52,7 @@ class ClipConfig:
     duration_s: float = 10.24
     mode: str = "keyframe"
     max_clips_per_media: int = 0  # 0 = all; else that many, spread evenly over the media
-    scene_cut: float = (
-        0.0  # 0 = off; else no window spans a cut above this score, such as 0.1; +0.3 to 0.5 CPU-s a minute
-    )
+    scene_cut: float = 0.0  # 0 = off; else no window spans a cut above this score; +0.3 to 0.5 CPU-s a minute
     short: str = "refuse"
 
     def __post_init__(self) -> None:
@@ -56,8 +60,7 @@ class ClipConfig:
             raise UserError(f"clip.mode={self.mode}: give one of {', '.join(MODES)}")
         if self.short not in SHORT:
             raise UserError(f"clip.short={self.short}: give one of {', '.join(SHORT)}")
-        if self.max_clips_per_media < 0:
-            raise UserError(f"clip.max_clips_per_media={self.max_clips_per_media}: give 0 (all) or more")
+        at_least(self, 0, "max_clips_per_media", section="clip.", meaning="all")
         if not 0 <= self.scene_cut < 1:
             raise UserError(f"clip.scene_cut={self.scene_cut}: give 0 (off) or a score below 1, such as 0.1")
 
@@ -75,16 +78,14 @@ class AudioConfig:
 
 @dataclass
 class FrameConfig:
-    """Frames are scaled down to this short side and stored as JPEG; smaller pictures are refused, never
-    enlarged.
-    """
+    """Frames are scaled down to this short side and stored as JPEG; smaller pictures are refused."""
 
     short_side_px: int = 256
     quality: int = 92
 
     def __post_init__(self) -> None:
-        if self.short_side_px < 16:
-            raise UserError(f"frame.short_side_px={self.short_side_px}: give 16 or more")
+        at_least(self, 16, "short_side_px", section="frame.")
+        # above 95, Pillow's JPEGs grow fast and look no better
         if not 1 <= self.quality <= 95:
             raise UserError(f"frame.quality={self.quality}: give a JPEG quality of 1 to 95")
 
@@ -100,39 +101,47 @@ class MediaLimits:
     recycle_items: int = operational(200)  # items after which the child is replaced
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value <= 0:
-                raise UserError(f"limits.{name}={value}: give a positive number")
-        if self.max_memory_mb < 512:
-            raise UserError(f"limits.max_memory_mb={self.max_memory_mb}: the decoder itself needs 512")
+        positive(self, *asdict(self), section="limits.")
+        if self.max_memory_mb < MIN_MEMORY_MB:
+            raise UserError(
+                f"limits.max_memory_mb={self.max_memory_mb}: the decoder itself needs {MIN_MEMORY_MB}"
+            )
+
+
+def decoder_settings(
+    clip: ClipConfig, audio: AudioConfig, frame: FrameConfig, limits: MediaLimits
+) -> Settings:
+    """What the decoder needs of the user's settings. `UserError` for clips without a sample."""
+    num_samples = round(clip.duration_s * audio.sample_rate_hz)
+    if num_samples < 1:
+        raise UserError(f"clip.duration_s={clip.duration_s}: give a positive number of seconds")
+    return Settings(
+        num_samples=num_samples,
+        mode=clip.mode,
+        max_clips=clip.max_clips_per_media,
+        sample_rate_hz=audio.sample_rate_hz,
+        short_side_px=frame.short_side_px,
+        quality=frame.quality,
+        max_duration_s=limits.max_duration_s,
+        max_pixels=limits.max_pixels,
+        max_memory_bytes=limits.max_memory_mb << 20,
+        scene_cut=clip.scene_cut,
+        short=clip.short,
+    )
 
 
 class Clipper:
     """Cuts media into clips with a warm decoder child. Not for several threads at once."""
 
     def __init__(self, clip: ClipConfig, audio: AudioConfig, frame: FrameConfig, limits: MediaLimits):
-        self.num_samples = round(clip.duration_s * audio.sample_rate_hz)
-        if self.num_samples < 1:
-            raise UserError(f"clip.duration_s={clip.duration_s}: give a positive number of seconds")
+        settings = decoder_settings(clip, audio, frame, limits)
+        self.num_samples = settings.num_samples
         self.duration_s = clip.duration_s
         self.sample_rate_hz = audio.sample_rate_hz
-        settings = {
-            "num_samples": self.num_samples,
-            "mode": clip.mode,
-            "max_clips": clip.max_clips_per_media,
-            "sample_rate_hz": audio.sample_rate_hz,
-            "short_side_px": frame.short_side_px,
-            "quality": frame.quality,
-            "max_duration_s": limits.max_duration_s,
-            "max_pixels": limits.max_pixels,
-            "max_memory_bytes": limits.max_memory_mb << 20,
-            "scene_cut": clip.scene_cut,
-            "short": clip.short,
-        }
-        self.lost: list[Refused] = []  # parts of the last medium that gave no clip
+        self.lost: list[Refused] = []  # segments of the last medium that gave no clip
         self.embedded = ""  # what the last medium says of machine use within itself
         self.sandbox = WarmChild(
-            "ingest.clip.process", settings, limits.timeout_s, limits.recycle_items, DECODER
+            "ingest.clip.process", asdict(settings), limits.timeout_s, limits.recycle_items, DECODER
         )
 
     def __enter__(self) -> "Clipper":
@@ -148,67 +157,62 @@ class Clipper:
     def cut(self, media: Media) -> list[Clip]:
         """The clips of `media` in order of time; none where no window fits.
 
-        What else there was is in `lost`. Raises `Refused`.
+        What gave no clip is in `lost`. Raises `Refused`.
         """
         self.lost = []
-        request: dict[str, Any] = {
-            "picture": _absolute(media.picture),
-            "sound": _absolute(media.sound),
+        request = {
+            "picture": str(media.picture.resolve()),
+            "sound": str(media.sound.resolve()),
             "still": media.still,
+            "start_s": media.start_s,
+            "end_s": media.end_s,
         }
-        request |= {"start_s": media.start_s, "end_s": media.end_s}
-        header, parts = self.sandbox.ask(request)
+        header, blobs = self.sandbox.ask(request)
         try:
-            clips = [self._clip(facts, parts) for facts in header["clips"]]
+            clips = [self._clip(entry, blobs) for entry in header["clips"]]
+            # where nothing was cut, the caller refuses the whole medium: losses would count it twice
             self.lost = self._losses(header) if clips else []
-            self.embedded = str(header["embedded"])[:1000]
+            self.embedded = str(header["embedded"])[:MAX_EVIDENCE_CHARS]
             return clips
         except (KeyError, IndexError, TypeError, ValueError) as error:
             self.close()
-            raise Refused(Reason.DECODER_CRASHED, f"an answer of the wrong form: {error!r}") from None
+            raise Refused(Reason.DECODER_CRASHED, f"a reply of the wrong form: {error!r}") from None
 
-    def _losses(self, header: dict[str, Any]) -> list[Refused]:
-        """A refusal for the windows without a picture, and one for the stretches of the clock without a
-        window.
-        """
-        found = []
-        told = {
-            "unseen": (Reason.CORRUPT, "no whole picture for a window"),
-            "empty": (Reason.TOO_SHORT, "no window where the clock restarts"),
-        }
-        for name, (reason, words) in told.items():
-            starts_s = [int(start) / self.sample_rate_hz for start in header[name]]
-            if starts_s:
-                found.append(
-                    Refused(reason, f"{words} at {', '.join(f'{start_s:.3f}' for start_s in starts_s)} s")
-                )
-        return found
+    def _losses(self, header: Mapping[str, Any]) -> list[Refused]:
+        """One refusal for all windows without a picture, one for all stretches without a window."""
+        unseen = self._loss(header["unseen"], Reason.CORRUPT, "no whole picture for a window")
+        empty = self._loss(header["empty"], Reason.TOO_SHORT, "no window where the clock restarts")
+        return [*unseen, *empty]
 
-    def _clip(self, facts: dict[str, Any], parts: list[bytes]) -> Clip:
-        """One clip of the child's answer. The child read hostile bytes: nothing in it is taken unchecked."""
-        audio = np.frombuffer(parts[int(facts["audio"])], dtype="<i2")
+    def _loss(self, starts: list[int], reason: Reason, message: str) -> list[Refused]:
+        """The refusal of what begins at these samples; [] where there are none."""
+        times = [f"{int(start) / self.sample_rate_hz:.3f}" for start in starts]
+        return [Refused(reason, f"{message} at {', '.join(times)} s")] if times else []
+
+    def _clip(self, entry: Mapping[str, Any], blobs: list[bytes]) -> Clip:
+        """One clip of the child's reply. The child read hostile bytes: nothing in it is taken unchecked."""
+        audio = np.frombuffer(blobs[int(entry["audio"])], dtype="<i2")
         if len(audio) != self.num_samples:
             raise ValueError(f"{len(audio)} samples, not {self.num_samples}")
-        num_valid, mode = int(facts["valid"]), str(facts["mode"])
+        num_valid = int(entry["valid"])
+        mode = str(entry["mode"])
         if not 0 < num_valid <= self.num_samples or mode not in (*MODES, "still"):
             raise ValueError(f"{num_valid} valid samples, laid as {mode[:20]!r}")
-        start_s = int(facts["start"]) / self.sample_rate_hz
+        start_s = int(entry["start"]) / self.sample_rate_hz
+        # a full clip has exactly the configured duration, which need not be a whole number of samples
         valid_s = self.duration_s if num_valid == self.num_samples else num_valid / self.sample_rate_hz
-        frame_time_s = round(float(facts["frame_time_s"]), 6)
+        frame_time_s = round(float(entry["frame_time_s"]), 6)
+        frame_offset_s = round(frame_time_s - (start_s + valid_s / 2), 6)
         return Clip(
             start_s=start_s,
             duration_s=self.duration_s,
             sample_rate_hz=self.sample_rate_hz,
             audio=audio,
-            image=parts[int(facts["image"])],
-            width_px=int(facts["width_px"]),
-            height_px=int(facts["height_px"]),
+            image=blobs[int(entry["image"])],
+            width_px=int(entry["width_px"]),
+            height_px=int(entry["height_px"]),
             frame_time_s=frame_time_s,
-            frame_offset_s=round(frame_time_s - (start_s + valid_s / 2), 6) + 0.0,  # never -0.0
+            frame_offset_s=frame_offset_s + 0.0,  # never -0.0
             valid_s=valid_s,
             mode=mode,
         )
-
-
-def _absolute(path: Path) -> str:
-    return str(path.resolve())

@@ -1,9 +1,10 @@
 """Clocks of media: stretches of a file whose clock restarts, and two files that are joined to one.
 
-A joined transport stream, a chained Ogg or a DVB discontinuity makes a file's clock jump. What lies between
+A joined transport stream, a chained Ogg or a DVB discontinuity makes a file's clock jump. What is between
 two jumps is a *stretch*; `StretchFinder` numbers them packet by packet. `Timeline` lays the stretches one
 after the other on *playing time*, which starts at 0 and never goes back; of jumps ahead, it keeps short gaps
-only. Picture and sound of one moment lie in one stretch. Pure arithmetic in seconds; opens no file.
+only. Picture and sound of one moment are in one stretch (docs/clipping.md draws it). Pure arithmetic in
+seconds; opens no file.
 """
 
 import math
@@ -14,12 +15,12 @@ from dataclasses import dataclass
 BACK_S = 0.3
 BACK_FRAMES = 6  # the same in frames of the picture, for slow ones: as many may be out of order
 AHEAD_S = 3.0  # a jump ahead by more ends a stretch, unless the other stream keeps pace with it
-# a jump ahead by more, up to the hours of a DVB discontinuity, is no gap in the recording: time goes on
-# without it
+# a jump ahead by more, up to the hours of a DVB discontinuity, is no gap in the recording: playing time
+# does not contain it
 GAP_S = 60.0
 NEAR_S = 10.0  # and the other stream, when it jumps, joins a stretch that is as near
 ONE_CLOCK_S = 10.0  # the clocks of two files that start this near each other are one
-WRAP_S = 2**33 / 90000  # where the clocks of MPEG start again
+WRAP_S = 2**33 / 90000  # where the clocks of MPEG start again: 33 bits at 90 kHz, 26.5 hours
 
 
 @dataclass
@@ -52,44 +53,39 @@ class StretchFinder:
         self.last_s: list[float | None] = [None] * len(self.back_s)  # of each stream
         self.current = [0] * len(self.back_s)  # stretch of each stream
         self.newest_s = [0.0]  # the last time of any stream in each stretch
-        self.after_gap_s = [
-            0.0
-        ]  # where a jump ahead began the stretch, perhaps for one stream only; infinite after a jump back
+        # where a jump ahead began the stretch, perhaps for one stream only; infinite after a jump back
+        self.after_gap_s = [0.0]
 
     def number(self, stream: int, time_s: float) -> int:
         """The stretch of the packet of `stream` that is decoded at `time_s`."""
         last_s = self.last_s[stream]
+        current = self.current[stream]
         if last_s is None:
-            self.current[stream] = self._joined(stream, time_s, 0)
+            current = self._joined(stream, time_s, 0)
         elif time_s < last_s - self.back_s[stream]:
-            self.current[stream] = self._joined(stream, time_s, self.current[stream] + 1, math.inf)
+            current = self._joined(stream, time_s, current + 1, math.inf)
         elif time_s > last_s + AHEAD_S and self._restarted(stream, time_s):
-            self.current[stream] = self._joined(stream, time_s, self.current[stream] + 1, time_s)
-        elif time_s >= min(
-            self.after_gap_s[self.current[stream] + 1 : self.current[stream] + 2], default=math.inf
-        ):
-            self.current[stream] += 1  # the clock had not jumped: this stream has come there, too
+            current = self._joined(stream, time_s, current + 1, time_s)
+        elif current + 1 < len(self.after_gap_s) and time_s >= self.after_gap_s[current + 1]:
+            current += 1  # the clock had not jumped: this stream has come there, too
+        self.current[stream] = current
         self.last_s[stream] = time_s
-        self.newest_s[self.current[stream]] = time_s
-        return self.current[stream]
+        self.newest_s[current] = time_s
+        return current
 
     def _restarted(self, stream: int, time_s: float) -> bool:
         """Whether a jump ahead is no mere gap: no other stream of this stretch has come as far."""
-        others = {
-            other: last_s
-            for other, last_s in enumerate(self.last_s)
-            if other != stream and last_s is not None
-        }
+        others = [other for other, last_s in enumerate(self.last_s) if other != stream and last_s is not None]
         if not others:
             return self.alone_jumps and time_s > (self.last_s[stream] or 0.0) + GAP_S
-        here = [last_s for other, last_s in others.items() if self.current[other] == self.current[stream]]
-        return all(last_s < time_s - AHEAD_S for last_s in here)
+        here = [other for other in others if self.current[other] == self.current[stream]]
+        return all((self.last_s[other] or 0.0) < time_s - AHEAD_S for other in here)
 
     def _joined(self, stream: int, time_s: float, least: int, after_gap_s: float = math.inf) -> int:
         """The newest stretch from `least` on whose clock is near; a new one where none is."""
-        for number in range(len(self.newest_s) - 1, least - 1, -1):
-            if abs(self.newest_s[number] - time_s) < NEAR_S:
-                return number
+        for candidate in range(len(self.newest_s) - 1, least - 1, -1):
+            if abs(self.newest_s[candidate] - time_s) < NEAR_S:
+                return candidate
         if self.last_s[stream] is None:
             return 0
         self.newest_s.append(time_s)
@@ -98,11 +94,11 @@ class StretchFinder:
 
 
 class Timeline:
-    """Where each stretch lies in playing time, from what both streams reach in it; the second may have a
-    clock of its own.
+    """Where each stretch lies in playing time, from what both streams reach in it.
 
-    `start_s` is what the clock says at time 0 of the first stretch. `ahead_s[k]` is how far the sound's clock
-    is ahead of the picture's.
+    `start_s` is what the clock says at time 0 of the first stretch. The sound may have a clock of its own:
+    `ahead_s[k]` is how far it is ahead of the picture's in stretch k. In the end, stretch k begins at playing
+    time `begin_s[k]`, and its clock says `epoch_s[k]` at playing time 0.
     """
 
     def __init__(
@@ -111,29 +107,34 @@ class Timeline:
         self.ahead_s = ahead_s or {}
         self.epoch_s: dict[int, float] = {}
         self.begin_s: dict[int, float] = {}
-        epoch_s, end_s = start_s, 0.0
-        for number in sorted({*picture, *sound, 0}):
-            found = [picture[number]] if number in picture else []
-            if number in sound:
-                ahead = self.ahead_s.get(number, 0.0)
-                found.append(Reach(sound[number].first_s - ahead, sound[number].last_s - ahead))
-            first_s = min((reach.first_s for reach in found), default=start_s)
-            if number == 0 or 0 <= first_s - epoch_s - end_s <= GAP_S:
-                begin_s = 0.0 if number == 0 else first_s - epoch_s
+        epoch_s = start_s
+        end_s = 0.0
+        for stretch in sorted({*picture, *sound, 0}):
+            reaches = [picture[stretch]] if stretch in picture else []
+            if stretch in sound:
+                ahead = self.ahead_s.get(stretch, 0.0)
+                reaches.append(Reach(sound[stretch].first_s - ahead, sound[stretch].last_s - ahead))
+            first_s = min((reach.first_s for reach in reaches), default=start_s)
+            gap_s = first_s - epoch_s - end_s
+            if stretch == 0:
+                begin_s = 0.0
+            elif 0 <= gap_s <= GAP_S:
+                begin_s = first_s - epoch_s  # the clock has not restarted: the gap is kept
             else:
-                begin_s, epoch_s = end_s, first_s - end_s
-            self.begin_s[number], self.epoch_s[number] = begin_s, epoch_s
-            end_s = max([end_s, *(reach.last_s - epoch_s for reach in found)])
+                begin_s = end_s
+                epoch_s = first_s - end_s
+            self.begin_s[stretch] = begin_s
+            self.epoch_s[stretch] = epoch_s
+            end_s = max([end_s, *(reach.last_s - epoch_s for reach in reaches)])
         self.end_s = end_s
 
-    def sound_epoch_s(self, number: int) -> float:
-        """What the sound's clock says at playing time 0, for stretch `number`."""
-        return self.epoch_s[number] + self.ahead_s.get(number, 0.0)
+    def sound_epoch_s(self, stretch: int) -> float:
+        """What the sound's clock says at playing time 0, for a stretch."""
+        return self.epoch_s[stretch] + self.ahead_s.get(stretch, 0.0)
 
 
 def ahead_s(picture: Reach, sound: Reach, wraps: bool) -> float:
-    """How far the clock of a file of sound is ahead of that of the file of its picture: 0 where it is one
-    clock.
+    """How far the clock of a sound's file is ahead of that of its picture's file; 0 where it is one clock.
 
     The difference of the two starts decides. Less than `ONE_CLOCK_S`: one clock, and the sound starts that
     much later. More: either the sound starts that late, or each file counts from a time of its own; whichever

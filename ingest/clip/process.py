@@ -1,5 +1,4 @@
-"""The warm child that decodes hostile media: started by `ingest.clip.clipper` through `ingest.child`, one per
-worker.
+"""The warm child that decodes hostile media: `ingest.clip.clipper` starts one per worker by `ingest.child`.
 
 It answers every request {"picture", "sound", "still", "start_s", "end_s"} with clips cut by playing time, or
 with why it refused. `ingest.clip.tracks` reads the files, `ingest.clip.windows` plans, `ingest.clip.picture`
@@ -9,7 +8,7 @@ but these two files.
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import av
 import numpy as np
@@ -18,8 +17,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from ingest.child import confine, reply, requests, take_stdout
 from ingest.clip.picture import Picture, VideoPictures, still_picture
-from ingest.clip.sound import SoundPlacer
-from ingest.clip.streams import opened, picture_stream
+from ingest.clip.streams import holds_frame, opened, picture_stream
 from ingest.clip.tracks import Tracks, first_sample_on, one_timeline, read_tracks
 from ingest.clip.windows import (
     Cut,
@@ -30,6 +28,7 @@ from ingest.clip.windows import (
     Span,
     find_cuts,
     grid_starts,
+    longest,
     plan,
     plan_runs,
     regions,
@@ -38,20 +37,29 @@ from ingest.clip.windows import (
 from ingest.rights.embedded import embedded_evidence
 from ingest.sample import Reason, Refused
 
-SKIPPABLE = ("h264", "vp8", "vp9")  # codecs where no frame of a lower layer ever refers to what NONREF skips
-REFRESHED = (
-    "h264",
-)  # codecs that may refresh a picture bit by bit: without any intra frame, but between two keyframes
-WHOLE = (
-    PictureType.NONE,
-    PictureType.I,
-    PictureType.SI,
-    PictureType.BI,
-)  # frames that need no other; some decoders do not say
-BACK_FACTOR = (
-    16  # where keyframes turn out to be none: how much farther back each try begins than the one before
-)
+# codecs where no frame of a lower layer ever refers to what NONREF skips
+SKIPPABLE = ("h264", "vp8", "vp9")
+# codecs that may refresh a picture bit by bit: without any intra frame, but between two keyframes
+REFRESHED = ("h264",)
+# frames that need no other; some decoders do not say, and give NONE
+INTRA = (PictureType.NONE, PictureType.I, PictureType.SI, PictureType.BI)
+# where keyframes turn out to be none: how much farther back each try begins than the one before, so that
+# few tries reach a true one even where every packet is marked
+BACK_FACTOR = 16
 THUMB_PX = 32  # side of the pictures in which cuts are looked for
+
+Response = tuple[dict[str, Any], list[bytes]]
+"""The header of a reply, as JSON, and the byte strings that follow it."""
+
+
+class Request(TypedDict):
+    """What the clipper sends for one medium; `end_s` 0 is its end."""
+
+    picture: str
+    sound: str
+    still: bool
+    start_s: float
+    end_s: float
 
 
 class Chosen(NamedTuple):
@@ -63,7 +71,7 @@ class Chosen(NamedTuple):
     valid: int
 
 
-class Found(NamedTuple):
+class CutMedium(NamedTuple):
     """What one medium gives, and what was lost of it: see `cut`."""
 
     chosen: list[Chosen]
@@ -72,93 +80,104 @@ class Found(NamedTuple):
     empty: list[int]
 
 
-def cut(request: dict[str, Any], settings: Settings) -> tuple[dict[str, Any], list[bytes]]:
-    """The clips of one request as plain facts, whose `audio` and `image` are places in the list of byte
-    strings.
+def cut(request: Request, settings: Settings) -> Response:
+    """The clips of one request as plain data, whose `audio` and `image` index the list of byte strings.
 
     `unseen` and `empty` are what was lost, by first sample: windows without a whole picture, stretches of a
     clock without any window.
     """
     embedded = embedded_evidence([request["picture"], request["sound"]])
-    start_s, end_s = float(request.get("start_s", 0)), float(request.get("end_s", 0))
-    within = Span(start_s, end_s or np.inf) if start_s or end_s else None
-    found = (_of_still if request["still"] else _of_film)(
-        request["picture"], request["sound"], within, settings
-    )
-    chosen, sound = found.chosen, found.sound
-    parts: list[bytes] = []
-    places: dict[bytes, int] = {}
+    within = _requested_span(request)
+    cut_one = _cut_still if request["still"] else _cut_film
+    medium = cut_one(request["picture"], request["sound"], within, settings)
+    blobs: list[bytes] = []
+    index_of: dict[bytes, int] = {}  # several clips may share one picture: it crosses the pipe once
     clips = []
-    for start, picture, mode, valid in _spread(chosen, settings.max_clips):
-        parts.append(_samples(sound, start, valid, settings).astype("<i2").tobytes())
-        audio = len(parts) - 1
-        if picture.jpeg not in places:
-            parts.append(picture.jpeg)
-            places[picture.jpeg] = len(parts) - 1
-        size = {"width_px": picture.width_px, "height_px": picture.height_px}
-        where: dict[str, Any] = {"start": start, "valid": valid, "mode": mode, "frame_time_s": picture.time_s}
-        clips.append({**where, "audio": audio, "image": places[picture.jpeg], **size})
-    return {"clips": clips, "unseen": found.unseen, "empty": found.empty, "embedded": embedded}, parts
+    for start, picture, mode, valid in _spread(medium.chosen, settings.max_clips):
+        audio = len(blobs)
+        blobs.append(_samples(medium.sound, start, valid, settings).astype("<i2").tobytes())
+        if picture.jpeg not in index_of:
+            index_of[picture.jpeg] = len(blobs)
+            blobs.append(picture.jpeg)
+        entry: dict[str, Any] = {
+            "start": start,
+            "valid": valid,
+            "mode": mode,
+            "frame_time_s": picture.time_s,
+            "audio": audio,
+            "image": index_of[picture.jpeg],
+            "width_px": picture.width_px,
+            "height_px": picture.height_px,
+        }
+        clips.append(entry)
+    return {"clips": clips, "unseen": medium.unseen, "empty": medium.empty, "embedded": embedded}, blobs
 
 
-def _of_still(picture_path: str, sound_path: str, within: Span | None, settings: Settings) -> Found:
+def _requested_span(request: Request) -> Span | None:
+    """The range of playing time that counts; None for all of it."""
+    start_s = float(request.get("start_s", 0))
+    end_s = float(request.get("end_s", 0))
+    return Span(start_s, end_s or np.inf) if start_s or end_s else None
+
+
+def _cut_still(picture_path: str, sound_path: str, within: Span | None, settings: Settings) -> CutMedium:
     """Windows back to back from the first sample on, all with the one picture."""
     picture = still_picture(picture_path, settings)
-    voices = read_tracks(sound_path, settings, False, True, within)
-    channel = _placer(voices).loud_channel()
+    tracks = read_tracks(sound_path, settings, False, True, within)
+    channel = _loud_channel(tracks)
     if channel is not None:
-        voices = read_tracks(sound_path, settings, False, True, within, channel)
-    sound, begins_s = first_sample_on(voices)
-    places = regions(sound.spans, sound.spans, begins_s, within)
-    pieces = [
-        (start, settings.num_samples)
-        for place in places
-        for start in grid_starts(place.start_s, place.end_s, settings)
-    ]
-    if not pieces and places and settings.short != "refuse":
-        places = regions(sound.spans, sound.spans, begins_s, within, early_s=0.0)
-        pieces = [short_piece(max(places, key=lambda place: place.end_s - place.start_s), settings)]
+        tracks = read_tracks(sound_path, settings, False, True, within, channel)
+    sound, begins_s = first_sample_on(tracks)
+    pieces = _still_pieces(sound, begins_s, within, settings)
     chosen = []
     for start, valid in pieces:
-        time_s = start / settings.sample_rate_hz + valid / settings.sample_rate_hz / 2
+        middle_s = start / settings.sample_rate_hz + valid / settings.sample_rate_hz / 2
         if valid > 0:
-            chosen.append(
-                Chosen(
-                    start, Picture(picture.jpeg, picture.width_px, picture.height_px, time_s), "still", valid
-                )
-            )
-    empty = (
-        [] if within else _empty(begins_s, sound.spans, sound.spans, [start for start, _ in pieces], settings)
-    )
-    return Found(chosen, sound, [], empty)
+            shown = Picture(picture.jpeg, picture.width_px, picture.height_px, middle_s)
+            chosen.append(Chosen(start, shown, "still", valid))
+    starts = [start for start, _ in pieces]
+    empty = [] if within else _empty(begins_s, sound.spans, sound.spans, starts, settings)
+    return CutMedium(chosen, sound, [], empty)
 
 
-def _of_film(picture_path: str, sound_path: str, within: Span | None, settings: Settings) -> Found:
+def _still_pieces(
+    sound: Sound, begins_s: dict[int, float], within: Span | None, settings: Settings
+) -> list[tuple[int, int]]:
+    """(first sample, samples that there are) of each window of a sound over one picture."""
+    pieces = []
+    spans = regions(sound.spans, sound.spans, begins_s, within)
+    for span in spans:
+        for start in grid_starts(span.start_s, span.end_s, settings):
+            pieces.append((start, settings.num_samples))
+    if pieces or not spans or settings.short == "refuse":
+        return pieces
+    # a short piece has no window that could reach over an end: it may use the whole of its region
+    whole_spans = regions(sound.spans, sound.spans, begins_s, within, early_s=0.0)
+    return [short_piece(longest(whole_spans), settings)]
+
+
+def _cut_film(picture_path: str, sound_path: str, within: Span | None, settings: Settings) -> CutMedium:
     """Windows in which both picture and sound are there, each with the frame at its middle."""
-    films, voices = _read(picture_path, sound_path, within, settings)
-    channel = _placer(voices).loud_channel()
+    video_tracks, audio_tracks = _read(picture_path, sound_path, within, settings)
+    channel = _loud_channel(audio_tracks)
     if channel is not None:
-        films, voices = _read(picture_path, sound_path, within, settings, channel)
-    packets, sound = one_timeline(films, voices)
+        video_tracks, audio_tracks = _read(picture_path, sound_path, within, settings, channel)
+    packets, sound = one_timeline(video_tracks, audio_tracks)
     cuts = read_cuts(picture_path, packets, settings) if settings.scene_cut else []
     windows = plan(packets, sound, settings, cuts, within)
     pictures = read_pictures(picture_path, packets, {window.packet for window in windows}, settings)
     if windows and not pictures:
         raise Refused(Reason.CORRUPT, "no frame could be decoded")
-    chosen = [
-        Chosen(window.start, pictures[window.packet], window.mode, window.valid)
-        for window in windows
-        if window.packet in pictures
-    ]
-    unseen = [window.start for window in windows if window.packet not in pictures]
-    empty = (
-        []
-        if within
-        else _empty(
-            packets.begins_s, packets.spans, sound.spans, [window.start for window in windows], settings
-        )
-    )
-    return Found(chosen, sound, unseen, empty)
+    chosen = []
+    unseen = []
+    for window in windows:
+        if window.packet in pictures:
+            chosen.append(Chosen(window.start, pictures[window.packet], window.mode, window.valid))
+        else:
+            unseen.append(window.start)
+    starts = [window.start for window in windows]
+    empty = [] if within else _empty(packets.begins_s, packets.spans, sound.spans, starts, settings)
+    return CutMedium(chosen, sound, unseen, empty)
 
 
 def _empty(
@@ -168,188 +187,198 @@ def _empty(
     starts: list[int],
     settings: Settings,
 ) -> list[int]:
-    """The first samples of those stretches of a clock in which no window starts, though both halves are
-    there, or one for long.
+    """The first samples of those stretches in which no window starts, though they are worth a report.
+
+    They are where both picture and sound are there, or one of them for the length of a clip.
     """
-    found = []
-    for number, begin_s in begins_s.items():
-        spans = [half[number] for half in (pictures, sounds) if number in half]
-        is_much = len(spans) == 2 or any(span.end_s - span.start_s >= settings.duration_s for span in spans)
+    empty = []
+    for stretch, begin_s in begins_s.items():
+        spans = [spans[stretch] for spans in (pictures, sounds) if stretch in spans]
+        is_long = any(span.end_s - span.start_s >= settings.duration_s for span in spans)
         begin = round(begin_s * settings.sample_rate_hz)
-        end = min(
-            (round(later_s * settings.sample_rate_hz) for later_s in begins_s.values() if later_s > begin_s),
-            default=sys.maxsize,
-        )
-        if is_much and not any(begin <= start < end for start in starts):
-            found.append(begin)
-    return sorted(found)
+        later = [
+            round(other_s * settings.sample_rate_hz) for other_s in begins_s.values() if other_s > begin_s
+        ]
+        end = min(later, default=sys.maxsize)
+        if (len(spans) == 2 or is_long) and not any(begin <= start < end for start in starts):
+            empty.append(begin)
+    return sorted(empty)
 
 
 def _read(
     picture_path: str, sound_path: str, within: Span | None, settings: Settings, channel: int | None = None
 ) -> tuple[Tracks, Tracks]:
-    """Picture and sound of one file, read together, or of two: these whole, as only their ends tell how their
-    clocks are joined.
+    """Picture and sound of one file, read together, or of two files.
+
+    Two are read whole, whatever `within` is, as only their ends show how their clocks are joined.
     """
     if picture_path == sound_path:
         tracks = read_tracks(picture_path, settings, True, True, within, channel)
         return tracks, tracks
-    return read_tracks(picture_path, settings, True, False), read_tracks(
-        sound_path, settings, False, True, None, channel
-    )
+    picture = read_tracks(picture_path, settings, True, False)
+    return picture, read_tracks(sound_path, settings, False, True, None, channel)
 
 
-def _placer(tracks: Tracks) -> SoundPlacer:
-    assert tracks.voice
-    return tracks.voice.placer
+def _loud_channel(tracks: Tracks) -> int | None:
+    """The one channel to read instead of the sum, where two cancel each other."""
+    assert tracks.audio
+    return tracks.audio.placer.loud_channel()
 
 
 def read_cuts(path: str, packets: Packets, settings: Settings) -> list[Cut]:
-    """Hard cuts of the whole video, among its reference frames: all others are skipped, and so is the
-    deblocking.
-    """
-
-    def pictures() -> Iterator[tuple[float, np.ndarray]]:
-        with opened(path, settings) as container:
-            stream, reformatter, number = picture_stream(container), VideoReformatter(), -1
-            places: dict[int, int] = {}
-            stream.codec_context.options = {"skip_loop_filter": "all"}
-            stream.codec_context.skip_frame = "NONREF"
-            for packet in container.demux(stream):
-                if packet.size and packet.time_base is not None:
-                    number += 1
-                    if number == len(packets.stamps):
-                        break  # behind the range that was read
-                    places[int(packets.stamps[number])] = number
-                for frame in _decoded(stream.codec_context, packet):
-                    if frame.pts in places:
-                        small = reformatter.reformat(
-                            frame, THUMB_PX, THUMB_PX, "rgb24", interpolation=Interpolation.AREA, threads=1
-                        )
-                        yield float(packets.times_s[places[frame.pts]]), small.to_ndarray()
-
-    return find_cuts(pictures(), settings.scene_cut)
+    """Hard cuts of the whole video, among its reference frames."""
+    return find_cuts(_thumbnails(path, packets, settings), settings.scene_cut)
 
 
-def read_pictures(path: str, packets: Packets, wanted: set[int], settings: Settings) -> dict[int, Picture]:
-    """Decodes the frames of the `wanted` packets and little else; one that cannot be decoded is left out.
+def _thumbnails(path: str, packets: Packets, settings: Settings) -> Iterator[tuple[float, np.ndarray]]:
+    """(time_s, uint8 [THUMB_PX, THUMB_PX, 3]) of the frames that others refer to."""
+    with opened(path, settings) as container:
+        stream = picture_stream(container)
+        reformatter = VideoReformatter()
+        index = -1
+        index_of: dict[int, int] = {}  # packet by stamp
+        # the cheapest decoding in which a cut still shows
+        stream.codec_context.options = {"skip_loop_filter": "all"}
+        stream.codec_context.skip_frame = "NONREF"
+        for packet in container.demux(stream):
+            if holds_frame(packet):
+                index += 1
+                if index == len(packets.stamps):
+                    break  # behind the range that was read
+                index_of[int(packets.stamps[index])] = index
+            for frame in _decoded(stream.codec_context, packet):
+                if frame.pts in index_of:
+                    small = reformatter.reformat(
+                        frame, THUMB_PX, THUMB_PX, "rgb24", interpolation=Interpolation.AREA, threads=1
+                    )
+                    yield float(packets.times_s[index_of[frame.pts]]), small.to_ndarray()
+
+
+def read_pictures(path: str, packets: Packets, needed: set[int], settings: Settings) -> dict[int, Picture]:
+    """Decodes the frames of the `needed` packets and little else; one that cannot be decoded is left out.
 
     Packets that are marked as keyframes and are none are found out by what comes of them: their runs begin
     farther back, and farther.
     """
-    found: dict[int, Picture] = {}
-    back, torn = 0, set(wanted)
+    pictures: dict[int, Picture] = {}
+    back = 0
+    torn = set(needed)
     while torn:
-        torn = _read_runs(path, packets, plan_runs(packets, torn, back), found, settings)
+        torn = _read_runs(path, packets, plan_runs(packets, torn, back), pictures, settings)
         farther = back * BACK_FACTOR or 1
         if plan_runs(packets, torn, farther) == plan_runs(packets, torn, back):
             break  # all of them began at the first keyframe
         back = farther
-    return found
+    return pictures
 
 
 def _read_runs(
-    path: str, packets: Packets, runs: list[Run], found: dict[int, Picture], settings: Settings
+    path: str, packets: Packets, runs: list[Run], pictures: dict[int, Picture], settings: Settings
 ) -> set[int]:
-    """Adds to `found` the pictures that the runs are for; those to which no whole frame led are returned."""
+    """Adds to `pictures` those that the runs are for; returns the packets to which no whole frame led."""
     torn: set[int] = set()
-    waiting = list(runs)
     with opened(path, settings) as container:
-        stream, number = picture_stream(container), -1
-        decoder, pictures = (
-            stream.codec_context,
-            VideoPictures(float(stream.sample_aspect_ratio or 1), settings),
-        )
-        skips, sieve = decoder.name in SKIPPABLE, None
-        for packet in container.demux(stream):
-            if not packet.size or packet.time_base is None:
-                continue
-            number += 1
-            if not waiting:
-                break
-            run = waiting[0]
-            if number < run.first:
-                continue
-            sieve = sieve or _Sieve(packets, run, decoder.name in REFRESHED)
-            if skips:
-                decoder.skip_frame = "DEFAULT" if {number, number + 1} & sieve.wanted else "NONREF"
-            frames = _decoded(decoder, packet)
-            if number == run.last:
-                frames += _decoded(decoder, None)
-                decoder.flush_buffers()
-            for place, time_s, frame in sieve.wanted_of(frames, number == run.last):
-                found[place] = pictures.picture(frame, time_s)
-            if number == run.last:
-                torn |= {
-                    place
-                    for place in run.wanted
-                    if place not in found and packets.times_s[place] < sieve.whole_from_s
-                }
-                waiting.pop(0)
-                sieve = None
+        stream = picture_stream(container)
+        decoder = stream.codec_context
+        finisher = VideoPictures(float(stream.sample_aspect_ratio or 1), settings)
+        is_skippable = decoder.name in SKIPPABLE
+        numbered = enumerate(packet for packet in container.demux(stream) if holds_frame(packet))
+        for run in runs:
+            sieve = _Sieve(packets, run, decoder.name in REFRESHED)
+            for index, packet in _packets_of(numbered, run):
+                if is_skippable:
+                    # the one before a needed packet, too: of a second field, that one has the frame
+                    is_near = index in sieve.needed or index + 1 in sieve.needed
+                    decoder.skip_frame = "DEFAULT" if is_near else "NONREF"
+                frames = _decoded(decoder, packet)
+                is_last = index == run.last
+                if is_last:
+                    frames += _decoded(decoder, None)  # what the decoder holds back for reordering
+                    decoder.flush_buffers()
+                for needed, time_s, frame in sieve.needed_of(frames, is_last):
+                    pictures[needed] = finisher.picture(frame, time_s)
+                if is_last:
+                    torn |= sieve.torn(pictures)
     return torn
 
 
+def _packets_of(numbered: Iterator[tuple[int, Any]], run: Run) -> Iterator[tuple[int, Any]]:
+    """(index, packet) from the run's first packet to its last; those before are passed over.
+
+    `numbered` goes on behind it: runs are in order and share no packet, so one pass serves all of them.
+    """
+    for index, packet in numbered:
+        if index >= run.first:
+            yield index, packet
+        if index >= run.last:
+            return
+
+
 class _Sieve:
-    """Tells which of a run's decoded frames are wanted: whole ones, on screen at the time of a wanted packet."""
+    """Picks a run's needed frames: whole ones, on screen at the time of a needed packet."""
 
     def __init__(self, packets: Packets, run: Run, is_refreshed: bool):
         self.times_s = packets.times_s
-        self.refreshed = (
-            run.second_key if is_refreshed and run.second_key is not None else len(packets.times_s)
-        )
-        self.wanted = set(run.wanted)
+        self.needed = set(run.wanted)
+        # the packet from which on all of the picture was refreshed
+        self.refreshed = len(packets.times_s)
+        if is_refreshed and run.second_key is not None:
+            self.refreshed = run.second_key
         self.whole_from_s = np.inf  # time of the first whole frame
-        self.instead: dict[
-            int, tuple[int, Any]
-        ] = {}  # by wanted packet: the frame before, on screen if none has its own time
-        numbers = range(run.first, run.last + 1)
-        self.places: dict[int, int] = {}
-        for number in numbers:
-            self.places.setdefault(int(packets.stamps[number]), number)
-        order = sorted(
-            (number for number in numbers if packets.shown[number]),
-            key=lambda number: (packets.times_s[number], number),
-        )
-        self.after = {
-            before: place for before, place in zip(order, order[1:], strict=False) if place in self.wanted
+        # by needed packet: the frame before, on screen if none has its own time
+        self.fallback: dict[int, tuple[int, Any]] = {}
+        indices = range(run.first, run.last + 1)
+        self.index_of: dict[int, int] = {}  # packet by stamp; of two with one stamp, the first has the frame
+        for index in indices:
+            self.index_of.setdefault(int(packets.stamps[index]), index)
+        shown = [index for index in indices if packets.shown[index]]
+        shown.sort(key=lambda index: (packets.times_s[index], index))
+        # the needed packet that is shown right after this one
+        self.next_needed = {
+            before: after for before, after in zip(shown, shown[1:], strict=False) if after in self.needed
         }
 
-    def wanted_of(self, frames: list[Any], is_last: bool) -> Iterator[tuple[int, float, Any]]:
-        """(packet, time, frame) of those that are wanted.
+    def needed_of(self, frames: list[Any], is_last: bool) -> Iterator[tuple[int, float, Any]]:
+        """(packet, time, frame) of those that are needed.
 
         A second field has no frame of its own: it is in the one before.
         """
         for frame in frames:
-            place = self.places.get(frame.pts, -1)
-            if place < 0 or not self._is_whole(frame, place):
+            index = self.index_of.get(frame.pts, -1)
+            if index < 0 or not self._is_whole(frame, index):
                 continue
-            self.instead.pop(place, None)
-            yield from self._passed(float(self.times_s[place]))
-            if place in self.wanted:
-                yield place, float(self.times_s[place]), frame
-            if place in self.after:
-                self.instead[self.after[place]] = place, frame
+            self.fallback.pop(index, None)
+            yield from self._overdue(float(self.times_s[index]))
+            if index in self.needed:
+                yield index, float(self.times_s[index]), frame
+            if index in self.next_needed:
+                self.fallback[self.next_needed[index]] = (index, frame)
         if is_last:
-            yield from self._passed(np.inf)
+            yield from self._overdue(np.inf)
 
-    def _passed(self, time_s: float) -> Iterator[tuple[int, float, Any]]:
-        """Those wanted before `time_s` for which no frame of their own has come."""
-        for place in [place for place in self.instead if self.times_s[place] < time_s]:
-            shown, frame = self.instead.pop(place)
-            yield place, float(self.times_s[shown]), frame
+    def torn(self, pictures: dict[int, Picture]) -> set[int]:
+        """The needed packets without a picture that come before the first whole frame."""
+        missing = self.needed - pictures.keys()
+        return {index for index in missing if self.times_s[index] < self.whole_from_s}
 
-    def _is_whole(self, frame: Any, place: int) -> bool:
-        """Whether the frame needs no other, or comes after one of this run that does not, or after all of the
-        picture was refreshed.
+    def _overdue(self, time_s: float) -> Iterator[tuple[int, float, Any]]:
+        """Those needed before `time_s` for which no frame of their own has come."""
+        overdue = [index for index in self.fallback if self.times_s[index] < time_s]
+        for index in overdue:
+            before, frame = self.fallback.pop(index)
+            yield index, float(self.times_s[before]), frame
+
+    def _is_whole(self, frame: Any, index: int) -> bool:
+        """Whether the frame needs no other frame that was not decoded.
+
+        So is an intra frame, what is shown after one of this run, and all after a complete refresh.
         """
         if frame.is_corrupt:
             return False
-        if self.whole_from_s == np.inf and (
-            frame.key_frame or frame.pict_type in WHOLE or place >= self.refreshed
-        ):
-            self.whole_from_s = float(self.times_s[place])
-        return bool(self.times_s[place] >= self.whole_from_s)
+        is_start = frame.key_frame or frame.pict_type in INTRA or index >= self.refreshed
+        if self.whole_from_s == np.inf and is_start:
+            self.whole_from_s = float(self.times_s[index])
+        return bool(self.times_s[index] >= self.whole_from_s)
 
 
 def _decoded(decoder: Any, packet: Any) -> list[Any]:
@@ -363,24 +392,26 @@ def _decoded(decoder: Any, packet: Any) -> list[Any]:
 
 
 def _samples(sound: Sound, start: int, valid: int, settings: Settings) -> np.ndarray:
-    """int16 [num_samples]; beyond the `valid` ones, and beyond the end (by less than EDGE_S), silence or the
-    same again.
+    """int16 [num_samples]: the `valid` ones, then silence, or the same again for `short=loop`.
+
+    At the end of the sound, a full window may lack less than EDGE_S, which is silence.
     """
-    found = sound.samples[start : start + valid]
-    if settings.short == "loop" and 0 < len(found) and valid < settings.num_samples:
-        return np.resize(found, settings.num_samples)
-    return np.pad(found, (0, settings.num_samples - len(found)))
+    samples = sound.samples[start : start + valid]
+    if settings.short == "loop" and 0 < len(samples) and valid < settings.num_samples:
+        return np.resize(samples, settings.num_samples)
+    return np.pad(samples, (0, settings.num_samples - len(samples)))
 
 
 def _spread(chosen: Sequence[Chosen], most: int) -> Iterator[Chosen]:
-    """All of them, or `most`, evenly spread."""
+    """All of them, or `most`, evenly spread: the middle of each of `most` equal segments."""
     if not most or len(chosen) <= most:
         yield from chosen
         return
-    yield from (chosen[int((place + 0.5) * len(chosen) / most)] for place in range(most))
+    for segment in range(most):
+        yield chosen[int((segment + 0.5) * len(chosen) / most)]
 
 
-def answer(request: dict[str, Any], settings: Settings) -> tuple[dict[str, Any], list[bytes]]:
+def answer(request: Request, settings: Settings) -> Response:
     """One request -> the header and byte strings of the reply.
 
     An error nobody expected ends the process: a crash.
@@ -388,16 +419,18 @@ def answer(request: dict[str, Any], settings: Settings) -> tuple[dict[str, Any],
     try:
         return cut(request, settings)
     except Refused as refusal:
-        return {"refused": str(refusal.reason), "detail": refusal.detail}, []
+        return _refusal(refusal.reason, refusal.detail)
     except MemoryError:
-        return {
-            "refused": str(Reason.TOO_LARGE),
-            "detail": f"needs more than {settings.max_memory_bytes >> 20} MB to decode",
-        }, []
+        max_mb = settings.max_memory_bytes >> 20
+        return _refusal(Reason.TOO_LARGE, f"needs more than {max_mb} MB to decode")
     except (av.DecoderNotFoundError, av.DemuxerNotFoundError) as error:
-        return {"refused": str(Reason.UNSUPPORTED), "detail": _without_path(error)}, []
+        return _refusal(Reason.UNSUPPORTED, _without_path(error))
     except av.FFmpegError as error:
-        return {"refused": str(Reason.CORRUPT), "detail": _without_path(error)}, []
+        return _refusal(Reason.CORRUPT, _without_path(error))
+
+
+def _refusal(reason: Reason, detail: str) -> Response:
+    return {"refused": str(reason), "detail": detail}, []
 
 
 def _without_path(error: av.FFmpegError) -> str:
@@ -406,11 +439,11 @@ def _without_path(error: av.FFmpegError) -> str:
 
 def main() -> None:
     replies = take_stdout()
-    asked = requests()
-    settings = Settings(**next(asked))
+    lines: Iterator[Any] = requests()
+    settings = Settings(**next(lines))
     confine(settings.max_memory_bytes)
     reply(replies, {"ready": True})
-    for request in asked:
+    for request in lines:
         reply(replies, *answer(request, settings))
 
 

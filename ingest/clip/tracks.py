@@ -1,11 +1,10 @@
-"""One pass over the packets of a file: times and keyframes of its picture, its whole sound decoded, the
-stretches of its clock.
+"""One pass over the packets of a file: the times of its pictures, and its whole sound, decoded.
 
     tracks = read_tracks(path, settings, picture=True, sound=True)      # raises Refused
     packets, sound = one_timeline(tracks, tracks)
 
-Video is not decoded here. `ingest.clip.streams` chooses what is read, `ingest.clip.clocks` tells stretches
-apart, `ingest.clip.sound` mixes.
+Video is not decoded here. `ingest.clip.streams` chooses what is read, `ingest.clip.clocks` numbers the
+stretches of the clock, `ingest.clip.sound` mixes.
 """
 
 import itertools
@@ -29,6 +28,7 @@ from ingest.clip.streams import (
     clock_s,
     container_s,
     declared_s,
+    holds_frame,
     opened,
     picture_stream,
     sound_stream,
@@ -37,31 +37,33 @@ from ingest.clip.windows import Packets, Settings, Sound, Span
 from ingest.sample import Reason, Refused
 
 RESTARTS_ALONE = (*ANY_CLOCK, "ogg", "flv")  # formats where a lone stream that jumps ahead has restarted
-MAX_BAD_SHARE, MAX_BAD = (
-    0.01,
-    1,
-)  # of the sound's packets that may fail to decode before the whole is refused: more than both
+# of the sound's packets that may fail to decode: more than both, and the whole medium is refused
+MAX_BAD = 1
+MAX_BAD_SHARE = 0.01
+EVERYTHING = Span(-math.inf, math.inf)
 MARGIN_S = 2.0  # what is read on both sides of a range, for decoders to settle
-AGAIN = {  # how a file begins that its demuxer reads no more than once or twice
+# how a file begins that its demuxer reads no more than once or twice
+SECOND_HEADER = {
     "flv": re.compile(rb"FLV\x01[\x00-\x07]\x00\x00\x00\x09"),
     "asf": re.compile(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
     "matroska,webm": re.compile(rb"\x1a\x45\xdf\xa3.{1,8}\x42\x86\x81\x01", re.DOTALL),
 }
-MOST_BOXES = 100_000  # of an mp4 that are looked at: more than a day of fragments
-AGAIN_BYTES = 4 << 20  # how far behind the last packet a second beginning is looked for
+SECOND_HEADER_BYTES = 4 << 20  # how far behind the last packet it is looked for
+MAX_BOXES = 100_000  # of an mp4 that are looked at: more than a day of fragments
+# a whole file may end before its header's duration by this much: headers round, and count what pads the end
+MAX_MISSING_S = 1.0
+MAX_MISSING_SHARE = 0.02
 
 
 @dataclass
-class Film:
-    """The packets of a picture in decoding order, as its file has them."""
+class VideoTrack:
+    """The packets of a picture in decoding order, as its file has them; all lists are [num_packets]."""
 
-    stream: Any  # gone with its container
+    stream: Any  # unusable once its container is closed
     time_base: Fraction
     frame_s: float
-    back_s: float
-    stamps: list[int] = field(
-        default_factory=list
-    )  # presentation time in the stream's time base, else decoding time
+    back_s: float  # by how much decoding times may go back within one stretch
+    stamps: list[int] = field(default_factory=list)  # in the time base: presentation time, else decoding time
     keys: list[bool] = field(default_factory=list)
     shown: list[bool] = field(default_factory=list)
     stretches: list[int] = field(default_factory=list)
@@ -82,74 +84,81 @@ class Film:
         """(times [n] in seconds of the file's clock, shown [n], stretches [n]). Raises `Refused`: corrupt."""
         if not any(self.keys):
             raise Refused(Reason.CORRUPT, "no keyframe in the video")
-        times_s, stretches = self._seconds(self.stamps), np.array(self.stretches)
-        shown, guessed = np.array(self.shown), np.array(self.guessed)
+        times_s = self._seconds(self.stamps)
+        stretches = np.array(self.stretches)
+        shown = np.array(self.shown)
+        guessed = np.array(self.guessed)
         if not guessed.all():  # the second field of a frame, most often: the first has its time
             shown &= ~guessed
-        for number in np.unique(stretches):  # what comes before the first keyframe cannot be decoded
-            here = stretches == number
-            first = np.flatnonzero(here & self.keys)[:1]
-            shown &= ~here | (times_s >= times_s[first].max(initial=-np.inf)) if len(first) else ~here
+        for stretch in np.unique(stretches):  # what comes before the first keyframe cannot be decoded
+            here = stretches == stretch
+            keys = np.flatnonzero(here & self.keys)
+            if len(keys):
+                shown &= ~here | (times_s >= times_s[keys[0]])
+            else:
+                shown &= ~here
         return times_s, shown, stretches
 
     def reaches(self) -> Reaches:
         """From the first frame to the end of the last one, in each stretch."""
         times_s, shown, stretches = self.arrays()
         ends_s = self._seconds(self.ends)
-        found: Reaches = {}
-        for number in np.unique(stretches[shown]):
-            here = shown & (stretches == number)
+        reaches: Reaches = {}
+        for stretch in np.unique(stretches[shown]):
+            here = shown & (stretches == stretch)
+            # packets need not state a duration: the last frame lasts one frame at least
             last_s = float(times_s[here].max()) + self.frame_s
-            found[int(number)] = Reach(float(times_s[here].min()), max(last_s, float(ends_s[here].max())))
-        return found
+            reaches[int(stretch)] = Reach(float(times_s[here].min()), max(last_s, float(ends_s[here].max())))
+        return reaches
 
     def _seconds(self, stamps: list[int]) -> np.ndarray:
+        # multiplied first: exact for the whole seconds of any time base
         return np.array(stamps, np.float64) * self.time_base.numerator / self.time_base.denominator
 
 
 @dataclass
-class Voice:
-    """The sound of a file, decoded as it comes;
+class AudioTrack:
+    """The sound of a file, decoded as it comes.
 
-    `origin_s`: what its clock says at its first sample, where that is time 0.
+    `origin_s`: what its clock says at its first sample, where that sample is time 0 by definition.
     """
 
-    stream: Any
+    stream: Any  # unusable once its container is closed
     placer: SoundPlacer
     origin_s: float
-    good = 0
-    bad = 0
+    num_good: int = 0
+    num_bad: int = 0
 
     def add(self, packet: Any, stretch: int) -> None:
         """Decodes one packet; one that is damaged is counted."""
         try:
             frames = packet.decode()
-            self.good += 1
+            self.num_good += 1
         except av.MemoryError:
             raise
         except av.FFmpegError:
-            self.bad += 1
+            self.num_bad += 1
             return
         for frame in frames:
             self.placer.add(frame, None if frame.time is None else frame.time - self.origin_s, stretch)
 
     def check(self) -> None:
         """Raises `Refused` (corrupt) where too many packets were damaged."""
-        if self.bad > MAX_BAD and self.bad > MAX_BAD_SHARE * (self.good + self.bad):
-            raise Refused(
-                Reason.CORRUPT, f"{self.bad} of {self.good + self.bad} packets of sound cannot be decoded"
-            )
+        total = self.num_good + self.num_bad
+        if self.num_bad > MAX_BAD and self.num_bad > MAX_BAD_SHARE * total:
+            raise Refused(Reason.CORRUPT, f"{self.num_bad} of {total} packets of sound cannot be decoded")
 
 
 @dataclass
 class Tracks:
     """What was read of one file.
 
-    `start_s`: what its clock says at time 0 (of a sound alone: at its first sample); `wraps`: MPEG's.
+    `start_s`: what its clock says at time 0 (of a sound alone: at its first sample). `wraps`: it is MPEG's,
+    which starts again every 26.5 hours.
     """
 
-    film: Film | None
-    voice: Voice | None
+    video: VideoTrack | None
+    audio: AudioTrack | None
     start_s: float
     wraps: bool
 
@@ -162,31 +171,36 @@ def read_tracks(
     within: Span | None = None,
     channel: int | None = None,
 ) -> Tracks:
-    """Reads what is wanted of a file in one go; `within`: and little more than that. Raises `Refused`."""
+    """Reads picture, sound or both of a file in one go; `within`: that range and little more of it.
+
+    Raises `Refused`.
+    """
     with opened(path, settings) as container:
-        clock, limit_s = clock_s(container), settings.max_duration_s + (within.start_s if within else 0.0)
+        clock = clock_s(container)
+        limit_s = settings.max_duration_s + (within.start_s if within else 0.0)
         is_first = container.format.name in FIRST_SAMPLE
-        film = _film(container, settings) if picture else None
-        voice = None
+        video = _video_track(container, settings) if picture else None
+        audio = None
         if sound:
             placer = SoundPlacer(settings, channel, limit_s)
-            voice = Voice(
-                sound_stream(container, film and film.stream), placer, clock or 0.0 if is_first else 0.0
-            )
+            origin_s = (clock or 0.0) if is_first else 0.0
+            audio = AudioTrack(sound_stream(container, video and video.stream), placer, origin_s)
         start_s = 0.0 if is_first else clock or 0.0
-        if voice and not film and not is_first:
-            start_s = clock or _start_of(voice.stream)
-        reader = _Reader(container, film, voice, start_s + limit_s)
-        margin = (
-            Span(start_s + within.start_s - MARGIN_S, start_s + within.end_s + MARGIN_S) if within else None
-        )
-        reader.read(margin)
-        if voice:
-            voice.check()
-            if within and not voice.placer.total_s:
+        if audio and not video and not is_first:
+            start_s = clock or _start_of(audio.stream)
+        reader = _Reader(container, video, audio, start_s + limit_s)
+        reader.read(_with_margin(within, start_s) if within else EVERYTHING)
+        if audio:
+            audio.check()
+            if within and not audio.placer.total_s:
                 raise Refused(Reason.TOO_SHORT, f"no sound from {within.start_s:g} s on")
         reader.check_whole(path)
-        return Tracks(film, voice, start_s, container.format.name in ANY_CLOCK)
+        return Tracks(video, audio, start_s, container.format.name in ANY_CLOCK)
+
+
+def _with_margin(within: Span, start_s: float) -> Span:
+    """What to read for a range of playing time, on the file's clock."""
+    return Span(start_s + within.start_s - MARGIN_S, start_s + within.end_s + MARGIN_S)
 
 
 def _start_of(stream: Any) -> float:
@@ -194,79 +208,87 @@ def _start_of(stream: Any) -> float:
     return max(0.0, float(stream.start_time * stream.time_base)) if stream.start_time else 0.0
 
 
-def _film(container: Any, settings: Settings) -> Film:
+def _video_track(container: Any, settings: Settings) -> VideoTrack:
     stream = picture_stream(container)
     check_size(stream.codec_context.width, stream.codec_context.height, settings)
     rate = stream.average_rate or stream.guessed_rate
     frame_s = 1 / float(rate) if rate else 0.0
-    return Film(stream, stream.time_base or Fraction(1), frame_s, max(BACK_S, BACK_FRAMES * frame_s))
+    return VideoTrack(stream, stream.time_base or Fraction(1), frame_s, max(BACK_S, BACK_FRAMES * frame_s))
 
 
 class _Reader:
-    """The one loop over all packets, and what it saw of those that are not used."""
+    """The one loop over all packets, and what it saw of those that are not used.
 
-    def __init__(self, container: Any, film: Film | None, voice: Voice | None, limit_s: float):
-        self.container, self.film, self.voice, self.limit_s = container, film, voice, limit_s
-        self.halves = [half for half in (film, voice) if half]
-        self.declared_s = [declared_s(container, half.stream) for half in self.halves]
-        backs_s = [film.back_s] if film else []
-        self.backs_s = [*backs_s, BACK_S] if voice else backs_s
+    Lists are by track, the video's first.
+    """
+
+    def __init__(self, container: Any, video: VideoTrack | None, audio: AudioTrack | None, limit_s: float):
+        self.container = container
+        self.limit_s = limit_s
+        self.tracks: list[VideoTrack | AudioTrack] = [track for track in (video, audio) if track]
+        self.declared_s = [declared_s(container, track.stream) for track in self.tracks]
+        self.backs_s = [track.back_s if isinstance(track, VideoTrack) else BACK_S for track in self.tracks]
         self.finder = StretchFinder(self.backs_s, container.format.name in RESTARTS_ALONE)
-        self.latest_s = [-math.inf] * len(self.halves)
-        self.is_hidden = [False] * len(self.halves)  # the clock has gone back, and nothing was shown since
-        self.others_s = (
-            0.0  # how far the streams reach that are not used, where the header speaks of all together
-        )
-        self.num_read = [0] * len(self.halves)
-        self.last_pos, self.is_all = 0, True
+        self.latest_s = [-math.inf] * len(self.tracks)
+        self.is_hidden = [False] * len(self.tracks)  # the clock has gone back, and nothing was shown since
+        self.num_read = [0] * len(self.tracks)
+        # how far the unused streams reach, needed where the header gives one duration for all together
+        self.unused_s = 0.0
+        self.last_pos = 0  # byte of the file
+        self.is_all = True  # false where reading ended behind a range
 
-    def read(self, wanted: Span | None) -> None:
-        """Fills film and voice.
+    def read(self, within: Span) -> None:
+        """Fills the tracks.
 
-        `wanted`, in the file's clock: nothing is decoded before it, and reading ends behind it.
+        `within`, on the file's clock: no sound is decoded before it, and reading ends behind it.
         """
-        used = [half.stream for half in self.halves]
-        places = {stream.index: place for place, stream in enumerate(used)}
+        streams = [track.stream for track in self.tracks]
+        slot_of = {stream.index: slot for slot, stream in enumerate(streams)}
         bases = {stream.index: float(stream.time_base or 0) for stream in self.container.streams}
-        passed = [False] * len(used)
-        for packet in _demuxed(self.container, () if None in self.declared_s else used):
-            index = packet.stream_index
-            stamp, place = packet.dts if packet.dts is not None else packet.pts, places.get(index, -1)
-            time_s = None if stamp is None else stamp * bases.get(index, 0.0)
-            if place < 0:
-                self.others_s = max(
-                    self.others_s, (time_s or 0.0) + (packet.duration or 0) * bases.get(index, 0.0)
-                )
+        is_behind = [False] * len(streams)
+        for packet in _demuxed(self.container, () if None in self.declared_s else streams):
+            slot = slot_of.get(packet.stream_index, -1)
+            base = bases.get(packet.stream_index, 0.0)
+            stamp = packet.dts if packet.dts is not None else packet.pts
+            time_s = None if stamp is None else stamp * base
+            if slot < 0:
+                self.unused_s = max(self.unused_s, (time_s or 0.0) + (packet.duration or 0) * base)
                 continue
-            number = self._stretch(packet, place, time_s)
-            if wanted and number == 0 and time_s is not None and time_s > wanted.end_s:
-                passed[place] = True
-                if all(passed):
+            stretch = self._stretch(packet, slot, time_s)
+            # a range is on the clock of the first stretch; what comes after a restart is read whole
+            first_s = time_s if stretch == 0 else None
+            if first_s is not None and first_s > within.end_s:
+                is_behind[slot] = True
+                if all(is_behind):
                     self.is_all = False
                     return
             self.last_pos = max(self.last_pos, packet.pos or 0)
-            self.num_read[place] += packet.size > 0
-            half = self.halves[place]
-            if isinstance(half, Film):
-                if packet.size and packet.time_base is not None:
-                    half.add(packet, number)
-            elif not (wanted and number == 0 and time_s is not None and time_s < wanted.start_s):
-                half.add(packet, number)
+            self.num_read[slot] += packet.size > 0
+            is_before = first_s is not None and first_s < within.start_s
+            self._add(packet, self.tracks[slot], stretch, is_before)
 
-    def _stretch(self, packet: Any, place: int, time_s: float | None) -> int:
+    def _add(self, packet: Any, track: VideoTrack | AudioTrack, stretch: int, is_before: bool) -> None:
+        if isinstance(track, VideoTrack):
+            if holds_frame(packet):  # also before the range: decoding begins at a keyframe there
+                track.add(packet, stretch)
+        elif not is_before:
+            track.add(packet, stretch)
+
+    def _stretch(self, packet: Any, slot: int, time_s: float | None) -> int:
         """The stretch of a packet. Raises `Refused`: too_long."""
         if time_s is None:
-            return self.finder.current[place]
+            return self.finder.current[slot]
         if packet.is_discard:  # an edit list hides it: what it says of the clock does not count
-            self.is_hidden[place] |= time_s < self.latest_s[place] - self.backs_s[place]
-            self.latest_s[place] = time_s
-            return self.finder.current[place]
-        self.is_hidden[place] = False
-        self.latest_s[place] = time_s
-        number = self.finder.number(place, time_s) if packet.dts is not None else self.finder.current[place]
-        if number == 0 and time_s > self.limit_s:
+            self.is_hidden[slot] |= time_s < self.latest_s[slot] - self.backs_s[slot]
+            self.latest_s[slot] = time_s
+            return self.finder.current[slot]
+        self.is_hidden[slot] = False
+        self.latest_s[slot] = time_s
+        # presentation times go back and forth with the order of frames: only decoding times show a restart
+        stretch = self.finder.number(slot, time_s) if packet.dts is not None else self.finder.current[slot]
+        if stretch == 0 and time_s > self.limit_s:
             raise Refused(Reason.TOO_LONG, f"longer than {self.limit_s:g} s")
-        return number
+        return stretch
 
     def check_whole(self, path: str) -> None:
         """Raises `Refused` (corrupt).
@@ -275,51 +297,58 @@ class _Reader:
         """
         if any(self.is_hidden):
             raise Refused(Reason.CORRUPT, "the clock goes back, and what follows is hidden")
-        reaches = [
-            half.reaches() if isinstance(half, Film) else half.placer.reaches() for half in self.halves
-        ]
+        reaches = [_reaches(track) for track in self.tracks]
         if not self.is_all:
             return
         self._check_once(path)
         if any(set(reach) != {0} for reach in reaches):
-            return
-        furthest_s = max(self.others_s, *(reach[0].last_s for reach in reaches))
-        for half, declared, reach, num_read in zip(
-            self.halves, self.declared_s, reaches, self.num_read, strict=True
-        ):
+            return  # joined recordings: the header speaks of one of them
+        ends_s = [reach[0].last_s for reach in reaches]
+        for slot, track in enumerate(self.tracks):
+            declared = self.declared_s[slot]
             if declared is None:
-                _check_end(furthest_s, container_s(self.container))
-            elif (
-                not 0 < half.stream.frames <= num_read
-            ):  # else all that the header counts is there, whatever it says of the time
-                _check_end(reach[0].last_s, declared)
+                _check_end(max(self.unused_s, *ends_s), container_s(self.container))
+            elif not 0 < track.stream.frames <= self.num_read[slot]:
+                # else all that the header counts is there, whatever it says of the time
+                _check_end(ends_s[slot], declared)
 
     def _check_once(self, path: str) -> None:
-        """Raises `Refused` (corrupt) where a second file is joined to the first, which the demuxer takes for
-        the end.
-        """
-        mark, is_twice = AGAIN.get(self.container.format.name), False
+        """Raises `Refused` (corrupt): a second file is joined on, which the demuxer takes for the end."""
+        name = self.container.format.name
+        is_twice = False
         with open(path, "rb") as file:
-            if mark:
+            if name in SECOND_HEADER:
                 file.seek(self.last_pos)
-                is_twice = bool(mark.search(file.read(AGAIN_BYTES), 1))
-            elif self.container.format.name.startswith("mov,"):
-                boxes = list(itertools.islice(_boxes(file), MOST_BOXES))
+                # from the second byte on: without any position, `last_pos` is the file's own beginning
+                is_twice = bool(SECOND_HEADER[name].search(file.read(SECOND_HEADER_BYTES), 1))
+            elif name.startswith("mov,"):
+                boxes = list(itertools.islice(_boxes(file), MAX_BOXES))
+                # a fragmented file may repeat its header between fragments
                 is_twice = boxes.count(b"moov") > 1 and b"moof" not in boxes
         if is_twice:
             raise Refused(Reason.CORRUPT, "a second file is joined to the first one")
 
 
+def _reaches(track: VideoTrack | AudioTrack) -> Reaches:
+    return track.reaches() if isinstance(track, VideoTrack) else track.placer.reaches()
+
+
 def _boxes(file: BinaryIO) -> Iterator[bytes]:
-    """The names of the outermost boxes of an mp4."""
-    place, end = 0, file.seek(0, 2)
-    while place < end and file.seek(place) == place and len(head := file.read(16)) == 16:
-        size, name = struct.unpack(">I4s", head[:8])
-        size = struct.unpack(">Q", head[8:])[0] if size == 1 else size
-        yield name
-        if size < 8:
+    """The names of the outermost boxes of an mp4 (ISO/IEC 14496-12, 4.2)."""
+    offset = 0
+    end = file.seek(0, 2)
+    while offset < end:
+        file.seek(offset)
+        head = file.read(16)
+        if len(head) < 16:
             return
-        place += size
+        size, name = struct.unpack(">I4s", head[:8])
+        if size == 1:  # the size of a large box follows in 64 bits
+            (size,) = struct.unpack(">Q", head[8:])
+        yield name
+        if size < 8:  # 0: the box reaches to the end; less than its own header: damaged
+            return
+        offset += size
 
 
 def _demuxed(container: Any, streams: Sequence[Any]) -> Iterator[Any]:
@@ -331,18 +360,18 @@ def _demuxed(container: Any, streams: Sequence[Any]) -> Iterator[Any]:
 
 
 def _check_end(end_s: float, declared: float) -> None:
-    if end_s < declared - max(1.0, 0.02 * declared):
+    if end_s < declared - max(MAX_MISSING_S, MAX_MISSING_SHARE * declared):
         raise Refused(Reason.CORRUPT, f"the file ends at {end_s:.1f} s of {declared:.1f} s")
 
 
-def first_sample_on(sound: Tracks) -> tuple[Sound, dict[int, float]]:
+def first_sample_on(tracks: Tracks) -> tuple[Sound, dict[int, float]]:
     """A sound whose first sample is time 0, and where each stretch begins.
 
     Raises `Refused`: no_audio, too_long.
     """
-    assert sound.voice
-    timeline = Timeline({}, sound.voice.placer.reaches(), sound.start_s)
-    return sound.voice.placer.finish(timeline), timeline.begin_s
+    assert tracks.audio
+    timeline = Timeline({}, tracks.audio.placer.reaches(), tracks.start_s)
+    return tracks.audio.placer.finish(timeline), timeline.begin_s
 
 
 def one_timeline(picture: Tracks, sound: Tracks) -> tuple[Packets, Sound]:
@@ -350,43 +379,48 @@ def one_timeline(picture: Tracks, sound: Tracks) -> tuple[Packets, Sound]:
 
     Raises `Refused`: corrupt, too_long, no_audio.
     """
-    assert picture.film and sound.voice
-    films, voices = picture.film.reaches(), sound.voice.placer.reaches()
-    ahead: dict[int, float] = {}
-    if picture is not sound:
-        if (len(films) > 1 or len(voices) > 1) and set(films) != set(voices):
-            told = f"the picture's clock restarts {len(films) - 1} times, the sound's {len(voices) - 1} times"
-            raise Refused(Reason.CORRUPT, told)
-        ahead = {
-            number: ahead_s(films[number], voices[number], picture.wraps and sound.wraps)
-            for number in films
-            if number in voices
-        }
-    timeline, limit_s = Timeline(films, voices, picture.start_s, ahead), sound.voice.placer.limit_s
-    if len(timeline.begin_s) > 1 and timeline.end_s > limit_s:
-        raise Refused(Reason.TOO_LONG, f"longer than {limit_s:g} s")
-    return _packets(picture.film, films, timeline), sound.voice.placer.finish(timeline)
+    assert picture.video and sound.audio
+    placer = sound.audio.placer
+    pictures = picture.video.reaches()
+    sounds = placer.reaches()
+    wraps = picture.wraps and sound.wraps
+    ahead = {} if picture is sound else _ahead(pictures, sounds, wraps)
+    timeline = Timeline(pictures, sounds, picture.start_s, ahead)
+    # one stretch was checked while it was read; together, they may still be too long
+    if len(timeline.begin_s) > 1 and timeline.end_s > placer.limit_s:
+        raise Refused(Reason.TOO_LONG, f"longer than {placer.limit_s:g} s")
+    return _packets(picture.video, pictures, timeline), placer.finish(timeline)
 
 
-def _packets(film: Film, reaches: Reaches, timeline: Timeline) -> Packets:
-    times_s, shown, stretches = film.arrays()
+def _ahead(pictures: Reaches, sounds: Reaches, wraps: bool) -> dict[int, float]:
+    """How far the clock of the sound's file is ahead of the picture's. Raises `Refused`: corrupt."""
+    if (len(pictures) > 1 or len(sounds) > 1) and set(pictures) != set(sounds):
+        message = (
+            f"the picture's clock restarts {len(pictures) - 1} times, the sound's {len(sounds) - 1} times"
+        )
+        raise Refused(Reason.CORRUPT, message)
+    both = [stretch for stretch in pictures if stretch in sounds]
+    return {stretch: ahead_s(pictures[stretch], sounds[stretch], wraps) for stretch in both}
+
+
+def _packets(video: VideoTrack, reaches: Reaches, timeline: Timeline) -> Packets:
+    """The packets of a video on playing time."""
+    times_s, shown, stretches = video.arrays()
     epochs_s = np.zeros(int(stretches.max()) + 1)
-    for number, epoch_s in timeline.epoch_s.items():
-        if number < len(epochs_s):
-            epochs_s[number] = epoch_s
-    spans = {
-        number: Span(reach.first_s - timeline.epoch_s[number], reach.last_s - timeline.epoch_s[number])
-        for number, reach in reaches.items()
-    }
-    end_s = max((span.end_s for span in spans.values()), default=0.0)
-    begins_s = timeline.begin_s
+    for stretch, epoch_s in timeline.epoch_s.items():
+        if stretch < len(epochs_s):
+            epochs_s[stretch] = epoch_s
+    spans = {}
+    for stretch, reach in reaches.items():
+        epoch_s = timeline.epoch_s[stretch]
+        spans[stretch] = Span(reach.first_s - epoch_s, reach.last_s - epoch_s)
     return Packets(
-        times_s - epochs_s[stretches],
-        np.array(film.keys),
-        shown,
-        end_s,
-        stretches,
-        np.array(film.stamps),
-        spans,
-        begins_s,
+        times_s=times_s - epochs_s[stretches],
+        keys=np.array(video.keys),
+        shown=shown,
+        end_s=max((span.end_s for span in spans.values()), default=0.0),
+        stretches=stretches,
+        stamps=np.array(video.stamps),
+        spans=spans,
+        begins_s=timeline.begin_s,
     )

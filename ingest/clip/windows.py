@@ -1,4 +1,4 @@
-"""Where the windows of a medium lie: pure planning on times, no decoding.
+"""Which windows of a medium become clips: pure planning on times, no decoding.
 
 `plan(packets, sound, settings, cuts, within)` gives the windows, `plan_runs` the runs of video to decode for
 them, `find_cuts` the hard cuts among small pictures. All times are seconds of playing time
@@ -11,12 +11,11 @@ from functools import cached_property
 
 import numpy as np
 
-FILL_BELOW = (
-    1 / 3
-)  # keyframe windows that are fewer than this share of the grid's: their gaps are filled, at the grid's cost
-EDGE_S = (
-    0.05  # a stream that begins or ends within this of a window still counts as covering it (codec priming)
-)
+# keyframe windows that are fewer than this share of the grid's: their gaps are filled, at the grid's cost
+FILL_BELOW = 1 / 3
+# a stream that begins or ends within this of a window still counts as covering it (codec priming)
+EDGE_S = 0.05
+ROUNDING_S = 1e-6  # times are sums and products of floats: equal ones may differ by less than this
 
 Cut = tuple[float, float]
 """Times of the last frame before a cut and of the first one after it (of those that were looked at)."""
@@ -24,7 +23,7 @@ Cut = tuple[float, float]
 
 @dataclass(frozen=True)
 class Settings:
-    """What the parent sends first."""
+    """What the clipper sends its decoder first; built by `ingest.clip.clipper.decoder_settings`."""
 
     num_samples: int
     mode: str
@@ -53,10 +52,9 @@ class Span:
 
 @dataclass
 class Sound:
-    """Mono int16 samples; sample 0 is playing time 0. There is sound from `start_s` to `end_s`, silence in
-    gaps.
+    """Mono int16 `samples` [num_samples]; sample 0 is playing time 0.
 
-    `spans`: the same for each stretch of the clock.
+    There is sound from `start_s` to `end_s`, silence in gaps. `spans`: the same by stretch.
     """
 
     samples: np.ndarray
@@ -91,13 +89,14 @@ class Packets:
 
     @cached_property
     def ordered_s(self) -> np.ndarray:
-        """Their times."""
-        return self.times_s[self.order]
+        """Their times, which are not those of `times_s` in its order: packets come in decoding order."""
+        ordered_s: np.ndarray = self.times_s[self.order]
+        return ordered_s
 
     def on_screen(self, time_s: float) -> int | None:
         """The packet of the last frame at or before `time_s`; None before the first one."""
-        place = int(np.searchsorted(self.ordered_s, time_s + 1e-6, side="right")) - 1
-        return int(self.order[place]) if place >= 0 else None
+        num_before = int(np.searchsorted(self.ordered_s, time_s + ROUNDING_S, side="right"))
+        return int(self.order[num_before - 1]) if num_before else None
 
 
 @dataclass(frozen=True)
@@ -130,30 +129,38 @@ class Run:
 def plan(
     packets: Packets, sound: Sound, settings: Settings, cuts: Sequence[Cut] = (), within: Span | None = None
 ) -> list[Window]:
-    """The windows within the time where both picture and sound are there, none across a cut or a restart of
-    the clock.
+    """The windows within the time where both picture and sound are there.
+
+    None spans a cut or a restart of the clock.
     """
-    places = [
-        list(scenes(region, cuts)) for region in regions(packets.spans, sound.spans, packets.begins_s, within)
-    ]
-    windows = [window for stretch in places for window in _lay(packets, stretch, settings)]
+    windows = []
+    for region in regions(packets.spans, sound.spans, packets.begins_s, within):
+        windows += _lay(packets, list(scenes(region, cuts)), settings)
     if windows or settings.short == "refuse":
         return windows
-    whole = regions(packets.spans, sound.spans, packets.begins_s, within, early_s=0.0)
-    return plan_short(packets, [place for region in whole for place in scenes(region, cuts)], settings)
+    # a short piece has no window that could reach over an end: it may use the whole of its region
+    spans: list[Span] = []
+    for region in regions(packets.spans, sound.spans, packets.begins_s, within, early_s=0.0):
+        spans += scenes(region, cuts)
+    return plan_short(packets, spans, settings)
 
 
-def _lay(packets: Packets, places: Sequence[Span], settings: Settings) -> list[Window]:
-    """The windows of one stretch of the clock, whose scenes are `places`."""
-    grid = [window for place in places for window in plan_grid(packets, place.start_s, place.end_s, settings)]
+def _lay(packets: Packets, spans: Sequence[Span], settings: Settings) -> list[Window]:
+    """The windows of one stretch of the clock, whose scenes are `spans`."""
+    grid = []
+    for span in spans:
+        grid += plan_grid(packets, span.start_s, span.end_s, settings)
     if settings.mode == "grid":
         return grid
-    windows = [
-        window for place in places for window in plan_keyframes(packets, place.start_s, place.end_s, settings)
-    ]
+    windows = []
+    for span in spans:
+        windows += plan_keyframes(packets, span.start_s, span.end_s, settings)
     if len(windows) >= FILL_BELOW * len(grid):
         return windows
-    return [window for place in places for window in _filled(packets, place, windows, settings)]
+    filled = []
+    for span in spans:
+        filled += _filled(packets, span, windows, settings)
+    return filled
 
 
 def regions(
@@ -167,21 +174,23 @@ def regions(
 
     An end at a seam, or of `within`, is `early_s` before it, as windows may reach EDGE_S over an end.
     """
-    found = []
+    spans = []
     within = within or Span(0.0, np.inf)
-    for number in sorted(set(pictures) & set(sounds)):
-        picture, sound = pictures[number], sounds[number]
-        begin_s = max(begins_s[number], within.start_s)
-        later = [begin for begin in begins_s.values() if begin > begins_s[number]]
+    for stretch in sorted(set(pictures) & set(sounds)):
+        picture = pictures[stretch]
+        sound = sounds[stretch]
+        begin_s = max(begins_s[stretch], within.start_s)
+        later = [other_s for other_s in begins_s.values() if other_s > begins_s[stretch]]
         seam_s = min([within.end_s, *later])
         start_s = max(picture.start_s, sound.start_s)
         end_s = min(picture.end_s, sound.end_s, seam_s - early_s)
-        found.append(Span(start_s if start_s > begin_s + EDGE_S else begin_s, end_s))
-    return found
+        # a stream that starts by a priming's length later has the whole stretch: windows count from its begin
+        spans.append(Span(start_s if start_s > begin_s + EDGE_S else begin_s, end_s))
+    return spans
 
 
 def scenes(region: Span, cuts: Sequence[Cut]) -> Iterator[Span]:
-    """The pieces between cuts; an end at a cut is EDGE_S early, as windows may reach that far over it."""
+    """The scenes between cuts; an end at a cut is EDGE_S early, as windows may reach that far over it."""
     start_s = region.start_s
     for before_s, after_s in cuts:
         if start_s < after_s < region.end_s:
@@ -195,7 +204,8 @@ def plan_keyframes(packets: Packets, start_s: float, end_s: float, settings: Set
     windows: list[Window] = []
     free = round(start_s * settings.sample_rate_hz)
     for packet in packets.order[packets.keys[packets.order]]:
-        start = round(float(packets.times_s[packet]) * settings.sample_rate_hz - settings.num_samples / 2)
+        middle = float(packets.times_s[packet]) * settings.sample_rate_hz
+        start = round(middle - settings.num_samples / 2)
         if start >= free and _fits(start, end_s, settings):
             windows.append(Window(start, int(packet), "keyframe", settings.num_samples))
             free = start + settings.num_samples
@@ -212,55 +222,61 @@ def plan_grid(packets: Packets, start_s: float, end_s: float, settings: Settings
     return windows
 
 
-def _filled(packets: Packets, place: Span, windows: Sequence[Window], settings: Settings) -> list[Window]:
-    """The `windows` that lie in `place`, with those of a grid in each gap between them that is long enough."""
+def _filled(packets: Packets, span: Span, windows: Sequence[Window], settings: Settings) -> list[Window]:
+    """The `windows` that start in `span`, and a grid in each gap between them that is long enough."""
     rate = settings.sample_rate_hz
-    found: list[Window] = []
-    free_s = place.start_s
+    filled: list[Window] = []
+    free_s = span.start_s
     for window in windows:
-        if place.start_s - EDGE_S <= window.start / rate < place.end_s:
-            found += plan_grid(packets, free_s, window.start / rate - EDGE_S, settings)
-            found.append(window)
+        if span.start_s - EDGE_S <= window.start / rate < span.end_s:
+            # EDGE_S early: a grid window may reach that far over the end of its gap
+            filled += plan_grid(packets, free_s, window.start / rate - EDGE_S, settings)
+            filled.append(window)
             free_s = (window.start + settings.num_samples) / rate
-    return found + plan_grid(packets, free_s, place.end_s, settings)
+    return filled + plan_grid(packets, free_s, span.end_s, settings)
 
 
-def plan_short(packets: Packets, places: Sequence[Span], settings: Settings) -> list[Window]:
-    """One window that is not full, in the longest of `places`, with the frame at the middle of what there is."""
-    longest = max(places, key=lambda place: place.end_s - place.start_s, default=Span(0.0, 0.0))
-    start, valid = short_piece(longest, settings)
+def plan_short(packets: Packets, spans: Sequence[Span], settings: Settings) -> list[Window]:
+    """One window that is not full, in the longest of `spans`, with the frame at its middle."""
+    start, valid = short_piece(longest(spans), settings)
     packet = packets.on_screen((start + valid / 2) / settings.sample_rate_hz)
     return [] if packet is None or valid < 1 else [Window(start, packet, "grid", valid)]
 
 
-def short_piece(place: Span, settings: Settings) -> tuple[int, int]:
+def longest(spans: Sequence[Span]) -> Span:
+    """The first of the longest; an empty one where there are none."""
+    return max(spans, key=lambda span: span.end_s - span.start_s, default=Span(0.0, 0.0))
+
+
+def short_piece(span: Span, settings: Settings) -> tuple[int, int]:
     """First sample and number of samples of a piece that is shorter than a window."""
-    start, end = round(place.start_s * settings.sample_rate_hz), round(place.end_s * settings.sample_rate_hz)
+    start = round(span.start_s * settings.sample_rate_hz)
+    end = round(span.end_s * settings.sample_rate_hz)
     return start, min(end - start, settings.num_samples)
 
 
-def plan_runs(packets: Packets, wanted: set[int], back: int = 0) -> list[Run]:
-    """What to decode for the `wanted` packets: from the keyframe before each up to it, overlapping runs as
-    one.
+def plan_runs(packets: Packets, needed: set[int], back: int = 0) -> list[Run]:
+    """What to decode for the `needed` packets: from the keyframe before each up to it.
 
-    `back`: from so many keyframes before that one, but from no other stretch.
+    Runs that overlap become one. `back`: from so many keyframes before that one, but from no other stretch.
     """
     keys = np.flatnonzero(packets.keys)
     runs: list[Run] = []
-    for packet in sorted(wanted):
-        here = keys[(keys <= packet) & (packets.stretches[keys] == packets.stretches[packet])]
-        before = np.flatnonzero(packets.times_s[here] <= packets.times_s[packet])
-        if not len(before):
+    for packet in sorted(needed):
+        stretch = packets.stretches[packet]
+        earlier = keys[(keys <= packet) & (packets.stretches[keys] == stretch)]
+        # decoded before and shown before: a leading picture needs the keyframe before the one it follows
+        usable = np.flatnonzero(packets.times_s[earlier] <= packets.times_s[packet])
+        if not len(usable):
             continue
-        place = max(0, int(before[-1]) - back)
-        first = int(here[place])
+        index = max(0, int(usable[-1]) - back)
+        first = int(earlier[index])
         if runs and first <= runs[-1].last:
             runs[-1].last = packet
         else:
             following = keys[(keys > first) & (packets.stretches[keys] == packets.stretches[first])]
-            runs.append(
-                Run(first, packet, second_key=int(following[0]) if place == 0 and len(following) else None)
-            )
+            second_key = int(following[0]) if index == 0 and len(following) else None
+            runs.append(Run(first, packet, second_key=second_key))
         runs[-1].wanted.append(packet)
     return runs
 
@@ -280,17 +296,20 @@ def find_cuts(pictures: Iterable[tuple[float, np.ndarray]], threshold: float) ->
     a scene anyhow.
     """
     cuts: list[Cut] = []
-    before_s, before, earlier = 0.0, None, None
+    previous: np.ndarray | None = None
+    previous_s = 0.0
+    previous_change: float | None = None
     for time_s, picture in pictures:
-        now = picture.astype(np.int16)
-        if before is not None:
-            change = float(np.abs(now - before).mean()) / 255
-            if earlier is not None and min(change, abs(change - earlier)) > threshold:
-                cuts.append((before_s, time_s))
-            earlier = change
-        before_s, before = time_s, now
+        current = picture.astype(np.int16)  # differences of uint8 would wrap
+        if previous is not None:
+            change = float(np.abs(current - previous).mean()) / 255
+            if previous_change is not None and min(change, abs(change - previous_change)) > threshold:
+                cuts.append((previous_s, time_s))
+            previous_change = change
+        previous = current
+        previous_s = time_s
     return cuts
 
 
 def _fits(start: int, end_s: float, settings: Settings) -> bool:
-    return (start + settings.num_samples) / settings.sample_rate_hz <= end_s + EDGE_S + 1e-6
+    return (start + settings.num_samples) / settings.sample_rate_hz <= end_s + EDGE_S + ROUNDING_S
