@@ -54,7 +54,7 @@ def outcome(config: TrainConfig) -> tuple[list[float], bytes]:
 
 
 def dies(config: TrainConfig, n: int, after: bool) -> bool:
-    """Trains, and dies at the n-th write to the run, before or after it took effect; whether it came to that."""
+    """Trains, and dies at the n-th write to the run, before or after it took effect; whether it died."""
     left = n
 
     def dying(real: Any) -> Any:
