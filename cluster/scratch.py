@@ -66,7 +66,7 @@ def _alive(pid: int, started_ms: int) -> bool:
 
 
 def _start_ms(pid: int) -> int:
-    return round(psutil.Process(pid).create_time() * 1000)
+    return int(round(psutil.Process(pid).create_time() * 1000))
 
 
 _own_start_ms = functools.cache(_start_ms)

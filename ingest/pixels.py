@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM")
 MAX_PIXELS = 178_956_970  # Pillow's own limit for what is a decompression bomb
@@ -80,7 +80,7 @@ def open_picture(
         raise
     except Image.DecompressionBombError as error:
         raise PictureError(TOO_LARGE, str(error)) from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         readable = _readable(formats)
         hint = "; HEIF needs the package pillow-heif" if readable != formats else ""
         raise PictureError(UNSUPPORTED, f"not a picture of {', '.join(readable)}{hint}") from None

@@ -158,7 +158,7 @@ def _outline(shape: str, angle_deg: float) -> np.ndarray:
         points = np.stack([np.cos(turns), np.sin(turns)], 1) * lengths[:, None]
     cosine = np.cos(np.deg2rad(angle_deg))
     sine = np.sin(np.deg2rad(angle_deg))
-    return points @ np.array([[cosine, sine], [-sine, cosine]])
+    return np.asarray(points @ np.array([[cosine, sine], [-sine, cosine]]))
 
 
 def render_audio(
@@ -188,13 +188,14 @@ def _object_sound(
     wave = harmonics(
         thing.shape, f0_hz, sound["tilt_db_per_octave"], time_s, sample_rate_hz, rng.uniform(0, 2 * np.pi, 32)
     )
-    return wave * onset_envelope(sound["rate_hz"], rng.uniform(0, 1), time_s)
+    return np.asarray(wave) * onset_envelope(sound["rate_hz"], rng.uniform(0, 1), time_s)
 
 
 def onset_envelope(rate_hz: float, phase: float, time_s: np.ndarray) -> np.ndarray:
     """Decaying pulses, 0..1; `phase` in 0..1 of a period."""
     since_onset = np.mod(time_s * rate_hz + phase, 1.0) / rate_hz
-    return np.minimum(since_onset / 0.005, 1.0) * np.exp(-since_onset * 3.0 * rate_hz)
+    attack = np.minimum(since_onset / 0.005, 1.0)  # 5 ms: shorter clicks
+    return np.asarray(attack * np.exp(-since_onset * 3.0 * rate_hz))
 
 
 def harmonics(
@@ -209,7 +210,8 @@ def harmonics(
         if k * f0_hz < 0.45 * sample_rate_hz
     }
     wave = sum(a * np.sin(2 * np.pi * k * f0_hz * time_s + phases[k % 32]) for k, a in amplitudes.items())
-    return np.asarray(wave) / np.sqrt(sum(a * a for a in amplitudes.values())) * 0.7
+    power = sum(a * a for a in amplitudes.values())
+    return np.asarray(np.asarray(wave) / np.sqrt(power) * 0.7)
 
 
 def scene_to_dict(scene: Scene) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def image_palette(jpeg: bytes) -> bytes:
 
 def palette_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Share of the pictures that has another colour, float [n] of uint8 [n, 125]."""
-    return 1 - np.minimum(a, b).sum(-1, dtype=np.int64) / 255
+    return np.asarray(1 - np.minimum(a, b).sum(-1, dtype=np.int64) / 255)
 
 
 def audio_fingerprint(audio: np.ndarray, rate: int) -> str:
@@ -101,7 +101,7 @@ def audio_sequence(audio: np.ndarray, rate: int, start: int) -> bytes:
 
 def image_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Bits in which image hashes differ: int [n] of uint64 [n] and [n] (or one of them alone)."""
-    return np.bitwise_count(a ^ b)
+    return np.asarray(np.bitwise_count(a ^ b))
 
 
 def audio_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -115,7 +115,8 @@ def audio_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     differ = np.bitwise_count(a ^ b)
     lit = np.bitwise_count((a | b)[..., :2]).sum(-1)
     shape = differ[..., :2].sum(-1, dtype=np.int64) / np.maximum(lit, 1)
-    return np.maximum(shape, differ[..., 2:].sum(-1, dtype=np.int64) / 128)
+    change = differ[..., 2:].sum(-1, dtype=np.int64) / 128
+    return np.asarray(np.maximum(shape, change))
 
 
 def _shape_bits(wave: np.ndarray, rate: int) -> np.ndarray:
@@ -124,7 +125,7 @@ def _shape_bits(wave: np.ndarray, rate: int) -> np.ndarray:
     """
     power = _band_powers(wave[None], rate, SHAPE_BANDS)[0]
     levels = np.array(SHAPE_LEVELS) * power.max()
-    return (power[:, None] > levels).ravel()
+    return np.asarray(power[:, None] > levels).ravel()
 
 
 def _change_bits(wave: np.ndarray, rate: int) -> np.ndarray:
@@ -135,7 +136,7 @@ def _change_bits(wave: np.ndarray, rate: int) -> np.ndarray:
     windows = np.stack([wave[step * hop : (step + 2) * hop] for step in range(CHANGE_STEPS)])
     power = _band_powers(windows, rate, CHANGE_BANDS)
     level = np.log(power + CHANGE_FLOOR * power.mean() + 1e-9)
-    return (np.diff(-np.diff(level, axis=1), axis=0) > CHANGE_NATS).ravel()
+    return np.asarray(np.diff(-np.diff(level, axis=1), axis=0) > CHANGE_NATS).ravel()
 
 
 def _band_powers(windows: np.ndarray, rate: int, num_bands: int, low_hz: float = LOW_HZ) -> np.ndarray:
@@ -148,7 +149,7 @@ def _band_powers(windows: np.ndarray, rate: int, num_bands: int, low_hz: float =
     spectrum = rfft(windows * _hann(windows.shape[1]), length)[:, : edges[-1]]
     total = np.zeros((len(windows), edges[-1] + 1))
     np.cumsum(spectrum.real**2 + spectrum.imag**2, axis=1, out=total[:, 1:])
-    return np.maximum(total[:, edges[1:]] - total[:, edges[:-1]], 0) / windows.shape[1]
+    return np.asarray(np.maximum(total[:, edges[1:]] - total[:, edges[:-1]], 0) / windows.shape[1])
 
 
 @lru_cache(maxsize=16)

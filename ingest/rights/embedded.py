@@ -1,7 +1,7 @@
 """What media files say of machine use within themselves: XMP (IPTC/PLUS data mining, TDMRep) and C2PA
 training assertions.
 
-    embedded_evidence([Path("a.jpg"), Path("a.mp3")])     # "none found", or what is said; raises Refused (opt_out)
+    embedded_evidence([Path("a.jpg"), Path("a.mp3")])     # "none found", or what it says; or `Refused`
 
 Read before anything is decoded, since clips keep no metadata. Files are scanned for XMP packets, whatever
 their container (JPEG, PNG, WEBP, AVIF, HEIC, TIFF, GIF, MP4, MOV, MP3, WAV, …); the two packings that hide
@@ -134,21 +134,21 @@ def _search(
 
 def _packets(file: BinaryIO, places: list[int]) -> Iterator[str]:
     """The XMP of a file: packets that lie in it as they are, then those that JPEG and PNG hide."""
-    behind, count = 0, 0
+    behind = 0
+    count = 0
     for place in places:
         if place < behind or count >= MAX_PACKETS:
             continue
         file.seek(max(0, place - 3))
         data = file.read(MAX_PACKET_BYTES)
-        begun = [
-            (data.find(mark, 0, 24), code) for mark, code in XMP_MARKS.items() if 0 <= data.find(mark, 0, 24)
-        ]
-        if not begun:
+        starts = ((data.find(mark, 0, 24), code) for mark, code in XMP_MARKS.items())
+        first, code = next((start for start in starts if start[0] >= 0), (-1, ""))
+        if first < 0:
             continue
-        first, code = begun[0]
+        count += 1
         end = data.find(XMP_END.encode(code))
         length = end + len(XMP_END.encode(code))
-        behind, count = (place - 3 + length if end >= 0 else place + 1), count + 1
+        behind = place - 3 + length if end >= 0 else place + 1
         yield (data[first:length] if end >= 0 else data[first:]).decode(code, "replace")
     hidden = {"JPEG": _extended_xmp, "PNG": _compressed_xmp}.get(_kind(file))
     if hidden:
@@ -222,7 +222,7 @@ def _inflated(data: bytes) -> bytes:
 
 
 def judge_xmp(text: str) -> Iterator[tuple[str, bool]]:
-    """(statement, whether it prohibits) of plus:DataMining and of TDMRep's tdm:reservation in an XMP packet."""
+    """(statement, whether it prohibits) of plus:DataMining and TDMRep's tdm:reservation in an XMP packet."""
     try:
         root = fromstring(text, forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError, LookupError):

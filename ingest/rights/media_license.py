@@ -1,7 +1,7 @@
 """Which license a page states of the medium on it; a license of the page's text is none of the medium's.
 
-    found = MediaLicenses("https://a.example/watch/1")      # fed by ingest.rights.page: start, end and data, then json_ld
-    found.of({"https://a.example/x.mp4"})                   # ("CC-BY-4.0",), or several to choose from, or ()
+    licenses = MediaLicenses("https://a.example/watch/1")   # fed by ingest.rights.page
+    licenses.of({"https://a.example/x.mp4"})                # ("CC-BY-4.0",), several to choose from, or ()
 
 What counts: JSON-LD or microdata of a media object, MediaWiki's license template of a file page, RSS and MRSS
 licenses of an item, RDFa with `about` the medium, and `rel=license` within the figure, video or audio
@@ -123,7 +123,7 @@ class MediaLicenses:
             scope.num_media += tag in ("video", "audio")
 
     def _read_license(self, tag: str, values: dict[str, str], scope: Scope | None) -> None:
-        """`rel=license`, or a property of microdata or RDFa: it is of the innermost scope, whatever that is."""
+        """`rel=license`, or a property of microdata or RDFa: it is of the innermost scope there is."""
         words = {
             *values.get("rel", "").lower().split(),
             *values.get("property", "").lower().split(),
@@ -207,17 +207,12 @@ class MediaLicenses:
                 self._read_object(node, picture, seen)
 
     def _read_object(self, node: dict[str, Any], picture: bool, seen: set[tuple[Any, ...]]) -> None:
-        named = {
-            name: [one for one in _values(node, name) if isinstance(one, str)]
-            for name in ("contentUrl", "embedUrl", "url")
-        }
-        places = named["contentUrl"] or [*named["embedUrl"], *named["url"]]
-        media = frozenset(self._absolute(place) for place in places) - {
-            self._absolute(""),
-            self._absolute(self.url),
-        }
-        media = media if named["contentUrl"] or picture else frozenset()
-        codes = [license_code(_license_text(one)) for one in _values(node, "license")]
+        content_urls = _texts(node, "contentUrl")
+        urls = content_urls or [*_texts(node, "embedUrl"), *_texts(node, "url")]
+        own_urls = {self._absolute(""), self._absolute(self.url)}  # the page is no medium of its own
+        media = frozenset(map(self._absolute, urls)) - own_urls
+        media = media if content_urls or picture else frozenset()
+        codes = [license_code(_license_text(value)) for value in _values(node, "license")]
         spelt = (media, tuple(codes), str(node.get("name"))[:200], picture)
         if spelt in seen:
             return
@@ -235,13 +230,15 @@ class MediaLicenses:
         if codes:
             self.claims.add(Claim(frozenset(), codes))
         if self._too_deep:
-            self.claims, self.pictures = set(), set()
+            self.claims = set()
+            self.pictures = set()
 
     def of(self, urls: Iterable[str] = ()) -> tuple[str, ...]:
         """The codes of the medium with one of these URLs, between which one may choose, the freest first; ()
         where the page states none, or contradicts itself. Without URLs: what is so of every medium on the
         page."""
-        wanted, merged = set(urls), _merged(self.media)
+        wanted = set(urls)
+        merged = _merged(self.media)
         if not wanted and len(merged) > 1:
             answers = {self.of(medium) for medium in merged}
             return answers.pop() if len(answers) == 1 else ()
@@ -305,6 +302,10 @@ def _media_objects(node: Any) -> Iterator[tuple[dict[str, Any], bool]]:
             yield node, not types & MOVING
         for child in node.values():
             yield from _media_objects(child)
+
+
+def _texts(node: dict[str, Any], name: str) -> list[str]:
+    return [value for value in _values(node, name) if isinstance(value, str)]
 
 
 def _values(node: dict[str, Any], name: str) -> list[Any]:

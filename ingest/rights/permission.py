@@ -52,7 +52,7 @@ PATHS = {"robots": "/robots.txt", "tdmrep": "/.well-known/tdmrep.json", "ai": "/
 LIFE_S = 86_400.0  # RFC 9309: no robots.txt is used for longer than a day
 MAX_LICENSES = 4  # RSL documents per place that names some
 MAX_RECORDS = 1000
-MAX_TOLD_BYTES = 16_384  # of a record; longer ones are asked for again by the next process
+MAX_RECORD_BYTES = 16_384  # of a record; longer ones are asked for again by the next process
 
 
 @dataclass(frozen=True)
@@ -104,20 +104,21 @@ class Permission:
             self._keep(Record(**record))
 
     def take_news(self) -> list[dict[str, Any]]:
-        """What was asked since the last call, for the parent."""
-        news, self._news = self._news, []
-        told = [asdict(record) for record in news]
-        return [record for record in told if len(json.dumps(record)) <= MAX_TOLD_BYTES]
+        """What was requested since the last call, for the parent."""
+        records = [asdict(record) for record in self._news]
+        self._news = []
+        return [record for record in records if len(json.dumps(record)) <= MAX_RECORD_BYTES]
 
     def evidence(self) -> dict[str, Any]:
         """{"asked": [{"url", "date", "status", "sha256", "says"}]} of this item; none of an exempt source."""
         return {"asked": [self._evidence[url] for url in sorted(self._evidence)]}
 
     def check_url(self, url: str) -> None:
-        """Asks the host of `url`, if it is new, and raises `Abort` where it does not let us have this path."""
+        """Asks the host of `url`, if it is new. `Abort` where it does not let us have this path."""
         if not self._applies or self._is_asking:
             return
-        origin, path = _origin(url), path_of(url)
+        origin = _origin(url)
+        path = path_of(url)
         if path == PATHS["robots"]:
             return
         self._check_robots(origin, path)

@@ -24,7 +24,8 @@ DISALLOW_KEYS = frozenset(
 )  # misspellings that Google reads too
 USAGE_KEYS = frozenset({"content-usage", "content-signal"})
 MEDIA_EXTENSIONS = frozenset(
-    "aac aif aiff amr avi avif bmp flac flv gif heic heif jpe jpeg jpg m2ts m3u8 m4a m4s m4v mka mkv mov mp3 mp4 mpd mpeg mpg oga ogg ogv"
+    "aac aif aiff amr avi avif bmp flac flv gif heic heif jpe jpeg jpg m2ts m3u8 m4a m4s m4v mka mkv mov mp3"
+    " mp4 mpd mpeg mpg oga ogg ogv"
     " opus png qt tif tiff ts wav weba webm webp wma wmv 3gp 3g2".split()
 )
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -49,7 +50,8 @@ class Rules:
         The longest matching pattern decides; of an Allow and a Disallow of one length, the Allow.
         """
         path = normalise(path)
-        barred, cleared = longest_match(self.disallow, path), longest_match(self.allow, path)
+        barred = longest_match(self.disallow, path)
+        cleared = longest_match(self.allow, path)
         if barred is None or (cleared is not None and len(cleared) >= len(barred)):
             return True, f"Allow: {cleared}" if cleared is not None else ""
         return False, f"Disallow: {barred}"
@@ -112,8 +114,9 @@ def parse_robots(data: bytes, agents: Iterable[str]) -> Rules:
             for agent in named or ([_GLOBAL] if key in USAGE_KEYS else []):
                 _add_rule(groups.setdefault(agent, _Group()), key, value)
         after_blank = False
-    ours = [groups[agent] for agent in {name.lower() for name in agents} if agent in groups]
-    return _merged([*(ours or [groups.get("*", _Group())]), groups[_GLOBAL]])
+    names = {name.lower() for name in agents}
+    matching = [groups[name] for name in names if name in groups]
+    return _merged([*(matching or [groups.get("*", _Group())]), groups[_GLOBAL]])
 
 
 def parse_ai_txt(data: bytes, agents: Iterable[str]) -> Rules:

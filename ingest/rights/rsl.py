@@ -1,7 +1,7 @@
 """RSL 1.0 (Really Simple Licensing): what a license document grants to somebody who trains a model and pays
 nobody.
 
-    for pattern, refusal in read_rsl(data): …       # of each <content>: the URL it is about, and why not, or ""
+    for pattern, refusal in read_rsl(data): …       # of each <content>: its URL, and why not, or ""
     rsl_refusal(contents, url)                      # of the content that matches best
 
 A license is taken only if it grants training without a condition that no machine can judge: a payment other

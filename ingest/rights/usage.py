@@ -55,26 +55,26 @@ def robots_opt_out(text: str, index: bool = True, now: datetime.datetime | None 
 
     `index`: directives against indexing count, too. A directive belongs to the agent named last before it.
     """
-    agent, parts = "", [part.strip() for part in re.split(r"[,;]", text[:4096])]
-    for number, part in enumerate(parts):
-        name, colon, after = (piece.strip() for piece in part.partition(":"))
+    agent = ""
+    directives = [directive.strip() for directive in re.split(r"[,;]", text[:4096])]
+    for index_here, directive in enumerate(directives):
+        name, colon, after = (piece.strip() for piece in directive.partition(":"))
         if colon and name.lower() not in VALUED and re.fullmatch(r"[\w.*-]+", name):
-            agent, part = name.lower(), after
-            name, colon, after = (piece.strip() for piece in part.partition(":"))
+            agent = name.lower()
+            directive = after
+            name, colon, after = (piece.strip() for piece in directive.partition(":"))
         if agent not in ("", "*", "robots", AGENT):
             continue
         if colon and name.lower() in VALUED:
-            if (
-                index
-                and name.lower() == "unavailable_after"
-                and _is_past(", ".join([after, *parts[number + 1 : number + 2]]), after, now)
-            ):
+            # a date of RFC 850 or 1123 holds a comma: it may go on in the next piece
+            date = ", ".join([after, *directives[index_here + 1 : index_here + 2]])
+            if index and name.lower() == "unavailable_after" and _is_past(date, after, now):
                 return f"unavailable_after: {after}"
             continue
-        words = set(part.lower().split())
-        found = sorted(words & (LEARNING_WORDS | INDEX_WORDS if index else LEARNING_WORDS))
-        if found:
-            return found[0]
+        opt_outs = LEARNING_WORDS | INDEX_WORDS if index else LEARNING_WORDS
+        matching = sorted(opt_outs & set(directive.lower().split()))
+        if matching:
+            return str(matching[0])
     return ""
 
 
