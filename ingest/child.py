@@ -54,7 +54,7 @@ PIPE_BYTES = 1 << 20  # per read; larger than any kernel pipe buffer
 STDERR_TAIL_BYTES = 300  # quoted where a child died: the last line of a traceback
 
 # confine
-MAX_WRITTEN_BYTES = 1 << 16  # of any file: enough for last words on stderr
+MAX_WRITTEN_BYTES = 1 << 16  # of any file: enough for a traceback on stderr
 MAX_OPEN_FILES = 64  # two media, their demuxers and the pipes need a dozen
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -271,7 +271,7 @@ def die_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         # The parent may have ended before prctl. An orphan's new parent is process 1 or any subreaper (a
-        # container's init, systemd --user), so only the id that the parent left tells.
+        # container's init, systemd --user), so only the id that the parent left decides.
         if os.getppid() != int(os.environ.get("STILLSOUND_PARENT", os.getppid())):
             sys.exit(1)
 

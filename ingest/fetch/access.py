@@ -22,7 +22,7 @@ CHANNEL_ID = re.compile(r"UC[\w-]{22}")
 PO_TOKEN = re.compile(r"\w+\.(gvs|player|subs)\+([\w%-]{4})+")  # CLIENT.CONTEXT+TOKEN, base64url
 UNQUOTED_COMMA = re.compile(r"(?<!\\),")
 
-# a shorter cookie value, such as "1" or "true", stands in every message by chance
+# a shorter cookie value, such as "1" or "true", is in many messages by chance
 MIN_SECRET_COOKIE_LETTERS = 6
 
 ExtractorArgs = dict[str, dict[str, list[str]]]

@@ -294,12 +294,9 @@ def refusal_of(error: BaseException) -> Refused:
     """
     chain = list(causes(error))
     for cause in chain:
-        if isinstance(cause, Refused):
-            return cause
-        if isinstance(cause, Abort):
-            return Refused(cause.reason, cause.detail)
-        if isinstance(cause, HTTPError):
-            return Refused(status_reason(cause.status), f"HTTP {cause.status} {cause.reason or ''}".strip())
+        refusal = _stated_refusal(cause)
+        if refusal:
+            return refusal
     for cause in chain:
         if isinstance(cause, (RequestError, OSError, ContentTooShortError)):
             return Refused(*transport_reason(cause))
@@ -308,6 +305,17 @@ def refusal_of(error: BaseException) -> Refused:
     if isinstance(error, YoutubeDLError):
         return Refused(Reason.UNSUPPORTED, str(getattr(error, "orig_msg", None) or error))
     raise error
+
+
+def _stated_refusal(error: BaseException) -> Refused | None:
+    """Of an error that states its reason: ours, or an HTTP status."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, Abort):
+        return Refused(error.reason, error.detail)
+    if isinstance(error, HTTPError):
+        return Refused(status_reason(error.status), f"HTTP {error.status} {error.reason or ''}".strip())
+    return None
 
 
 # The process

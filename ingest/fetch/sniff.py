@@ -3,8 +3,8 @@
     media_type(head)        # "video/mp4", "image/png", …; "" for what is not in the table
     is_text(head)           # a page, a manifest, an error message
 
-Covered: the containers that `ingest.clip.process` may open, and pictures. Not covered: whether the rest is
-whole.
+Covered: the containers that `ingest.clip.process` may open, and pictures. Not covered: whether what follows
+is complete.
 """
 
 import re

@@ -66,7 +66,7 @@ class Landing:
 
 @dataclass
 class ItemBudget:
-    """What one item has used so far, and what was learnt on the way; replaced by the next item's."""
+    """What one item has used so far, and what was learnt meanwhile; replaced by the next item's."""
 
     proxy: str = ""  # "" is the direct route
     num_bytes: int = 0
@@ -341,7 +341,7 @@ class Web(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types: its classes 
         self._pace_request(url)
 
     def _wait_for_cooldown(self, url: str) -> None:
-        """A host that told an earlier item to wait gets its time.
+        """A host that made an earlier item wait gets its time.
 
         Here where it is short, else by an item that is retried later.
         """

@@ -49,7 +49,7 @@ SITE_HOSTS = ("youtube.com", "youtu.be")
 MAX_DEPTH = 2  # a channel lists its tabs, a tab its videos
 
 # The first pattern that matches what YouTube or yt-dlp wrote decides: from the most specific to the vaguest,
-# as most messages of the upper kinds also hold words of the lower ones ("private", "not available").
+# as most messages of the upper kinds also match patterns of the lower ones ("private", "not available").
 MESSAGES = (
     (Reason.BOT_CHECK, r"not a bot|captcha|likely being blocked|unusual traffic|^please sign in"),
     (Reason.RATE_LIMITED, r"\brate.?limited|try again later|too many requests"),

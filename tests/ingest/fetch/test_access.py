@@ -43,7 +43,7 @@ def test_a_scrape_actor_imports_no_yt_dlp() -> None:
         ("po_tokens_file", f"{TOKEN}\n", "line 1 is not CLIENT.CONTEXT"),
     ],
 )
-def test_a_file_of_secrets_that_cannot_be_used_is_told_without_quoting_it(
+def test_an_unusable_file_of_secrets_is_never_quoted(
     tmp_path: Path, name: str, text: str | None, told: str
 ) -> None:
     if text is not None:
@@ -53,7 +53,7 @@ def test_a_file_of_secrets_that_cannot_be_used_is_told_without_quoting_it(
     assert PASSWORD not in str(caught.value) and COOKIE not in str(caught.value)
 
 
-def test_an_error_that_quotes_a_secret_is_told_without_it(tube: Tube, youtube: YoutubeConfig) -> None:
+def test_secrets_are_redacted(tube: Tube, youtube: YoutubeConfig) -> None:
     web = Web(network(tube), VIDEO_EXTRACTORS, youtube_egress(youtube, listing=False))
     text = redacted(
         f"at http://someone:{PASSWORD}@{tube.address} with {COOKIE} and visionos.gvs+{TOKEN}", web.secrets()
@@ -61,7 +61,7 @@ def test_an_error_that_quotes_a_secret_is_told_without_it(tube: Tube, youtube: Y
     assert not any(secret in text for secret in (PASSWORD, COOKIE, TOKEN)) and text.startswith("at ***")
 
 
-def test_settings_reach_yt_dlp_in_its_own_words(youtube: YoutubeConfig) -> None:
+def test_settings_reach_yt_dlp(youtube: YoutubeConfig) -> None:
     ours = dataclasses.replace(
         youtube, extractor_args=["youtube:player-client=visionos,web;lang=en"], sleep_s=3, max_sleep_s=4
     )

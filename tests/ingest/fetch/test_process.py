@@ -18,9 +18,7 @@ BAD_SEGMENTS = (
 )
 
 
-def test_no_media_is_asked_for_before_the_license_is_known(
-    hostile: HostileSite, fetch: Callable[..., Media]
-) -> None:
+def test_no_media_before_the_license_is_known(hostile: HostileSite, fetch: Callable[..., Media]) -> None:
     hostile.answers["/page"] = body(b'<title>t</title><video src="/a.mp4"></video>')
     assert refused(lambda: fetch("/page", "")) == Reason.LICENSE
     assert hostile.asked == ["/page"]
@@ -35,9 +33,7 @@ def test_the_license_of_a_pages_text_brings_no_medium(
     assert "/a.mp4" not in hostile.asked
 
 
-def test_of_two_licenses_to_choose_from_the_allowed_one_is_taken_and_both_are_kept(
-    hostile: HostileSite, fetch: Callable[..., Media]
-) -> None:
+def test_of_two_licenses_the_allowed_one_is_taken(hostile: HostileSite, fetch: Callable[..., Media]) -> None:
     boxes = "".join(
         f'<p class="licensetpl"><b class="licensetpl_short">{name}</b></p>' for name in ("GFDL 1.2", "CC0")
     )
@@ -48,7 +44,7 @@ def test_of_two_licenses_to_choose_from_the_allowed_one_is_taken_and_both_are_ke
 
 
 @pytest.mark.parametrize("header", ["X_Robots_Tag", "tdm_reservation"])
-def test_an_opt_out_in_the_headers_of_a_medium_is_obeyed_before_its_body(
+def test_an_opt_out_in_headers_is_obeyed_before_the_body(
     hostile: HostileSite, fetch: Callable[..., Media], header: str, tmp_path: Path
 ) -> None:
     sent: list[int] = []
@@ -79,7 +75,7 @@ def test_an_opt_out_in_the_headers_of_a_medium_is_obeyed_before_its_body(
         ("", {"tdm_reservation": "1"}),
     ],
 )
-def test_an_opt_out_of_a_page_is_obeyed_before_any_medium_is_asked_for(
+def test_an_opt_out_of_a_page_is_obeyed_before_any_medium(
     hostile: HostileSite, fetch: Callable[..., Media], head: str, headers: dict[str, str]
 ) -> None:
     page = (

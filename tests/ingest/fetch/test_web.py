@@ -144,7 +144,7 @@ def recycled(ours: Fetcher) -> None:
 
 
 @pytest.mark.parametrize("event", [nothing, killed, recycled])
-def test_a_host_that_asked_for_a_long_rest_is_asked_nothing_more(
+def test_a_long_retry_after_outlives_the_process(
     hostile: HostileSite, fetcher: Opened, event: Callable[[Fetcher], None]
 ) -> None:
     hostile.answers = {
@@ -164,7 +164,7 @@ def test_a_host_that_asked_for_a_long_rest_is_asked_nothing_more(
         other.shutdown()
 
 
-def test_a_host_that_rests_is_not_asked_by_way_of_another_either(
+def test_a_cooldown_holds_behind_a_redirect(
     hostile: HostileSite, private: HostileSite, fetcher: Opened
 ) -> None:
     private.answers = {
@@ -184,7 +184,7 @@ def test_a_host_that_rests_is_not_asked_by_way_of_another_either(
 
 
 @pytest.mark.parametrize("event", [nothing, killed])
-def test_a_host_that_asked_for_a_short_rest_is_asked_again_after_it(
+def test_a_short_retry_after_is_waited_for(
     hostile: HostileSite, fetcher: Opened, event: Callable[[Fetcher], None]
 ) -> None:
     asked_s: list[float] = []

@@ -41,7 +41,7 @@ def wrapped(error: ExtractorError) -> DownloadError:
         (ExtractorError("YouTube said: The playlist does not exist.", expected=True), Reason.REMOVED),
     ],
 )
-def test_errors_of_yt_dlp_are_classed_by_their_true_words(error: ExtractorError, reason: Reason) -> None:
+def test_errors_of_yt_dlp_have_a_reason(error: ExtractorError, reason: Reason) -> None:
     refusal = refusal_of(wrapped(error))
     assert refusal and refusal.reason == reason and refusal.detail.startswith(str(error.orig_msg))
 

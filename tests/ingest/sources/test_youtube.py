@@ -393,7 +393,7 @@ def test_no_other_host_is_asked_for_through_a_proxy(
 
 
 @pytest.mark.parametrize("recycle_items", [500, 1])
-def test_after_a_bot_check_a_way_rests_and_the_next_is_taken_by_a_new_process_too(
+def test_a_cooldown_of_a_route_outlives_the_process(
     tube: Tube, youtube: YoutubeConfig, tmp_path: Path, recycle_items: int
 ) -> None:
     (tmp_path / "proxies").write_text(
@@ -405,7 +405,7 @@ def test_after_a_bot_check_a_way_rests_and_the_next_is_taken_by_a_new_process_to
     )
     ours = network(tube, recycle_items=recycle_items)
     with Fetcher(
-        ours, tmp_path / "spool", ("CC-BY-3.0",), {"youtube": dataclasses.replace(youtube, rest_s=60)}
+        ours, tmp_path / "spool", ("CC-BY-3.0",), {"youtube": dataclasses.replace(youtube, rest_s=600)}
     ) as fetcher:
         assert refused(lambda: fetcher.fetch(item("blocked0000"), 64)).reason == Reason.BOT_CHECK
         first, count = {way for _, way in tube.tunnels}, len(tube.tunnels)
@@ -413,7 +413,8 @@ def test_after_a_bot_check_a_way_rests_and_the_next_is_taken_by_a_new_process_to
             fetcher.fetch(item("marked00000"), 64)
         assert first.isdisjoint(way for _, way in tube.tunnels[count:]) and len(first) == 1
         assert refused(lambda: fetcher.fetch(item("blocked0000"), 64)).reason == Reason.BOT_CHECK
-        asked, rests = len(tube.tunnels), dict(fetcher.cooldowns.until_s)
+        asked = len(tube.tunnels)
+        cooldowns = dict(fetcher.cooldowns.until_s)
         assert (
             "cools down" in refused(lambda: fetcher.fetch(item("marked00000"), 64)).detail
             and len(tube.tunnels) == asked
@@ -422,8 +423,8 @@ def test_after_a_bot_check_a_way_rests_and_the_next_is_taken_by_a_new_process_to
             "cools down" in refused(lambda: fetcher.list_site("youtube", "ytsearch3:rain")).detail
             and len(tube.tunnels) == asked
         )
-        assert fetcher.cooldowns.until_s == rests and PASSWORD not in str(rests), (
-            "asking for what rests prolongs no rest"
+        assert fetcher.cooldowns.until_s == cooldowns and PASSWORD not in str(cooldowns), (
+            "a running cooldown is never extended"
         )
 
 
