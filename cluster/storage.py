@@ -86,10 +86,7 @@ def open_store(uri: str, writable: bool = False) -> Store:
     uri = uri.rstrip("/") or "/"
     if "://" not in uri or uri.startswith("file://"):
         return _open_folder(uri, writable)
-    scheme, place = uri.split("://", 1)
-    if "@" in place.split("/", 1)[0]:
-        hint = "datasets and logs record it; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
-        raise UserError(f"{scheme}://…@…: keys do not belong into a URI: {hint}")
+    scheme = _check_keyless(uri)
     unanswered: tuple[type[Exception], ...] = (OSError, *_client_errors(scheme))
     try:
         store = RemoteStore(uri)
@@ -113,6 +110,15 @@ def open_store(uri: str, writable: bool = False) -> Store:
             f"{uri}: object storage does not answer ({type(error).__name__}: {error}); check AWS_ENDPOINT_URL"
         ) from error
     return store
+
+
+def _check_keyless(uri: str) -> str:
+    """The scheme of a URI. `UserError` where keys are in it: datasets and logs would record them."""
+    scheme, location = uri.split("://", 1)
+    if "@" in location.split("/", 1)[0]:
+        hint = "datasets and logs record it; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+        raise UserError(f"{scheme}://…@…: keys do not belong into a URI: {hint}")
+    return scheme
 
 
 def absolute(uri: str) -> str:
