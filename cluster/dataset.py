@@ -269,11 +269,12 @@ class Dataset:
 
 def _identity(config: dict[str, Any], parents: list[dict[str, Any]]) -> dict[str, Any]:
     """What makes two datasets the same: settings and the content of their parents, not the URIs of these."""
-    contents = [
-        {name: value for name, value in parent.items() if name != "uri" or "snapshot" not in parent}
-        for parent in parents
-    ]
-    return {"config": config, "parents": contents}
+
+    def content(parent: dict[str, Any]) -> dict[str, Any]:
+        is_pinned = "snapshot" in parent  # then the snapshot says what it holds, wherever it is
+        return {name: value for name, value in parent.items() if not (is_pinned and name == "uri")}
+
+    return {"config": config, "parents": [content(parent) for parent in parents]}
 
 
 def _batched(names: list[str], size: int) -> Iterator[list[str]]:

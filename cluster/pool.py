@@ -232,7 +232,7 @@ class RayPool:
         self.deaths = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
         self.dataset = Dataset.open(config.uri)
         actor: Any = ray.remote(Worker).options(num_cpus=1, num_gpus=config.num_gpus, max_restarts=0)
-        pickled = ray.cloudpickle.dumps(config.stage_factory)
+        pickled = ray.cloudpickle.dumps(config.stage_factory)  # type: ignore[no-untyped-call]
         self.new_actor = lambda: actor.remote(config.uri, pickled, config.retryable)
         self.starting: dict[Any, Any] = {}
         self.idle: list[Any] = []
@@ -290,7 +290,7 @@ class RayPool:
         return list(itertools.islice(source, self.per_call))
 
     def _start(self) -> None:
-        actor = self.new_actor()
+        actor = self.new_actor()  # type: ignore[no-untyped-call]
         self.starting[actor.ready.remote()] = actor
 
     def _started(self, ready: Any) -> None:

@@ -187,19 +187,20 @@ def _check_tar(path: Path, members: dict[str, list[dict[str, Any]]]) -> None:
 def _write_index(
     path: Path, rows: list[Row], members: dict[str, list[dict[str, Any]]], columns: pa.Schema
 ) -> None:
-    records = [
-        {
+    def record(ordinal: int, row: Row) -> dict[str, Any]:
+        own_columns = {name: row.columns.get(name) for name in columns.names}
+        return {
             "ordinal": ordinal,
             "item_id": row.item_id,
             "key": row.key,
             "status": row.status,
             "reason": row.reason,
             "detail": row.detail,
-            **{name: row.columns.get(name) for name in columns.names},
+            **own_columns,
             "members": members.get(row.key or "", []) if row.status == Status.KEPT else [],
         }
-        for ordinal, row in enumerate(rows)
-    ]
+
+    records = [record(ordinal, row) for ordinal, row in enumerate(rows)]
     pq.write_table(
         pa.Table.from_pylist(records, schema=index_schema(columns)),
         path,

@@ -271,14 +271,14 @@ class RemoteStore:
             self.fs.exists(self.root)
 
     def read(self, name: str) -> bytes:
-        return _retrying(lambda: self.fs.cat_file(self._path(name)))
+        return bytes(_retrying(lambda: self.fs.cat_file(self._path(name))))
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
         """As of a file: fewer bytes, or none, where the object ends before `end`."""
         if start >= end:
             return b""  # an empty range would be a header that requests the whole object
         try:
-            return _retrying(lambda: self.fs.cat_file(self._path(name), start=start, end=end))
+            return bytes(_retrying(lambda: self.fs.cat_file(self._path(name), start=start, end=end)))
         except OSError as error:
             if _status(error) != 416:
                 raise

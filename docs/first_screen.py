@@ -1,4 +1,4 @@
-"""Draws README's first picture from a finished demo: pictures, their real sounds, and the ones made from them.
+"""Draws README's first picture from a finished demo: pictures, their real sounds, and those made from them.
 
     python docs/first_screen.py out/demo docs/first-screen.png
 

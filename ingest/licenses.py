@@ -161,7 +161,7 @@ def _of_url(address: str) -> str:
     for pattern, name in _URLS:
         match = re.fullmatch(pattern, plain)
         if match:
-            return name(match)
+            return str(name(match))  # type: ignore[no-untyped-call]  # of a table of lambdas
     return _of_site(plain)
 
 

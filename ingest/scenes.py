@@ -188,7 +188,7 @@ def _object_sound(
     wave = harmonics(
         thing.shape, f0_hz, sound["tilt_db_per_octave"], time_s, sample_rate_hz, rng.uniform(0, 2 * np.pi, 32)
     )
-    return np.asarray(wave) * onset_envelope(sound["rate_hz"], rng.uniform(0, 1), time_s)
+    return np.asarray(wave * onset_envelope(sound["rate_hz"], rng.uniform(0, 1), time_s))
 
 
 def onset_envelope(rate_hz: float, phase: float, time_s: np.ndarray) -> np.ndarray:

@@ -94,11 +94,14 @@ def _hits(
     }
 
     def share(name: str, attribute: str) -> np.ndarray:
-        rounds = [[clip[attribute] for clip in clips] for clips in hits[name]]
-        mean: np.ndarray = np.mean(rounds, axis=0)
-        return mean
+        """[n]: per clip, in how many of the rounds it was right; one round but for chance and shuffled."""
+        rounds = (np.array([clip[attribute] for clip in clips]) for clips in hits[name])
+        return np.asarray(np.mean(list(rounds), axis=0))
 
-    return {attribute: np.stack([share(name, attribute) for name in SHARES], 1) for attribute in ATTRIBUTES}
+    def shares(attribute: str) -> np.ndarray:
+        return np.stack([share(name, attribute) for name in SHARES], 1)
+
+    return {attribute: shares(attribute) for attribute in ATTRIBUTES}
 
 
 def _with_gaps(shares: np.ndarray) -> dict[str, np.ndarray]:

@@ -87,8 +87,8 @@ def find_reuploads(tracks: Tracks, marks: np.ndarray, folder: Path) -> None:
     bounds = np.searchsorted(tracks.media[order], np.arange(tracks.media.max(initial=-1) + 2))
 
     def unmarked_clips(medium: int) -> np.ndarray:
-        clips = np.asarray(order[bounds[medium] : bounds[medium + 1]])
-        return clips[~marks[clips]]
+        clips = order[bounds[medium] : bounds[medium + 1]]
+        return np.asarray(clips[~marks[clips]])
 
     for later, earlier, apart in sorted(versions):
         clips = unmarked_clips(later)

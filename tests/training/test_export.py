@@ -117,7 +117,9 @@ def test_an_older_model_opens_with_its_latents_and_refuses_those_of_another_code
         open_pipeline(str(run))
     export(ExportConfig(model=str(run), output=str(tmp_path / "export"), latents=chain.latents))
     shutil.rmtree(other)
-    with pytest.raises(UserError, match="its codec is stored beside its latents, which are not at .*latents="):
+    with pytest.raises(
+        UserError, match="its codec is stored beside its latents, which are not at .*latents="
+    ):
         open_pipeline(str(run))
 
 

@@ -138,4 +138,4 @@ def share_out(weights: list[float]) -> list[int]:
         dataset = int(counts.argmin()) + 1
         fix = "give it more, or leave it out"
         raise UserError(f"weights={weights}: dataset {dataset} has no row among {PERIOD}; {fix}")
-    return counts.tolist()
+    return [int(count) for count in counts]

@@ -126,7 +126,7 @@ def mel_to_magnitude(mels: Tensor, mel: MelConfig, iterations: int = 30) -> Tens
     """
     bank = filter_bank(mel).to(mels)
     # the start must be above 0: what is 0 stays 0
-    guess = (mels @ torch.linalg.pinv(bank)).clamp(min=1e-8)
+    guess: Tensor = (mels @ torch.linalg.pinv(bank)).clamp(min=1e-8)
     target = mels @ bank.T
     gram = bank @ bank.T
     for _ in range(iterations):

@@ -31,7 +31,7 @@ from training.pipeline.mel import MelConfig
 USUAL_GUIDANCE = 2.0
 
 
-class StillsoundPipeline(DiffusionPipeline):
+class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers hides its types from mypy
     """A network, a codec, an image encoder and a scheduler, under the names of their folders.
 
     `conditioning`: latent_mean/std, image_mean/std, null_embedding, condition_dropout, latent_shape, mel, and

@@ -16,9 +16,7 @@ from training.run.preview import Preview
 def test_a_recipe_that_draws_nothing_has_no_preview(data: str, tmp_path: Path) -> None:
     dataset = Dataset.open(data)
     config = settings(data, tmp_path, recipe="contrastive", preview_every=2)
-    with pytest.raises(
-        UserError, match="recipe contrastive makes nothing to look at; give 0"
-    ):
+    with pytest.raises(UserError, match="recipe contrastive makes nothing to look at; give 0"):
         Preview.of(dataset, dataset.snapshot(), config, {})
 
 
