@@ -10,18 +10,17 @@ three counts.
 """
 
 import json
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import ffmpeg
 
+from benchmarks.machine import machine
 from cluster.record import cpu_seconds
 from cluster.worklist import UnitTask, WorkItem
 from ingest.clip.clipper import ClipConfig
@@ -39,7 +38,8 @@ def make_videos(folder: Path, videos: int, minutes: float) -> list[Path]:
         path = folder / f"video{number}.mp4"
         # colours and corners named: its seed does not decide them, and a flat picture would be refused, not
         # written
-        look = f"nb_colors=2:c0=0x2040{16 + 50 * (number % 4):02x}:c1=0xf0b040:x0=0:y0=0:x1=640:y1=360:seed={number}"
+        colour = f"0x2040{16 + 50 * (number % 4):02x}"
+        look = f"nb_colors=2:c0={colour}:c1=0xf0b040:x0=0:y0=0:x1=640:y1=360:seed={number}"
         picture = ffmpeg.input(
             f"gradients=s=640x360:r=25:d={minutes * 60}:{look}:speed=0.05", f="lavfi"
         ).filter("noise", alls=12, allf="t")
@@ -151,7 +151,7 @@ def measure(minutes: float = 10.0, videos: int = 4) -> dict[str, object]:
     return {
         "benchmark": "clip",
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, python {platform.python_version()}, av {version('av')}",
+        "machine": machine("av"),
         "video_minutes": videos * minutes,
         "cpu_s_per_video_minute": per_minute,
         "keyframe_over_floor": round(per_minute["keyframe"] / per_minute["floor"], 3),

@@ -152,7 +152,7 @@ def film(path: Path, picture_seed: int, sound: np.ndarray, seconds: float, still
 
 
 def encoded_again(path: Path, name: str) -> Path:
-    """The video as somebody else would upload it; its key is behind the original's, as the lowest one stays."""
+    """The video as somebody else would upload it; its key sorts after the original's: the lowest stays."""
     container, *options = AGAIN[name]
     copy = path.with_name(f"b{path.stem}-{name}.{container}")
     subprocess.run(

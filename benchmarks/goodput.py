@@ -13,7 +13,6 @@ one worker and by two: CPU-seconds per clip.
 import contextlib
 import json
 import os
-import platform
 import random
 import shutil
 import subprocess
@@ -22,13 +21,13 @@ import tempfile
 import threading
 import time
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from benchmarks.clip import make_videos
+from benchmarks.machine import machine
 from ingest.clip.clipper import ClipConfig
 from ingest.scrape import ScrapeConfig, scrape
 from ingest.sources.settings import SourceConfig
@@ -141,7 +140,7 @@ def measure(minutes: float, kill_every_s: float, workers: int) -> dict[str, Any]
     return {
         "benchmark": "goodput",
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}, ray {version('ray')}",
+        "machine": machine("ray"),
         "workers": workers,
         "videos": videos,
         "clips": hit["counts"]["kept"],

@@ -10,19 +10,17 @@ says so and measures nothing; `cpu=1` goes the same way on a CPU, to try it out.
 """
 
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from benchmarks.loader import BATCH, make, ours
+from benchmarks.machine import machine
 from configs.load import load_config
 from training.data.catalogue import Catalogue
 from training.recipes import diffusion
@@ -84,9 +82,9 @@ def main(words: dict[str, str]) -> None:
             found[size] = json.loads(told.splitlines()[-1])
             found[size]["loader_over_training"] = round(loader_per_s / found[size]["samples_per_s"], 1)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: not a result"
-    machine = f"{device}, {platform.machine()}, {os.cpu_count()} cores, torch {version('torch')}, deepspeed {version('deepspeed')}"
+    described = f"{device}, {machine('torch', 'deepspeed')}"
     text = json.dumps(
-        {"benchmark": "gpu", "date": time.strftime("%Y-%m-%d"), "machine": machine, **found}, indent=1
+        {"benchmark": "gpu", "date": time.strftime("%Y-%m-%d"), "machine": described, **found}, indent=1
     )
     print(text)
     if "output" in words:

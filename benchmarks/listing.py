@@ -13,7 +13,6 @@ extrapolation to 10^6 is by requests, 1000 names each, of what we add to the pag
 import itertools
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from unittest.mock import patch
 
 import botocore.session
 
+from benchmarks.machine import machine
 from benchmarks.units import COLUMNS, make, noop_stage
 from cluster.dataset import Commit, Dataset
 from cluster.pool import do_unit
@@ -120,7 +120,7 @@ def measure(local: int, stored: int) -> dict[str, object]:
     return {
         "benchmark": "listing",
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}",
+        "machine": machine(),
         "folder": folder,
         "s3": s3,
         "list_over_scandir": round(folder["list_s"] / folder["scandir_s"], 1),

@@ -12,7 +12,6 @@ beside a bare client of 8 threads that asks for the same ranges; then through a 
 
 import json
 import os
-import platform
 import random
 import statistics
 import sys
@@ -22,7 +21,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from unittest.mock import patch
 
@@ -32,6 +30,7 @@ import pyarrow as pa
 import webdataset
 from botocore.config import Config
 
+from benchmarks.machine import machine
 from cluster.dataset import Dataset
 from cluster.shards import Row, write_shard
 from tests.fakes.servers import FaultyProxy, environment, moto, new_bucket
@@ -223,7 +222,7 @@ def measure(samples: int, passes: int, rounds: int, num_stored: int) -> dict[str
     return {
         "benchmark": "loader",
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}, webdataset {version('webdataset')}",
+        "machine": machine("webdataset"),
         "samples": samples,
         "ours_samples_per_cpu_s": round(statistics.median(pair[0] for pair in pairs)),
         "webdataset_samples_per_cpu_s": round(statistics.median(pair[1] for pair in pairs)),

@@ -10,20 +10,18 @@ in bf16 is told relative to the latent's deviation.
 """
 
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from benchmarks.machine import machine
 from cluster.dataset import Dataset
 from cluster.pool import do_unit
 from cluster.shards import members_of
@@ -135,7 +133,7 @@ def measure(clips: int, rounds: int, threads: int) -> dict[str, object]:
     return {
         "benchmark": "precompute",
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {threads} for torch {version('torch')}",
+        "machine": f"{machine('torch')}, {threads} threads",
         "clips": len(rows),
         "clips_per_s": round(statistics.median(pair[0] for pair in pairs), 3),
         "bare_clips_per_s": round(statistics.median(pair[1] for pair in pairs), 3),

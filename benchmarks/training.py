@@ -13,14 +13,11 @@ long a save holds the training up, in steps; once more at ZeRO 2.
 """
 
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -31,6 +28,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from benchmarks.loader import IMAGE_DIM, make
+from benchmarks.machine import machine
 from training.data.catalogue import Catalogue
 from training.data.randomness import SampleKey
 from training.pipeline.codec import embed_image, encode_wav
@@ -190,7 +188,7 @@ def measure(steps: int, rounds: int, batch: int, threads: int) -> dict[str, obje
     return {
         "benchmark": "training",
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {version('torch')}, deepspeed {version('deepspeed')}",
+        "machine": machine("torch", "deepspeed"),
         "batch": batch,
         "seconds_per_step": {name: [round(value, 2) for value in values] for name, values in found.items()},
         "plain_over_ours": round(middle["plain"] / middle["ours"], 3),

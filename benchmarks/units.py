@@ -11,19 +11,18 @@ included, looked at from outside; CPU is told by process.
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pyarrow as pa
 
+from benchmarks.machine import machine
 from cluster.dataset import Dataset
 from cluster.pool import UnitOutput, do_unit
 from cluster.shards import Row, write_shard
@@ -136,7 +135,7 @@ def measure(units: int, workers: int, baseline_units: int) -> dict[str, object]:
     return {
         "benchmark": "units",
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}, ray {version('ray')}",
+        "machine": machine("ray"),
         "units": units,
         "workers": workers,
         **ours,
