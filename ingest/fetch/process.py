@@ -29,7 +29,7 @@ from ingest.fetch.retries import Cooldowns, causes, status_reason, transport_rea
 from ingest.fetch.settings import FetchConfig
 from ingest.fetch.web import Landing, Web
 from ingest.licenses import allowed, first_allowed
-from ingest.rights.page import PageFacts, read_page
+from ingest.rights.page import PageStatements, read_page
 from ingest.sample import Item, Reason, Refused
 
 Info = dict[str, Any]  # yt-dlp's info dict
@@ -237,7 +237,7 @@ def _unreadable_is_corrupt(reason: Reason = Reason.CORRUPT) -> Iterator[None]:
         raise Refused(reason, f"cannot be read: {type(error).__name__}: {error}") from None
 
 
-def license_allowed(code: str, allow: tuple[str, ...], page: PageFacts | None = None) -> None:
+def license_allowed(code: str, allow: tuple[str, ...], page: PageStatements | None = None) -> None:
     """Raises `Refused` (license) unless `allow` lets `code` in, with what the page stated."""
     if allowed(code, allow):
         return

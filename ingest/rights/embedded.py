@@ -29,9 +29,7 @@ from ingest.sample import Reason, Refused
 
 NONE_FOUND = "none found"
 BLOCK_BYTES = 4 << 20
-EDGE_BYTES = (
-    128 << 20
-)  # of a larger file than two of these, only both ends are searched: metadata lies there, media between
+EDGE_BYTES = 128 << 20  # of a file larger than two of these, only both ends are searched: media are between
 MAX_PACKET_BYTES = 4 << 20  # of XMP; a longer one is read up to here
 MAX_PACKETS = 100
 MAX_PROPERTIES = 10_000  # of a packet

@@ -1,8 +1,14 @@
-"""What a web page says about its license and about machine use: pure functions from headers and HTML text.
+"""What a web page states about its license and about machine use: pure functions from HTML text.
 
-`read_page(html)` finds what the page states of its media (`ingest.rights.media_license` knows which
-statements those are), and opt-out marks. A page that contradicts itself states no license: nobody can tell
-which is the video's.
+    page = read_page(html, url)
+    page.license, page.opt_out, page.media.of({"https://a.example/x.mp4"})
+
+Covered: the license of the page's medium (`ingest.rights.media_license` knows which statements those are),
+opt-outs in meta tags and JSON-LD, and licenses in RSL that the page links or holds. A page that contradicts
+itself states no license: nobody can know which is the video's.
+
+Not covered: headers (`ingest.rights.usage`), text that scripts would write, and prose. Nothing is requested
+here. Pages are untrusted, so their cost is bounded before they are parsed.
 """
 
 import hashlib
@@ -15,11 +21,11 @@ from ingest.rights.usage import json_ld_opt_out, meta_opt_out
 from ingest.sample import Reason, Refused
 
 _RSL = "application/rsl+xml"
-_MAX_PARSE_COST = 3e8  # about 6 s of html.parser, whose time is quadratic in tags that never end
+_MAX_PARSE_COST = 3e8  # about 6 s of html.parser
 
 
 @dataclass(frozen=True)
-class PageFacts:
+class PageStatements:
     """`licenses`: every code that the page states of a medium, `unknown` for one it states in words we do not
     know.
     """
@@ -40,14 +46,14 @@ class PageFacts:
         return next(iter(self.media.of()), "")
 
 
-def read_page(html: str, url: str = "") -> PageFacts:
+def read_page(html: str, url: str = "") -> PageStatements:
     """Licenses, opt-out and title of a page, whatever the text is; `url` resolves its relative addresses.
 
     `Refused` (corrupt) where parsing it would take too long.
     """
     unclosed = html.find("<!--", html.rfind("-->") + 1)  # such a comment runs to the end, as in a browser
     html = html if unclosed < 0 else html[:unclosed]
-    if sum(part.count("<") * len(part) for part in html.split(">")) > _MAX_PARSE_COST:
+    if _parse_cost(html) > _MAX_PARSE_COST:
         raise Refused(Reason.CORRUPT, "a page of tags that never end")
     reader = _Reader(url)
     reader.feed(html)
@@ -58,7 +64,16 @@ def read_page(html: str, url: str = "") -> PageFacts:
     title = " ".join("".join(reader.title).split())[:300]
     digest = hashlib.sha256(html.encode("utf-8", "replace")).hexdigest()
     rsl = tuple(reader.rsl_links), tuple(reader.rsl_scripts)
-    return PageFacts(reader.media.stated(), opt_out, title, *rsl, digest, reader.media)
+    return PageStatements(reader.media.stated(), opt_out, title, *rsl, digest, reader.media)
+
+
+def _parse_cost(html: str) -> int:
+    """Letters that html.parser may look at.
+
+    At each `<` it searches for the `>` that ends the tag, and without one up to the end of the stretch: a
+    stretch of n letters between two `>` with k of `<` costs up to k * n, so that "<<<<…" is quadratic.
+    """
+    return sum(stretch.count("<") * len(stretch) for stretch in html.split(">"))
 
 
 class _Reader(HTMLParser):

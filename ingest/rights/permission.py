@@ -1,19 +1,21 @@
-"""Whether a site lets its pages and media be taken for training: what is asked, how long the answer holds,
-and the evidence.
+"""Whether a site lets its pages and media be taken for training: what it states, for how long that holds, and
+the evidence.
 
     permission.begin(item.source)
     permission.check_url(url)                  # before each request, those of redirects and segments too
     permission.check_response(url, headers)    # before a body is read
-    permission.check_page(facts, url)          # before a medium of the page is asked for
-    permission.evidence()                      # what was asked for this item, when, and what it said
+    permission.check_page(page, url)           # before a medium of the page is requested
+    permission.evidence()                      # what was requested for this item, when, and what it stated
 
-Each host (scheme, host, port) is asked for robots.txt, /.well-known/tdmrep.json and /ai.txt, each at most
-once a day and process; licenses in RSL that robots.txt, a header or a page names are read, too. An opt-out is
-`Abort` (opt_out), final, with the signal, its value and its URL. A robots.txt or RSL document that fails in
-passing is retryable: nothing is taken meanwhile.
+Covered: each host (scheme, host, port) is requested for robots.txt, /.well-known/tdmrep.json and /ai.txt,
+each at most once a day and process. Licenses in RSL that robots.txt, a header or a page names are read, and
+so are headers, meta tags and JSON-LD. An opt-out is `Abort` (opt_out), final, with the signal, its value and
+its URL. A transient failure over robots.txt or RSL is retryable: nothing is taken meanwhile.
 
-Not asked are the sources of `EXEMPT`, whose terms are others. For these only statements about training in
-headers count.
+Not covered: terms of use in prose, which no machine can judge; what media state within themselves
+(`ingest.rights.embedded`); opt-outs that came after the fetch (`ingest refresh`). Hosts of the sources in
+`EXEMPT`, whose terms are others, are not requested for these files: for them only statements about training
+in headers count.
 """
 
 import datetime
@@ -28,7 +30,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ingest.fetch.guard import Abort, url_refusal
-from ingest.rights.page import PageFacts
+from ingest.rights.page import PageStatements
 from ingest.rights.robots import (
     MEDIA_EXTENSIONS,
     Rules,
@@ -51,8 +53,8 @@ EXEMPT = {
 PATHS = {"robots": "/robots.txt", "tdmrep": "/.well-known/tdmrep.json", "ai": "/ai.txt"}
 LIFE_S = 86_400.0  # RFC 9309: no robots.txt is used for longer than a day
 MAX_LICENSES = 4  # RSL documents per place that names some
-MAX_RECORDS = 1000
-MAX_RECORD_BYTES = 16_384  # of a record; longer ones are asked for again by the next process
+MAX_RECORDS = 1000  # hosts and licenses in memory; the oldest goes first
+MAX_RECORD_BYTES = 16_384  # of a record; longer ones are requested again by the next process
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class Permission:
         content_type = headers.get_content_type() if headers.get("Content-Type") else ""
         self._check_ai_txt_type(url, content_type)
 
-    def check_page(self, page: PageFacts, url: str) -> None:
+    def check_page(self, page: PageStatements, url: str) -> None:
         """Raises `Abort` where a page, or a license in RSL that it holds or links, opts out; keeps what it
         says of its media.
         """

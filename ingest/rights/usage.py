@@ -1,10 +1,15 @@
-"""What headers, meta tags and JSON-LD say against machine use: pure functions from a statement to what opts
-out, or "".
+"""What headers, meta tags and JSON-LD state against machine use: from a statement to its part that opts out.
 
-Read are X-Robots-Tag and `<meta name="robots">` (for all, or for our agent by name), TDMRep
-(`tdm-reservation`), AIPREF's `Content-Usage` and Cloudflare's `Content-Signal`, and `usageInfo` of JSON-LD.
-What we do is training generative models: a statement about search, snippets or other agents alone is none
-against us. Unreadable statements state nothing.
+    header_opt_out(["noai"], None)             # "X-Robots-Tag: noai"
+    meta_opt_out("robots", "noindex")          # "meta robots: noindex"
+    usage_opt_out("train-ai=n, search=y")      # "train-ai=n"
+
+Covered: X-Robots-Tag and `<meta name="robots">` (for all, or for our agent by name), TDMRep
+(`tdm-reservation`, and the rules of tdmrep.json), AIPREF's `Content-Usage` and Cloudflare's `Content-Signal`,
+and `usageInfo` of JSON-LD.
+
+Not covered: statements about search, snippets or other agents alone, which are none against us (what we do is
+train generative models); statements that cannot be read, which state nothing.
 """
 
 import datetime
@@ -113,14 +118,20 @@ def json_ld_opt_out(scripts: Iterable[str]) -> str:
     """
     for text in scripts:
         try:
-            found = next(
-                (said for key, value in _members(json.loads(text)) if (said := _member_opt_out(key, value))),
-                "",
-            )
+            opt_out = _tree_opt_out(json.loads(text))
         except (ValueError, RecursionError):
             continue
-        if found:
-            return f"JSON-LD {found}"
+        if opt_out:
+            return f"JSON-LD {opt_out}"
+    return ""
+
+
+def _tree_opt_out(tree: Any) -> str:
+    # stops at the first: what is nested too deep behind it must not hide it
+    for key, value in _members(tree):
+        opt_out = _member_opt_out(key, value)
+        if opt_out:
+            return opt_out
     return ""
 
 

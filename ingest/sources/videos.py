@@ -1,7 +1,7 @@
 """`source.kind=youtube`: a table of ids, or whatever YouTube lists by itself, -> items.
 
 source.path=vggsound.csv                         a table of ids and times: `ingest.sources.video_lists`
-    source.path=https://www.youtube.com/@channel     a search, channel, playlist, video: `ingest.sources.youtube`
+source.path=https://www.youtube.com/@channel     YouTube lists it: `ingest.sources.youtube`
 """
 
 from collections.abc import Iterator
