@@ -93,10 +93,13 @@ def _hits(
         "shuffled": [right(generated, other) for other in others],
     }
 
+    def of_attribute(clips: list[dict[str, bool]], attribute: str) -> list[bool]:
+        return [clip[attribute] for clip in clips]
+
     def share(name: str, attribute: str) -> np.ndarray:
         """[n]: per clip, in how many of the rounds it was right; one round but for chance and shuffled."""
-        rounds = (np.array([clip[attribute] for clip in clips]) for clips in hits[name])
-        return np.asarray(np.mean(list(rounds), axis=0))
+        rounds = [of_attribute(clips, attribute) for clips in hits[name]]
+        return np.asarray(np.mean(rounds, axis=0))
 
     def shares(attribute: str) -> np.ndarray:
         return np.stack([share(name, attribute) for name in SHARES], 1)
