@@ -1,19 +1,18 @@
-"""`ingest refresh DATASET`: asks again whether what is stored may be used, and buries what has been
-withdrawn, down to latents.
+"""`ingest refresh DATASET`: checks again whether what is stored may be used; buries what was withdrawn.
 
     refresh(RefreshConfig("out/clips", derived=["out/latents"]))
 
-Each item with a kept sample is asked for as by a scrape, as politely and behind the same guard, but without
-the body of its media: permission (`ingest.rights.permission`), license, and whether it is still there.
+Each item with a kept sample is requested as by a scrape, as politely and behind the same guard, but without
+the body of its media: permission (`ingest.rights.permission`), license, and whether it still exists.
 Withdrawn is what its site now keeps from machine use (`opt_out`), what has no allowed license any more
-(`license`), and what is gone (`removed`: 404, 410; of YouTube also private). These samples get a tombstone,
-here and in `derived`, and their shards are written again as by `ingest remove`. A failure in passing changes
-nothing, nor does a refusal that is none of these. DATASET/refresh notes what was asked and when, so that a
-run that was cut off, or could not ask for everything, is completed by the next; after that, everything is
-asked again.
+(`license`), and what is deleted (`removed`: 404, 410; of YouTube also private). They get a tombstone,
+here and in `derived`, and their shards are rewritten as by `ingest remove`. A transient failure changes
+nothing, nor does a refusal that is none of these. DATASET/refresh records what was checked and when, so that
+a run that was cut off, or could not check everything, is completed by the next; after that, everything is
+checked again. docs/take-down.md draws the whole.
 
-Not covered are local files and tars, and pairs of iNaturalist whose observation is not known. Its API tells
-their licenses.
+Not covered are local files and tars, and pairs of iNaturalist whose observation is not known: their licenses
+come from its API.
 """
 
 import contextlib
@@ -33,7 +32,7 @@ from cluster.dataset import Dataset
 from cluster.scratch import scratch_folder
 from cluster.shards import Status
 from cluster.worklist import UnitTask
-from configs.load import UserError
+from configs.load import UserError, at_least
 from ingest.fetch.access import YoutubeConfig
 from ingest.fetch.fetcher import Fetcher
 from ingest.fetch.settings import FetchConfig
@@ -44,7 +43,11 @@ from ingest.sources.inaturalist import pair_license
 
 log = logging.getLogger(__name__)
 WITHDRAWN = frozenset({Reason.OPT_OUT, Reason.LICENSE, Reason.REMOVED})
-STANDS, LATER, NOT_COVERED, UNCLEAR = "stands", "later", "not covered", "unclear"
+# verdicts besides the reasons in WITHDRAWN; stored in DATASET/refresh, so the texts must not change
+STANDS = "stands"
+LATER = "later"
+NOT_COVERED = "not covered"
+UNCLEAR = "unclear"
 FOLDER = "refresh"
 UNFINISHED = f"{FOLDER}/unfinished.json"  # when the run began that is not yet complete
 API_PAUSE_S = 1.0  # iNaturalist asks for at most 60 requests a minute
@@ -53,7 +56,7 @@ API_PAUSE_S = 1.0  # iNaturalist asks for at most 60 requests a minute
 @dataclass
 class RefreshConfig:
     """`derived`: datasets of latents made of this one; `runs`: training runs to search for checkpoints.
-    `rewrite=false` leaves it at the tombstones. An unfinished run goes on with what it has not asked, unless
+    `rewrite=false` leaves it at the tombstones. An unfinished run resumes where it was, unless
     that is `resume_days` ago: 0 begins anew.
     """
 
@@ -68,10 +71,8 @@ class RefreshConfig:
     inaturalist_api: str = "https://api.inaturalist.org/v1/observations"
 
     def __post_init__(self) -> None:
-        if self.resume_days < 0:
-            raise UserError(f"resume_days={self.resume_days}: give 0 or more")
-        if self.workers < 1:
-            raise UserError(f"workers={self.workers}: give 1 or more")
+        at_least(self, 0, "resume_days")
+        at_least(self, 1, "workers")
 
 
 @dataclass(frozen=True)
@@ -85,37 +86,38 @@ class Work:
 
 
 def refresh(config: RefreshConfig, dry_run: bool = False) -> dict[str, Any]:
-    """Asks and buries; returns counts: `items`, `asked`, `withdrawn` by reason, `samples` buried, `later`,
+    """Checks and buries. Returns counts: `items`, `asked`, `withdrawn` by reason, `samples` buried, `later`,
     `unclear`, `not_covered`.
 
-    `UserError` before anything is asked: no dataset of clips, or a derived dataset without parents. A dry run
-    asks too, and writes nothing.
+    `UserError` before any request: no dataset of clips, or a derived dataset without parents. A dry run sends
+    the requests too, and writes nothing.
     """
     dataset = Dataset.open(config.dataset)
     if dataset.meta["kind"] != "clips":
-        raise UserError(
-            f"{config.dataset}: holds {dataset.meta['kind']}; name the dataset of clips, and this one as derived=[…]"
-        )
+        fix = "name the dataset of clips, and this one as derived=[…]"
+        raise UserError(f"{config.dataset}: holds {dataset.meta['kind']}; {fix}")
     if not dataset.meta["config"].get("license", {}).get("allow"):
         raise UserError(
             f"{config.dataset}/dataset.json names no license.allow: what is allowed there is not known"
         )
-    others = [open_derived(uri) for uri in config.derived]
+    datasets = [dataset, *(open_derived(uri) for uri in config.derived)]
     tally: Counter[str] = Counter()
-    gone: dict[str, str] = {}
+    withdrawn: dict[str, str] = {}
     since = _resumed_since(config, dataset, dry_run)
     for work, verdicts in _asked_units(config, dataset, since, tally):
-        reasons = {
-            key: verdicts[item] for item in verdicts for key in work.keys[item] if verdicts[item] in WITHDRAWN
-        }
-        gone |= reasons
+        reasons: dict[str, str] = {}
+        for item_id, verdict in verdicts.items():
+            if verdict in WITHDRAWN:
+                reasons |= dict.fromkeys(work.keys[item_id], verdict)
+        withdrawn |= reasons
         if not dry_run:
-            _bury_all([dataset, *others], reasons)
+            # unit by unit: what is withdrawn is unreadable at once, however long the run takes
+            _bury_all(datasets, reasons)
             _note(dataset, work, verdicts)
     if not dry_run and not tally[LATER]:
         dataset.store.delete(UNFINISHED)
-    summary = _summary(config, tally, gone)
-    return {**summary, **_rewrite(config, [dataset, *others], dry_run)}
+    summary = _summary(config, tally, withdrawn)
+    return {**summary, **_rewrite(config, datasets, dry_run)}
 
 
 def _resumed_since(config: RefreshConfig, dataset: Dataset, dry_run: bool) -> datetime.datetime:
@@ -128,7 +130,7 @@ def _resumed_since(config: RefreshConfig, dataset: Dataset, dry_run: bool) -> da
     except FileNotFoundError:
         pass
     except (ValueError, KeyError, TypeError) as error:
-        log.warning("%s/%s is damaged: everything is asked again: %s", dataset.uri, UNFINISHED, error)
+        log.warning("%s/%s is damaged: everything is checked again: %s", dataset.uri, UNFINISHED, error)
     if not dry_run:
         dataset.store.replace(UNFINISHED, json.dumps({"began": now.isoformat()}).encode())
     return now
@@ -177,7 +179,8 @@ def _ask_batch(
 
 def _due(dataset: Dataset, since: datetime.datetime, tally: Counter[str]) -> Iterator[Work]:
     """Units with kept samples that no tombstone names, and their items that were not asked `since` then."""
-    commits, buried = dataset.commits(), dataset.tombstones()
+    commits = dataset.commits()
+    buried = dataset.tombstones()
     for task in dataset.worklist.iter_units():
         if task.unit not in commits:
             continue
@@ -198,9 +201,9 @@ def _due(dataset: Dataset, since: datetime.datetime, tally: Counter[str]) -> Ite
 
 def _items(task: UnitTask) -> Iterator[tuple[str, Item]]:
     """The items of the work list; what a later version wrote beside their fields is left out."""
-    known = {one.name for one in fields(Item)}
+    names = {field.name for field in fields(Item)}
     for work in task.items:
-        yield work.item_id, Item(**{name: value for name, value in work.payload.items() if name in known})
+        yield work.item_id, Item(**{name: value for name, value in work.payload.items() if name in names})
 
 
 def _ask_unit(config: RefreshConfig, fetcher: Fetcher, work: Work) -> dict[str, str]:
@@ -224,7 +227,7 @@ def _ask(fetcher: Fetcher, item: Item) -> str:
 
 def _verdict(item: Item, refusal: Refused) -> str:
     if refusal.reason in RETRYABLE:
-        log.info("%s could not be asked for now: %s", item.id, refusal)
+        log.info("%s could not be checked now: %s", item.id, refusal)
         return LATER
     if item.source == "youtube" and refusal.reason == Reason.PRIVATE:
         return str(Reason.REMOVED)
@@ -239,67 +242,68 @@ def ask_inaturalist(config: RefreshConfig, fetcher: Fetcher, items: dict[str, It
     """One request to the API for all of a unit: a pair stands while both are listed under licenses that are
     allowed.
     """
-    known = {
+    observation_of = {
         item_id: str(item.meta["observation"])
         for item_id, item in items.items()
         if item.meta.get("observation")
     }
-    verdicts = {item_id: NOT_COVERED for item_id in items if item_id not in known}
-    if not known:
+    verdicts = {item_id: NOT_COVERED for item_id in items if item_id not in observation_of}
+    if not observation_of:
         return verdicts
-    ids = sorted(set(known.values()))
+    ids = sorted(set(observation_of.values()))
     url = f"{config.inaturalist_api}?{urllib.parse.urlencode({'id': ','.join(ids), 'per_page': len(ids)})}"
     if urllib.parse.urlsplit(url).netloc not in config.network.allow_private:
         time.sleep(API_PAUSE_S)
     try:
         answer = json.loads(fetcher.read_text(url))
-        found = {str(one["id"]): one for one in answer["results"]}
-        if len(found) != answer["total_results"]:
-            raise ValueError(f"{len(found)} of {answer['total_results']} observations in the answer")
+        observations = {str(observation["id"]): observation for observation in answer["results"]}
+        if len(observations) != answer["total_results"]:
+            raise ValueError(f"{len(observations)} of {answer['total_results']} observations in the answer")
     except (Refused, ValueError, KeyError, TypeError) as error:
-        log.info("iNaturalist could not be asked for %d observations now: %s", len(ids), error)
-        return verdicts | dict.fromkeys(known, LATER)
-    for item_id, observation in known.items():
-        license = pair_license(found.get(observation, {}), items[item_id].id)
-        verdicts[item_id] = (
-            STANDS
-            if license and allowed(license, fetcher.allow)
-            else str(Reason.LICENSE if license else Reason.REMOVED)
-        )
+        log.info("iNaturalist could not be queried for %d observations now: %s", len(ids), error)
+        return verdicts | dict.fromkeys(observation_of, LATER)
+    for item_id, observation_id in observation_of.items():
+        license = pair_license(observations.get(observation_id, {}), items[item_id].id)
+        if not license:
+            verdicts[item_id] = str(Reason.REMOVED)
+        else:
+            verdicts[item_id] = STANDS if allowed(license, fetcher.allow) else str(Reason.LICENSE)
     return verdicts
 
 
 def _youtube(config: RefreshConfig, dataset: Dataset) -> YoutubeConfig:
     """With the channels that were vouched for when the dataset was made, unless others are now."""
     vouched = dataset.meta["config"].get("source", {}).get("youtube", {}).get("vouched_channels") or {}
-    return (
-        config.youtube
-        if config.youtube.vouched_channels
-        else replace(config.youtube, vouched_channels=vouched)
-    )
+    if config.youtube.vouched_channels:
+        return config.youtube
+    return replace(config.youtube, vouched_channels=vouched)
 
 
 def _bury_all(datasets: list[Dataset], reasons: dict[str, str]) -> None:
     for reason in sorted(set(reasons.values())):
         for dataset in datasets:
-            bury(dataset, {key for key, own in reasons.items() if own == reason}, reason)
+            bury(dataset, {key for key, why in reasons.items() if why == reason}, reason)
 
 
 def _rewrite(config: RefreshConfig, datasets: list[Dataset], dry_run: bool) -> dict[str, Any]:
-    """Writes again what holds a sample that this run or an earlier one has buried, and tells which
-    checkpoints may have seen it.
+    """Rewrites what holds a sample that this run or an earlier one has buried; lists the checkpoints that may
+    have seen it.
     """
-    units, failed = 0, dict[str, str]()
-    checkpoints = list[dict[str, Any]]()
-    for reason in sorted(str(one) for one in WITHDRAWN) if not dry_run else []:
-        keys = {key for key, own in datasets[0].buried().items() if own == reason}
-        found = [find(dataset, partial(_is_one_of, keys), reason) for dataset in datasets] if keys else []
-        for other in datasets[1:]:
-            bury(other, keys, reason)  # one that an earlier run was not told of
-        checkpoints += [entry for uri in config.runs for entry in seen_by(uri, found)] if found else []
-        if config.rewrite and found:
-            broken = rewrite_all(found, reason, config.workers)
-            units += sum(len(part.commits) for part in found) - len(broken)
+    units = 0
+    failed: dict[str, str] = {}
+    checkpoints: list[dict[str, Any]] = []
+    for reason in sorted(map(str, WITHDRAWN)) if not dry_run else []:
+        keys = {key for key, why in datasets[0].buried().items() if why == reason}
+        if not keys:
+            continue
+        selections = [find(dataset, partial(_is_one_of, keys), reason) for dataset in datasets]
+        for derived in datasets[1:]:
+            bury(derived, keys, reason)  # one that an earlier run did not name
+        for uri in config.runs:
+            checkpoints += seen_by(uri, selections)
+        if config.rewrite:
+            broken = rewrite_all(selections, reason, config.workers)
+            units += sum(len(selection.commits) for selection in selections) - len(broken)
             failed |= broken
     return {"units": units, "failed": failed, "checkpoints": checkpoints}
 
@@ -308,22 +312,25 @@ def _is_one_of(keys: set[str], row: dict[str, Any]) -> bool:
     return row["key"] in keys
 
 
-def _summary(config: RefreshConfig, tally: Counter[str], gone: dict[str, str]) -> dict[str, Any]:
+def _summary(config: RefreshConfig, tally: Counter[str], buried: dict[str, str]) -> dict[str, Any]:
     withdrawn = {str(reason): tally[str(reason)] for reason in sorted(WITHDRAWN) if tally[str(reason)]}
     asked = tally[STANDS] + tally[UNCLEAR] + sum(withdrawn.values())
-    counts = {
+    return {
+        "dataset": config.dataset,
         "items": tally["items"],
         "asked": asked,
         "asked_before": tally["before"],
         "stand": tally[STANDS],
         "withdrawn": withdrawn,
+        "samples": len(buried),
+        "later": tally[LATER],
+        "unclear": tally[UNCLEAR],
+        "not_covered": tally[NOT_COVERED],
     }
-    left = {"later": tally[LATER], "unclear": tally[UNCLEAR], "not_covered": tally[NOT_COVERED]}
-    return {"dataset": config.dataset, **counts, "samples": len(gone), **left}
 
 
 def _note(dataset: Dataset, work: Work, verdicts: dict[str, str]) -> None:
-    """Writes down what was asked, and when; what comes later is due again."""
+    """Records what was checked, and when; what could not be checked is due again."""
     now = datetime.datetime.now(datetime.UTC).isoformat()
     fresh = {
         item: {"date": now, "said": verdict}
@@ -338,7 +345,7 @@ def _note(dataset: Dataset, work: Work, verdicts: dict[str, str]) -> None:
 
 
 def _read_notes(dataset: Dataset, unit: str) -> dict[str, dict[str, str]]:
-    """What earlier runs wrote down; damaged notes are as none."""
+    """What earlier runs recorded; damaged notes count as none."""
     try:
         notes = json.loads(dataset.store.read(f"{FOLDER}/{unit}.json"))
         return {

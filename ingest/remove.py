@@ -351,7 +351,9 @@ def _hole(row: Row, reason: str) -> Row:
 
 
 def _is_empty(row: dict[str, Any], reason: str) -> bool:
-    return row["status"] == Status.REMOVED or (row["status"] != Status.KEPT and row["reason"] == reason)
+    if row["status"] == Status.KEPT:
+        return False
+    return row["status"] == Status.REMOVED or bool(row["reason"] == reason)
 
 
 def seen_by(uri: str, selections: list[Found]) -> Iterator[dict[str, Any]]:

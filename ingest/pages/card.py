@@ -40,27 +40,21 @@ def write_card(dataset: Dataset, found: Survey, card: Path, attribution: Path) -
 
 def write_attribution(dataset: Dataset, path: Path) -> int:
     """A line per source that has a kept clip, in the order of the units; how many."""
-    buried, count = dataset.tombstones(), 0
+    buried = dataset.tombstones()
+    count = 0
     columns = ["key", "status", "media_id", "title", "channel", "url", "license"]
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["title", "author", "link", "license", "license_link", "changes"])
         for commit in dataset.iter_commits():
-            told: set[str] = set()
+            credited: set[str] = set()
             for row in dataset.read_index(commit).select(columns).to_pylist():
-                if row["status"] != Status.KEPT or row["key"] in buried or row["media_id"] in told:
+                if row["status"] != Status.KEPT or row["key"] in buried or row["media_id"] in credited:
                     continue
-                told.add(row["media_id"])
+                credited.add(row["media_id"])
                 count += 1
-                words = (
-                    row["title"],
-                    row["channel"],
-                    row["url"],
-                    row["license"],
-                    url_of(row["license"]),
-                    CHANGES,
-                )
-                writer.writerow([plain(word) for word in words])
+                fields = [row[name] for name in ("title", "channel", "url", "license")]
+                writer.writerow([plain(field) for field in (*fields, url_of(row["license"]), CHANGES)])
     return count
 
 
@@ -76,50 +70,74 @@ def _markdown(text: Any) -> str:
 
 def card_text(dataset: Dataset, found: Survey, sources: int, attribution: str) -> str:
     """Markdown with YAML front matter."""
-    config = dataset.meta["config"]
     name = dataset.uri.rstrip("/").split("/")[-1]
+    sections = [
+        *_front_matter(name, found),
+        *_contents(name, found),
+        *_licenses(found),
+        f"{attribution} names the {sources:,} sources: title, author, link, license. Changes: {CHANGES}.",
+        "",
+        *_making(dataset, found),
+        *LIMITS,
+    ]
+    return "\n".join(sections)
+
+
+LIMITS = (
+    "## Limits",
+    "",
+    "Licenses are those that the sources state; they were not checked further. Splits go by medium,"
+    " never by clip. What was taken",
+    "down is listed by key alone in `tombstones/`. Clips were filtered by signal measures only:"
+    " speech, persons and places may occur.",
+    "",
+)
+
+
+def _front_matter(name: str, found: Survey) -> list[str]:
+    """What dataset hubs read. They know single licenses by SPDX code in small letters, and else `other`."""
     licenses = sorted(found.licenses)
+    is_single = len(licenses) == 1 and licenses[0].startswith(("CC-BY", "CC0"))
+    splits = [{"name": split, "num_examples": count} for split, count in sorted(found.splits.items())]
     front = {
         "pretty_name": name,
-        "license": licenses[0].lower()
-        if len(licenses) == 1 and licenses[0].startswith(("CC-BY", "CC0"))
-        else "other",
+        "license": licenses[0].lower() if is_single else "other",
         "task_categories": ["text-to-audio", "image-feature-extraction"],
         "size_categories": [next((label for most, label in SIZES if found.kept < most), "n>10M")],
-        "dataset_info": {
-            "splits": [
-                {"name": split, "num_examples": count} for split, count in sorted(found.splits.items())
-            ]
-        },
+        "dataset_info": {"splits": splits},
     }
-    length = (
-        f"{found.seconds / 60:.1f} minutes" if found.seconds < 7200 else f"{found.seconds / 3600:,.1f} hours"
-    )
+    return ["---", yaml.safe_dump(front, sort_keys=False).strip(), "---"]
+
+
+def _contents(name: str, found: Survey) -> list[str]:
+    is_short = found.seconds < 7200
+    length = f"{found.seconds / 60:.1f} minutes" if is_short else f"{found.seconds / 3600:,.1f} hours"
     each = f", {found.seconds / found.kept:.4g} s each" if found.kept else ""
-    lines = [
-        "---",
-        yaml.safe_dump(front, sort_keys=False).strip(),
-        "---",
+    return [
         f"# {_markdown(name)}",
         "",
         f"{found.kept:,} pairs of a picture and the sound of its place{each}:",
         f"{length} of sound in all, {decimal(found.num_bytes)} of WebDataset tars.",
-        "Each sample has `flac` (mono, 16 bit), `jpg` (the frame on screen at the clip's middle) and `json` (where it is from).",
+        "Each sample has `flac` (mono, 16 bit), `jpg` (the frame on screen at the clip's middle) and `json`"
+        " (where it is from).",
         "",
-        "## Licenses",
-        "",
-        "| license | samples | text |",
-        "| --- | ---: | --- |",
-        *(
-            f"| {_markdown(code)} | {count:,} | {f'<{url_of(code)}>' if url_of(code) else 'as stated by the operator'} |"
-            for code, count in found.licenses.most_common()
-        ),
-        "",
-        f"{attribution} names the {sources:,} sources: title, author, link, license. Changes: {CHANGES}.",
-        "",
+    ]
+
+
+def _licenses(found: Survey) -> list[str]:
+    lines = ["## Licenses", "", "| license | samples | text |", "| --- | ---: | --- |"]
+    for code, count in found.licenses.most_common():
+        text = f"<{url_of(code)}>" if url_of(code) else "as stated by the operator"
+        lines.append(f"| {_markdown(code)} | {count:,} | {text} |")
+    return [*lines, ""]
+
+
+def _making(dataset: Dataset, found: Survey) -> list[str]:
+    listed = f"Of {found.listed:,} items that were listed, {found.answered:,} were tried"
+    return [
         "## How it was made",
         "",
-        f"Of {found.listed:,} items that were listed, {found.answered:,} were tried and {found.cut:,} gave {found.clips:,} clips;",
+        f"{listed} and {found.cut:,} gave {found.clips:,} clips;",
         f"{found.kept:,} clips of {found.used:,} items were kept.",
         "",
         *(["| refused as | rows |", "| --- | ---: |"] if found.reasons else []),
@@ -128,15 +146,10 @@ def card_text(dataset: Dataset, found: Survey, sources: int, attribution: str) -
         "<details><summary>Settings that decide the bytes</summary>",
         "",
         "```json",
-        json.dumps(config, indent=1, sort_keys=True).replace("```", "'''"),
+        # a title within the settings must not end the block
+        json.dumps(dataset.meta["config"], indent=1, sort_keys=True).replace("```", "'''"),
         "```",
         "",
         "</details>",
         "",
-        "## Limits",
-        "",
-        "Licenses are those that the sources state; they were not checked further. Splits go by medium, never by clip. What was taken",
-        "down is listed by key alone in `tombstones/`. Clips were filtered by signal measures only: speech, persons and places may occur.",
-        "",
     ]
-    return "\n".join(lines)

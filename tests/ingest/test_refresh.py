@@ -29,8 +29,8 @@ from ingest.shard import CLIP_COLUMNS
 from ingest.sources.settings import SourceConfig
 from ingest.verify import verify
 from tests.fakes.media import film
+from tests.fakes.takedown import npy
 from tests.ingest.fetch.test_fetcher import HostileSite, body
-from tests.ingest.test_remove import npy
 from training.data.catalogue import Catalogue
 
 BY = "https://creativecommons.org/licenses/by/4.0/"
