@@ -110,7 +110,8 @@ def croissant_text(dataset: Dataset, found: Survey, near: bool) -> str:
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "name": name,
-        "description": f"{found.kept:,} pairs of a picture and the sound of its place, cut from {found.used:,} media.",
+        "description": f"{found.kept:,} pairs of a picture and the sound of its place, "
+        f"cut from {found.used:,} media.",
         "conformsTo": VERSIONS,
         "license": [url_of(code) or code for code in sorted(found.licenses)] or ["unknown"],
         "datePublished": datetime.date.today().isoformat(),
@@ -206,24 +207,32 @@ def _field(name: str, kind: str, about: str, source: dict[str, Any]) -> dict[str
 def _responsible_ai(dataset: Dataset, found: Survey) -> dict[str, Any]:
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in found.reasons.most_common()) or "nothing"
     sources = ", ".join(f"{name} ({count:,} clips)" for name, count in found.sources.most_common())
-    told = "Only media under the licenses that license.allow names were kept."
-    if dataset.meta["config"].get("clipping", 1) >= 2:  # made since opt-outs are asked for
-        told += " Opt-outs within the media were obeyed, and for web pages robots.txt, TDMRep, AIPREF and RSL; each sample says what was found."
+    permission = "Only media under the licenses that license.allow names were kept."
+    if dataset.meta["config"].get("clipping", 1) >= 2:  # older datasets were made before opt-outs were read
+        permission += (
+            " Opt-outs within the media were obeyed, and for web pages robots.txt, TDMRep, AIPREF and RSL;"
+            " each sample says what was found."
+        )
+    refused = f"Rows refused: {reasons}."
     return {
-        "rai:dataCollection": f"Media of {sources or 'no source yet'} were fetched by `ingest scrape`. {told}",
+        "rai:dataCollection": f"Media of {sources or 'no source yet'} were fetched by `ingest scrape`. "
+        f"{permission}",
         "rai:dataCollectionType": ["Web Scraping"] if set(found.sources) - {"folder"} else ["Others"],
-        "rai:dataCollectionMissingData": f"Of {found.listed:,} listed items {found.answered:,} were tried. Rows refused: {reasons}.",
+        "rai:dataCollectionMissingData": f"Of {found.listed:,} listed items {found.answered:,} were tried. "
+        f"{refused}",
         "rai:dataPreprocessingProtocol": [
             f"Media were {CHANGES}.",
             "Silent, clipped, blank and blurred clips were refused by signal measures.",
         ],
-        "rai:dataBiases": "What is published under free licenses, and more by those who publish much; no balance of places or kinds.",
+        "rai:dataBiases": "What is published under free licenses, and more by those who publish much; "
+        "no balance of places or kinds.",
         "rai:dataLimitations": "Licenses are those that the sources state; they were not checked further.",
         "rai:personalSensitiveInformation": [
             "Speech, persons and places may occur; they were neither looked for nor taken out."
         ],
         "rai:dataUseCases": ["Training and evaluation of models that make sound from pictures."],
-        "rai:dataReleaseMaintenancePlan": "Withdrawn media are taken down by `ingest refresh` and `ingest remove`, down to the latents.",
+        "rai:dataReleaseMaintenancePlan": "Withdrawn media are taken down by `ingest refresh` and "
+        "`ingest remove`, down to the latents.",
     }
 
 

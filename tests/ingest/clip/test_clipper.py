@@ -1,6 +1,4 @@
-"""Cutting: sound and frame of a clip belong together, and hostile media ends as a refusal, never as a dead
-worker.
-"""
+"""Cutting: sound and frame belong together, and hostile media ends as a refusal, never as a dead worker."""
 
 import io
 import os

@@ -15,9 +15,10 @@ from ingest.clip.clocks import WRAP_S, Reach, StretchFinder, Timeline, ahead_s
 from ingest.sample import Clip, Item, Media, Reason, Refused
 from ingest.scrape import ScrapeConfig, ScrapeStage, scrape_item
 from ingest.sources.settings import SourceConfig
+from tests.fakes.cutting import cut, cutter
 from tests.fakes.media import NOISE, RATE_HZ, card, film, heard_s, shown_s
 from tests.ingest.clip.test_clipper import ffmpeg
-from tests.ingest.clip.test_media import FEW_MS, cut, cutter
+from tests.ingest.clip.test_media import FEW_MS
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,10 @@ import pytest
 from ingest.clip.clipper import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits
 from ingest.clip.windows import Packets, Span, plan_runs
 from ingest.sample import Clip, Media
+from tests.fakes.cutting import cut, cutter
 from tests.fakes.fields import field_film
 from tests.fakes.media import film, heard_s, shown_s
-from tests.ingest.clip.test_media import FEW_MS, cut, cutter
+from tests.ingest.clip.test_media import FEW_MS
 
 
 @pytest.fixture(scope="module")

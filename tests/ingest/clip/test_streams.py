@@ -10,9 +10,9 @@ from PIL import Image
 
 from ingest.clip.clipper import Clipper
 from ingest.sample import Media, Reason, Refused
+from tests.fakes.cutting import cut, cutter
 from tests.fakes.media import NOISE, RATE_HZ, card, film, heard_s, shown_s
 from tests.ingest.clip.test_clipper import ffmpeg
-from tests.ingest.clip.test_media import cut, cutter
 
 OTHER_S = 9.0  # of the noise of all films: where the other sound begins
 
