@@ -80,7 +80,7 @@ class Record:
 class Permission:
     """What one process knows of the hosts it met.
 
-    `ask(url)` fetches a text, and raises `Abort` where that fails in passing.
+    `ask(url)` fetches a text, and raises `Abort` on a transient failure.
     """
 
     def __init__(self, ask: Callable[[str], Answer], agents: Iterable[str] = (AGENT,)):
@@ -101,7 +101,7 @@ class Permission:
         ] = {}  # RSL of pages, by where it is: contents, and who names it
 
     def learn(self, records: Iterable[dict[str, Any]]) -> None:
-        """Takes over what an earlier process was told."""
+        """Takes over what an earlier process learnt."""
         for record in records:
             self._keep(Record(**record))
 

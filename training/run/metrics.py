@@ -101,7 +101,7 @@ class MetricsLog:
         if self.peak_flops:
             line["mfu"] = round(measured.flops / step_s / self.peak_flops, 4)
         self.metrics.append(line)
-        # a plot of the step or the samples over the step says nothing; a loss of no sample is no number
+        # a plot of the step or the samples over the step says nothing; a loss of no sample is NaN
         hidden = ("step", "samples") if measured.count else ("step", "samples", "loss")
         self._plot("train", step, {name: value for name, value in line.items() if name not in hidden})
 
