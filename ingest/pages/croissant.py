@@ -149,13 +149,13 @@ def _files(commits: list[Commit], base: str) -> list[dict[str, Any]]:
 
 
 def _file(part: Part, kind: str, base: str) -> dict[str, Any]:
-    facts = {
+    fields = {
         "contentUrl": base + part.name,
         "contentSize": f"{part.size} B",
         "encodingFormat": kind,
         "sha256": part.sha256,
     }
-    return {"@type": "cr:FileObject", "@id": part.name, "name": part.name, **facts}
+    return {"@type": "cr:FileObject", "@id": part.name, "name": part.name, **fields}
 
 
 def _set(
