@@ -1,25 +1,29 @@
-"""Training of UNet-S beside a plain PyTorch loop, and beside one that encodes as it goes; and what a
-checkpoint holds up.
+"""How long a training step of UNet-S takes, beside a plain PyTorch loop and one that encodes as it goes.
 
     python -m benchmarks.training [steps=4] [rounds=2] [batch=2] [threads=2]
 
-All on the same threads and batch, in alternating rounds; the first step of each round is left out. `ours`:
-the real verb on latents of a folder: checked, shuffled, resampled, clipped, averaged, logged, under DeepSpeed
-ZeRO 0. `plain`: forward, backward, clipping and AdamW on one batch that lies in memory, no average.
-`online_*`: waveforms -> mel -> AudioLDM's autoencoder, pictures -> CLIP of that shape, UNet-S, AdamW, and an
-average in a loop over the parameters, as audioldm_train does it: torch's AdamW as it comes, no clipping, its
-formula of the average, its batch of 2. In favour of that loop, nothing is read or decoded. `stall_steps`: how
-long a save holds the training up, in steps; once more at ZeRO 2.
+Measured: seconds per step, medians, on the same threads and batch:
+
+- `ours`: the real verb on latents of a folder: checked, shuffled, resampled, clipped, averaged, logged, under
+  DeepSpeed ZeRO 0.
+- `plain`, the baseline: forward, backward, clipping and AdamW on one batch in memory, no average.
+- `online_b32`, `online_l14`, the baselines of precomputed latents: waveforms -> mel -> AudioLDM's
+  autoencoder, pictures -> CLIP of that shape, then UNet-S, AdamW and an average, as audioldm_train does it:
+  torch's AdamW with its defaults, no clipping, its formula of the average in a loop over the parameters, its
+  batch of 2. In favour of that loop, nothing is read or decoded.
+
+and `stall_steps`: how many steps' time a save costs, once more at ZeRO 2.
+
+How: the sides take turns, `rounds` times; the first step of each round is left out, because it warms up.
 """
 
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -27,19 +31,23 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from benchmarks.loader import IMAGE_DIM, make
+from benchmarks.command_line import parse_options
+from benchmarks.loader import IMAGE_DIM, make_random_latents
 from benchmarks.machine import machine
+from cluster.dataset import Dataset
+from cluster.jsonl import read_lines
 from training.data.catalogue import Catalogue
 from training.data.randomness import SampleKey
 from training.pipeline.codec import embed_image, encode_wav
 from training.pipeline.mel import MelConfig
 from training.recipes import diffusion
+from training.recipes.recipe import Geometry
 from training.run import loop
 from training.settings import TrainConfig
 from training.train import train
 
 SAMPLES = 256
-SAVE_AT = 6  # of twice as many steps
+SAVE_AT_STEP = 6  # of twice as many: as many steps before the save as after it
 TOWERS = {
     "b32": {
         "hidden_size": 768,
@@ -59,7 +67,10 @@ TOWERS = {
 Step = Callable[[], None]
 
 
-def plain(geometry: dict[str, Any], batch: dict[str, Tensor]) -> Step:
+# --- Baselines ----------------------------------------------------------------------------------------------
+
+
+def plain_step(geometry: Geometry, batch: dict[str, Tensor]) -> Step:
     """One step of the plain loop."""
     torch.manual_seed(0)
     model = diffusion.build_model(diffusion.Config(), geometry)
@@ -74,32 +85,30 @@ def plain(geometry: dict[str, Any], batch: dict[str, Tensor]) -> Step:
     return step
 
 
-def online(geometry: dict[str, Any], batch: dict[str, Tensor], tower: str) -> Step:
+def online_step(geometry: Geometry, batch: dict[str, Tensor], tower: str) -> Step:
     """One step of a loop that encodes what it learns from."""
     torch.manual_seed(0)
-    model, mel = diffusion.build_model(diffusion.Config(), geometry), MelConfig()
-    down, up = ("DownEncoderBlock2D",) * 3, ("UpDecoderBlock2D",) * 3
-    codec = AutoencoderKL(1, 1, down, up, (128, 256, 512), 2, latent_channels=8).eval().requires_grad_(False)
-    image_encoder = (
-        CLIPVisionModelWithProjection(CLIPVisionConfig(projection_dim=IMAGE_DIM, **TOWERS[tower]))
-        .eval()
-        .requires_grad_(False)
-    )
-    size = len(batch["weight"])
-    wav, pixels = torch.randn(size, mel.num_samples) * 0.1, torch.randn(size, 3, 224, 224)
+    model = diffusion.build_model(diffusion.Config(), geometry)
+    mel = MelConfig()
+    down_blocks = ("DownEncoderBlock2D",) * 3
+    up_blocks = ("UpDecoderBlock2D",) * 3
+    codec = AutoencoderKL(1, 1, down_blocks, up_blocks, (128, 256, 512), 2, latent_channels=8)
+    codec.eval().requires_grad_(False)
+    image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(projection_dim=IMAGE_DIM, **TOWERS[tower]))
+    image_encoder.eval().requires_grad_(False)
+    batch_size = len(batch["weight"])
+    wavs = torch.randn(batch_size, mel.num_samples) * 0.1
+    pixels = torch.randn(batch_size, 3, 224, 224)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     average = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
     def step() -> None:
         with torch.no_grad():
-            mean, std = encode_wav(codec, wav, mel)
-            encoded = {
-                **batch,
-                "latent": mean + std * torch.randn_like(mean),
-                "image": embed_image(image_encoder, pixels),
-            }
+            mean, std = encode_wav(codec, wavs, mel)
+            latents = mean + std * torch.randn_like(mean)
+            images = embed_image(image_encoder, pixels)
         optimizer.zero_grad()
-        model(encoded)["loss"].mean().backward()
+        model({**batch, "latent": latents, "image": images})["loss"].mean().backward()
         optimizer.step()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -108,104 +117,124 @@ def online(geometry: dict[str, Any], batch: dict[str, Tensor], tower: str) -> St
     return step
 
 
-def seconds(step: Step, steps: int) -> float:
-    """The median of a step, but for the first."""
-    found = []
+def median_step_s(step: Step, steps: int) -> float:
+    """Of all steps but the first."""
+    seconds = []
     for _ in range(steps):
-        started = time.perf_counter()
+        started_s = time.perf_counter()
         step()
-        found.append(time.perf_counter() - started)
-    return statistics.median(found[1:])
+        seconds.append(time.perf_counter() - started_s)
+    return statistics.median(seconds[1:])
 
 
-def ours(
-    data: str, output: Path, batch: int, threads: int, zero_stage: int = 0
-) -> tuple[float, float, float]:
-    """The median step before any save and what the first save costs, in seconds, and the share of waiting for
-    data.
+# --- Ours ---------------------------------------------------------------------------------------------------
+
+
+class OurRun(NamedTuple):
+    step_s: float  # the median before any save
+    stall_s: float  # what the first save costs
+    wait_share: float  # of the time of all steps, waiting for data
+
+
+def our_run(data: str, output: Path, batch: int, threads: int, zero_stage: int = 0) -> OurRun:
+    """A run of the real verb with one save in its middle.
 
     A save costs its own time, and what the steps after it take longer than those before: it uploads beside
     them.
     """
-    took, save = [], loop.save
+    save_s = []
+    save = loop.save
 
-    def timed(*arguments: Any) -> None:
-        started = time.perf_counter()
-        save(*arguments)
-        took.append(time.perf_counter() - started)
+    def timed_save(*args: Any) -> None:
+        started_s = time.perf_counter()
+        save(*args)
+        save_s.append(time.perf_counter() - started_s)
 
-    shape = {
-        "workers": 0,
-        "global_batch": batch,
-        "lanes": batch,
-        "zero_stage": zero_stage,
-        "threads": threads,
-        "ema": 0.9999,
-    }
-    with patch.object(loop, "save", timed):
-        train(
-            TrainConfig(
-                data=data,
-                output=str(output),
-                steps=2 * SAVE_AT,
-                checkpoint_every=SAVE_AT,
-                keep_checkpoints=1,
-                **shape,
-            )
-        )  # type: ignore[arg-type]
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").open()][1:]
+    config = TrainConfig(
+        data=data,
+        output=str(output),
+        workers=0,
+        threads=threads,
+        zero_stage=zero_stage,
+        global_batch=batch,
+        lanes=batch,
+        ema=0.9999,
+        steps=2 * SAVE_AT_STEP,
+        checkpoint_every=SAVE_AT_STEP,
+        keep_checkpoints=1,
+    )
+    with patch.object(loop, "save", timed_save):
+        train(config)
+    lines = read_lines(output / "metrics.jsonl")[1:]  # the first step warms up
     step_s = [line["step_s"] for line in lines]
-    calm, later = statistics.median(step_s[: SAVE_AT - 1]), step_s[SAVE_AT - 1 :]
-    waited = sum(line["data_wait_s"] for line in lines)
-    return calm, took[0] + max(0.0, sum(later) - len(later) * calm), waited / sum(step_s)
+    before_save_s = step_s[: SAVE_AT_STEP - 1]
+    after_save_s = step_s[SAVE_AT_STEP - 1 :]
+    median_s = statistics.median(before_save_s)
+    slower_s = sum(after_save_s) - len(after_save_s) * median_s
+    waited_s = sum(line["data_wait_s"] for line in lines)
+    return OurRun(median_s, save_s[0] + max(0.0, slower_s), waited_s / sum(step_s))
+
+
+# --- Result -------------------------------------------------------------------------------------------------
+
+
+def first_batch(dataset: Dataset, geometry: Geometry, batch: int) -> dict[str, Tensor]:
+    """The first samples of the dataset as one batch of the recipe."""
+    catalogue = Catalogue.of(dataset, dataset.snapshot(), "train", diffusion.MEMBERS)
+    samples = catalogue.read(list(range(batch)))
+    keys = [SampleKey(0, 0, index) for index in range(batch)]
+    return diffusion.make_batch(
+        [samples[index] for index in range(batch)], keys, diffusion.Config(), geometry
+    )
 
 
 def measure(steps: int, rounds: int, batch: int, threads: int) -> dict[str, object]:
-    """The figures of all, and the ratios."""
     torch.set_num_threads(threads)
+    step_s: dict[str, list[float]] = {"plain": [], "ours": []}
+    step_s |= {f"online_{tower}": [] for tower in TOWERS}
+    runs = []
     with tempfile.TemporaryDirectory(prefix="stillsound-bench-") as name:
-        dataset = make(f"{name}/latents", SAMPLES)
+        dataset = make_random_latents(f"{name}/latents", SAMPLES)
         geometry = diffusion.geometry(dataset.snapshot(), dataset.meta, diffusion.Config())
-        catalogue = Catalogue.of(dataset, dataset.snapshot(), "train", diffusion.MEMBERS)
-        keys, samples = [SampleKey(0, 0, place) for place in range(batch)], catalogue.read(list(range(batch)))
-        tensors = diffusion.make_batch(
-            [samples[place] for place in range(batch)], keys, diffusion.Config(), geometry
-        )
-        found: dict[str, list[float]] = {
-            "plain": [],
-            "ours": [],
-            **{f"online_{tower}": [] for tower in TOWERS},
-        }
-        told = []
-        for number in range(rounds):
-            found["plain"].append(seconds(plain(geometry, tensors), steps))
-            told.append(ours(dataset.uri, Path(name, f"run-{number}"), batch, threads))
-            found["ours"].append(told[-1][0])
+        tensors = first_batch(dataset, geometry, batch)
+        for index in range(rounds):
+            step_s["plain"].append(median_step_s(plain_step(geometry, tensors), steps))
+            run = our_run(dataset.uri, Path(name, f"run-{index}"), batch, threads)
+            runs.append(run)
+            step_s["ours"].append(run.step_s)
             for tower in TOWERS:
-                found[f"online_{tower}"].append(seconds(online(geometry, tensors, tower), steps))
-        step_s, stall_s, _ = ours(dataset.uri, Path(name, "zero-2"), batch, threads, 2)
-    middle = {name: statistics.median(values) for name, values in found.items()}
+                online_s = median_step_s(online_step(geometry, tensors, tower), steps)
+                step_s[f"online_{tower}"].append(online_s)
+        zero_2 = our_run(dataset.uri, Path(name, "zero-2"), batch, threads, zero_stage=2)
+    medians = {side: statistics.median(seconds) for side, seconds in step_s.items()}
+    over_online = {
+        f"ours_over_online_{tower}": round(medians[f"online_{tower}"] / medians["ours"], 2)
+        for tower in TOWERS
+    }
     return {
         "benchmark": "training",
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine("torch", "deepspeed"),
         "batch": batch,
-        "seconds_per_step": {name: [round(value, 2) for value in values] for name, values in found.items()},
-        "plain_over_ours": round(middle["plain"] / middle["ours"], 3),
-        **{
-            f"ours_over_online_{tower}": round(middle[f"online_{tower}"] / middle["ours"], 2)
-            for tower in TOWERS
+        "seconds_per_step": {
+            side: [round(value, 2) for value in seconds] for side, seconds in step_s.items()
         },
-        "stall_steps": round(max(stall / step for step, stall, _ in told), 2),
-        "stall_steps_at_zero_2": round(stall_s / step_s, 2),
-        "data_wait_share": round(max(wait for _, _, wait in told), 5),
+        "plain_over_ours": round(medians["plain"] / medians["ours"], 3),
+        **over_online,
+        "stall_steps": round(max(run.stall_s / run.step_s for run in runs), 2),
+        "stall_steps_at_zero_2": round(zero_2.stall_s / zero_2.step_s, 2),
+        "data_wait_share": round(max(run.wait_share for run in runs), 5),
     }
 
 
+def main() -> None:
+    options = parse_options()
+    steps = int(options.get("steps", 4))
+    rounds = int(options.get("rounds", 2))
+    batch = int(options.get("batch", 2))
+    threads = int(options.get("threads", 2))
+    print(json.dumps(measure(steps, rounds, batch, threads), indent=1))
+
+
 if __name__ == "__main__":
-    words = dict(word.split("=", 1) for word in sys.argv[1:])
-    numbers = (
-        int(words.get(name, default))
-        for name, default in (("steps", 4), ("rounds", 2), ("batch", 2), ("threads", 2))
-    )
-    print(json.dumps(measure(*numbers), indent=1))
+    main()

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from benchmarks.curate import AGAIN, cut, make_films
+from benchmarks.curate import RE_ENCODINGS, cut, make_films
 from cluster.dataset import Dataset
 from cluster.shards import Row, write_shard
 from configs.load import UserError
@@ -249,7 +249,7 @@ def test_videos_cut_elsewhere_are_found_and_one_sound_with_other_pictures_stays(
     rows = [replace(row, item_id=row.key) for row in random.Random(seed).sample(films, len(films))]
     dataset = write(tmp_path, [rows[:9], rows[9:30], rows[30:]])
     curate(CurateConfig(str(tmp_path)))
-    again = {row.key for row in films if row.item_id.rpartition("-")[2] in AGAIN}
+    again = {row.key for row in films if row.item_id.rpartition("-")[2] in RE_ENCODINGS}
     assert dataset.tombstones() == again
 
 
