@@ -14,17 +14,21 @@ import logging
 from pathlib import Path
 from typing import Any
 
+# Any JSON object whose keys the code does not fix: what a file or a site happens to state. Where the keys are
+# fixed, a TypedDict says which, and mypy checks them.
+JsonObject = dict[str, Any]
+
 log = logging.getLogger(__name__)
 # more than any line of ours: metrics have about 300 bytes
 TAIL_BYTES = 4096
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[JsonObject]:
     """The whole lines of the file at `path`, oldest first."""
     return parse_lines(path.read_bytes(), str(path)) if path.exists() else []
 
 
-def parse_lines(data: bytes, name: str = "") -> list[dict[str, Any]]:
+def parse_lines(data: bytes, name: str = "") -> list[JsonObject]:
     """The JSON objects of `data`, one a line; `name` is for the warning about a damaged line."""
     lines = [_parse(line) for line in data.split(b"\n") if line.strip()]
     # the last one may be cut off by a crash at any time: that is no damage
@@ -34,7 +38,7 @@ def parse_lines(data: bytes, name: str = "") -> list[dict[str, Any]]:
     return [line for line in lines if line is not None]
 
 
-def last_line(path: Path) -> dict[str, Any] | None:
+def last_line(path: Path) -> JsonObject | None:
     """The newest whole line of the file at `path`, or None; reads its end only, however long the file is."""
     if not path.exists():
         return None
@@ -45,7 +49,7 @@ def last_line(path: Path) -> dict[str, Any] | None:
     return next((line for line in lines if line is not None), None)
 
 
-def _parse(data: bytes) -> dict[str, Any] | None:
+def _parse(data: bytes) -> JsonObject | None:
     """The object of one line; None where the line is cut off or otherwise no JSON object."""
     try:
         line = json.loads(data)
