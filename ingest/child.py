@@ -42,8 +42,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypedDict
 
+from cluster.jsonl import JsonObject
 from ingest.sample import Reason, Refused
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -78,13 +79,20 @@ class Launch:
     bounds_cpu: bool = True  # as much CPU time per item as time by the clock
     max_header_bytes: int = 8 << 20  # a thousand clips of an hour
     max_parts_bytes: int = 1 << 30
-    object_hook: Callable[[dict[str, Any]], Any] | None = None  # of json.loads, for the reply's header
+    object_hook: Callable[[JsonObject], Any] | None = None  # of json.loads, for the reply's header
+
+
+class RefusalHeader(TypedDict):
+    """The header of a reply that refuses: a code of `Reason`, and what a person reads."""
+
+    refused: str
+    detail: str
 
 
 class Reply(NamedTuple):
     """The JSON object, the byte strings that followed it, and what the child refused, if it did."""
 
-    header: dict[str, Any]
+    header: JsonObject
     parts: list[bytes]
     refusal: Refused | None
 
@@ -119,7 +127,7 @@ class WarmChild:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def ask(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    def ask(self, request: Mapping[str, Any]) -> tuple[JsonObject, list[bytes]]:
         """The child's reply: a JSON object, and the byte strings that followed it.
 
         Raises `Refused`: what the child refused, or as `exchange`.
@@ -204,9 +212,7 @@ class WarmChild:
             environment["STILLSOUND_ITEM_S"] = str(self.timeout_s)
         return environment | dict(self.launch.environment)
 
-    def _receive(
-        self, process: subprocess.Popen[bytes], deadline_s: float
-    ) -> tuple[dict[str, Any], list[bytes]]:
+    def _receive(self, process: subprocess.Popen[bytes], deadline_s: float) -> tuple[JsonObject, list[bytes]]:
         """One reply: the header's line, then the byte strings whose sizes it names under "parts".
 
         TimeoutError past the deadline (monotonic), EOFError if the child ended, ValueError for bad form.
@@ -245,7 +251,7 @@ def take_stdout() -> IO[bytes]:
     return replies
 
 
-def requests() -> Iterator[dict[str, Any]]:
+def requests() -> Iterator[JsonObject]:
     """The parent's lines, the settings first, until it closes its end.
 
     Where `Launch.bounds_cpu` is set, a line may take as much CPU time as time by the clock.
@@ -315,8 +321,8 @@ def _send(process: subprocess.Popen[bytes], message: Mapping[str, Any]) -> None:
 
 def _read_some(process: subprocess.Popen[bytes], deadline_s: float) -> bytes:
     assert process.stdout
-    left_s = max(0.0, deadline_s - time.monotonic())
-    ready, _, _ = select.select([process.stdout], [], [], left_s)
+    remaining_s = max(0.0, deadline_s - time.monotonic())
+    ready, _, _ = select.select([process.stdout], [], [], remaining_s)
     if not ready:
         raise TimeoutError("no reply")
     block = os.read(process.stdout.fileno(), PIPE_BYTES)
@@ -344,15 +350,15 @@ def _part_sizes(header: Any, max_bytes: int) -> list[int]:
 
 
 def _cut(body: bytes, sizes: Sequence[int]) -> list[bytes]:
-    parts = []
+    blobs = []
     start = 0
     for size in sizes:
-        parts.append(body[start : start + size])
+        blobs.append(body[start : start + size])
         start += size
-    return parts
+    return blobs
 
 
-def _refusal(header: dict[str, Any]) -> Refused | None:
+def _refusal(header: JsonObject) -> Refused | None:
     """ValueError for a reason that is not of the closed list, KeyError without a detail."""
     if "refused" not in header:
         return None

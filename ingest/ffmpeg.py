@@ -13,7 +13,7 @@ def ffmpeg_exe() -> str:
     named = os.environ.get("STILLSOUND_FFMPEG")
     if not named:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
-    found = shutil.which(named)
-    if not found:
+    path = shutil.which(named)
+    if not path:
         raise UserError(f"STILLSOUND_FFMPEG={named}: no such program; name an ffmpeg or unset it")
-    return found
+    return path

@@ -56,7 +56,7 @@ class StretchFinder:
         # where a jump ahead began the stretch, perhaps for one stream only; infinite after a jump back
         self.after_gap_s = [0.0]
 
-    def number(self, stream: int, time_s: float) -> int:
+    def stretch_of(self, stream: int, time_s: float) -> int:
         """The stretch of the packet of `stream` that is decoded at `time_s`."""
         last_s = self.last_s[stream]
         current = self.current[stream]
@@ -75,11 +75,11 @@ class StretchFinder:
 
     def _restarted(self, stream: int, time_s: float) -> bool:
         """Whether a jump ahead is no mere gap: no other stream of this stretch has come as far."""
-        others = [other for other, last_s in enumerate(self.last_s) if other != stream and last_s is not None]
-        if not others:
+        peers = [peer for peer, last_s in enumerate(self.last_s) if peer != stream and last_s is not None]
+        if not peers:
             return self.alone_jumps and time_s > (self.last_s[stream] or 0.0) + GAP_S
-        here = [other for other in others if self.current[other] == self.current[stream]]
-        return all((self.last_s[other] or 0.0) < time_s - AHEAD_S for other in here)
+        here = [peer for peer in peers if self.current[peer] == self.current[stream]]
+        return all((self.last_s[peer] or 0.0) < time_s - AHEAD_S for peer in here)
 
     def _joined(self, stream: int, time_s: float, least: int, after_gap_s: float = math.inf) -> int:
         """The newest stretch from `least` on whose clock is near; a new one where none is."""

@@ -20,20 +20,13 @@ from ingest.clip.windows import Settings
 from ingest.pixels import PictureError, open_picture
 from ingest.sample import Reason, Refused
 
-STILL_FORMATS = (
-    "JPEG",
-    "PNG",
-    "WEBP",
-    "AVIF",
-    "GIF",
-    "BMP",
-    "TIFF",
-    "HEIF",
-)  # HEIF where pillow-heif is installed
+# a whitelist: Pillow's EPS decoder would start Ghostscript. HEIF needs pillow-heif
+STILL_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF")
+# transfer curves and primaries whose values, taken for sRGB, would look flat and grey
 HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 WIDE = (ColorPrimaries.BT2020, ColorPrimaries.SMPTE431, ColorPrimaries.SMPTE432)
 UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
-MAX_SIDE_PX = 65500  # of a JPEG
+MAX_SIDE_PX = 65500  # of a JPEG, by libjpeg: its format ends at 65535
 
 
 @dataclass(frozen=True)
@@ -55,41 +48,51 @@ class VideoPictures:
         self.reformatter = VideoReformatter()  # kept: tables for high dynamic range take it a second to make
 
     def picture(self, frame: Any, time_s: float) -> Picture:
-        """The frame as it is shown. Raises `Refused`: too_small, too_large, corrupt."""
+        """The frame as a player displays it. Raises `Refused`: too_small, too_large, corrupt."""
         check_size(frame.width, frame.height, self.settings)
         check_size(round(frame.width * self.aspect), frame.height, self.settings)
-        pixels, aspect = self._rgb(frame), self.aspect
+        pixels = self._rgb(frame)
+        aspect = self.aspect
         if frame.interlaced_frame and frame.height > 1:
-            pixels, aspect = (
-                pixels[::2],
-                aspect / 2,
-            )  # the field that is on screen first; both would show combs
+            # the field that is on screen first: two fields are two moments, and what moved would have combs
+            pixels = pixels[::2]
+            aspect /= 2
         pixels, turned = upright(pixels, _display_matrix(frame))
         return finish(Image.fromarray(pixels), time_s, self.settings, 1 / aspect if turned else aspect)
 
     def _rgb(self, frame: Any) -> np.ndarray:
-        """uint8 [height, width, 3]. Video without a mark has BT.709 colours from 720 lines on, as players
-        take it.
-        """
-        options: dict[str, Any] = {"format": "rgb24", "threads": 1}
-        if frame.colorspace == UNSPECIFIED and (frame.width >= 1280 or frame.height > 576):
-            options["src_colorspace"] = Colorspace.ITU709
-        if frame.color_trc in HDR or frame.color_primaries in WIDE:
-            options |= {"dst_color_trc": ColorTrc.IEC61966_2_1, "dst_color_primaries": ColorPrimaries.BT709}
-        return np.ascontiguousarray(self.reformatter.reformat(frame, **options).to_ndarray())
+        """uint8 [height, width, 3]."""
+        # as players do: without a mark, high definition has BT.709 colours and the rest BT.601
+        is_unmarked_hd = frame.colorspace == UNSPECIFIED and (frame.width >= 1280 or frame.height > 576)
+        is_wide = frame.color_trc in HDR or frame.color_primaries in WIDE
+        converted = self.reformatter.reformat(
+            frame,
+            format="rgb24",
+            src_colorspace=Colorspace.ITU709 if is_unmarked_hd else None,
+            dst_color_trc=ColorTrc.IEC61966_2_1 if is_wide else None,
+            dst_color_primaries=ColorPrimaries.BT709 if is_wide else None,
+            threads=1,  # one item has one core
+        )
+        return np.ascontiguousarray(converted.to_ndarray())
 
 
 def upright(pixels: np.ndarray, matrix: np.ndarray | None) -> tuple[np.ndarray, bool]:
-    """`pixels` [height, width, 3] turned and mirrored as a display matrix [3, 3] says, and whether its sides
-    changed places.
+    """`pixels` [height, width, 3] turned and mirrored as a display matrix [3, 3] says.
+
+    And whether its sides changed places: then its pixels' aspect is the other way round, too.
     """
     if matrix is None:
         return pixels, False
     (a, b), (c, d) = matrix[:2, :2]
     turned = bool(abs(b) > abs(a))
     if turned:
-        pixels, a, d = pixels.transpose(1, 0, 2), c, b
-    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]), turned
+        # transposed, x is the frame's y: whether it runs backwards is the sign of c, and that of y of b
+        pixels = pixels.transpose(1, 0, 2)
+        a = c
+        d = b
+    row_step = -1 if d < 0 else 1
+    column_step = -1 if a < 0 else 1
+    return np.ascontiguousarray(pixels[::row_step, ::column_step]), turned
 
 
 def still_picture(path: str, settings: Settings) -> Picture:
@@ -105,12 +108,13 @@ def still_picture(path: str, settings: Settings) -> Picture:
 
 
 def finish(picture: Image.Image, time_s: float, settings: Settings, aspect: float = 1.0) -> Picture:
-    """RGB `picture`, whose pixels are `aspect` times as wide as high, as a JPEG of square ones with the short
-    side asked for.
+    """RGB `picture` as a JPEG of square pixels with the configured short side.
+
+    `aspect`: the width of its pixels over their height.
     """
-    shown = (picture.width * aspect, picture.height)
-    scale = settings.short_side_px / min(shown)
-    width, height = (max(settings.short_side_px, round(side * scale)) for side in shown)
+    square_sides = (picture.width * aspect, picture.height)
+    scale = settings.short_side_px / min(square_sides)
+    width, height = (max(settings.short_side_px, round(side * scale)) for side in square_sides)
     if max(width, height) > MAX_SIDE_PX:
         raise Refused(Reason.TOO_LARGE, f"shown at {width} x {height} pixels")
     if (width, height) != picture.size:
@@ -144,5 +148,5 @@ def regular_file(path: str) -> None:
 
 
 def _display_matrix(frame: Any) -> np.ndarray | None:
-    found = [data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"]
-    return np.frombuffer(bytes(found[0]), np.int32)[:9].reshape(3, 3) if found else None
+    matrices = [data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"]
+    return np.frombuffer(bytes(matrices[0]), np.int32)[:9].reshape(3, 3) if matrices else None

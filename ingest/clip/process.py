@@ -2,12 +2,14 @@
 
 It answers every request {"picture", "sound", "still", "start_s", "end_s"} with clips cut by playing time, or
 with why it refused. `ingest.clip.tracks` reads the files, `ingest.clip.windows` plans, `ingest.clip.picture`
-finishes frames; video is decoded here, only where a frame is wanted. It judges no content and opens nothing
+finishes frames; video is decoded here, only where a frame is needed. It judges no content and opens nothing
 but these two files.
 """
 
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypedDict
 
 import av
@@ -15,7 +17,7 @@ import numpy as np
 from av.video.frame import PictureType
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from ingest.child import confine, reply, requests, take_stdout
+from ingest.child import RefusalHeader, confine, reply, requests, take_stdout
 from ingest.clip.picture import Picture, VideoPictures, still_picture
 from ingest.clip.streams import holds_frame, opened, picture_stream
 from ingest.clip.tracks import Tracks, first_sample_on, one_timeline, read_tracks
@@ -48,9 +50,6 @@ INTRA = (PictureType.NONE, PictureType.I, PictureType.SI, PictureType.BI)
 BACK_FACTOR = 16
 THUMB_PX = 32  # side of the pictures in which cuts are looked for
 
-Response = tuple[dict[str, Any], list[bytes]]
-"""The header of a reply, as JSON, and the byte strings that follow it."""
-
 
 class Request(TypedDict):
     """What the clipper sends for one medium; `end_s` 0 is its end."""
@@ -60,6 +59,32 @@ class Request(TypedDict):
     still: bool
     start_s: float
     end_s: float
+
+
+class ClipEntry(TypedDict):
+    """One clip in a reply; `audio` and `image` index the byte strings that follow the header."""
+
+    start: int
+    valid: int
+    mode: str
+    frame_time_s: float
+    audio: int
+    image: int
+    width_px: int
+    height_px: int
+
+
+class CutHeader(TypedDict):
+    """The clips of one request, and what was lost of its medium: see `cut`."""
+
+    clips: list[ClipEntry]
+    unseen: list[int]
+    empty: list[int]
+    embedded: str
+
+
+Response = tuple[CutHeader | RefusalHeader, list[bytes]]
+"""The header of a reply, as JSON, and the byte strings that follow it."""
 
 
 class Chosen(NamedTuple):
@@ -92,14 +117,14 @@ def cut(request: Request, settings: Settings) -> Response:
     medium = cut_one(request["picture"], request["sound"], within, settings)
     blobs: list[bytes] = []
     index_of: dict[bytes, int] = {}  # several clips may share one picture: it crosses the pipe once
-    clips = []
+    clips: list[ClipEntry] = []
     for start, picture, mode, valid in _spread(medium.chosen, settings.max_clips):
         audio = len(blobs)
         blobs.append(_samples(medium.sound, start, valid, settings).astype("<i2").tobytes())
         if picture.jpeg not in index_of:
             index_of[picture.jpeg] = len(blobs)
             blobs.append(picture.jpeg)
-        entry: dict[str, Any] = {
+        entry: ClipEntry = {
             "start": start,
             "valid": valid,
             "mode": mode,
@@ -133,8 +158,8 @@ def _cut_still(picture_path: str, sound_path: str, within: Span | None, settings
     for start, valid in pieces:
         middle_s = start / settings.sample_rate_hz + valid / settings.sample_rate_hz / 2
         if valid > 0:
-            shown = Picture(picture.jpeg, picture.width_px, picture.height_px, middle_s)
-            chosen.append(Chosen(start, shown, "still", valid))
+            at_middle = replace(picture, time_s=middle_s)
+            chosen.append(Chosen(start, at_middle, "still", valid))
     starts = [start for start, _ in pieces]
     empty = [] if within else _empty(begins_s, sound.spans, sound.spans, starts, settings)
     return CutMedium(chosen, sound, [], empty)
@@ -196,10 +221,8 @@ def _empty(
         spans = [spans[stretch] for spans in (pictures, sounds) if stretch in spans]
         is_long = any(span.end_s - span.start_s >= settings.duration_s for span in spans)
         begin = round(begin_s * settings.sample_rate_hz)
-        later = [
-            round(other_s * settings.sample_rate_hz) for other_s in begins_s.values() if other_s > begin_s
-        ]
-        end = min(later, default=sys.maxsize)
+        later_s = [later_s for later_s in begins_s.values() if later_s > begin_s]
+        end = round(min(later_s) * settings.sample_rate_hz) if later_s else sys.maxsize
         if (len(spans) == 2 or is_long) and not any(begin <= start < end for start in starts):
             empty.append(begin)
     return sorted(empty)
@@ -257,8 +280,8 @@ def _thumbnails(path: str, packets: Packets, settings: Settings) -> Iterator[tup
 def read_pictures(path: str, packets: Packets, needed: set[int], settings: Settings) -> dict[int, Picture]:
     """Decodes the frames of the `needed` packets and little else; one that cannot be decoded is left out.
 
-    Packets that are marked as keyframes and are none are found out by what comes of them: their runs begin
-    farther back, and farther.
+    Containers mark packets as keyframes that are none (ASF, 3GP, MPEG-4 without a table of them). Only what
+    comes of decoding shows it: the runs that brought no whole frame begin farther back, and farther.
     """
     pictures: dict[int, Picture] = {}
     back = 0
@@ -303,9 +326,9 @@ def _read_runs(
 
 
 def _packets_of(numbered: Iterator[tuple[int, Any]], run: Run) -> Iterator[tuple[int, Any]]:
-    """(index, packet) from the run's first packet to its last; those before are passed over.
+    """(index, packet) from the run's first packet to its last; those before are skipped.
 
-    `numbered` goes on behind it: runs are in order and share no packet, so one pass serves all of them.
+    `numbered` continues behind it: runs are in order and share no packet, so one pass serves all of them.
     """
     for index, packet in numbered:
         if index >= run.first:
@@ -319,7 +342,7 @@ class _Sieve:
 
     def __init__(self, packets: Packets, run: Run, is_refreshed: bool):
         self.times_s = packets.times_s
-        self.needed = set(run.wanted)
+        self.needed = set(run.needed)
         # the packet from which on all of the picture was refreshed
         self.refreshed = len(packets.times_s)
         if is_refreshed and run.second_key is not None:
@@ -331,11 +354,11 @@ class _Sieve:
         self.index_of: dict[int, int] = {}  # packet by stamp; of two with one stamp, the first has the frame
         for index in indices:
             self.index_of.setdefault(int(packets.stamps[index]), index)
-        shown = [index for index in indices if packets.shown[index]]
-        shown.sort(key=lambda index: (packets.times_s[index], index))
-        # the needed packet that is shown right after this one
+        visible = [index for index in indices if packets.visible[index]]
+        visible.sort(key=lambda index: (packets.times_s[index], index))
+        # the needed packet that is displayed right after this one
         self.next_needed = {
-            before: after for before, after in zip(shown, shown[1:], strict=False) if after in self.needed
+            before: after for before, after in itertools.pairwise(visible) if after in self.needed
         }
 
     def needed_of(self, frames: list[Any], is_last: bool) -> Iterator[tuple[int, float, Any]]:
@@ -371,7 +394,7 @@ class _Sieve:
     def _is_whole(self, frame: Any, index: int) -> bool:
         """Whether the frame needs no other frame that was not decoded.
 
-        So is an intra frame, what is shown after one of this run, and all after a complete refresh.
+        So is an intra frame, what is displayed after one of this run, and all after a complete refresh.
         """
         if frame.is_corrupt:
             return False
@@ -386,7 +409,7 @@ def _decoded(decoder: Any, packet: Any) -> list[Any]:
     try:
         return list(decoder.decode(packet))
     except av.MemoryError:
-        raise
+        raise  # of this process, not of the packet: `answer` refuses the medium as too large
     except av.FFmpegError:
         return []
 
@@ -414,7 +437,7 @@ def _spread(chosen: Sequence[Chosen], most: int) -> Iterator[Chosen]:
 def answer(request: Request, settings: Settings) -> Response:
     """One request -> the header and byte strings of the reply.
 
-    An error nobody expected ends the process: a crash.
+    An unexpected error ends the process: the parent sees a crash, and the next item gets a fresh child.
     """
     try:
         return cut(request, settings)

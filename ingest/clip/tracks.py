@@ -65,7 +65,7 @@ class VideoTrack:
     back_s: float  # by how much decoding times may go back within one stretch
     stamps: list[int] = field(default_factory=list)  # in the time base: presentation time, else decoding time
     keys: list[bool] = field(default_factory=list)
-    shown: list[bool] = field(default_factory=list)
+    visible: list[bool] = field(default_factory=list)
     stretches: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     guessed: list[bool] = field(default_factory=list)  # of packets without a presentation time
@@ -77,35 +77,38 @@ class VideoTrack:
         self.ends.append(0 if stamp is None else stamp + (packet.duration or 0))
         self.guessed.append(packet.pts is None)
         self.keys.append(bool(packet.is_keyframe) and stamp is not None)
-        self.shown.append(stamp is not None and not packet.is_discard)
+        self.visible.append(stamp is not None and not packet.is_discard)
         self.stretches.append(stretch)
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(times [n] in seconds of the file's clock, shown [n], stretches [n]). Raises `Refused`: corrupt."""
+        """(times [n] in seconds of the file's clock, visible [n], stretches [n]).
+
+        Raises `Refused`: corrupt.
+        """
         if not any(self.keys):
             raise Refused(Reason.CORRUPT, "no keyframe in the video")
         times_s = self._seconds(self.stamps)
         stretches = np.array(self.stretches)
-        shown = np.array(self.shown)
+        visible = np.array(self.visible)
         guessed = np.array(self.guessed)
         if not guessed.all():  # the second field of a frame, most often: the first has its time
-            shown &= ~guessed
+            visible &= ~guessed
         for stretch in np.unique(stretches):  # what comes before the first keyframe cannot be decoded
             here = stretches == stretch
             keys = np.flatnonzero(here & self.keys)
             if len(keys):
-                shown &= ~here | (times_s >= times_s[keys[0]])
+                visible &= ~here | (times_s >= times_s[keys[0]])
             else:
-                shown &= ~here
-        return times_s, shown, stretches
+                visible &= ~here
+        return times_s, visible, stretches
 
     def reaches(self) -> Reaches:
         """From the first frame to the end of the last one, in each stretch."""
-        times_s, shown, stretches = self.arrays()
+        times_s, visible, stretches = self.arrays()
         ends_s = self._seconds(self.ends)
         reaches: Reaches = {}
-        for stretch in np.unique(stretches[shown]):
-            here = shown & (stretches == stretch)
+        for stretch in np.unique(stretches[visible]):
+            here = visible & (stretches == stretch)
             # packets need not state a duration: the last frame lasts one frame at least
             last_s = float(times_s[here].max()) + self.frame_s
             reaches[int(stretch)] = Reach(float(times_s[here].min()), max(last_s, float(ends_s[here].max())))
@@ -230,7 +233,7 @@ class _Reader:
         self.backs_s = [track.back_s if isinstance(track, VideoTrack) else BACK_S for track in self.tracks]
         self.finder = StretchFinder(self.backs_s, container.format.name in RESTARTS_ALONE)
         self.latest_s = [-math.inf] * len(self.tracks)
-        self.is_hidden = [False] * len(self.tracks)  # the clock has gone back, and nothing was shown since
+        self.is_hidden = [False] * len(self.tracks)  # the clock has gone back, and nothing was visible since
         self.num_read = [0] * len(self.tracks)
         # how far the unused streams reach, needed where the header gives one duration for all together
         self.unused_s = 0.0
@@ -285,7 +288,9 @@ class _Reader:
         self.is_hidden[slot] = False
         self.latest_s[slot] = time_s
         # presentation times go back and forth with the order of frames: only decoding times show a restart
-        stretch = self.finder.number(slot, time_s) if packet.dts is not None else self.finder.current[slot]
+        stretch = (
+            self.finder.stretch_of(slot, time_s) if packet.dts is not None else self.finder.current[slot]
+        )
         if stretch == 0 and time_s > self.limit_s:
             raise Refused(Reason.TOO_LONG, f"longer than {self.limit_s:g} s")
         return stretch
@@ -405,7 +410,7 @@ def _ahead(pictures: Reaches, sounds: Reaches, wraps: bool) -> dict[int, float]:
 
 def _packets(video: VideoTrack, reaches: Reaches, timeline: Timeline) -> Packets:
     """The packets of a video on playing time."""
-    times_s, shown, stretches = video.arrays()
+    times_s, visible, stretches = video.arrays()
     epochs_s = np.zeros(int(stretches.max()) + 1)
     for stretch, epoch_s in timeline.epoch_s.items():
         if stretch < len(epochs_s):
@@ -417,7 +422,7 @@ def _packets(video: VideoTrack, reaches: Reaches, timeline: Timeline) -> Packets
     return Packets(
         times_s=times_s - epochs_s[stretches],
         keys=np.array(video.keys),
-        shown=shown,
+        visible=visible,
         end_s=max((span.end_s for span in spans.values()), default=0.0),
         stretches=stretches,
         stamps=np.array(video.stamps),

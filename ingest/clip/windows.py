@@ -67,14 +67,14 @@ class Sound:
 class Packets:
     """Times of a video's packets in decoding order, [num_packets] each, and when its last frame ends.
 
-    A packet that is not `shown` is only there for others to be decoded: an edit list cuts it off, or it has
-    no time. `stretches`: of which stretch each packet is; `stamps`: its time as the file has it; `spans`,
+    A packet that is not `visible` is only there for others to be decoded: an edit list cuts it off, or it
+    has no time. `stretches`: of which stretch each packet is; `stamps`: its time as the file has it; `spans`,
     `begins_s`: where there is a picture, and where time begins, in each stretch.
     """
 
     times_s: np.ndarray
     keys: np.ndarray
-    shown: np.ndarray
+    visible: np.ndarray
     end_s: float
     stretches: np.ndarray
     stamps: np.ndarray
@@ -83,9 +83,10 @@ class Packets:
 
     @cached_property
     def order(self) -> np.ndarray:
-        """The shown packets in order of time."""
-        shown = np.flatnonzero(self.shown)
-        return shown[np.argsort(self.times_s[shown], kind="stable")]
+        """The visible packets in order of time."""
+        visible = np.flatnonzero(self.visible)
+        # stable: packets of one time stay in file order, as `process._Sieve` takes them
+        return visible[np.argsort(self.times_s[visible], kind="stable")]
 
     @cached_property
     def ordered_s(self) -> np.ndarray:
@@ -114,15 +115,15 @@ class Window:
 
 @dataclass
 class Run:
-    """Packets `first` to `last` decoded in one go, from a keyframe on; `wanted`: packets whose frames are
-    kept.
+    """Packets `first` to `last` decoded in one go, from a keyframe on.
 
-    `second_key`: of a run that can begin no earlier, the next keyframe.
+    `needed`: the packets whose frames are kept. `second_key`: of a run that can begin no earlier, the next
+    keyframe.
     """
 
     first: int
     last: int
-    wanted: list[int] = field(default_factory=list)
+    needed: list[int] = field(default_factory=list)
     second_key: int | None = None
 
 
@@ -180,8 +181,8 @@ def regions(
         picture = pictures[stretch]
         sound = sounds[stretch]
         begin_s = max(begins_s[stretch], within.start_s)
-        later = [other_s for other_s in begins_s.values() if other_s > begins_s[stretch]]
-        seam_s = min([within.end_s, *later])
+        later_s = [later_s for later_s in begins_s.values() if later_s > begins_s[stretch]]
+        seam_s = min([within.end_s, *later_s])
         start_s = max(picture.start_s, sound.start_s)
         end_s = min(picture.end_s, sound.end_s, seam_s - early_s)
         # a stream that starts by a priming's length later has the whole stretch: windows count from its begin
@@ -265,7 +266,7 @@ def plan_runs(packets: Packets, needed: set[int], back: int = 0) -> list[Run]:
     for packet in sorted(needed):
         stretch = packets.stretches[packet]
         earlier = keys[(keys <= packet) & (packets.stretches[keys] == stretch)]
-        # decoded before and shown before: a leading picture needs the keyframe before the one it follows
+        # decoded before and displayed before: a leading picture needs the keyframe before the one it follows
         usable = np.flatnonzero(packets.times_s[earlier] <= packets.times_s[packet])
         if not len(usable):
             continue
@@ -277,7 +278,7 @@ def plan_runs(packets: Packets, needed: set[int], back: int = 0) -> list[Run]:
             following = keys[(keys > first) & (packets.stretches[keys] == packets.stretches[first])]
             second_key = int(following[0]) if index == 0 and len(following) else None
             runs.append(Run(first, packet, second_key=second_key))
-        runs[-1].wanted.append(packet)
+        runs[-1].needed.append(packet)
     return runs
 
 

@@ -27,6 +27,9 @@ MIN_SECRET_COOKIE_LETTERS = 6
 
 ExtractorArgs = dict[str, dict[str, list[str]]]
 
+YtdlpOptions = dict[str, Any]
+"""Options of `yt_dlp.YoutubeDL`, by the names of its own API."""
+
 
 @dataclass(frozen=True)
 class Egress:
@@ -39,8 +42,8 @@ class Egress:
     # all that may be requested through a proxy: the guard sees the connect to the proxy, not the next one
     hosts: tuple[str, ...] = ()
     cookies_file: str = ""  # Netscape format; read once, never written
-    options: dict[str, Any] = field(default_factory=dict)  # more of yt-dlp's own
-    cooldown_s: float = 0.0  # how long a route is left alone that met a bot check or a rate limit
+    options: YtdlpOptions = field(default_factory=dict)
+    cooldown_s: float = 0.0  # of a route that met a bot check or a rate limit
 
     def secrets(self) -> list[str]:
         """Texts that must not be logged: proxies, their passwords, PO tokens."""
@@ -70,9 +73,8 @@ class YoutubeConfig:
     sleep_requests_s: float = operational(0.75)  # before each request of an extraction
     sleep_s: float = operational(2.0)  # before each download, at least
     max_sleep_s: float = operational(5.0)  # and at most
-    rest_s: float = operational(
-        600.0
-    )  # how long a proxy (or this machine) that met a bot check is left alone
+    # cooldown of a proxy (or of this machine) that met a bot check
+    rest_s: float = operational(600.0)
 
     def __post_init__(self) -> None:
         section = "source.youtube."
@@ -122,19 +124,19 @@ def secrets_of(config: YoutubeConfig) -> tuple[list[str], list[str]]:
     `UserError` for a file that cannot be used, cookies included; it never quotes from the file.
     """
     proxies = _lines(config.proxies_file, "proxies_file")
-    for number, proxy in enumerate(proxies, 1):
+    for index, proxy in enumerate(proxies, 1):
         if not _is_proxy(proxy):
-            why = f"line {number} is not http://[user:password@]host:port"
+            why = f"line {index} is not http://[user:password@]host:port"
             raise _unusable("proxies_file", config.proxies_file, why)
     cookies = _lines(config.cookies_file, "cookies_file", comments=("# ", "#\n"))
-    for number, cookie in enumerate(cookies, 1):
+    for index, cookie in enumerate(cookies, 1):
         if not _is_cookie(cookie):
-            why = f"entry {number} is not in Netscape's cookie format"
+            why = f"entry {index} is not in Netscape's cookie format"
             raise _unusable("cookies_file", config.cookies_file, why)
     tokens = _lines(config.po_tokens_file, "po_tokens_file")
-    for number, token in enumerate(tokens, 1):
+    for index, token in enumerate(tokens, 1):
         if not PO_TOKEN.fullmatch(token.replace("=", "_").replace("%3D", "_")):
-            why = f"line {number} is not CLIENT.CONTEXT+TOKEN"
+            why = f"line {index} is not CLIENT.CONTEXT+TOKEN"
             raise _unusable("po_tokens_file", config.po_tokens_file, why)
     return proxies, tokens
 
@@ -158,8 +160,8 @@ def _lines(path: str, setting: str, comments: tuple[str, ...] = ("#",)) -> list[
 
 def _is_proxy(text: str) -> bool:
     try:
-        parts = urllib.parse.urlsplit(text)
-        return parts.scheme == "http" and bool(parts.hostname and parts.port) and parts.path in ("", "/")
+        proxy = urllib.parse.urlsplit(text)
+        return proxy.scheme == "http" and bool(proxy.hostname and proxy.port) and proxy.path in ("", "/")
     except ValueError:
         return False
 
@@ -181,7 +183,7 @@ def youtube_egress(config: YoutubeConfig, listing: bool, launcher: str = "") -> 
     extractor_args = parse_extractor_args(config.extractor_args)
     if tokens:
         extractor_args.setdefault("youtube", {})["po_token"] = tokens
-    options: dict[str, Any] = {
+    options: YtdlpOptions = {
         "extractor_args": extractor_args,
         "sleep_interval_requests": config.sleep_requests_s,
         "sleep_interval": config.sleep_s,

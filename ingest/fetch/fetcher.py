@@ -15,10 +15,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from cluster.jsonl import JsonObject
 from ingest.child import INHERITED, ChildStartError, Launch, WarmChild
 from ingest.fetch.guard import url_refusal
+from ingest.fetch.messages import ChildSettings, Fetched
 from ingest.fetch.retries import Cooldowns
 from ingest.fetch.settings import FetchConfig
 from ingest.fetch.sniff import HEAD_BYTES, media_type
@@ -30,6 +32,14 @@ GRACE_S = 5.0  # the child ends an item at timeout_s itself; the parent kills it
 MAX_REPLY_BYTES = 1 << 20  # lists and texts go through a file
 MAX_RECORDS = 1000  # of what hosts stated, the newest
 COPY_BYTES = 1 << 20
+
+
+class Member(TypedDict):
+    """Where a member's bytes are in a tar, as `ingest.sources.tars` puts it into the work list."""
+
+    offset: int
+    size: int
+    suffix: str
 
 
 class Fetcher:
@@ -59,7 +69,7 @@ class Fetcher:
             _launch(self.spool),
         )
         self._num_media = 0
-        self._permission: dict[str, dict[str, Any]] = {}  # what hosts stated of machine use, by URL
+        self._permission: dict[str, JsonObject] = {}  # what hosts stated of machine use, by URL
 
     def __enter__(self) -> "Fetcher":
         self.spool.mkdir(parents=True, exist_ok=True)
@@ -78,7 +88,7 @@ class Fetcher:
         Raises `Refused`. An item whose license is not among `allow` is refused before its media body is
         requested.
         """
-        # URL lists are untrusted: they must not name local files
+        # `urls` apart: URL lists are untrusted, they must not name local files
         if item.url.startswith("/") and item.source != "urls":
             return self._from_archive(item) if "tar" in item.meta else _local(item)
         for url in filter(None, (item.url, item.sound_url)):
@@ -121,6 +131,7 @@ class Fetcher:
     def _work(self) -> Iterator[Path]:
         """An empty folder for the child to write in."""
         work = self.spool / "work"
+        # before as well: a killed process leaves what its child had written
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         try:
@@ -128,7 +139,7 @@ class Fetcher:
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
-    def _ask(self, request: Mapping[str, Any], work: Path) -> dict[str, Any]:
+    def _ask(self, request: Mapping[str, Any], work: Path) -> JsonObject:
         """The child's reply to one request. Raises `Refused`."""
         try:
             reply = self.child.exchange({**request, "folder": str(work.resolve())})
@@ -137,13 +148,14 @@ class Fetcher:
         # first what it learnt of hosts: a refusal is what most often brings a cooldown
         self.cooldowns.merge(reply.header["cooldowns"])
         self._permission |= {record["url"]: record for record in reply.header["permission"]}
+        # the oldest go first: a scrape of a million hosts must not grow without bound
         self._permission = dict(list(self._permission.items())[-MAX_RECORDS:])
         if reply.refusal:
             raise reply.refusal
         return reply.header
 
-    def _settings(self) -> dict[str, Any]:
-        """A new child's first line: also what the children before it learnt."""
+    def _settings(self) -> ChildSettings:
+        """A new child's first line."""
         return {
             "network": asdict(self.config),
             "allow": self.allow,
@@ -154,7 +166,7 @@ class Fetcher:
 
     def _from_archive(self, item: Item) -> Media:
         """Copies members out of a tar by offset and size; their names in the tar are never used as paths."""
-        members: dict[str, dict[str, Any]] = item.meta["tar"]
+        members: dict[str, Member] = item.meta["tar"]
         if not members:
             raise Refused(Reason.CORRUPT, f"{Path(item.url).name} {item.meta['damage']}")
         if not allowed(item.license, self.allow):
@@ -171,12 +183,13 @@ class Fetcher:
         sound = paths.get("sound", paths["picture"])
         return _media(item, paths["picture"], sound, owned=True, license=item.license)
 
-    def _keep(self, item: Item, work: Path, fetched: dict[str, Any]) -> Media:
+    def _keep(self, item: Item, work: Path, fetched: Fetched) -> Media:
         """Moves what the child wrote out of its folder, under names of ours."""
         self._num_media += 1
         paths = {}
         for name in {fetched["picture"], fetched["sound"]}:
             paths[name] = self.spool / f"{self._num_media:06d}-{name}"
+            # a rename: the spool and the child's folder in it are on one file system
             os.replace(work / name, paths[name])
         picture = paths[fetched["picture"]]
         media = _media(item, picture, paths[fetched["sound"]], owned=True, license=fetched["license"])
@@ -206,8 +219,8 @@ def _launch(spool: Path) -> Launch:
     )
 
 
-def _for_child(item: Item) -> dict[str, Any]:
-    """As it crosses the pipe: `meta` is the operator's and no business of the child."""
+def _for_child(item: Item) -> JsonObject:
+    """As it crosses the pipe, without `meta`: the child, which strangers may take over, has no use for it."""
     return {**asdict(item), "meta": {}}
 
 
@@ -259,6 +272,6 @@ def _copy_member(tar: Path, offset: int, size: int, target: Path) -> None:
         raise Refused(Reason.REMOVED, f"no such archive: {tar}") from None
 
 
-def _storable(texts: dict[str, Any]) -> dict[str, Any]:
+def _storable(texts: JsonObject) -> JsonObject:
     """What a page states, in letters that an index can hold."""
     return {key: storable(value) if isinstance(value, str) else value for key, value in texts.items()}

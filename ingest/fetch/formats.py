@@ -15,6 +15,7 @@ from ingest.fetch.guard import url_refusal
 from ingest.sample import Reason, Refused
 
 Format = dict[str, Any]
+"""yt-dlp's dict of one format: open, and any field may be missing."""
 
 PROTOCOLS = frozenset({"http", "https", "m3u8", "m3u8_native", "http_dash_segments"})
 ENOUGH_AUDIO_KBPS = 64  # below this a codec is heard at 16 kHz mono
@@ -26,11 +27,10 @@ ALTERED = re.compile(r"\bdrc\b|descri|\bdub|commentary", re.IGNORECASE)
 
 
 def choose_formats(formats: list[Format], need_short_side_px: int) -> list[Format]:
-    """One format (picture and sound in one file), or two: picture, then sound. `formats` go from worst to
-    best.
+    """One format (picture and sound in one file), or two: picture, then sound.
 
-    Raises `Refused`: unsupported where nothing can be downloaded, no_video or no_audio where one is surely
-    missing.
+    `formats` go from worst to best. Raises `Refused`: unsupported where nothing can be downloaded, no_video
+    or no_audio where one is surely missing.
     """
     usable = [f for f in formats if _usable(f)]
     if not usable:

@@ -108,15 +108,15 @@ def url_refusal(url: str) -> str | None:
     Only http and https, a host, no user name.
     """
     try:
-        parts = urlsplit(url)
-        is_port = parts.port is None or parts.port >= 0
+        address = urlsplit(url)
+        is_port = address.port is None or address.port >= 0  # `port` raises for what is none
     except ValueError as error:
         return f"malformed URL: {error}"
-    if parts.scheme.lower() not in SCHEMES:
-        return f"scheme {parts.scheme!r} is not http or https"
-    if not parts.hostname or not is_port:
+    if address.scheme.lower() not in SCHEMES:
+        return f"scheme {address.scheme!r} is not http or https"
+    if not address.hostname or not is_port:
         return "URL without a host"
-    if "@" in parts.netloc:
+    if "@" in address.netloc:
         return "URL with a user name"
     return None
 
@@ -175,9 +175,9 @@ def audit_hook(
 
 
 def install_guard(allow_private: Collection[str], launcher: str = "") -> None:
-    """Guards this process until it ends; `allow_private` are `host:port` exceptions, for the operator's own
-    servers.
+    """Guards this process until it ends.
 
-    `launcher` is the absolute path of the one program that may be started; "" for none.
+    `allow_private`: `host:port` exceptions, for the operator's own servers. `launcher`: the absolute path of
+    the one program that may be started; "" for none.
     """
     sys.addaudithook(audit_hook(parse_allowed(allow_private), launcher))

@@ -20,19 +20,19 @@ from yt_dlp.networking import Request
 from yt_dlp.networking.exceptions import HTTPError, RequestError
 from yt_dlp.utils import ContentTooShortError, GeoRestrictedError, YoutubeDLError
 
-from ingest.child import die_with_parent, reply, requests, take_stdout
+from cluster.jsonl import JsonObject
+from ingest.child import RefusalHeader, die_with_parent, reply, requests, take_stdout
 from ingest.fetch import youtube
 from ingest.fetch.access import Egress, YoutubeConfig, redacted, youtube_egress
 from ingest.fetch.formats import Format, choose_formats, mark_main_sounds
 from ingest.fetch.guard import Abort, install_guard
+from ingest.fetch.messages import Chosen, Description, Fetched, MediaHeader
 from ingest.fetch.retries import Cooldowns, causes, status_reason, transport_reason
 from ingest.fetch.settings import FetchConfig
-from ingest.fetch.web import Landing, Web
+from ingest.fetch.web import Info, Landing, Web
 from ingest.licenses import allowed, first_allowed
 from ingest.rights.page import PageStatements, read_page
 from ingest.sample import Item, Reason, Refused
-
-Info = dict[str, Any]  # yt-dlp's info dict
 
 EXTRACTORS = ("^generic$", "^html5$")  # anchored: a bare name would also match every name that contains it
 EXTENSIONS = frozenset(
@@ -67,7 +67,7 @@ class Site(NamedTuple):
     prepare: Callable[[Any, Path], str]  # (config, folder) -> launcher of a JavaScript runtime, or ""
     list_videos: Callable[[Web, str, Any], Iterator[dict[str, str]]]
     license_of: Callable[[Info, Any], str]
-    describe: Callable[[Info], dict[str, Any]]  # title, channel, meta
+    describe: Callable[[Info], Description]
     refusal_of: Callable[[BaseException], Refused | None]
 
 
@@ -104,9 +104,8 @@ class Task:
 # One item
 
 
-def fetch_item(web: Web, task: Task) -> dict[str, Any]:
-    """Fetches one item: {"picture": file name, "sound": file name, "license", "title", "channel",
-    "extractor"}, and "meta".
+def fetch_item(web: Web, task: Task) -> Fetched:
+    """Fetches one item into the task's folder.
 
     Raises `Refused`, `Abort`, or yt-dlp's errors, for `refusal_of` to class. The license is known to be
     allowed before any media body is requested.
@@ -129,7 +128,7 @@ def fetch_item(web: Web, task: Task) -> dict[str, Any]:
     return _direct_media(item, name, name)
 
 
-def _direct_media(item: Item, picture: str, sound: str) -> dict[str, Any]:
+def _direct_media(item: Item, picture: str, sound: str) -> Fetched:
     return {
         "picture": picture,
         "sound": sound,
@@ -140,10 +139,10 @@ def _direct_media(item: Item, picture: str, sound: str) -> dict[str, Any]:
     }
 
 
-def _from_page(web: Web, landing: Landing, task: Task) -> dict[str, Any]:
+def _from_page(web: Web, landing: Landing, task: Task) -> Fetched:
     page = read_page(_text(landing), landing.url)
     web.permission.check_page(page, landing.url)
-    # twice: no extraction without a chance of a license, no download without one of this medium
+    # checked twice: no extraction without a chance of a license, no download without one of this medium
     license_allowed(task.item.license or first_allowed(page.licenses, task.allow), task.allow)
     info = _extract(web, task.item.url)
     _check_cost(info, web.config)
@@ -161,13 +160,13 @@ def _from_page(web: Web, landing: Landing, task: Task) -> dict[str, Any]:
 
 def _addresses(info: Info) -> set[str]:
     """Every URL under which a medium can be fetched."""
-    found = set()
+    addresses = set()
     for source in (info, *(info.get("formats") or [])):
-        found |= {str(source[name]) for name in ("url", "manifest_url") if source.get(name)}
-    return found
+        addresses |= {str(source[name]) for name in ("url", "manifest_url") if source.get(name)}
+    return addresses
 
 
-def _from_site(web: Web, task: Task, site: Site) -> dict[str, Any]:
+def _from_site(web: Web, task: Task, site: Site) -> Fetched:
     """One extraction; the media's own URLs are requested only when the license is known to be allowed."""
     info = _extract(web, task.item.url, Reason.EXTRACTOR)
     _check_cost(info, web.config)
@@ -182,15 +181,12 @@ def _from_site(web: Web, task: Task, site: Site) -> dict[str, Any]:
             raise Refused(Reason.FORMAT, refusal.detail) from None
         raise
     described = site.describe(info)
-    meta = {**media["meta"], **described.pop("meta")}
+    meta = {**media["meta"], **described["meta"]}
     return {**media, "license": license, **described, "meta": meta}
 
 
-def _chosen(web: Web, info: Info, task: Task) -> dict[str, Any]:
-    """Chooses among the formats, and downloads.
-
-    Names of picture and sound: one file, or two that are never merged.
-    """
+def _chosen(web: Web, info: Info, task: Task) -> Chosen:
+    """Chooses among the formats, and downloads: one file, or two that are never merged."""
     formats = list(info.get("formats") or [info])
     mark_main_sounds(formats, web.budget.manifests)
     chosen = choose_formats(formats, task.need_short_side_px)
@@ -200,12 +196,12 @@ def _chosen(web: Web, info: Info, task: Task) -> dict[str, Any]:
     return {"picture": names[0], "sound": names[-1], "extractor": extractor, "meta": _formats_meta(chosen)}
 
 
-def _formats_meta(chosen: list[Format]) -> dict[str, Any]:
+def _formats_meta(chosen: list[Format]) -> JsonObject:
     """Which formats were taken, and what the site says of the sound's language.
 
     A preference below 0 is no original's.
     """
-    meta: dict[str, Any] = {"formats": [str(f.get("format_id") or "") for f in chosen]}
+    meta: JsonObject = {"formats": [str(f.get("format_id") or "") for f in chosen]}
     sound = chosen[-1]
     for name in ("language", "language_preference"):
         if sound.get(name) is not None:
@@ -227,9 +223,9 @@ def _extract(web: Web, url: str, unreadable: Reason = Reason.CORRUPT) -> Info:
 
 @contextlib.contextmanager
 def _unreadable_is_corrupt(reason: Reason = Reason.CORRUPT) -> Iterator[None]:
-    """yt-dlp and urllib trust what they parse.
+    """yt-dlp and urllib trust what they parse: their exceptions over a page or header are no crash of ours.
 
-    That they stumble over a page or header is no crash, and would happen again.
+    And a retry would meet the same bytes, so the reason is a final one.
     """
     try:
         yield
@@ -327,16 +323,14 @@ def _alarm(signum: int, frame: object) -> None:
 
 @dataclass
 class FetchState:
-    """What the child keeps from item to item: one network client per kind of request, each with its own
-    extractors, and the cooldowns that all of them share.
-    """
+    """What the child keeps from item to item: a network client per kind of request, and shared cooldowns."""
 
     config: FetchConfig
     allow: tuple[str, ...]
     site_configs: dict[str, Any]  # by name, one for each of SITES
     launcher: str = ""  # of the JavaScript runtime
     cooldowns: Cooldowns = field(default_factory=Cooldowns)
-    webs: dict[tuple[str, bool], Web] = field(default_factory=dict)
+    webs: dict[tuple[str, bool], Web] = field(default_factory=dict)  # by site and whether it lists
 
     def web(self, source: str, listing: bool = False) -> Web:
         """The client for a site's videos or lists; for any other source the one of media files and pages.
@@ -344,6 +338,7 @@ class FetchState:
         `UserError` where a file of secrets cannot be used here.
         """
         site = SITES.get(source)
+        # a list is read by other extractors than a video, and yt-dlp fixes them when a client is made
         key = (source if site else "", listing and site is not None)
         if key not in self.webs:
             extractors: tuple[str, ...] = EXTRACTORS
@@ -355,7 +350,7 @@ class FetchState:
         return self.webs[key]
 
 
-def answer(state: FetchState, request: Mapping[str, Any]) -> dict[str, Any]:
+def answer(state: FetchState, request: Mapping[str, Any]) -> MediaHeader | RefusalHeader:
     """One request of the parent -> the header of the reply.
 
     {"media": …} or {"refused": reason, "detail": …}; lists and texts go to a file.
@@ -379,7 +374,7 @@ def answer(state: FetchState, request: Mapping[str, Any]) -> dict[str, Any]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _do(state: FetchState, web: Web, request: Mapping[str, Any]) -> dict[str, Any]:
+def _do(state: FetchState, web: Web, request: Mapping[str, Any]) -> MediaHeader:
     folder = Path(request["folder"])
     if "item" in request:
         item = Item(**request["item"])
@@ -432,14 +427,16 @@ def main() -> None:
     state = _state(settings)
     _confine(runs_programs=bool(state.launcher))
     signal.signal(signal.SIGALRM, _alarm)
+    # one client for all media files and pages keeps what their hosts state; YouTube is exempt from asking
     urls = state.web("")  # before the guard: the first client imports what it needs
     urls.permission.learn(settings["permission"])
     install_guard(state.config.allow_private, state.launcher)
     reply(replies, {"ready": True})
     for request in lines:
         header = answer(state, request)
-        news = {"cooldowns": state.cooldowns.take_news(), "permission": urls.permission.take_news()}
-        reply(replies, header | news)
+        # with a refusal, too: it is what most often brings a cooldown
+        learnt = {"cooldowns": state.cooldowns.take_news(), "permission": urls.permission.take_news()}
+        reply(replies, {**header, **learnt})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""When a host or a route may be asked again, and which reason a failure of the network is recorded under.
+"""When a host or a route may be used again, and which reason a failure of the network is recorded under.
 
 A route is a proxy, or "" for the direct connection. Nothing here sends a request.
 """
@@ -29,19 +29,19 @@ STATUS_REASONS = {
 
 @dataclass
 class Cooldowns:
-    """Which hosts and routes are to be left alone, and for how long.
+    """Which hosts and routes cool down, and for how long.
 
     Both ends of the pipe keep one: the child adds, the parent merges the child's news, and a new child starts
     from the parent's `to_message`. Messages hold seconds to come, as the clocks of two processes may differ.
     """
 
     until_s: dict[str, float] = field(default_factory=dict)  # monotonic
-    _news: dict[str, float] = field(default_factory=dict)
+    _added: dict[str, float] = field(default_factory=dict)  # since the last `take_news`
 
     def add(self, name: str, seconds: float) -> None:
         if seconds > 0:
             self.until_s[name] = time.monotonic() + seconds
-            self._news[name] = seconds
+            self._added[name] = seconds
 
     def remaining_s(self, name: str) -> float:
         return max(0.0, self.until_s.get(name, 0.0) - time.monotonic())
@@ -49,6 +49,7 @@ class Cooldowns:
     def merge(self, message: Mapping[str, float]) -> None:
         """Takes over another process's cooldowns, and forgets those of ours that are over."""
         now_s = time.monotonic()
+        # the newest message counts, even where ours would last longer: the child met the host last
         self.until_s |= {name: now_s + float(seconds) for name, seconds in message.items()}
         self.until_s = {name: until_s for name, until_s in self.until_s.items() if until_s > now_s}
 
@@ -59,9 +60,9 @@ class Cooldowns:
 
     def take_news(self) -> dict[str, float]:
         """What was added since the last call: name -> seconds."""
-        news = self._news
-        self._news = {}
-        return news
+        added = self._added
+        self._added = {}
+        return added
 
 
 def route_name(proxy: str) -> str:
@@ -85,7 +86,7 @@ def transport_reason(error: BaseException) -> tuple[Reason, str]:
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
     """`error` and what caused it, each once: yt-dlp's links (`exc_info`, `cause`), then Python's."""
-    seen: set[int] = set()
+    seen: set[int] = set()  # by identity: errors may cause each other in a circle
     queue = [error]
     while queue:
         cause = queue.pop(0)
@@ -105,6 +106,7 @@ def retry_after_s(value: str | None, now_s: float) -> float | None:
     """
     if not value:
         return None
+    # a delta is digits only: "-5" or "1e9" are no Retry-After, and no date either
     if value.strip().isdecimal():
         return float(value)
     try:

@@ -148,8 +148,9 @@ def evaluated(script: bytes) -> bytes:
 
 
 def _v8_flags(arguments: list[str]) -> str:
-    """Of yt-dlp's own flags only `jitless` counts (its option youtube-ejs:jitless): the others grant, or are
-    among ours.
+    """Ours, and `jitless` of yt-dlp's own (its option youtube-ejs:jitless).
+
+    Its other flags grant permissions, or are among ours anyway.
     """
     jitless = ",--jitless" if "--v8-flags=--jitless" in arguments else ""
     return f"--v8-flags=--max-old-space-size={MAX_HEAP_MB}{jitless}"
@@ -184,8 +185,9 @@ def _pass_on(source: IO[bytes], target: IO[bytes], max_bytes: int) -> None:
 
 
 def confinement(program: str, parent: int, max_s: float) -> Callable[[], None]:
-    """What the process that becomes `program` (deno) does to itself before; it ends when `parent`, a process
-    id, does.
+    """What the process that becomes `program` (deno) does to itself before.
+
+    It ends when `parent`, a process id, does.
     """
     cpu_s = int(max_s) + 1
 

@@ -24,7 +24,7 @@ from yt_dlp.networking import Request, Response
 from yt_dlp.networking.exceptions import HTTPError, TransportError
 from yt_dlp.utils import DownloadError
 
-from ingest.fetch.access import MIN_SECRET_COOKIE_LETTERS, Egress
+from ingest.fetch.access import MIN_SECRET_COOKIE_LETTERS, Egress, YtdlpOptions
 from ingest.fetch.answers import Metered, content_length, is_part, range_of, states_whole
 from ingest.fetch.guard import Abort, url_refusal
 from ingest.fetch.hops import GuardedRH
@@ -45,6 +45,9 @@ from ingest.rights.robots import MAX_BYTES as MAX_ROBOTS_BYTES
 from ingest.rights.robots import agent_name
 from ingest.rights.usage import AGENT
 from ingest.sample import Reason
+
+Info = dict[str, Any]
+"""yt-dlp's info dict, of a video, a page or a list: open, and any field may be missing."""
 
 BLOCK_BYTES = 65536
 BACKOFF_S = 0.5  # before the first retry; doubled for each one after
@@ -185,7 +188,7 @@ class Web(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types: its classes 
         """Requests a medium as a download would, and reads nothing of its body."""
         self.urlopen(Request(url, headers=PLAIN)).close()
 
-    def download(self, path: str, info: dict[str, Any]) -> bool:
+    def download(self, path: str, info: Info) -> bool:
         """Downloads the format that `info` (yt-dlp's) describes into `path`; False: it did not finish."""
         self._downloading = True
         try:
@@ -223,9 +226,9 @@ class Web(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types: its classes 
             detail = f"{announced} bytes announced, {self.config.max_bytes} allowed in all"
             raise Abort(Reason.TOO_LARGE, detail)
         metered = Metered(response, self)
-        part = range_of(request)
-        if part and part[1] is not None and response.status == 200:
-            metered.cut_out(part[0], part[1])
+        requested = range_of(request)
+        if requested and requested[1] is not None and response.status == 200:
+            metered.cut_out(requested[0], requested[1])
         return metered
 
     def _part_or_whole(self, request: Request) -> Response:
@@ -233,19 +236,19 @@ class Web(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types: its classes 
 
         The whole where a server refuses that, sends another or does not say which it is.
         """
-        part = range_of(request)
+        requested = range_of(request)
         try:
             response = self._answer(request)
-            if response.status != 206 or is_part(response, part) or states_whole(response):
+            if response.status != 206 or is_part(response, requested) or states_whole(response):
                 return response
             response.close()
         except HTTPError as error:
-            if error.status != 416 or not part:
+            if error.status != 416 or not requested:  # 416: range not satisfiable (RFC 9110, 15.5.17)
                 raise
             error.close()
-        whole = request.copy()
-        whole.headers.pop("Range", None)
-        response = self._answer(whole)
+        unranged = request.copy()
+        unranged.headers.pop("Range", None)
+        response = self._answer(unranged)
         if response.status == 206 and not is_part(response, None):
             raise Abort(Reason.NETWORK, "a part came (HTTP 206) although the whole was requested")
         return response
@@ -404,12 +407,13 @@ def _response_of(page: Landing) -> Response:
 
 def _host_and_port(url: str) -> str:
     """One name for a host, however it is written."""
-    parts = urllib.parse.urlsplit(url)
+    address = urllib.parse.urlsplit(url)
     try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+        port = address.port or (443 if address.scheme == "https" else 80)
     except ValueError:  # not a port: no connect will follow
-        return parts.netloc
-    return f"{(parts.hostname or '').rstrip('.')}:{port}"
+        return address.netloc
+    # a name may end in the root's dot, and is the same host with and without it
+    return f"{(address.hostname or '').rstrip('.')}:{port}"
 
 
 def _charset(response: Response) -> str:
@@ -433,10 +437,8 @@ class _Silent:
     def error(self, message: str) -> None: ...
 
 
-def _parameters(config: FetchConfig, extractors: tuple[str, ...]) -> dict[str, Any]:
-    """yt-dlp's options: only the named extractors, native downloaders, nothing read from or written to the
-    machine.
-    """
+def _parameters(config: FetchConfig, extractors: tuple[str, ...]) -> YtdlpOptions:
+    """Only the named extractors, native downloaders, nothing read from or written to the machine."""
     return {
         "allowed_extractors": list(extractors),
         "external_downloader": "native",

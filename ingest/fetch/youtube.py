@@ -11,7 +11,6 @@ import urllib.parse
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from yt_dlp.dependencies import yt_dlp_ejs
 from yt_dlp.extractor.youtube import (
@@ -28,13 +27,12 @@ from yt_dlp.utils._jsruntime import DenoJsRuntime
 
 from configs.load import UserError
 from ingest.fetch.access import YoutubeConfig
+from ingest.fetch.messages import Description
 from ingest.fetch.retries import causes
 from ingest.fetch.runtime import find_deno, write_launcher
-from ingest.fetch.web import Web
+from ingest.fetch.web import Info, Web
 from ingest.license_table import YOUTUBE_MARKS
 from ingest.sample import Reason, Refused
-
-Info = dict[str, Any]  # yt-dlp's info dict, of a video or of a list
 
 # anchored: a bare name would also match every name that contains it
 VIDEO_EXTRACTORS = ("^youtube$",)
@@ -118,7 +116,7 @@ def is_youtube(url: str) -> bool:
 def list_videos(web: Web, target: str, config: YoutubeConfig) -> Iterator[dict[str, str]]:
     """{"id", "title", "channel_id"} of the videos behind a search, channel or playlist.
 
-    The list is read flat: no video is opened.
+    The list is read flat: opening each video would cost a request, and the fetch makes that one anyway.
     """
     info = web.extract_info(target, download=False) or {}
     if "entries" not in info:  # a single video
@@ -160,7 +158,7 @@ def license_of(info: Info, config: YoutubeConfig) -> str:
     return config.vouched_channels.get(str(info.get("channel_id")), mark)
 
 
-def describe(info: Info) -> dict[str, Any]:
+def describe(info: Info) -> Description:
     """title, channel and meta of a video, as they enter its row: a channel by its id, which stays."""
     author = info.get("channel") or info.get("uploader") or ""
     return {
@@ -200,7 +198,7 @@ def _refusal_of_status(error: HTTPError) -> Refused | None:
     detail = f"HTTP {error.status} {error.reason or ''}".strip()
     if error.status == 429:
         return Refused(Reason.RATE_LIMITED, detail)
-    if error.status == 403:  # no video is forbidden, clients are
+    if error.status == 403:  # YouTube forbids clients, never a video
         return Refused(Reason.BOT_CHECK, detail)
     return None
 

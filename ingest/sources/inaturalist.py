@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cluster.jsonl import JsonObject
 from cluster.scratch import scratch_folder
 from cluster.storage import open_store
 from configs.load import UserError
@@ -22,7 +23,7 @@ from ingest.fetch.settings import FetchConfig
 from ingest.licenses import combined, license_code, strictness
 from ingest.sample import Item, storable
 from ingest.sources.inaturalist_api import observations_of_api
-from ingest.sources.inaturalist_export import Json, read_export
+from ingest.sources.inaturalist_export import read_export
 from ingest.sources.settings import InaturalistConfig, SourceConfig, refuse_license
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def _check_rates(url: str, config: InaturalistConfig, network: FetchConfig) -> N
         raise UserError(f"source.inaturalist: the site asks for {limits}")
 
 
-def _pairs(observations: Iterable[Json], photo_size: str) -> Iterator[Item]:
+def _pairs(observations: Iterable[JsonObject], photo_size: str) -> Iterator[Item]:
     seen: set[str] = set()
     num_alone = 0
     num_withdrawn = 0
@@ -86,7 +87,7 @@ def _pairs(observations: Iterable[Json], photo_size: str) -> Iterator[Item]:
         log.warning(message, num_withdrawn)
 
 
-def pairs_of(observation: Json, photo_size: str) -> list[Item]:
+def pairs_of(observation: JsonObject, photo_size: str) -> list[Item]:
     """A pair per sound that may be listed: with the freest photo of the observation, the first of several."""
     photos = [photo for photo in _media(observation, "photo") if _photo_url(photo, photo_size)]
     if not photos:
@@ -97,7 +98,7 @@ def pairs_of(observation: Json, photo_size: str) -> list[Item]:
     return [_pair(observation, photo, sound, photo_url) for sound in sounds]
 
 
-def _pair(observation: Json, photo: Json, sound: Json, photo_url: str) -> Item:
+def _pair(observation: JsonObject, photo: JsonObject, sound: JsonObject, photo_url: str) -> Item:
     taxon = observation.get("taxon") or {}
     user = observation.get("user") or {}
     title = taxon.get("preferred_common_name") or taxon.get("name") or observation.get("species_guess") or ""
@@ -127,7 +128,7 @@ def _storable(value: Any) -> Any:
     return storable(value) if isinstance(value, str) else value
 
 
-def pair_license(observation: Json, pair_id: str) -> str:
+def pair_license(observation: JsonObject, pair_id: str) -> str:
     """What the photo and the sound of `pair_id` (as of `pairs_of`) demand together now; "" where one is no
     longer listed.
     """
@@ -139,12 +140,12 @@ def pair_license(observation: Json, pair_id: str) -> str:
     return combined(*codes) if len(codes) == 2 and all(codes) else ""
 
 
-def _media(observation: Json, kind: str) -> list[Json]:
+def _media(observation: JsonObject, kind: str) -> list[JsonObject]:
     """The photos or sounds that may be listed."""
     return [medium for medium in _stated_media(observation, kind) if not is_withdrawn(medium)]
 
 
-def _stated_media(observation: Json, kind: str) -> list[Json]:
+def _stated_media(observation: JsonObject, kind: str) -> list[JsonObject]:
     """Photos or sounds with an id, in the API's shape or in that of the site (`observation_photos`)."""
     media = observation.get(f"{kind}s") or []
     if not media:
@@ -154,7 +155,7 @@ def _stated_media(observation: Json, kind: str) -> list[Json]:
     return [medium for medium in dicts if str(medium.get("id") or "").isdecimal()]
 
 
-def is_withdrawn(medium: Json) -> bool:
+def is_withdrawn(medium: JsonObject) -> bool:
     """Whether the site hides a photo or a sound, its users dispute it, or it is replaced by a placeholder."""
     if medium.get("hidden") or medium.get("moderator_actions"):
         return True
@@ -178,7 +179,7 @@ def _as_list(value: Any) -> list[Any]:
     return [value] if value else []
 
 
-def _code(medium: Json) -> str:
+def _code(medium: JsonObject) -> str:
     """The license of a photo or a sound.
 
     Nothing stated is all rights reserved; what an export does not say is `unknown` (`inaturalist_export`).
@@ -187,7 +188,7 @@ def _code(medium: Json) -> str:
     return license_code("" if stated is None else str(stated), site="inaturalist")
 
 
-def _photo_url(photo: Json, size: str) -> str:
+def _photo_url(photo: JsonObject, size: str) -> str:
     """The photo's address at `size`; the API names one size, and the site keeps the others beside it."""
     names = ("url", "original_url", "large_url", "medium_url")
     url = str(next((photo[name] for name in names if photo.get(name)), ""))

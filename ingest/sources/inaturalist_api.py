@@ -21,12 +21,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cluster.jsonl import JsonObject
 from cluster.storage import Store
 from configs.load import UserError
 from ingest.fetch.fetcher import Fetcher
 from ingest.fetch.settings import FetchConfig
 from ingest.sample import Reason, Refused
-from ingest.sources.inaturalist_export import Json
 from ingest.sources.settings import InaturalistConfig
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ FIRST_RETRY_S = 0.5  # doubled for each further attempt
 
 def observations_of_api(
     url: str, config: InaturalistConfig, network: FetchConfig, spool: Path, store: Store | None
-) -> Iterator[Json]:
+) -> Iterator[JsonObject]:
     """Observations by ascending id: those of kept pages, then new ones, until the day's budget is spent.
 
     `spool`: a folder for the fetch child. `store`: where pages and the day's requests are kept, None for
@@ -53,7 +53,7 @@ def observations_of_api(
         yield from _observations(pages, config, above)
 
 
-def _observations(pages: "_Pages", config: InaturalistConfig, above: int) -> Iterator[Json]:
+def _observations(pages: "_Pages", config: InaturalistConfig, above: int) -> Iterator[JsonObject]:
     count = 0
     last_total: int | None = None
     while not config.max_observations or count < config.max_observations:
@@ -81,23 +81,23 @@ def _split_query(url: str) -> tuple[str, int]:
     Of a parameter given twice a server may take either: the user's own per_page, page and order would skip
     observations.
     """
-    parts = urllib.parse.urlsplit(url)
-    parameters = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
+    address = urllib.parse.urlsplit(url)
+    parameters = urllib.parse.parse_qsl(address.query, keep_blank_values=True)
     replaced = [(_plain_name(name), name, value) for name, value in parameters]
     replaced = [row for row in replaced if row[0] in PAGING | FIXED]
     starts = [value for plain, _, value in replaced if plain == "id_above" and value]
     if not all(value.isascii() and value.isdecimal() for value in starts):
         raise UserError(f"source.path={url}: id_above={','.join(starts)} is not an id")
-    if not replaced and not parts.fragment:
+    if not replaced and not address.fragment:
         return url, 0  # as it was written: its hash names the kept pages
     # photos=true and sounds=true are what is requested anyway
     ignored = {name for plain, name, value in replaced if plain != "id_above" and value != "true"}
     if ignored:
         message = "source.path: %s of the query do not count: pages are requested in order of ids"
         log.info(message, ", ".join(sorted(ignored)))
-    kept = [(name, value) for name, value in parameters if _plain_name(name) not in PAGING | FIXED]
-    query = urllib.parse.urlencode(kept)
-    plain_url = urllib.parse.urlunsplit(parts._replace(query=query, fragment=""))
+    selecting = [(name, value) for name, value in parameters if _plain_name(name) not in PAGING | FIXED]
+    query = urllib.parse.urlencode(selecting)
+    plain_url = urllib.parse.urlunsplit(address._replace(query=query, fragment=""))
     return plain_url, max(map(int, starts), default=0)
 
 
@@ -109,7 +109,7 @@ def _plain_name(name: str) -> str:
 class _Page:
     """Observations. `total`: how many the API counts from the first on; None: unknown, as of a kept page."""
 
-    observations: list[Json]
+    observations: list[JsonObject]
     total: int | None = None
     is_kept: bool = False
 
@@ -228,7 +228,7 @@ class _Pages:
             raise UserError(f"source.path={self.url}: the answer has an unknown form: {cause}") from None
 
 
-def _trimmed(observation: Json) -> Json:
+def _trimmed(observation: JsonObject) -> JsonObject:
     """What of an observation is used and so kept; its location and its comments are not stored."""
     taxon = observation.get("taxon") or {}
     user = observation.get("user") or {}

@@ -15,14 +15,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from cluster.jsonl import JsonObject
 from configs.load import UserError
 
 log = logging.getLogger(__name__)
 
-Json = dict[str, Any]  # an observation or a medium in the shape of the API: any field may be missing
 
-
-def read_export(path: Path) -> list[Json]:
+def read_export(path: Path) -> list[JsonObject]:
     """Observations of a file. `UserError` for a missing file, or one of another form."""
     if not path.is_file():
         advice = "give an export (.json, .jsonl, .csv) or the API's observations URL"
@@ -37,6 +36,7 @@ def read_export(path: Path) -> list[Json]:
         raise UserError(f"source.path={path}: cannot be read: {error}") from None
     if not all(isinstance(page, dict) for page in pages):
         raise UserError(f"source.path={path}: not a list of observations")
+    # saved answers hold pages of observations; a list may hold observations themselves
     observations: list[Any] = []
     for page in pages:
         results = page.get("results")
@@ -53,7 +53,7 @@ def _read_json(path: Path) -> list[Any]:
     return read if isinstance(read, list) else [read]
 
 
-def _read_csv(path: Path) -> list[Json]:
+def _read_csv(path: Path) -> list[JsonObject]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = [_observation(path, row) for row in csv.DictReader(file)]
     observations = [row for row in rows if row]
@@ -63,7 +63,7 @@ def _read_csv(path: Path) -> list[Json]:
     return observations
 
 
-def _observation(path: Path, row: dict[str, str]) -> Json | None:
+def _observation(path: Path, row: dict[str, str]) -> JsonObject | None:
     """A row of the site's export in the API's shape; None where it has no photo or no sound."""
     if "image_url" not in row or "sound_url" not in row:
         advice = "columns image_url and sound_url are needed; choose them when you export"

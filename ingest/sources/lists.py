@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.jsonl import JsonObject
 from configs.load import UserError
 from ingest.fetch.settings import FetchConfig
 from ingest.sample import Item, without_tokens
@@ -39,14 +40,11 @@ log = logging.getLogger(__name__)
 
 LicenseOf = Callable[[str], str]  # the license that a row states, "" for none -> the code of its item
 Numbered = tuple[int, Item]  # with its row's number
+Cells = dict[str, Any]  # by column, as the list's format has them: text, numbers, dates, lists, bytes
 ITEM_COLUMNS = ("url", "id", "title", "license", "sound_url", "channel", "start_s", "end_s")
 PAIR_COLUMNS = (*ITEM_COLUMNS, "picture", "sound", "video")
-ID_COLUMNS = {
-    "ytid",
-    "youtube_id",
-    "video_id",
-    "id",
-}  # of lists of YouTube's videos, given to the wrong source
+# of lists of YouTube's videos, given to the wrong source
+ID_COLUMNS = {"ytid", "youtube_id", "video_id", "id"}
 SUFFIXES = (".txt", ".csv", ".parquet", ".jsonl", ".ndjson")
 BATCH_ROWS = 1000  # of parquet in memory
 
@@ -57,7 +55,7 @@ class Row:
 
     path: Path
     number: int
-    columns: dict[str, Any]
+    columns: Cells
 
     def error(self, text: str) -> UserError:
         return UserError(f"{self.path}: row {self.number}{text}")
@@ -91,9 +89,9 @@ class Row:
         except ValueError:
             raise self.error(f": {name}={value!r} is not a time in seconds") from None
 
-    def extra(self, known: tuple[str, ...]) -> dict[str, Any]:
-        """The columns that are not `known`, as JSON can hold them."""
-        return plain_fields({name: cell for name, cell in self.columns.items() if name and name not in known})
+    def extra(self, used: tuple[str, ...]) -> JsonObject:
+        """The columns that are not `used` otherwise, as JSON can hold them."""
+        return plain_fields({name: cell for name, cell in self.columns.items() if name and name not in used})
 
 
 def items(config: SourceConfig, network: FetchConfig, output: str) -> Iterator[Item]:
@@ -125,13 +123,13 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 def _text_rows(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
+        for row_number, line in enumerate(file, 1):
             if line.strip() and not line.strip().startswith("#"):
-                yield Row(path, number, {"url": line.strip()})
+                yield Row(path, row_number, {"url": line.strip()})
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:  # Excel writes a byte order mark
         reader = csv.DictReader(file)
         repeated = [name for name, count in Counter(reader.fieldnames or ()).items() if count > 1]
         if repeated:
@@ -145,30 +143,31 @@ def _csv_rows(path: Path) -> Iterator[Row]:
 
 def _json_rows(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig") as file:  # a file's lines end at line feeds only, never at U+2028
-        for number, line in enumerate(file, 1):
+        for row_number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
                 columns = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}: row {number} is not JSON: {error}") from None
+                raise UserError(f"{path}: row {row_number} is not JSON: {error}") from None
             if not isinstance(columns, dict):
-                raise UserError(f"{path}: row {number} is not a JSON object")
-            yield Row(path, number, columns)
+                raise UserError(f"{path}: row {row_number} is not a JSON object")
+            yield Row(path, row_number, columns)
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
     with pq.ParquetFile(path) as file:
         batches = file.iter_batches(BATCH_ROWS)
         rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
-        for number, columns in enumerate(rows, 1):
-            yield Row(path, number, columns)
+        for row_number, columns in enumerate(rows, 1):
+            yield Row(path, row_number, columns)
 
 
 def piece(item: Item, start_s: float, end_s: float, medium: str) -> Item:
     """The item from `start_s` to `end_s` (0: to its end), under an id of its own; `medium`: that of all."""
-    if not start_s and not end_s:
+    if not start_s and not end_s:  # all of it: the id that a row without times has, too
         return replace(item, medium=medium)
+    # in milliseconds: as text, 0.1 + 0.2 and 0.3 would be two ids
     first_ms = round(start_s * 1000)
     last_ms = f"{round(end_s * 1000)}" if end_s else ""
     return replace(item, id=f"{item.id}_{first_ms}-{last_ms}", start_s=start_s, end_s=end_s, medium=medium)
@@ -213,7 +212,7 @@ def _is_beside(path: Path, name: str) -> bool:
         return False
 
 
-def _with_columns(item: Item, row: Row, license_of: LicenseOf, known: tuple[str, ...]) -> Item:
+def _with_columns(item: Item, row: Row, license_of: LicenseOf, used: tuple[str, ...]) -> Item:
     """`item`, which has its media and the id that follows from them, with what else its row states."""
     medium = item.id
     item = replace(
@@ -222,7 +221,7 @@ def _with_columns(item: Item, row: Row, license_of: LicenseOf, known: tuple[str,
         license=license_of(row.cell("license")),
         channel=row.cell("channel"),
         title=row.cell("title") or item.title,
-        meta=row.extra(known),
+        meta=row.extra(used),
     )
     if "start_s" not in row.columns and "end_s" not in row.columns:
         return item
@@ -279,22 +278,23 @@ def checked(path: Path, numbered_items: Callable[[], Iterator[Numbered]]) -> Ite
     ids = array("Q")
     media = array("Q")
     numbers = array("Q")
-    for number, item in numbered_items():
+    for row_number, item in numbered_items():
         ids.append(_hash(item.id))
         media.append(_hash(repr(medium_of(item))))
-        numbers.append(number)
+        numbers.append(row_number)
     repeated = _repeated(path, np.asarray(ids), np.asarray(media), np.asarray(numbers))
     if repeated:
         log.info("%s: %d rows repeat an earlier row; the first counts", path, len(repeated))
-    return (item for number, item in numbered_items() if number not in repeated)
+    return (item for row_number, item in numbered_items() if row_number not in repeated)
 
 
-def medium_of(item: Item) -> tuple[Any, ...]:
+def medium_of(item: Item) -> tuple[str, str, int, int, str]:
     """What an id stands for. Two rows with one id must agree in all of it."""
     return item.url, item.sound_url, round(item.start_s * 1000), round(item.end_s * 1000), item.license
 
 
 def _hash(text: str) -> int:
+    # 64 bits: in a list of 10^8 rows, two share a hash with a chance of 1 in 3,700
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
@@ -307,8 +307,8 @@ def _repeated(path: Path, ids: np.ndarray, media: np.ndarray, numbers: np.ndarra
     differ = same[media[order][same] != media[order][same + 1]]
     if len(differ):
         pair = order[differ[0] : differ[0] + 2]
-        first, second = sorted(int(number) for number in numbers[pair])
+        first, second = sorted(map(int, numbers[pair]))
         what = "have the same id and name different media, times or licenses"
         advice = "make the ids unique, or leave them out"
         raise UserError(f"{path}: rows {first} and {second} {what} ({len(differ)} such pairs); {advice}")
-    return {int(number) for number in numbers[order[same + 1]]}
+    return set(map(int, numbers[order[same + 1]]))

@@ -4,7 +4,7 @@
     plain_json(value)      any cell as JSON: no NaN, infinity or bytes; dates and decimals as text
     read_metadata(data)    license, channel, title and more of a sample's JSON, or of yt-dlp's .info.json
 
-All of it is untrusted: written by somebody else, bounded here in length, depth and number. Nothing is opened
+All of it is untrusted: written by somebody else, bounded here in length, depth and count. Nothing is opened
 or fetched.
 """
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from cluster.jsonl import JsonObject
 from ingest.licenses import MAX_CHARS
 from ingest.sample import storable
 
@@ -40,7 +41,7 @@ class Metadata:
     license: str = ""
     channel: str = ""
     title: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: JsonObject = field(default_factory=dict)
 
 
 def is_empty(value: Any) -> bool:
@@ -106,7 +107,7 @@ def _plain_scalar(
     return value.isoformat()
 
 
-def plain_fields(fields: dict[Any, Any]) -> dict[str, Any]:
+def plain_fields(fields: dict[Any, Any]) -> JsonObject:
     """Those of `fields` that hold something, as JSON can hold them."""
     plain = {}
     for name, value in fields.items():
@@ -127,7 +128,7 @@ def read_metadata(data: bytes, is_info: bool = False) -> Metadata:
     return _of_info(read) if is_info else _of_json(read)
 
 
-def _of_info(info: dict[str, Any]) -> Metadata:
+def _of_info(info: JsonObject) -> Metadata:
     """Of yt-dlp's .info.json, which holds several hundred fields, the few that say what the video is."""
     # a channel's id stays when its name and its handle change
     names = ("channel_id", "channel", "uploader_id", "uploader")
@@ -137,7 +138,7 @@ def _of_info(info: dict[str, Any]) -> Metadata:
     return _bounded(info.get("license") or "", channel, title, extra)
 
 
-def _of_json(fields: dict[str, Any]) -> Metadata:
+def _of_json(fields: JsonObject) -> Metadata:
     """Of a person's or a tool's JSON; video2dataset nests what YouTube states."""
     nested = fields.get("yt_meta_dict")
     site = nested.get("info") if isinstance(nested, dict) else None
@@ -149,8 +150,8 @@ def _of_json(fields: dict[str, Any]) -> Metadata:
     return _bounded(license, channel, title, extra)
 
 
-def _bounded(license: Any, channel: Any, title: Any, fields: dict[str, Any]) -> Metadata:
-    extra: dict[str, Any] = {}
+def _bounded(license: Any, channel: Any, title: Any, fields: JsonObject) -> Metadata:
+    extra: JsonObject = {}
     for name, value in fields.items():
         if _is_plain(value):
             short = storable(value)[:MAX_TEXT] if isinstance(value, str) else value

@@ -24,9 +24,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from configs.load import UserError
+from ingest.fetch.fetcher import Member
 from ingest.fetch.settings import FetchConfig
 from ingest.sample import Item, storable
 from ingest.sources.folder import CAPTION, INFO, JSON, MEDIA_SUFFIXES, listing, utf8_name, walk
@@ -69,14 +70,6 @@ UNREADABLE = (
 """What `tarfile` raises over one made-up header or another. The texts of our own are stored in rows."""
 
 
-class Place(TypedDict):
-    """Where a member's bytes are in the tar; the fetcher reads this from the work list."""
-
-    offset: int
-    size: int
-    suffix: str
-
-
 def items(config: SourceConfig, network: FetchConfig, output: str) -> Iterator[Item]:
     """Samples with a video, or with a picture and a sound: see `ingest.sources.registry`."""
     return items_of_tars(find_tars(config.path), config.license_of)
@@ -90,6 +83,7 @@ def find_tars(pattern: str) -> list[tuple[str, Path]]:
     """
     skipped: Counter[str] = Counter()
     root, files = _files(pattern, skipped)
+    # sorted: the order of items must not depend on that of a directory
     tars = sorted(path for path in files if path.name.endswith(".tar"))
     packed: Counter[str] = Counter()
     for suffix in COMPRESSED:
@@ -97,8 +91,8 @@ def find_tars(pattern: str) -> list[tuple[str, Path]]:
     packed = +packed
     advice = "members are read by their offset in the file: decompress them first (gunzip, unzstd)"
     if not tars:
-        others = f", but {listing(packed)}; {advice}" if packed else ""
-        raise UserError(f"source.path={pattern}: no .tar files there{others}")
+        but = f", but {listing(packed)}; {advice}" if packed else ""
+        raise UserError(f"source.path={pattern}: no .tar files there{but}")
     if packed:
         log.warning("%s are skipped; %s", listing(packed), advice)
     if +skipped:
@@ -142,6 +136,7 @@ def _apart(item: Item, name: str, names: set[str]) -> Item:
 
 def _items_of_one(name: str, path: Path, license_of: LicenseOf, skipped: Counter[str]) -> Iterator[Item]:
     try:
+        # to its end before the first sample: a tar cut on a block boundary would lose samples silently
         members = _read(path)
     except UNREADABLE as error:
         cause = f"{type(error).__name__}: {error}"
@@ -161,18 +156,18 @@ def _items_of_one(name: str, path: Path, license_of: LicenseOf, skipped: Counter
                 license=license_of(metadata.license),
                 channel=metadata.channel,
                 title=metadata.title,
-                meta={**metadata.extra, "tar": _places(choice)},
+                meta={**metadata.extra, "tar": _members(choice)},
             )
 
 
-def _places(choice: Choice) -> dict[str, Place]:
-    places = {"picture": _place(choice.picture)}
+def _members(choice: Choice) -> dict[str, Member]:
+    members = {"picture": _member(choice.picture)}
     if choice.sound:
-        places["sound"] = _place(choice.sound)
-    return places
+        members["sound"] = _member(choice.sound)
+    return members
 
 
-def _place(file: File) -> Place:
+def _member(file: File) -> Member:
     return {"offset": file.offset, "size": file.size, "suffix": file.suffix}
 
 
@@ -234,7 +229,7 @@ class _Members:
         name = storable(member.name).lstrip("/")
         folder, _, base = name.rpartition("/")
         first = base.partition(".")[0]
-        if not first:
+        if not first:  # a hidden file: WebDataset gives it no key
             return
         stem, suffix = _split(name)
         if stem + suffix in self.names:
@@ -248,9 +243,9 @@ class _Members:
 
     def _add_sidecar(self, stem: str, suffix: str, data: bytes) -> None:
         stated = _stated(data, suffix)
-        known = self.metadata.get(stem, Metadata())
+        earlier = self.metadata.get(stem, Metadata())
         # x.json was written for this dataset, so it goes before the site's x.info.json
-        self.metadata[stem] = merged(stated, known) if suffix == JSON else merged(known, stated)
+        self.metadata[stem] = merged(stated, earlier) if suffix == JSON else merged(earlier, stated)
 
     def metadata_of(self, sample: str, key: str) -> Metadata:
         """What is stated of a sample, else of all that share its name up to the first dot."""

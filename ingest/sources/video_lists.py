@@ -76,8 +76,9 @@ def _item(row: Row) -> Item:
     if start and start != "start_s" and not end and row.cell(start):
         end_s = start_s + PIECE_S
     titles = _spelled(row.columns, ("title",))
-    known = (id_column, start, end, *titles, *_spelled(row.columns, ("license",)))
-    meta = {**row.extra(tuple(filter(None, known))), "found_by": row.path.name}
+    # licenses are dropped: YouTube's own mark counts, whatever a list states
+    used = (id_column, start, end, *titles, *_spelled(row.columns, ("license",)))
+    meta = {**row.extra(tuple(filter(None, used))), "found_by": row.path.name}
     title = next((row.cell(name) for name in titles), "")
     return piece(Item("youtube", id, watch_url(id), title=title, meta=meta), start_s, end_s, medium=id)
 
@@ -100,10 +101,10 @@ def _rows(path: Path) -> Iterator[Row]:
         yield from read_rows(path)
         return
     header = _header(path) or []
-    for number, cells in _csv_cells(path):
-        if cells == header:
+    for row_number, cells in _csv_cells(path):
+        if cells == header:  # the header itself, where it is a row and no comment
             continue
-        row = Row(path, number, dict(zip(header, cells)))
+        row = Row(path, row_number, dict(zip(header, cells)))
         if len(cells) > len(header):
             advice = 'put quotes (") around a cell with a comma'
             raise row.error(f" has {len(cells)} cells, not {len(header)}; {advice}")

@@ -16,7 +16,6 @@ import tempfile
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from configs.load import UserError
 from ingest.fetch.access import YoutubeConfig, secrets_of
@@ -98,7 +97,7 @@ def _for_yt_dlp(target: str, max_results: int) -> str:
     return target
 
 
-def _item(video: dict[str, Any], target: str) -> Item:
+def _item(video: dict[str, str], target: str) -> Item:
     return Item(
         source="youtube",
         id=video["id"],

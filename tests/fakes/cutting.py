@@ -3,10 +3,13 @@
 from pathlib import Path
 
 from ingest.clip.clipper import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits
+from ingest.clip.windows import Settings
 from ingest.sample import Clip, Media
 from tests.fakes.media import RATE_HZ
 
 WINDOW_S = 1.0
+SETTINGS = Settings(16000, "keyframe", 0, RATE_HZ, 64, 92, 100.0, 10**6, 1 << 31)
+"""What the decoder child gets: windows of a second."""
 
 
 def cutter(

@@ -16,8 +16,6 @@ from PIL import Image
 
 from configs.load import UserError
 from ingest.clip.clipper import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits
-from ingest.clip.sound import SoundPlacer
-from ingest.clip.windows import Packets, Settings, Span, plan_keyframes, plan_runs
 from ingest.ffmpeg import ffmpeg_exe
 from ingest.sample import Clip, Item, Media, Reason, Refused
 from ingest.scenes import Scene, render_audio, render_image, sample_scene
@@ -27,7 +25,6 @@ from ingest.synth import KINDS, SynthConfig, synth
 from tests.fakes.media import film
 
 RATE_HZ = 16000
-SETTINGS = Settings(16000, "keyframe", 0, RATE_HZ, 64, 92, 100.0, 10**6, 1 << 31)
 
 
 @pytest.fixture(scope="module")
@@ -265,70 +262,6 @@ def test_same_media_same_bytes_and_a_cap_on_clips(world: Path, clipper: Clipper)
             clipper.cut(media_of(world / "webm0000.webm"))
         )
         assert [clip.start_s for clip in capped.cut(media_of(world / "mp40000.mp4"))] == pytest.approx([2.2])
-
-
-def test_keyframe_windows_do_not_overlap_and_runs_start_at_keyframes() -> None:
-    times_s = np.arange(0, 20, 0.25)
-    stamps = np.arange(80)
-    packets = Packets(
-        times_s,
-        stamps % 3 == 0,
-        np.full(80, True),
-        20.0,
-        np.zeros(80, int),
-        stamps,
-        {0: Span(0, 20)},
-        {0: 0.0},
-    )
-    windows = plan_keyframes(packets, 0.0, 20.0, SETTINGS)
-    starts = [window.start for window in windows]
-    assert (
-        all(
-            later - earlier >= SETTINGS.num_samples
-            for earlier, later in zip(starts, starts[1:], strict=False)
-        )
-        and starts[-1] <= 19 * RATE_HZ
-    )
-    assert [times_s[window.packet] - window.start / RATE_HZ for window in windows] == pytest.approx(
-        [0.5] * len(windows)
-    )
-    assert [(run.first, run.last, run.wanted) for run in plan_runs(packets, {4, 5, 9})] == [
-        (3, 5, [4, 5]),
-        (9, 9, [9]),
-    ]
-
-
-def test_gaps_are_silence_and_negative_time_is_cut_off() -> None:
-    placer = SoundPlacer(SETTINGS)
-    for time_s in (-0.05, 0.05, 0.5):
-        frame = av.AudioFrame.from_ndarray(np.full((1, 1600), 1000, np.int16), format="s16", layout="mono")
-        frame.sample_rate = RATE_HZ
-        placer.add(frame, time_s)
-    sound = placer.finish()
-    assert (sound.start_s, sound.end_s) == (0.0, 0.6)
-    assert (
-        (sound.samples[:2400] == 1000).all()
-        and not sound.samples[2400:8000].any()
-        and (sound.samples[8000:] == 1000).all()
-    )
-
-
-def put(placer: SoundPlacer, time_s: float, value: int) -> None:
-    frame = av.AudioFrame.from_ndarray(np.full((1, 320), value, np.int16), format="s16", layout="mono")
-    frame.sample_rate = RATE_HZ
-    placer.add(frame, time_s)
-
-
-def test_sound_that_lost_a_packet_is_put_right_and_jitter_is_left_alone() -> None:
-    placer = SoundPlacer(SETTINGS)
-    for number in range(100):  # 20 ms each; the 50th is lost
-        put(placer, 0.02 * (number + (number >= 50)), 100 * number)
-    samples = placer.finish().samples
-    assert len(samples) == 101 * 320 and (samples[100 * 320 + 10 :] == 9900).all()
-    placer, jitter = SoundPlacer(SETTINGS), np.random.default_rng(0).uniform(-0.01, 0.01, 100)
-    for number in range(100):
-        put(placer, 0.02 * number + float(jitter[number]) * (number > 0), 1000)
-    assert (placer.finish().samples == 1000).all()
 
 
 def test_a_playlist_under_another_name_is_never_followed(

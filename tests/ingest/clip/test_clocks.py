@@ -255,7 +255,7 @@ def test_a_gap_in_one_stream_is_no_restart() -> None:
         (0, 30.0),
         *((1, 30 + at / 10) for at in range(10)),
     ]
-    assert {finder.number(stream, time_s) for stream, time_s in slides} == {0}
+    assert {finder.stretch_of(stream, time_s) for stream, time_s in slides} == {0}
 
 
 def test_playing_time_never_goes_back() -> None:
@@ -272,10 +272,10 @@ def test_playing_time_never_goes_back() -> None:
 def test_a_picture_that_stands_while_its_sound_is_late_in_the_file_loses_nothing() -> None:
     finder = StretchFinder([0.3, 0.3], alone_jumps=False)
     found = [
-        (stream, time_s, finder.number(stream, time_s))
+        (stream, time_s, finder.stretch_of(stream, time_s))
         for stream, time_s in ((0, 0.0), (1, 0.0), (0, 5.0), (0, 10.0))
     ]
-    found += [(1, at / 10, finder.number(1, at / 10)) for at in range(1, 120)]
+    found += [(1, at / 10, finder.stretch_of(1, at / 10)) for at in range(1, 120)]
     assert [number for _, _, number in found[:4]] == [0, 0, 1, 2]
     assert {number for stream, time_s, number in found if stream == 1 and time_s >= 10.0} == {2}
 
@@ -308,7 +308,7 @@ def test_what_is_lost_is_a_refused_row_beside_the_kept_ones(tmp_path: Path, piec
 
 def test_a_lone_stream_restarts_only_after_a_long_gap() -> None:
     finder = StretchFinder([0.3], alone_jumps=True)
-    assert [finder.number(0, time_s) for time_s in (0.0, 0.1, 40.0, 40.1, 7200.0, 7200.1, 3.0)] == [
+    assert [finder.stretch_of(0, time_s) for time_s in (0.0, 0.1, 40.0, 40.1, 7200.0, 7200.1, 3.0)] == [
         0,
         0,
         0,

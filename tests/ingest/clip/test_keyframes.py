@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 import pytest
 
 from ingest.clip.clipper import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits
-from ingest.clip.windows import Packets, Span, plan_runs
 from ingest.sample import Clip, Media
 from tests.fakes.cutting import cut, cutter
 from tests.fakes.fields import field_film
@@ -90,20 +88,3 @@ def test_every_field_of_a_field_coded_film_is_on_screen(tmp_path: Path) -> None:
         assert moment_s == pytest.approx(
             clip.frame_time_s - clip.start_s, abs=0.022
         )  # ffmpeg puts such a stream a field late
-
-
-def test_runs_begin_farther_back_but_in_their_own_stretch() -> None:
-    number = np.arange(40)
-    packets = Packets(
-        number * 1.0,
-        number % 5 == 0,
-        number >= 0,
-        40.0,
-        number // 20,
-        number,
-        {0: Span(0, 20), 1: Span(20, 40)},
-        {0: 0.0, 1: 20.0},
-    )
-    first = [[run.first for run in plan_runs(packets, {17, 38}, back)] for back in (0, 1, 2, 16)]
-    assert first == [[15, 35], [10, 30], [5, 25], [0, 20]]
-    assert [run.second_key for run in plan_runs(packets, {17, 38}, 16)] == [5, 25]

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ingest.clip.clipper import Clipper
-from ingest.sample import Clip, Media, Reason, Refused
+from ingest.sample import Clip
 from tests.fakes.cutting import WINDOW_S, cut, cutter
-from tests.fakes.media import CLOCK_HZ, LONGEST_S, NOISE, RATE_HZ, card, film, heard_s, noise_at, shown_s
+from tests.fakes.media import CLOCK_HZ, LONGEST_S, NOISE, RATE_HZ, film, heard_s, shown_s
 from tests.ingest.clip.test_clipper import ffmpeg
 
 FEW_MS = 0.003
@@ -210,63 +210,6 @@ def test_two_transport_streams_on_one_clock(tmp_path: Path, clippers: dict[str, 
             str(tmp_path / name),
         )
     assert_aligned(cut(clippers["grid"], tmp_path / "picture.ts", tmp_path / "sound.ts"), times_s, 0.0, 0.4)
-
-
-def test_files_with_a_half_missing_or_cut_short(tmp_path: Path, clippers: dict[str, Clipper]) -> None:
-    def reason(name: str) -> Reason | None:
-        with pytest.raises(Refused) as caught:
-            cut(clippers["grid"], tmp_path / name)
-        return caught.value.reason
-
-    film(tmp_path / "mute.webm", "libvpx-vp9", "")
-    film(tmp_path / "blind.mp4", "")
-    for kind in ("mp4", "webm", "avi"):
-        codecs = {"mp4": (), "webm": ("libvpx-vp9", "libopus"), "avi": ("mpeg4", "pcm_s16le")}[kind]
-        film(tmp_path / f"whole.{kind}", *codecs)
-        data = (tmp_path / f"whole.{kind}").read_bytes()
-        (tmp_path / f"half.{kind}").write_bytes(data[: len(data) // 2])
-        assert reason(f"half.{kind}") == Reason.CORRUPT
-    (tmp_path / "nothing.mp4").write_bytes(b"")
-    assert (reason("mute.webm"), reason("blind.mp4"), reason("nothing.mp4")) == (
-        Reason.NO_AUDIO,
-        Reason.NO_VIDEO,
-        Reason.CORRUPT,
-    )
-    film(tmp_path / "one_frame.mp4", times_s=[0.0])
-    assert cut(clippers["grid"], tmp_path / "one_frame.mp4") == []
-    film(
-        tmp_path / "out_of_order.avi", "libx264", "pcm_s16le"
-    )  # frames out of order, and no presentation times to tell
-    assert reason("out_of_order.avi") == Reason.UNSUPPORTED
-
-
-def test_every_channel_is_heard_but_the_low_effects(tmp_path: Path, clippers: dict[str, Clipper]) -> None:
-    pitches_hz = np.array([300, 500, 700, 900, 1100, 1300])  # FL FR FC LFE BL BR
-    time_s = np.arange(2 * 48000)[:, None] / 48000
-    soundfile.write(
-        tmp_path / "six.wav", 0.1 * np.sin(2 * np.pi * pitches_hz * time_s), 48000, format="WAVEX"
-    )
-    Image.fromarray(card(1.0)).save(tmp_path / "still.jpg")
-    audio = (
-        clippers["grid"].cut(Media(tmp_path / "still.jpg", tmp_path / "six.wav", True, "own"))[0].audio
-        / 32768
-    )
-    levels = np.abs(np.fft.rfft(audio * np.hanning(len(audio))))[pitches_hz]
-    assert levels[[0, 1]] == pytest.approx(levels[0], rel=0.02) and levels[[4, 5]] == pytest.approx(
-        levels[4], rel=0.02
-    )
-    assert levels[2] / levels[0] == pytest.approx(2**0.5, rel=0.02) and levels[4] / levels[
-        0
-    ] == pytest.approx(0.5**0.5, rel=0.02)
-    assert levels[3] < 0.01 * levels[0]
-
-
-def test_channels_nobody_named_are_mixed(tmp_path: Path, clippers: dict[str, Clipper]) -> None:
-    wave = np.repeat(noise_at(48000)[: 2 * 48000, None], 7, axis=1)
-    soundfile.write(tmp_path / "seven.flac", wave, 48000)
-    Image.fromarray(card(1.0)).save(tmp_path / "still.jpg")
-    clip = clippers["grid"].cut(Media(tmp_path / "still.jpg", tmp_path / "seven.flac", True, "own"))[0]
-    assert heard_s(clip) == 0 and np.std(clip.audio / 32768) > 0.1 * NOISE.std()
 
 
 def moving(path: Path, scenes: list[tuple[float, float]], rate: int = 25) -> None:

@@ -21,7 +21,6 @@ from ingest.scrape import ScrapeConfig, semantic
 from ingest.shard import clip_row
 from ingest.sources.settings import SourceConfig
 from tests.fakes.media import NOISE, RATE_HZ, card, film, heard_s, shown_s
-from tests.ingest.clip.test_clipper import ffmpeg
 from tests.ingest.clip.test_media import FEW_MS
 
 CLIP_S = 4.0
@@ -175,26 +174,3 @@ def test_where_no_keyframe_window_fits_or_keyframes_are_rare_the_grid_is_taken(t
         assert {clip.mode for clip in short.cut(video(tmp_path / "c.mp4", gop=50, duration_s=9.0))} == {
             "keyframe"
         }
-
-
-def test_one_packet_that_is_no_sound_refuses_nothing(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "made.wav", NOISE[: 2 * RATE_HZ], RATE_HZ)
-    ffmpeg(
-        "-i", str(tmp_path / "made.wav"), "-write_xing", "0", "-id3v2_version", "0", str(tmp_path / "a.mp3")
-    )
-    Image.fromarray(card(1.0)).save(tmp_path / "a.jpg")
-    data = (tmp_path / "a.mp3").read_bytes()
-    frame = data.index(data[:3], 10)  # the length of a frame
-    with cutter(duration_s=1.0) as clipper:
-        for damaged in (0, 20):
-            broken = bytearray(data)
-            for number in range(damaged):
-                place = (10 + number) * frame
-                broken[place + 4 : place + frame - 4] = b"\xff" * (frame - 8)
-            (tmp_path / "b.mp3").write_bytes(broken + b"LYRICSBEGIN" + b"la " * 130)
-            media = Media(tmp_path / "a.jpg", tmp_path / "b.mp3", True, "own")
-            if not damaged:  # only the lyrics at the end are no sound
-                assert len(clipper.cut(media)) >= 1
-            else:
-                with pytest.raises(Refused):
-                    clipper.cut(media)

@@ -21,7 +21,7 @@ from ingest.clip.clipper import AudioConfig, ClipConfig, Clipper, FrameConfig, M
 from ingest.fetch.fetcher import Fetcher
 from ingest.fetch.settings import FetchConfig
 from ingest.sample import Item
-from ingest.sources.suffixes import PICTURE_SUFFIXES, SOUND_SUFFIXES, File, tracks
+from ingest.sources.suffixes import PICTURE_SUFFIXES, SOUND_SUFFIXES
 from tests.fakes.media import film
 from tests.ingest.sources.test_registry import listed, touch
 from tests.ingest.sources.test_tars import write_tar
@@ -113,32 +113,6 @@ def test_a_pair_of_any_suffix_becomes_clips(tmp_path: Path) -> None:
     counts = cut(listed(tmp_path, "folder"), tmp_path / ".spool")
     assert len(counts) == len(SOUND_SUFFIXES) + len(PICTURE_SUFFIXES)
     assert {id: count for id, count in counts.items() if count < 3} == {}
-
-
-def test_the_header_says_which_tracks_a_file_has(tmp_path: Path) -> None:
-    film(tmp_path / "both.mp4", duration_s=0.4)
-    film(tmp_path / "picture.mp4", audio="", duration_s=0.4)
-    film(tmp_path / "sound.mp4", video="", duration_s=0.4)
-    film(tmp_path / "picture.webm", "libvpx", "", duration_s=0.4)
-    film(tmp_path / "both.mkv", "libx264", "aac", duration_s=0.4)
-    film(tmp_path / "faststart.mp4", audio="", duration_s=0.4, container={"movflags": "faststart"})
-    film(tmp_path / "picture.avi", "mpeg4", "", duration_s=0.4)
-    film(tmp_path / "both.avi", "mpeg4", "libmp3lame", duration_s=0.4)
-    touch(tmp_path, "noise.mp4", "empty.webm", "noise.avi")
-    found = {path.name: tracks(File(path.stem, path.suffix, path)) for path in tmp_path.iterdir()}
-    both, picture = {"picture", "sound"}, {"picture"}
-    assert found == {
-        **{
-            "both.mp4": both,
-            "both.mkv": both,
-            "both.avi": both,
-            "noise.avi": None,
-            "sound.mp4": {"sound"},
-            "noise.mp4": None,
-            "empty.webm": None,
-        },
-        **dict.fromkeys(("picture.mp4", "picture.webm", "picture.avi", "faststart.mp4"), picture),
-    }
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@ media.
 """
 
 import datetime
-import decimal
 import io
 import json
 import logging
@@ -27,7 +26,6 @@ from ingest.remove import RemoveConfig, remove
 from ingest.sample import Clip, Item, Media, ban
 from ingest.scrape import ScrapeConfig, SplitConfig, scrape
 from ingest.shard import clip_row
-from ingest.sources.metadata import plain_json, text_of
 from ingest.sources.settings import SourceConfig
 from tests.fakes.media import film
 from tests.ingest.sources.test_registry import listed, touch
@@ -106,25 +104,6 @@ def test_text_without_its_mark_is_read_as_utf8(tmp_path: Path) -> None:
         listed(tmp_path / "l.parquet", "urls")
 
 
-@pytest.mark.parametrize(
-    ("value", "plain"),
-    [
-        (float("inf"), None),
-        ({"a": [1, NAN, {"b": -float("inf")}]}, {"a": [1, None, {"b": None}]}),
-        (decimal.Decimal("1.50"), "1.50"),
-        (decimal.Decimal("NaN"), None),
-        (datetime.datetime(2026, 1, 2, 3), "2026-01-02T03:00:00"),
-        (np.float32("inf"), None),
-        (np.arange(2), [0, 1]),
-        (b"\xffa", "\\xffa"),
-        ("\ud800", "\\ud800"),
-        ({1: {2, }}, {"1": [2]}),
-    ],
-)  # fmt: skip
-def test_anything_becomes_json(value: Any, plain: Any) -> None:
-    assert plain_json(value) == plain and json.dumps(plain_json(value), allow_nan=False)
-
-
 def test_numbers_without_bound_never_reach_an_item(tmp_path: Path) -> None:
     columns = {
         "url": [A],
@@ -136,20 +115,6 @@ def test_numbers_without_bound_never_reach_an_item(tmp_path: Path) -> None:
     pq.write_table(pa.table(columns), tmp_path / "l.parquet")
     (item,) = listed(tmp_path / "l.parquet", "urls")
     assert item.meta == {"deep": {"a": [None, 1.5]}, "when": "2026-01-02", "n": 3}
-
-
-def test_whole_numbers_of_a_column_with_a_gap_keep_their_form() -> None:
-    assert [text_of(value) for value in (3.0, 3, "3", 3.5, None, NAN, " ", 0, -0.0)] == [
-        "3",
-        "3",
-        "3",
-        "3.5",
-        "",
-        "",
-        "",
-        "0",
-        "0",
-    ]
 
 
 def test_json_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
