@@ -29,16 +29,17 @@ os.environ.update(
         "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",
     }
 )
-os.environ.setdefault(
-    "RAY_AUTH_MODE", "disabled"
-)  # explicit: a local Ray would write a token to the home folder; make test sets a token
-os.environ.pop("RAY_ADDRESS", None)
+# without a mode a local Ray would write a token to the home folder; `make test` names a token
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.pop("RAY_ADDRESS", None)  # no test joins a cluster that happens to run
 ROOT = Path(__file__).parent.parent
+# the workers that Ray starts import the checkout too
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
 
-
+# fixture -> the marker of the tests that use it
 FIXTURES = {"ray_local": "ray", "s3_url": "s3", "bucket": "s3", "chain": "training"}
-MODULES = {  # a module that imports one of these uses it
+# module -> the marker of all tests in a module that imports it
+MODULES = {
     "tests.fakes.servers": "server",
     "tests.fakes.tube": "server",
     "ingest.serve": "server",
@@ -74,10 +75,7 @@ def modules_used(module: ModuleType) -> frozenset[str]:
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
-    """A local Ray of two CPUs for this session; ends with it.
-
-    Its workers see the checkout through PYTHONPATH.
-    """
+    """A local Ray of two CPUs for this session; ends with it."""
     import ray
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)

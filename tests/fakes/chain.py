@@ -47,21 +47,19 @@ def make_chain(root: Path) -> Chain:
         )
     )
     source = SourceConfig(path=f"{chain.world}/media", license="own")
-    clip, frame, split = (
-        ClipConfig(duration_s=1.6),
-        FrameConfig(short_side_px=32),
-        SplitConfig(validation=0.4),
+    scrape_config = ScrapeConfig(
+        output=chain.clips,
+        source=source,
+        workers=0,
+        unit_size=2,
+        clip=ClipConfig(duration_s=1.6),
+        frame=FrameConfig(short_side_px=32),
+        split=SplitConfig(validation=0.4),
     )
-    scrape(
-        ScrapeConfig(
-            output=chain.clips, source=source, workers=0, unit_size=2, clip=clip, frame=frame, split=split
-        ),
-        progress=False,
-    )
+    scrape(scrape_config, progress=False)
     shared = {"workers": 0, "steps": 2, "global_batch": 4, "lanes": 4, "checkpoint_every": 2, "zero_stage": 0}
-    towers = contrastive.Config(
-        image=TOWER, audio=contrastive.AudioTowerConfig(width=16, depths=[1]), embedding_dim=8
-    )
+    audio_tower = contrastive.AudioTowerConfig(width=16, depths=[1])
+    towers = contrastive.Config(image=TOWER, audio=audio_tower, embedding_dim=8)
     train(
         TrainConfig(
             data=chain.clips, output=chain.contrastive, recipe="contrastive", contrastive=towers, **shared
@@ -89,7 +87,8 @@ def frames_of(chain: Chain, folder: Path, count: int = 4) -> list[Path]:
     dataset = Dataset.open(chain.clips)
     folder.mkdir(exist_ok=True)
     commits = dataset.commits()
-    for row in [row for row in dataset.iter_rows() if row["status"] == "kept"][:count]:
+    clips = [row for row in dataset.iter_rows() if row["status"] == "kept"]
+    for row in clips[:count]:
         (member,) = [member for member in row["members"] if member["ext"] == "jpg"]
         tar = commits[row["unit"]].tar
         assert tar

@@ -1,7 +1,8 @@
-"""Run as `python -m tests.fakes.contrastive_ranks FOLDER`: a contrastive step over one global batch, by 1, 2
-and 4 processes.
+"""A contrastive step over one global batch, by 1, 2 and 4 processes.
 
-Each number of processes leaves FOLDER/<world>.pt: the loss, and the gradients as DeepSpeed averages them.
+    python -m tests.fakes.contrastive_ranks FOLDER
+
+writes FOLDER/1.pt, 2.pt and 4.pt: the loss, and the gradients as DeepSpeed averages them.
 """
 
 import multiprocessing
@@ -20,42 +21,41 @@ TOWER = contrastive.ImageTowerConfig(kind="resnet", widths=[8], depths=[1], stem
 CONFIG = contrastive.Config(
     image=TOWER, audio=contrastive.AudioTowerConfig(width=16, depths=[1]), embedding_dim=8
 )
+# of the global batch: two media have two clips, one sample is missing
 MEDIA = [0, 1, 2, 0, 3, 4, -1, 1]
-"""Of the global batch: two media have two clips, one sample is a hole."""
 
 
 def batch_of(rank: int, world: int) -> dict[str, torch.Tensor]:
     """A rank's rows of the global batch, as the loader deals them out."""
-    dice = torch.Generator().manual_seed(1)
+    rng = torch.Generator().manual_seed(1)
     media = torch.tensor(MEDIA)
-    image = torch.randn(len(media), 3, 32, 32, generator=dice)
-    log_mel = torch.randn(len(media), MEL.num_frames, MEL.num_mels, generator=dice)
-    whole = {"image": image, "log_mel": log_mel, "media": media, "weight": (media >= 0).float()}
-    return {name: tensor[rank::world] for name, tensor in whole.items()}
+    image = torch.randn(len(media), 3, 32, 32, generator=rng)
+    log_mel = torch.randn(len(media), MEL.num_frames, MEL.num_mels, generator=rng)
+    global_batch = {"image": image, "log_mel": log_mel, "media": media, "weight": (media >= 0).float()}
+    return {name: tensor[rank::world] for name, tensor in global_batch.items()}
 
 
 def step(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", store=dist.FileStore(str(folder / f"store-{world}"), world), rank=rank, world_size=world
-    )
+    store = dist.FileStore(str(folder / f"store-{world}"), world)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
     torch.manual_seed(0)
     model: Any = contrastive.Contrastive(CONFIG, MEL)
     loss = model(batch_of(rank, world))["loss"].mean()
     loss.backward()
-    found = {
-        "loss": loss.detach(),
-        **{name: value.grad for name, value in model.named_parameters() if value.grad is not None},
-    }
-    for value in found.values():
-        dist.all_reduce(value)
-        value /= world
+    results = {"loss": loss.detach()}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            results[name] = parameter.grad
+    for tensor in results.values():
+        dist.all_reduce(tensor)
+        tensor /= world
     if rank == 0:
-        torch.save(found, folder / f"{world}.pt")
+        torch.save(results, folder / f"{world}.pt")
 
 
 def main(folder: Path) -> None:
-    context = multiprocessing.get_context("fork")  # what is imported once is there in all of them
+    context = multiprocessing.get_context("fork")  # torch is imported once for all of them
     for world in (1, 2, 4):
         ranks = [context.Process(target=step, args=(rank, world, folder)) for rank in range(world)]
         for process in ranks:

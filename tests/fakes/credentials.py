@@ -1,4 +1,4 @@
-"""Files with C2PA manifests, signed by a certificate made here; nobody need trust it."""
+"""Files with C2PA manifests, signed by an untrusted certificate that is made here."""
 
 import datetime
 import io
@@ -17,7 +17,7 @@ START = datetime.datetime(2026, 1, 1)
 
 
 def with_assertion(data: bytes, mime: str, label: str, entries: dict[str, str]) -> bytes:
-    """`data` with a manifest whose one assertion gives each entry its use."""
+    """`data` with a manifest of one assertion: entry -> use, such as "notAllowed"."""
     key, chain = _signer()
 
     def sign(message: bytes) -> bytes:
@@ -39,25 +39,20 @@ def with_assertion(data: bytes, mime: str, label: str, entries: dict[str, str]) 
 @cache
 def _signer() -> tuple[Any, str]:
     """A private key, and its certificates in PEM."""
-    root, leaf = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    root = ec.generate_private_key(ec.SECP256R1())
+    leaf = ec.generate_private_key(ec.SECP256R1())
     certificates = [
         _certificate("leaf", leaf, root, authority=False),
         _certificate("root", root, root, authority=True),
     ]
-    return leaf, "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in certificates)
+    pems = [certificate.public_bytes(serialization.Encoding.PEM).decode() for certificate in certificates]
+    return leaf, "".join(pems)
 
 
 def _certificate(name: str, key: Any, issuer: Any, authority: bool) -> Any:
-    names = [
-        x509.Name(
-            [
-                x509.NameAttribute(NameOID.COMMON_NAME, one),
-                x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Tests"),
-            ]
-        )
-        for one in (name, "root")
-    ]
-    builder = x509.CertificateBuilder(names[1], names[0], key.public_key(), x509.random_serial_number())
+    serial = x509.random_serial_number()
+    builder = x509.CertificateBuilder(_name("root"), _name(name), key.public_key(), serial)
+    # valid for a century: no test starts to fail by the calendar
     builder = builder.not_valid_before(START).not_valid_after(START + datetime.timedelta(days=36500))
     builder = builder.add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
     builder = builder.add_extension(
@@ -70,3 +65,12 @@ def _certificate(name: str, key: Any, issuer: Any, authority: bool) -> Any:
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=True
         )
     return builder.sign(issuer, hashes.SHA256())
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Tests"),
+        ]
+    )

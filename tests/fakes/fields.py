@@ -59,9 +59,8 @@ def headers() -> bytes:
     sequence.ue(0, 0, 0, 4, 1)  # id, frame_num of 4 bits, order counts of 8 bits, one reference frame
     sequence.u(1, 0)
     sequence.ue(SIDE_PX // MB_PX - 1, SIDE_PX // MB_PX // 2 - 1)
-    sequence.u(
-        5, 0b00100
-    )  # frame_mbs_only_flag 0, mb_adaptive 0, direct_8x8_inference 1, no cropping, no vui
+    # frame_mbs_only_flag 0, mb_adaptive 0, direct_8x8_inference 1, no cropping, no vui
+    sequence.u(5, 0b00100)
     picture = Bits()
     picture.ue(0, 0)
     picture.u(2, 0)
@@ -72,14 +71,14 @@ def headers() -> bytes:
     return sequence.unit(7, 3) + picture.unit(8, 3)
 
 
-def field_unit(lines: np.ndarray, number: int, is_bottom: bool) -> bytes:
+def field_unit(lines: np.ndarray, frame: int, is_bottom: bool) -> bytes:
     """One slice of one field: uint8 luma [32, 64], grey in colour."""
     bits = Bits()
     bits.ue(0, 7, 0)
     bits.u(4, 0)
     bits.u(2, 0b10 | is_bottom)
     if not is_bottom:
-        bits.ue(number % 2)
+        bits.ue(frame % 2)
     bits.u(8, int(is_bottom))
     bits.u(1 if is_bottom else 2, 0)
     bits.ue(0, 1)
@@ -87,28 +86,25 @@ def field_unit(lines: np.ndarray, number: int, is_bottom: bool) -> bytes:
         for column in range(0, SIDE_PX, MB_PX):
             bits.ue(25)
             bits.align()
-            samples = lines[row : row + MB_PX, column : column + MB_PX].tobytes() + bytes(
-                [128] * (MB_PX * MB_PX // 2)
-            )
-            bits.text += "".join(f"{byte:08b}" for byte in samples)
+            luma = lines[row : row + MB_PX, column : column + MB_PX].tobytes()
+            chroma = bytes([128] * (MB_PX * MB_PX // 2))
+            bits.text += "".join(f"{byte:08b}" for byte in luma + chroma)
     return bits.unit(1 if is_bottom else 5, 1)
 
 
 def fields(num_frames: int, fps: int) -> Iterator[bytes]:
     """The packets of a film whose frames show their own time."""
-    for number in range(num_frames):
-        luma = card(number / fps, SIDE_PX, SIDE_PX)[:, :, 0]
-        for is_bottom in (False, True):
-            yield (
-                b"\0\0\0\1\x09\x10"
-                + (b"" if is_bottom else headers())
-                + field_unit(luma[is_bottom::2], number, is_bottom)
-            )
+    delimiter = b"\0\0\0\1\x09\x10"  # access_unit_delimiter
+    for frame in range(num_frames):
+        luma = card(frame / fps, SIDE_PX, SIDE_PX)[:, :, 0]
+        yield delimiter + headers() + field_unit(luma[::2], frame, is_bottom=False)
+        yield delimiter + field_unit(luma[1::2], frame, is_bottom=True)
 
 
 def field_film(path: Path, num_frames: int, fps: int = 25) -> None:
     """Writes the film, with the noise of `tests.fakes.media` as its sound."""
-    stream, sound = path.with_suffix(".h264"), path.with_suffix(".wav")
+    stream = path.with_suffix(".h264")
+    sound = path.with_suffix(".wav")
     stream.write_bytes(b"".join(fields(num_frames, fps)))
     soundfile.write(sound, NOISE[: num_frames * RATE_HZ // fps], RATE_HZ)
     picture = ["-fflags", "+genpts", "-r", str(2 * fps), "-f", "h264", "-i", str(stream)]

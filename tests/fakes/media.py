@@ -1,8 +1,8 @@
-"""Media whose picture and sound say when they are: made here with PyAV, read back out of finished clips.
+"""Media whose picture and sound encode their own time: made here with PyAV, read back out of finished clips.
 
 `film(path, …)` writes a file whose frames show their own time in milliseconds as 4 x 4 black and white
-fields, and whose sound is a noise that is at each time unlike at any other. `shown_s(clip)` and
-`heard_s(clip)` tell those times again.
+fields, and whose sound is a noise that differs at every time. `shown_s(clip)` and `heard_s(clip)` decode
+those times.
 """
 
 import io
@@ -23,9 +23,7 @@ CLOCK_HZ = 90000
 
 
 def _noise() -> np.ndarray:
-    """float [LONGEST_S * RATE_HZ] without anything above 3 kHz: it survives every codec and rate from 8 kHz
-    on.
-    """
+    """float [LONGEST_S * RATE_HZ]. Nothing above 3 kHz, so that it survives every codec and 8 kHz."""
     wave = np.random.default_rng(0).standard_normal(round(LONGEST_S * RATE_HZ))
     spectrum = np.fft.rfft(wave)
     spectrum[round(3000 * LONGEST_S) :] = 0
@@ -38,44 +36,41 @@ NOISE = _noise()
 
 def noise_at(rate_hz: int) -> np.ndarray:
     """float [LONGEST_S * rate_hz]: the same sound at another rate."""
-    spectrum = np.fft.rfft(NOISE)
-    return (
-        np.fft.irfft(spectrum[: round(LONGEST_S * rate_hz) // 2 + 1], round(LONGEST_S * rate_hz))
-        * rate_hz
-        / RATE_HZ
-    )
+    num_samples = round(LONGEST_S * rate_hz)
+    spectrum = np.fft.rfft(NOISE)[: num_samples // 2 + 1]
+    return np.fft.irfft(spectrum, num_samples) * rate_hz / RATE_HZ
 
 
 def card(time_s: float, width_px: int = 128, height_px: int = 96) -> np.ndarray:
     """uint8 [height, width, 3]: the time in ms, the highest bit first, in rows of four."""
-    bits = [round(time_s * 1000) >> place & 1 for place in range(15, -1, -1)]
-    rows, columns = np.arange(height_px) * 4 // height_px, np.arange(width_px) * 4 // width_px
+    bits = [round(time_s * 1000) >> bit & 1 for bit in range(15, -1, -1)]
+    rows = np.arange(height_px) * 4 // height_px
+    columns = np.arange(width_px) * 4 // width_px
     fields = np.array(bits, np.uint8).reshape(4, 4) * 200 + 28
     return np.repeat(fields[rows][:, columns, None], 3, axis=2)
 
 
 def shown_s(clip: Clip) -> float:
-    """The time that the clip's frame shows."""
+    """The time that is encoded in the clip's frame."""
     grey = Image.open(io.BytesIO(clip.image)).convert("L").resize((32, 32), Image.Resampling.BOX)
     fields = np.asarray(grey, float).reshape(4, 8, 4, 8)[:, 2:6, :, 2:6].mean((1, 3)).ravel()
     assert (np.abs(fields - 128) > 30).all(), "a blurred or mixed frame"
-    return sum(1 << 15 - place for place in range(16) if fields[place] > 128) / 1000
+    return sum(1 << 15 - bit for bit in range(16) if fields[bit] > 128) / 1000
 
 
 def heard_s(clip: Clip, least: float = 0.9) -> float:
-    """The time of the sound with which the clip begins, to the sample;
-
-    `least`: the correlation it takes to be sure.
-    """
+    """The time of the clip's first sample; `least`: the correlation below which it is another sound."""
     wave = clip.audio / 32768
     size = len(NOISE) + len(wave)
     match = np.fft.irfft(np.fft.rfft(NOISE, size) * np.conj(np.fft.rfft(wave, size)), size)
-    place = int(np.argmax(match))
-    place -= size if place >= len(NOISE) else 0
-    first, last = max(0, -place), min(len(wave), len(NOISE) - place)
-    alike = np.corrcoef(wave[first:last], NOISE[place + first : place + last])[0, 1]
-    assert alike > least, f"not the sound that was put in: {alike:.2f}"
-    return place / RATE_HZ
+    lag = int(np.argmax(match))
+    if lag >= len(NOISE):
+        lag -= size  # circular: the clip begins before the noise
+    first = max(0, -lag)
+    last = min(len(wave), len(NOISE) - lag)
+    correlation = np.corrcoef(wave[first:last], NOISE[lag + first : lag + last])[0, 1]
+    assert correlation > least, f"not the sound that was put in: {correlation:.2f}"
+    return lag / RATE_HZ
 
 
 def film(
@@ -97,30 +92,27 @@ def film(
     options: dict[str, str] | None = None,
     container: dict[str, str] | None = None,
 ) -> list[float]:
-    """Writes the file; the times of its frames, without `video_start_s`.
+    """Writes the file and returns the times of its frames, without `video_start_s`.
 
-    `video` or `audio` "" leaves that half out.
+    `video` and `audio` name encoders; "" leaves that stream out.
     """
-    times_s = (
-        [number / fps for number in range(round(duration_s * fps))] if times_s is None else list(times_s)
-    )
+    if times_s is None:
+        times_s = [index / fps for index in range(round(duration_s * fps))]
     sound_s = duration_s if sound_s is None else sound_s
     with av.open(str(path), "w", options=container or {}) as out:
         tracks: list[tuple[float, Any, Any]] = []
         if video:
-            stream = out.add_stream(
-                video, rate=Fraction(fps).limit_denominator(1001), options=_coding(video, gop, options)
-            )
-            stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
-            fixed = video.startswith("mpeg") or path.suffix in (".avi", ".wmv")
-            stream.codec_context.time_base = (
-                1 / Fraction(fps).limit_denominator(1001) if fixed else Fraction(1, CLOCK_HZ)
-            )
+            rate = Fraction(fps).limit_denominator(1001)
+            stream = out.add_stream(video, rate=rate, options=_coding(video, gop, options))
+            stream.width, stream.height = size
+            stream.pix_fmt = pix_fmt
+            # these encoders and containers have no clock finer than their frames
+            has_fixed_rate = video.startswith("mpeg") or path.suffix in (".avi", ".wmv")
+            stream.codec_context.time_base = 1 / rate if has_fixed_rate else Fraction(1, CLOCK_HZ)
             stream.codec_context.gop_size = gop
-            tracks += [
-                (time_s + video_start_s, stream, _frame(time_s, video_start_s, stream, size))
-                for time_s in times_s
-            ]
+            for time_s in times_s:
+                frame = _frame(time_s, video_start_s, stream, size)
+                tracks.append((time_s + video_start_s, stream, frame))
         if audio:
             sound = out.add_stream(audio, rate=rate_hz, layout=layout)
             tracks += _sound_frames(sound, rate_hz, sound_s, audio_start_s)
@@ -157,13 +149,14 @@ def _frame(time_s: float, start_s: float, stream: Any, size: tuple[int, int]) ->
 
 def _sound_frames(stream: Any, rate_hz: int, sound_s: float, start_s: float) -> list[tuple[float, Any, Any]]:
     wave = np.round(noise_at(rate_hz)[: round(sound_s * rate_hz)] * 32767).astype(np.int16)
-    found = []
+    frames = []
     for first in range(0, len(wave), 4096):
         block = np.repeat(wave[first : first + 4096, None], stream.codec_context.layout.nb_channels, axis=1)
         frame = av.AudioFrame.from_ndarray(
             block.reshape(1, -1), format="s16", layout=stream.codec_context.layout.name
         )
-        frame.sample_rate, frame.time_base = rate_hz, Fraction(1, rate_hz)
+        frame.sample_rate = rate_hz
+        frame.time_base = Fraction(1, rate_hz)
         frame.pts = first + round(start_s * rate_hz)
-        found.append((first / rate_hz + start_s, stream, frame))
-    return found
+        frames.append((first / rate_hz + start_s, stream, frame))
+    return frames

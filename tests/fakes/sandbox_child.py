@@ -1,4 +1,4 @@
-"""A child for `ingest.child` that misbehaves as it is told.
+"""A child for `ingest.child` that misbehaves in the way that each request names.
 
 Started by tests/ingest/test_child.py, never by hand.
 """
@@ -32,19 +32,19 @@ def misbehave(request: dict[str, Any], replies: IO[bytes]) -> None:
         case "allocate":
             bytearray(request["bytes"])
         case "open":
-            kept = [os.open("/dev/null", os.O_RDONLY) for _ in range(request["files"])]
-            kept.clear()
+            for _ in range(request["files"]):
+                os.open("/dev/null", os.O_RDONLY)
         case "connect":
             socket.create_connection(("127.0.0.1", request["port"]), 1).close()
 
 
 def main() -> None:
     replies = take_stdout()
-    asked = requests()
-    settings = next(asked)
+    incoming = requests()
+    settings = next(incoming)
     confine(settings["max_memory_bytes"])
     reply(replies, {"ready": True})
-    for request in asked:
+    for request in incoming:
         try:
             misbehave(request, replies)
             reply(replies, {"did": request["do"]})

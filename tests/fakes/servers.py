@@ -1,4 +1,4 @@
-"""S3 servers on loopback for tests and benchmarks, and a proxy before one that misbehaves as it is told.
+"""S3 servers on loopback for tests and benchmarks, and a proxy before one that injects faults.
 
     with s3_server() as url, FaultyProxy(url) as proxy:   # moto, or the server that STILLSOUND_TEST_S3 names
         proxy.fault = lambda number, request: "503" if number == 7 else ""
@@ -36,12 +36,13 @@ HOP_HEADERS = ("connection", "keep-alive", "transfer-encoding", "expect", "conte
 
 def environment(url: str) -> dict[str, str]:
     """What a client of the server needs; keys that the caller has set win."""
-    known = {
+    defaults = {
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "testtest",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    return {**{name: os.environ.get(name, value) for name, value in known.items()}, "AWS_ENDPOINT_URL": url}
+    variables = {name: os.environ.get(name, value) for name, value in defaults.items()}
+    return {**variables, "AWS_ENDPOINT_URL": url}
 
 
 def has_s3_server() -> bool:
@@ -60,11 +61,11 @@ def s3_server() -> Iterator[str]:
     """The URL of the server named by STILLSOUND_TEST_S3: a URL, `radosgw` to start one from Debian's
     packages, or unset for moto.
     """
-    named = os.environ.get("STILLSOUND_TEST_S3", "")
-    if named and named != "radosgw":
-        yield named
+    choice = os.environ.get("STILLSOUND_TEST_S3", "")
+    if choice and choice != "radosgw":
+        yield choice
         return
-    with radosgw() if named else moto() as url:
+    with radosgw() if choice else moto() as url:
         yield url
 
 
@@ -74,18 +75,20 @@ def moto() -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr
-            told = (re.search(r"http://127\.0\.0\.1:\d+", line) for line in server.stderr)
-            url = next((found[0] for found in told if found), None)
-            assert url, "the server did not start"
+            match = None
+            while match is None:
+                line = server.stderr.readline()
+                assert line, "the server did not start"
+                match = re.search(r"http://127\.0\.0\.1:\d+", line)
             threading.Thread(target=server.stderr.read, daemon=True).start()  # its log must not fill the pipe
-            yield url
+            yield match[0]
         finally:
             server.kill()
 
 
 @contextmanager
 def radosgw() -> Iterator[str]:
-    """A real S3 server: ceph's gateway over an in-memory store. Ends by the pids that it wrote."""
+    """A real S3 server: ceph's gateway over an in-memory store. It is killed by the pids that it wrote."""
     with tempfile.TemporaryDirectory(prefix="stillsound-radosgw-") as name:
         for attempt in range(START_ATTEMPTS):  # now and then its OSD does not come up
             folder = Path(name, str(attempt))
@@ -93,16 +96,14 @@ def radosgw() -> Iterator[str]:
             with socket.create_server(("127.0.0.1", 0)) as free:
                 port = free.getsockname()[1]
             try:
-                done = subprocess.run(
-                    [str(RADOSGW), str(folder), str(port)], check=False, stdout=subprocess.DEVNULL
-                )
-                if not done.returncode:
+                command = [str(RADOSGW), str(folder), str(port)]
+                if subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0:
                     yield f"http://127.0.0.1:{port}"
                     return
             finally:
-                for part in ("rgw", "osd", "mon"):
+                for daemon in ("rgw", "osd", "mon"):
                     with suppress(FileNotFoundError, ProcessLookupError):
-                        os.kill(int((folder / f"{part}.pid").read_text()), signal.SIGKILL)
+                        os.kill(int((folder / f"{daemon}.pid").read_text()), signal.SIGKILL)
         raise RuntimeError(f"{RADOSGW} did not start a server in {START_ATTEMPTS} attempts")
 
 
@@ -114,18 +115,24 @@ def no_fault(number: int, request: str) -> str:
 
 
 class FaultyProxy:
-    """Passes requests on to an S3 server. `fault(number, request)` of the n-th request, counted from 1: one
-    of FAULTS, "stall" or "".
+    """Forwards requests to an S3 server; `fault(number, request)` decides what befalls the n-th, from 1.
 
-    "409" answers a put so, "lost" drops the answer after the server has done what was asked, "reset" cuts it
-    in the middle, "slow" pauses in the middle, "stall" never answers. `requests` lists what was asked;
-    `latency_s` holds every answer back.
+    "500", "503"  an error response, and the server never sees the request; "409" the same of a put
+    "lost"        the server did it, but the connection is reset before the response
+    "reset"       the connection is reset in the middle of the response
+    "slow"        a pause in the middle of the response
+    "stall"       no response
+    ""            no fault
+
+    `requests` lists the requests, and `latency_s` delays every response.
     """
 
     def __init__(self, upstream: str, fault: Fault = no_fault, latency_s: float = 0.0):
-        self.upstream, self.fault, self.latency_s = urlsplit(upstream).netloc, fault, latency_s
+        self.upstream = urlsplit(upstream).netloc
+        self.fault = fault
+        self.latency_s = latency_s
         self.requests: list[str] = []
-        self.over = threading.Event()
+        self.closing = threading.Event()
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
         self.server.daemon_threads = True
@@ -136,16 +143,18 @@ class FaultyProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.over.set()
+        self.closing.set()
         self.server.shutdown()
         self.server.server_close()
 
     def start(self, fault: Fault = no_fault) -> None:
         """Counts from 1 again."""
         with self.lock:
-            self.requests, self.fault = [], fault
+            self.requests = []
+            self.fault = fault
 
-    def next(self, request: str) -> str:
+    def record(self, request: str) -> str:
+        """Its fault."""
         with self.lock:
             self.requests.append(request)
             return self.fault(len(self.requests), request)
@@ -169,37 +178,39 @@ class _Handler(BaseHTTPRequestHandler):
     def forward(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else self._chunked()
-        fault = self.proxy.next(f"{self.command} {self.path}")
+        fault = self.proxy.record(f"{self.command} {self.path}")
         if self.proxy.latency_s:
             time.sleep(self.proxy.latency_s)
         if fault == "stall":
-            self.proxy.over.wait(60)
-            self._hang_up()
+            self.proxy.closing.wait(60)
+            self._reset()
         elif fault in ("500", "503") or (fault == "409" and self.command == "PUT"):
-            self._answer(int(fault), [("Content-Type", "application/xml")], _error(fault))
+            self._respond(int(fault), [("Content-Type", "application/xml")], _error(fault))
         else:
-            answer, data = self._ask(body)
+            response, data = self._ask_upstream(body)
             if fault == "lost":
-                self._hang_up()
+                self._reset()
             else:
-                self._answer(answer.status, answer.getheaders(), data, fault)
+                self._respond(response.status, response.getheaders(), data, fault)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = forward
 
-    def _ask(self, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:
+    def _ask_upstream(self, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:
         headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_HEADERS}
         self.upstream = self.upstream or http.client.HTTPConnection(self.proxy.upstream, timeout=60)
-        self.upstream.request(
-            self.command, self.path, body if body or self.command in ("PUT", "POST") else None, headers
-        )
-        answer = self.upstream.getresponse()
-        return answer, answer.read()
+        has_body = body or self.command in ("PUT", "POST")
+        self.upstream.request(self.command, self.path, body if has_body else None, headers)
+        response = self.upstream.getresponse()
+        return response, response.read()
 
-    def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes, fault: str = "") -> None:
+    def _respond(self, status: int, headers: list[tuple[str, str]], data: bytes, fault: str = "") -> None:
         self.send_response_only(status)
-        told = {name.lower(): value for name, value in headers}
-        length = told.get("content-length", "0") if self.command == "HEAD" else str(len(data))
-        for name, value in {**told, "content-length": length}.items():
+        fields = {name.lower(): value for name, value in headers}
+        # a HEAD has no body, but says how long it would be
+        if self.command != "HEAD":
+            fields["content-length"] = str(len(data))
+        fields.setdefault("content-length", "0")
+        for name, value in fields.items():
             if name not in ("connection", "keep-alive", "transfer-encoding"):
                 self.send_header(name, value)
         self.end_headers()
@@ -207,25 +218,25 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data[:half])
         if fault == "reset":
             self.wfile.flush()
-            self._hang_up()
+            self._reset()
         elif self.command != "HEAD":
             time.sleep(SLOW_S if fault == "slow" else 0)
             self.wfile.write(data[half:])
 
-    def _hang_up(self) -> None:
-        """A reset, no orderly end."""
+    def _reset(self) -> None:
+        # with a linger of 0 s a close sends RST instead of FIN
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
         self.connection.close()
 
     def _chunked(self) -> bytes:
-        parts = []
+        chunks = []
         if "chunked" in self.headers.get("Transfer-Encoding", ""):
             while size := int(self.rfile.readline().split(b";")[0], 16):
-                parts.append(self.rfile.read(size))
+                chunks.append(self.rfile.read(size))
                 self.rfile.readline()
             self.rfile.readline()
-        return b"".join(parts)
+        return b"".join(chunks)
 
 
 def _error(status: str) -> bytes:

@@ -2,7 +2,7 @@
 
 yt-dlp's real extractors talk to it as to the real one: every connect goes to the proxy on 127.0.0.1, no name
 is resolved. It serves watch pages, player answers, a player's script of our own, playlists, a channel with
-two tabs, search, and media with byte ranges, and remembers all that was asked.
+two tabs, search, and media with byte ranges, and records every request.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ PLAYER_SCRIPT = """
     return address;
   }
 }).call(this);
-"""  # in the form that yt-dlp's solver knows: it turns `n` and signatures round
+"""  # in the form that yt-dlp's solver recognises: it reverses `n` and signatures
 NAMES = ("*.youtube.com", "youtube.com", "*.googlevideo.com")
 
 
@@ -66,9 +66,9 @@ class Video:
 
 
 class Tube(ThreadingHTTPServer):
-    """`picture` and `sound`: media files without and with sound only.
+    """`picture` and `sound`: a media file of pictures only, and one of sound only.
 
-    `asked`: (host, path, cookies) of every request.
+    `requests`: (host, path, cookies) of each.
     """
 
     daemon_threads = True
@@ -78,7 +78,7 @@ class Tube(ThreadingHTTPServer):
         self.picture, self.sound = picture.read_bytes(), sound.read_bytes()
         self.videos: dict[str, Video] = {}
         self.listed: list[str] = []
-        self.asked: list[tuple[str, str, str]] = []
+        self.requests: list[tuple[str, str, str]] = []
         self.tunnels: list[tuple[str, str]] = []
         self.redirect = ""
         self.ca = folder / "ca.pem"
@@ -92,7 +92,7 @@ class Tube(ThreadingHTTPServer):
         self.videos.update({video.id: video for video in videos})
 
     def paths(self, part: str) -> list[str]:
-        return [path for _, path, _ in self.asked if part in path]
+        return [path for _, path, _ in self.requests if part in path]
 
 
 def certificate(folder: Path) -> ssl.SSLContext:
@@ -108,7 +108,7 @@ def certificate(folder: Path) -> ssl.SSLContext:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(one) for one in NAMES]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host) for host in NAMES]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )
@@ -142,82 +142,73 @@ class Site(BaseHTTPRequestHandler):
     server: Tube
 
     def do_GET(self) -> None:
-        parts, query = urlsplit(self.path), parse_qs(urlsplit(self.path).query)
-        host = self.headers["Host"]
-        self.server.asked.append((host, self.path, self.headers.get("Cookie") or ""))
-        if host.endswith("googlevideo.com"):
-            self.media(query["v"][0], parts.path.strip("/"))
-        elif parts.path == "/watch":
+        self.record()
+        url = urlsplit(self.path)
+        query = parse_qs(url.query)
+        if self.headers["Host"].endswith("googlevideo.com"):
+            self.media(query["v"][0], url.path.strip("/"))
+        elif url.path == "/watch":
             video = self.server.videos[query["v"][0]]
             self.page(*watch_page(video), script_url=PLAYER if video.challenge else "")
-        elif parts.path == PLAYER:
+        elif url.path == PLAYER:
             self.send(200, "text/javascript", PLAYER_SCRIPT.encode())
-        elif parts.path == "/playlist":
+        elif url.path == "/playlist":
             self.page(list_page("playlistVideoRenderer", self.server.listed))
-        elif parts.path.startswith("/@"):
-            shorts = parts.path.endswith("/shorts")
-            self.page(
-                channel_page(
-                    self.server.listed[::2] if shorts else self.server.listed,
-                    "shorts" if shorts else "videos",
-                )
-            )
+        elif url.path.startswith("/@") and url.path.endswith("/shorts"):
+            self.page(channel_page(self.server.listed[::2], "shorts"))
+        elif url.path.startswith("/@"):
+            self.page(channel_page(self.server.listed, "videos"))
         else:
-            context = {
-                "INNERTUBE_CONTEXT": {"client": {"clientName": "WEB_EMBEDDED_PLAYER", "clientVersion": "1"}}
-            }  # /embed/…
-            self.send(200, "text/html", f"<script>ytcfg.set({json.dumps(context)});</script>".encode())
+            # /embed/…
+            client = {"clientName": "WEB_EMBEDDED_PLAYER", "clientVersion": "1"}
+            config = {"INNERTUBE_CONTEXT": {"client": client}}
+            self.send(200, "text/html", f"<script>ytcfg.set({json.dumps(config)});</script>".encode())
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append((self.headers["Host"], self.path, self.headers.get("Cookie") or ""))
+        self.record()
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if "/player" in self.path:
-            video = self.server.videos[asked["videoId"]]
-            self.send(
-                video.player_status,
-                "application/json",
-                json.dumps(player_answer(video, len(self.server.picture))).encode(),
-            )
+            video = self.server.videos[request["videoId"]]
+            self.send_json(player_answer(video), video.player_status)
         elif "/search" in self.path:
-            found = [{"videoRenderer": renderer(id)} for id in self.server.listed]
-            inner = {"sectionListRenderer": {"contents": [{"itemSectionRenderer": {"contents": found}}]}}
-            answer = {"contents": {"twoColumnSearchResultsRenderer": {"primaryContents": inner}}}
-            self.send(200, "application/json", json.dumps(answer).encode())
+            self.send_json(search_answer(self.server.listed))
         else:
-            self.send(200, "application/json", b'{"contents": {}}')
+            self.send_json({"contents": {}})
+
+    def record(self) -> None:
+        request = (self.headers["Host"], self.path, self.headers.get("Cookie") or "")
+        self.server.requests.append(request)
 
     def media(self, id: str, kind: str) -> None:
-        status, data = (
-            self.server.videos[id].media_status,
-            self.server.picture if kind == "picture" else self.server.sound,
-        )
         if self.server.redirect:
             return self.send(302, "text/plain", b"", Location=self.server.redirect)
-        asked = byte_range(self.headers.get("Range"), len(data))
-        if status == 200 and isinstance(asked, tuple):
-            first, last = asked
-            return self.send(
-                206, "video/mp4", data[first : last + 1], Content_Range=f"bytes {first}-{last}/{len(data)}"
-            )
-        self.send(status, "video/mp4", data if status == 200 else b"")
+        status = self.server.videos[id].media_status
+        if status != 200:
+            return self.send(status, "video/mp4", b"")
+        data = self.server.picture if kind == "picture" else self.server.sound
+        wanted_bytes = byte_range(self.headers.get("Range"), len(data))
+        if isinstance(wanted_bytes, tuple):
+            first, last = wanted_bytes
+            content_range = f"bytes {first}-{last}/{len(data)}"
+            return self.send(206, "video/mp4", data[first : last + 1], Content_Range=content_range)
+        self.send(200, "video/mp4", data)
 
     def page(self, data: dict[str, Any], player: dict[str, Any] | None = None, script_url: str = "") -> None:
-        config = {
-            "INNERTUBE_API_KEY": "k",
-            "VISITOR_DATA": "v",
-            **({"PLAYER_JS_URL": script_url} if script_url else {}),
-        }
+        config = {"INNERTUBE_API_KEY": "k", "VISITOR_DATA": "v"}
+        if script_url:
+            config["PLAYER_JS_URL"] = script_url
         script = f"ytcfg.set({json.dumps(config)});var ytInitialData = {json.dumps(data)};"
         script += f"var ytInitialPlayerResponse = {json.dumps(player)};" if player else ""
         self.send(200, "text/html; charset=utf-8", f"<html><script>{script}</script></html>".encode())
 
+    def send_json(self, answer: dict[str, Any], status: int = 200) -> None:
+        self.send(status, "application/json", json.dumps(answer).encode())
+
     def send(self, status: int, content_type: str, data: bytes, **headers: str) -> None:
         self.send_response(status)
-        for name, value in {
-            "Content_Type": content_type,
-            "Content_Length": str(len(data)),
-            **headers,
-        }.items():
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(data)))
+        for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(data)
@@ -242,11 +233,11 @@ def watch_page(video: Video) -> tuple[dict[str, Any], dict[str, Any]]:
         {"videoSecondaryInfoRenderer": {"metadataRowContainer": rows, **OWNER}},
     ]
     results = {"twoColumnWatchNextResults": {"results": {"results": {"contents": contents}}}}
-    return {"contents": results}, player_answer(video, 0)
+    return {"contents": results}, player_answer(video)
 
 
-def player_answer(video: Video, num_bytes: int) -> dict[str, Any]:
-    """Two adaptive formats that are never merged, and storyboards that nobody wants."""
+def player_answer(video: Video) -> dict[str, Any]:
+    """A playable video has two adaptive formats, one of pictures and one of sound; none has both."""
     details = {
         "videoId": video.id,
         "title": f"Video {video.id}",
@@ -274,12 +265,21 @@ def player_answer(video: Video, num_bytes: int) -> dict[str, Any]:
             "bitrate": 128000,
             "audioSampleRate": "16000",
         }
-        both = [(picture, "picture"), (sound, "sound")]
-        end = f"?v={video.id}&expire=9999999999" + (f"&n={video.challenge}" if video.challenge else "")
-        answer["streamingData"] = {
-            "adaptiveFormats": [{**one, "url": f"{host}/{name}{end}"} for one, name in both]
-        }
+        query = f"v={video.id}&expire=9999999999"
+        if video.challenge:
+            query += f"&n={video.challenge}"
+        formats = [
+            {**picture, "url": f"{host}/picture?{query}"},
+            {**sound, "url": f"{host}/sound?{query}"},
+        ]
+        answer["streamingData"] = {"adaptiveFormats": formats}
     return answer
+
+
+def search_answer(ids: list[str]) -> dict[str, Any]:
+    videos = [{"videoRenderer": renderer(id)} for id in ids]
+    results = {"sectionListRenderer": {"contents": [{"itemSectionRenderer": {"contents": videos}}]}}
+    return {"contents": {"twoColumnSearchResultsRenderer": {"primaryContents": results}}}
 
 
 def renderer(id: str) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def test_a_marked_video_comes_down_as_two_streams_after_one_extraction(
             "audio"
         ]
     assert (media.license, media.channel, media.meta["author"]) == ("CC-BY-3.0", CHANNEL, "Someone")
-    assert [path.split("?")[0] for _, path, _ in tube.asked] == [
+    assert [path.split("?")[0] for _, path, _ in tube.requests] == [
         "/watch",
         "/youtubei/v1/player",
         "/picture",
@@ -445,7 +445,7 @@ def test_the_sleeps_are_slept_before_a_request_of_an_extraction_and_before_a_dow
 ) -> None:
     slow = dataclasses.replace(youtube, sleep_requests_s=0.7, sleep_s=1.2, max_sleep_s=1.3)
     tube.add(Video("marked00000"))
-    tube.asked = timed = Timed()
+    tube.requests = timed = Timed()
     with Fetcher(network(tube), tmp_path / "spool", ("CC-BY-3.0",), {"youtube": slow}) as fetcher:
         fetcher.fetch(item("marked00000"), 64)
         fetcher.fetch(item("marked00000"), 64)
@@ -462,7 +462,7 @@ def test_cookies_go_to_youtube_alone_and_their_file_is_never_written(
     before = Path(youtube.cookies_file).read_bytes()
     for id in ("marked00000", "marked00001"):
         fetch(Video(id))
-    assert all((COOKIE in cookies) == ("youtube.com" in host) for host, _, cookies in tube.asked)
+    assert all((COOKIE in cookies) == ("youtube.com" in host) for host, _, cookies in tube.requests)
     assert Path(youtube.cookies_file).read_bytes() == before
 
 
