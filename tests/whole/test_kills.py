@@ -1,5 +1,4 @@
-"""Real kills of a training run under Ray, one after the other: what is left at the end equals a run that was
-never killed, bit for bit.
+"""A training run under Ray that is killed again and again ends bit for bit as one that never was.
 
 Marked slow, part of `make chaos`: a minute a kill is too long for `make test`
 (tests/training/run/test_loop.py kills one worker).
@@ -53,7 +52,7 @@ def kill_victim(victim: str, driver: subprocess.Popen[bytes], pids: list[int]) -
 
 @pytest.mark.timeout(1800)
 @pytest.mark.slow
-def test_kills_cost_no_step_no_sample_and_no_bit(tmp_path: Path) -> None:
+def test_a_run_with_kills_equals_one_without(tmp_path: Path) -> None:
     data = make_latents(tmp_path / "latents").uri
     run = tmp_path / "run"
     args = (f"steps={STEPS}", "checkpoint_every=10", "max_failures=20")

@@ -1,4 +1,4 @@
-"""What a new user gets wrong: one line on stderr with the value and the fix, exit code 2, nothing written."""
+"""Mistakes of a new user: one line on stderr with the value and the fix, exit code 2, nothing written."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ DEMO = "training train configs/training/demo.yaml"
 
 
 @pytest.mark.parametrize(
-    "line,says",
+    ("command", "fragments"),
     [
         (
             "ingest scrape configs/ingest/folder.yml",
@@ -82,31 +82,37 @@ DEMO = "training train configs/training/demo.yaml"
         ("cluster submit -- python -m ingest scrape x.yaml", ["--address"]),
     ],
 )
-def test_a_mistake_ends_in_one_line_and_exit_code_2(
-    line: str,
-    says: list[str],
+def test_a_mistake_is_one_line_and_exit_code_2(
+    command: str,
+    fragments: list[str],
     tmp_path: Path,
+    no_aws_account: None,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    places = {name: str(tmp_path / name) for name in ("media", "latents", "file", "out")}
+    paths = {name: str(tmp_path / name) for name in ("media", "latents", "file", "out")}
     (tmp_path / "media").mkdir()
     (tmp_path / "media/a.mp4").write_bytes(b"x")
     (tmp_path / "file").write_bytes(b"")
-    if "{latents}" in line:
+    if "{latents}" in command:
         make_latents(tmp_path / "latents", units=1)
+    monkeypatch.chdir(ROOT)
+    app, *args = command.format(**paths).split()
+    monkeypatch.setattr(sys, "argv", [app, *args])
+    with pytest.raises(SystemExit) as exited:
+        run_app(APPS[app])
+    error = capfd.readouterr().err
+    assert exited.value.code == 2
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    assert all(fragment.format(**paths) in error for fragment in fragments), error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def no_aws_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the environment, a file nor the machine's metadata gives keys."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
-    monkeypatch.chdir(ROOT)
-    room, *words = line.format(**places).split()
-    monkeypatch.setattr(sys, "argv", [room, *words])
-    with pytest.raises(SystemExit) as ended:
-        run_app(APPS[room])
-    error = capfd.readouterr().err
-    assert ended.value.code == 2
-    assert error.startswith("error: ") and error.count("\n") == 1, error
-    assert all(part.format(**places) in error for part in says), error
-    assert not (tmp_path / "out").exists()
