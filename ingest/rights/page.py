@@ -22,12 +22,13 @@ from ingest.sample import Reason, Refused
 
 _RSL = "application/rsl+xml"
 _MAX_PARSE_COST = 3e8  # about 6 s of html.parser
+_MAX_TITLE_CHARS = 300
 
 
 @dataclass(frozen=True)
 class PageStatements:
-    """`licenses`: every code that the page states of a medium, `unknown` for one it states in words we do not
-    know.
+    """`licenses`: every code that the page states of a medium, `unknown` for one in a spelling that is not
+    in our vocabulary. `media` knows which medium each of them is of.
     """
 
     licenses: tuple[str, ...]
@@ -54,17 +55,22 @@ def read_page(html: str, url: str = "") -> PageStatements:
     unclosed = html.find("<!--", html.rfind("-->") + 1)  # such a comment runs to the end, as in a browser
     html = html if unclosed < 0 else html[:unclosed]
     if _parse_cost(html) > _MAX_PARSE_COST:
-        raise Refused(Reason.CORRUPT, "a page of tags that never end")
+        raise Refused(Reason.CORRUPT, "a page of tags without an end")
     reader = _Reader(url)
     reader.feed(html)
     reader.close()
     reader.media.finish()
     reader.media.json_ld(reader.scripts)
     opt_out = reader.opt_out or json_ld_opt_out(reader.scripts)
-    title = " ".join("".join(reader.title).split())[:300]
-    digest = hashlib.sha256(html.encode("utf-8", "replace")).hexdigest()
-    rsl = tuple(reader.rsl_links), tuple(reader.rsl_scripts)
-    return PageStatements(reader.media.stated(), opt_out, title, *rsl, digest, reader.media)
+    return PageStatements(
+        licenses=reader.media.stated(),
+        opt_out=opt_out,
+        title=" ".join("".join(reader.title).split())[:_MAX_TITLE_CHARS],
+        rsl_links=tuple(reader.rsl_links),
+        rsl_inline=tuple(reader.rsl_scripts),
+        sha256=hashlib.sha256(html.encode("utf-8", "replace")).hexdigest(),
+        media=reader.media,
+    )
 
 
 def _parse_cost(html: str) -> int:
@@ -91,7 +97,7 @@ class _Reader(HTMLParser):
         self._script = self.scripts
 
     def parse_marked_section(self, i: int, report: bool = True) -> int:
-        return self.parse_bogus_comment(i)  # where older Pythons fail on an unknown <![word[
+        return self.parse_bogus_comment(i)  # where older Pythons fail on an unknown <![name[
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}

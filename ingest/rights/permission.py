@@ -27,7 +27,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
 from ingest.fetch.guard import Abort, url_refusal
 from ingest.rights.page import PageStatements
@@ -40,7 +40,7 @@ from ingest.rights.robots import (
     parse_robots,
     path_of,
 )
-from ingest.rights.rsl import MEDIA_TYPE, UnreadableError, read_rsl, rsl_refusal
+from ingest.rights.rsl import MEDIA_TYPE, ContentRefusals, UnreadableError, read_rsl, rsl_refusal
 from ingest.rights.usage import AGENT, header_opt_out, tdmrep_rules
 from ingest.sample import Reason, without_tokens
 
@@ -49,12 +49,17 @@ EXEMPT = {
     "inaturalist": "photos and sounds are licensed each, its API and open data are made for such use",
     "": "lists and API answers, which are not media",
 }
-"""By source: why its hosts are not asked for robots.txt, tdmrep.json and ai.txt."""
+"""By source: why robots.txt, tdmrep.json and ai.txt of its hosts are not requested."""
 PATHS = {"robots": "/robots.txt", "tdmrep": "/.well-known/tdmrep.json", "ai": "/ai.txt"}
 LIFE_S = 86_400.0  # RFC 9309: no robots.txt is used for longer than a day
-MAX_LICENSES = 4  # RSL documents per place that names some
+MAX_LICENSES = 4  # RSL documents that one page, header or robots.txt may make us request
 MAX_RECORDS = 1000  # hosts and licenses in memory; the oldest goes first
 MAX_RECORD_BYTES = 16_384  # of a record; longer ones are requested again by the next process
+MAX_SAYS_CHARS = 300  # of an evidence: it is in the metadata of each sample
+MAX_HEADER_CHARS = 16_384
+
+RecordMessage = dict[str, Any]
+"""A `Record` as JSON, on its way between the fetch process and its parent."""
 
 
 @dataclass(frozen=True)
@@ -67,69 +72,90 @@ class Answer:
 
 @dataclass(frozen=True)
 class Record:
-    """A file that was asked for. `content` is plain JSON: rules, locations or licenses, by `kind`."""
+    """A file that was requested. `content` is plain JSON: rules, locations or licenses, by `kind`."""
 
     kind: str
     url: str
-    asked_s: float  # since the epoch
+    requested_s: float  # since the epoch: it outlives the process
     status: int
     sha256: str
     content: Any
 
 
+class Evidence(TypedDict):
+    """What a file or page stated about an item, and when; `url` without tokens."""
+
+    url: str
+    date: str
+    status: int
+    sha256: str
+    says: str
+
+
+class ItemEvidence(TypedDict):
+    """The evidence of an item, by URL; the sample keeps it as `permission`."""
+
+    asked: list[Evidence]
+
+
+class _PageTerms(NamedTuple):
+    """An RSL document that a page, header or medium names, and the URL of what names it."""
+
+    contents: ContentRefusals
+    base: str
+
+
 class Permission:
     """What one process knows of the hosts it met.
 
-    `ask(url)` fetches a text, and raises `Abort` on a transient failure.
+    `request(url)` fetches a text, and raises `Abort` on a transient failure.
     """
 
-    def __init__(self, ask: Callable[[str], Answer], agents: Iterable[str] = (AGENT,)):
-        self._ask = ask
+    def __init__(self, request: Callable[[str], Answer], agents: Iterable[str] = (AGENT,)):
+        self._request = request
         self._agents = tuple(dict.fromkeys(name for name in agents if name))
         self._records: dict[str, Record] = {}
         self._rules: dict[str, Rules] = {}
         self._news: list[Record] = []
-        self._is_asking = False
+        self._is_requesting = False  # then `check_url` is for a statement, which needs no permission itself
         self.begin("")
 
     def begin(self, source: str) -> None:
         """Forgets the item before, but not what hosts answered."""
         self._applies = source not in EXEMPT
-        self._evidence: dict[str, dict[str, Any]] = {}
-        self._terms: dict[
-            str, tuple[list[list[str]], str]
-        ] = {}  # RSL of pages, by where it is: contents, and who names it
+        self._evidence: dict[str, Evidence] = {}
+        self._terms: dict[str, _PageTerms] = {}  # by the address of the RSL document
 
-    def learn(self, records: Iterable[dict[str, Any]]) -> None:
+    def learn(self, records: Iterable[RecordMessage]) -> None:
         """Takes over what an earlier process learnt."""
         for record in records:
             self._keep(Record(**record))
 
-    def take_news(self) -> list[dict[str, Any]]:
+    def take_news(self) -> list[RecordMessage]:
         """What was requested since the last call, for the parent."""
         records = [asdict(record) for record in self._news]
         self._news = []
         return [record for record in records if len(json.dumps(record)) <= MAX_RECORD_BYTES]
 
-    def evidence(self) -> dict[str, Any]:
-        """{"asked": [{"url", "date", "status", "sha256", "says"}]} of this item; none of an exempt source."""
+    def evidence(self) -> ItemEvidence:
+        """What was requested for this item; nothing of an exempt source."""
         return {"asked": [self._evidence[url] for url in sorted(self._evidence)]}
 
     def check_url(self, url: str) -> None:
-        """Asks the host of `url`, if it is new. `Abort` where it does not let us have this path."""
-        if not self._applies or self._is_asking:
+        """Requests the statements of the host of `url`, if it is new. `Abort` where they bar this path."""
+        if not self._applies or self._is_requesting:
             return
         origin = _origin(url)
         path = path_of(url)
         if path == PATHS["robots"]:
-            return
+            return  # RFC 9309: robots.txt itself is always allowed
         self._check_robots(origin, path)
         self._check_tdmrep(origin, path)
         self._check_ai_txt(origin, path)
         robots = self._record("robots", origin + PATHS["robots"])
         self._check_licenses(self._rules_of(robots).licenses, url, robots.url)
-        for where, (contents, base) in self._terms.items():
-            _refuse(rsl_refusal(contents, url, base), "RSL", where)
+        for address, terms in self._terms.items():
+            _refuse(rsl_refusal(terms.contents, url, terms.base), "RSL", address)
 
     def check_response(self, url: str, headers: Any) -> None:
         """Raises `Abort` where the headers of an answer (an email.message.Message) opt out, before its body
@@ -137,10 +163,11 @@ class Permission:
         """
         reservation = headers.get("tdm-reservation")
         usage = [*(headers.get_all("Content-Usage") or []), *(headers.get_all("Content-Signal") or [])]
-        found = header_opt_out(headers.get_all("X-Robots-Tag") or [], reservation, usage, index=self._applies)
-        if found.startswith("tdm") and headers.get("tdm-policy"):
-            found += f", tdm-policy: {headers['tdm-policy'][:200]}"
-        _refuse(found, "", url)
+        robots_tags = headers.get_all("X-Robots-Tag") or []
+        opt_out = header_opt_out(robots_tags, reservation, usage, index=self._applies)
+        if opt_out.startswith("tdm") and headers.get("tdm-policy"):
+            opt_out += f", tdm-policy: {headers['tdm-policy'][:200]}"
+        _refuse(opt_out, "", url)
         if not self._applies:
             return
         self._check_licenses(_rsl_links(headers.get_all("Link") or []), url, url, keep=True)
@@ -156,9 +183,9 @@ class Permission:
             return
         says = "no statement against it"
         self._evidence[without_tokens(url)] = _evidence(url, time.time(), 200, page.sha256, says)
-        for place, text in enumerate(page.rsl_inline[:MAX_LICENSES]):
-            where = f"{url}#{place}" if place else url
-            self._check_terms(_rsl_content(text.encode("utf-8", "replace")), url, url, where, keep=True)
+        for index, text in enumerate(page.rsl_inline[:MAX_LICENSES]):
+            address = f"{url}#{index}" if index else url
+            self._check_terms(_rsl_content(text.encode("utf-8", "replace")), url, url, address, keep=True)
         self._check_licenses(page.rsl_links, url, url, keep=True)
 
     def _check_robots(self, origin: str, path: str) -> None:
@@ -179,10 +206,9 @@ class Permission:
         matching = [rule for rule in record.content if matches(rule[0], normal)]
         deciding = [*matching[:1], *sorted(matching, key=lambda rule: -len(rule[0]))[:1]]
         for location, is_reserved, policy in deciding:
-            more = f", tdm-policy {policy}" if policy else ""
-            _refuse(
-                f"tdm-reservation 1 for {location}{more}" if is_reserved else "", "tdmrep.json", record.url
-            )
+            policy_text = f", tdm-policy {policy}" if policy else ""
+            refusal = f"tdm-reservation 1 for {location}{policy_text}" if is_reserved else ""
+            _refuse(refusal, "tdmrep.json", record.url)
 
     def _check_ai_txt(self, origin: str, path: str) -> None:
         record = self._record("ai", origin + PATHS["ai"])
@@ -192,11 +218,10 @@ class Permission:
         _refuse(self._rules_of(record).usage_refusal(path), "ai.txt", record.url)
 
     def _check_ai_txt_type(self, url: str, content_type: str) -> None:
-        """A medium whose address does not tell its type has the extensions of its Content-Type."""
+        """ai.txt names file extensions: a medium whose URL has none has those of its Content-Type."""
         path = urllib.parse.urlsplit(url).path
-        if path.rpartition(".")[2].lower() in MEDIA_EXTENSIONS or not content_type.startswith(
-            ("video/", "audio/", "image/")
-        ):
+        has_extension = path.rpartition(".")[2].lower() in MEDIA_EXTENSIONS
+        if has_extension or not content_type.startswith(("video/", "audio/", "image/")):
             return
         record = self._record("ai", _origin(url) + PATHS["ai"])
         for extension in mimetypes.guess_all_extensions(content_type, strict=False):
@@ -215,14 +240,16 @@ class Permission:
             self._note(record, "")
             self._check_terms(record.content, url, base, record.url, keep)
 
-    def _check_terms(self, content: Any, url: str, base: str, where: str, keep: bool) -> None:
-        """`content`: see `_rsl_content`. `keep`: it may also speak of media that are asked for later."""
+    def _check_terms(
+        self, content: ContentRefusals | str, url: str, base: str, address: str, keep: bool
+    ) -> None:
+        """`content`: see `_rsl_content`. `keep`: it may also speak of media that are requested later."""
         if isinstance(content, str):
-            _refuse(f"cannot be read ({content})", "RSL", where)
+            _refuse(f"cannot be read ({content})", "RSL", address)
             return
-        _refuse(rsl_refusal(content, url, base), "RSL", where)
+        _refuse(rsl_refusal(content, url, base), "RSL", address)
         if keep:
-            self._terms.setdefault(where, (content, base))
+            self._terms.setdefault(address, _PageTerms(content, base))
 
     def _rules_of(self, record: Record) -> Rules:
         if record.url not in self._rules:
@@ -230,10 +257,10 @@ class Permission:
         return self._rules[record.url]
 
     def _record(self, kind: str, url: str) -> Record:
-        """What `url` said: as known, if that is not older than a day, else asked for now."""
-        known = self._records.get(url)
-        if known and known.kind == kind and time.time() - known.asked_s < LIFE_S:
-            return known
+        """What `url` stated: from memory, if that is not older than a day, else requested now."""
+        remembered = self._records.get(url)
+        if remembered and remembered.kind == kind and time.time() - remembered.requested_s < LIFE_S:
+            return remembered
         answer = self._answer(kind, url)
         data = answer.body if 200 <= answer.status < 300 else b""
         digest = hashlib.sha256(data).hexdigest() if data else ""
@@ -247,20 +274,18 @@ class Permission:
 
         Of the others a failure is retryable.
         """
-        self._is_asking = True
+        self._is_requesting = True
         try:
-            return self._ask(url)
+            return self._request(url)
         except Abort as failure:
-            optional = kind in ("tdmrep", "ai") and failure.reason not in (
-                Reason.RATE_LIMITED,
-                Reason.TIMEOUT,
-                Reason.NETWORK,
-            )
-            if optional or (kind == "rsl" and failure.reason == Reason.ADDRESS):
+            is_transient = failure.reason in (Reason.RATE_LIMITED, Reason.TIMEOUT, Reason.NETWORK)
+            is_optional = kind in ("tdmrep", "ai") and not is_transient
+            # a link to an address that the guard refuses leads to no license
+            if is_optional or (kind == "rsl" and failure.reason == Reason.ADDRESS):
                 return Answer(500)
             raise Abort(failure.reason, f"{without_tokens(url)}: {failure.detail}") from None
         finally:
-            self._is_asking = False
+            self._is_requesting = False
 
     def _keep(self, record: Record) -> None:
         self._records.pop(record.url, None)
@@ -275,21 +300,20 @@ class Permission:
         """Adds to the evidence of the item what a file said of one of its addresses."""
         says = line or ("no rule applies" if record.status < 300 else "there is none")
         url = without_tokens(record.url)
-        entry = self._evidence.setdefault(
-            url, _evidence(url, record.asked_s, record.status, record.sha256, says)
-        )
-        if says not in entry["says"] and len(entry["says"]) < 300:
-            entry["says"] += f"; {says}"
+        evidence = _evidence(url, record.requested_s, record.status, record.sha256, says)
+        evidence = self._evidence.setdefault(url, evidence)
+        if says not in evidence["says"] and len(evidence["says"]) < MAX_SAYS_CHARS:
+            evidence["says"] += f"; {says}"
 
 
 def _origin(url: str) -> str:
     """Scheme, host and port."""
-    parts = urllib.parse.urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}".lower()
+    split = urllib.parse.urlsplit(url)
+    return f"{split.scheme}://{split.netloc}".lower()
 
 
 def _absolute(base: str, link: str) -> str:
-    """The address that `link` means on the page `base`; "" for one that is not asked for."""
+    """The address that `link` means on the page `base`; "" for one that may not be requested."""
     try:
         address = urllib.parse.urljoin(base, link)
     except ValueError:
@@ -300,11 +324,12 @@ def _absolute(base: str, link: str) -> str:
 def _refuse(refusal: str, signal: str, url: str) -> None:
     """Raises `Abort` (opt_out) that names the signal, what it says and where, unless it says nothing."""
     if refusal:
-        raise Abort(Reason.OPT_OUT, f"{f'{signal}: ' if signal else ''}{refusal} ({without_tokens(url)})")
+        prefix = f"{signal}: " if signal else ""
+        raise Abort(Reason.OPT_OUT, f"{prefix}{refusal} ({without_tokens(url)})")
 
 
-def _evidence(url: str, asked_s: float, status: int, sha256: str, says: str) -> dict[str, Any]:
-    date = datetime.datetime.fromtimestamp(asked_s, datetime.UTC).date().isoformat()
+def _evidence(url: str, requested_s: float, status: int, sha256: str, says: str) -> Evidence:
+    date = datetime.datetime.fromtimestamp(requested_s, datetime.UTC).date().isoformat()
     return {"url": without_tokens(url), "date": date, "status": status, "sha256": sha256, "says": says}
 
 
@@ -315,14 +340,13 @@ def _content(kind: str, data: bytes, agents: tuple[str, ...]) -> Any:
     if kind == "ai":
         return parse_ai_txt(data, agents).to_json()
     if kind == "tdmrep":
-        return [
-            [_location(location), is_reserved, policy] for location, is_reserved, policy in tdmrep_rules(data)
-        ]
+        rules = tdmrep_rules(data)
+        return [[_location(rule.location), rule.is_reserved, rule.policy] for rule in rules]
     return _rsl_content(data)
 
 
-def _rsl_content(data: bytes) -> Any:
-    """[[url, refusal], …] of an RSL document; a text for one whose terms cannot be read."""
+def _rsl_content(data: bytes) -> ContentRefusals | str:
+    """What `read_rsl` gives; for a document whose terms cannot be read, the reason."""
     try:
         return read_rsl(data)
     except UnreadableError as error:
@@ -331,20 +355,17 @@ def _rsl_content(data: bytes) -> Any:
 
 def _location(pattern: str) -> str:
     """A location of tdmrep.json as a pattern of robots.txt."""
-    return normalise(
-        path_of(pattern) if "://" in pattern else pattern if pattern.startswith(("/", "*")) else f"/{pattern}"
-    )
+    if "://" in pattern:
+        return normalise(path_of(pattern))
+    return normalise(pattern if pattern.startswith(("/", "*")) else f"/{pattern}")
 
 
 def _rsl_links(values: Iterable[str]) -> list[str]:
     """Addresses of `Link: <…>; rel="license"; type="application/rsl+xml"` headers."""
     links = []
-    for target, parameters in re.findall(r"<([^<>]*)>([^<]*)", ", ".join(values)[:16_384]):
+    for target, parameters in re.findall(r"<([^<>]*)>([^<]*)", ", ".join(values)[:MAX_HEADER_CHARS]):
         relation = re.search(r";\s*rel\s*=\s*(\"[^\"]*\"|[^;,\s]*)", parameters, re.I)
-        if (
-            relation
-            and "license" in relation[1].strip('"').lower().split()
-            and MEDIA_TYPE in parameters.lower()
-        ):
+        relations = relation[1].strip('"').lower().split() if relation else []
+        if "license" in relations and MEDIA_TYPE in parameters.lower():
             links.append(target.strip())
     return links

@@ -13,23 +13,31 @@ import re
 import urllib.parse
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 from ingest.rights.usage import usage_opt_out
 
 MAX_BYTES = 500 * 1024  # RFC 9309: a parser reads at least so much; what comes behind it is ignored
 AGENT_KEYS = frozenset({"user-agent", "useragent", "user agent"})
-DISALLOW_KEYS = frozenset(
-    {"disallow", "dissallow", "dissalow", "disalow", "diasllow", "disallaw"}
-)  # misspellings that Google reads too
+# misspellings that Google reads too
+DISALLOW_KEYS = frozenset({"disallow", "dissallow", "dissalow", "disalow", "diasllow", "disallaw"})
 USAGE_KEYS = frozenset({"content-usage", "content-signal"})
 MEDIA_EXTENSIONS = frozenset(
     "aac aif aiff amr avi avif bmp flac flv gif heic heif jpe jpeg jpg m2ts m3u8 m4a m4s m4v mka mkv mov mp3"
-    " mp4 mpd mpeg mpg oga ogg ogv"
-    " opus png qt tif tiff ts wav weba webm webp wma wmv 3gp 3g2".split()
+    " mp4 mpd mpeg mpg oga ogg ogv opus png qt tif tiff ts wav weba webm webp wma wmv 3gp 3g2".split()
 )
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_GLOBAL = "(all)"  # for lines before the first group, and License lines that stand apart
+# for lines before the first group, and License lines apart from groups; no agent's name has brackets
+_GLOBAL = "(all)"
+
+
+class RulesJson(TypedDict):
+    """`Rules` as JSON, between processes."""
+
+    allow: tuple[str, ...]
+    disallow: tuple[str, ...]
+    usage: tuple[tuple[str, str], ...]
+    licenses: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -50,11 +58,11 @@ class Rules:
         The longest matching pattern decides; of an Allow and a Disallow of one length, the Allow.
         """
         path = normalise(path)
-        barred = longest_match(self.disallow, path)
-        cleared = longest_match(self.allow, path)
-        if barred is None or (cleared is not None and len(cleared) >= len(barred)):
-            return True, f"Allow: {cleared}" if cleared is not None else ""
-        return False, f"Disallow: {barred}"
+        disallow = longest_match(self.disallow, path)
+        allow = longest_match(self.allow, path)
+        if disallow is None or (allow is not None and len(allow) >= len(disallow)):
+            return True, f"Allow: {allow}" if allow is not None else ""
+        return False, f"Disallow: {disallow}"
 
     def usage_refusal(self, path: str) -> str:
         """The line that keeps what is at `path` from training, of those with the longest matching pattern;
@@ -63,10 +71,12 @@ class Rules:
         path = normalise(path)
         matching = [(len(pattern), line) for pattern, line in self.usage if matches(pattern, path)]
         longest = max((length for length, _ in matching), default=0)
+        # lines of equal length may contradict each other: then the opt-out counts
         lines = (line for length, line in matching if length == longest)
         return next((line for line in lines if usage_opt_out(line.partition(":")[2])), "")
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> RulesJson:
+        """Plain data, of which `from_json` makes the same rules, also once it was written as JSON."""
         return {
             "allow": self.allow,
             "disallow": self.disallow,
@@ -75,7 +85,8 @@ class Rules:
         }
 
     @staticmethod
-    def from_json(data: dict[str, Any]) -> "Rules":
+    def from_json(data: RulesJson) -> "Rules":
+        """The inverse of `to_json`; JSON has lists where rules have tuples."""
         usage = tuple((str(pattern), str(line)) for pattern, line in data["usage"])
         return Rules(tuple(data["allow"]), tuple(data["disallow"]), usage, tuple(data["licenses"]))
 
@@ -91,18 +102,22 @@ class _Group:
 def parse_robots(data: bytes, agents: Iterable[str]) -> Rules:
     """The rules of all groups that name one of `agents`; where none does, those of `*`.
 
-    Lines of no known form are ignored.
+    Lines in a form that is not known are ignored.
     """
     groups: dict[str, _Group] = {_GLOBAL: _Group()}
     named: list[str] = []  # the agents of the group that the next line belongs to
     in_rules = after_blank = False
-    for line in re.split(r"\r\n|\r|\n", data[:MAX_BYTES].decode("utf-8", "replace").removeprefix("\ufeff")):
-        key, colon, value = (part.strip() for part in line.partition("#")[0].partition(":"))
-        key = key.lower()
+    text = data[:MAX_BYTES].decode("utf-8", "replace").removeprefix("\ufeff")
+    # the line ends of RFC 9309; splitlines() knows more, such as U+2028
+    for line in re.split(r"\r\n|\r|\n", text):
+        key, colon, value = line.partition("#")[0].partition(":")
+        key = key.strip().lower()
+        value = value.strip()
         if not colon:
             after_blank = after_blank or not line.strip()
             continue
         if key in AGENT_KEYS:
+            # several User-agent lines in a row share the rules below them
             named = [agent_name(value)] if in_rules else [*named, agent_name(value)]
             in_rules = False
         elif key == "license":
@@ -134,8 +149,8 @@ def parse_ai_txt(data: bytes, agents: Iterable[str]) -> Rules:
 
 def path_of(url: str) -> str:
     """Path and query of a URL, as rules are matched with it."""
-    parts = urllib.parse.urlsplit(url)
-    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    split = urllib.parse.urlsplit(url)
+    return (split.path or "/") + (f"?{split.query}" if split.query else "")
 
 
 def agent_name(value: str) -> str:
@@ -149,9 +164,9 @@ def normalise(text: str) -> str:
     capital digits.
     """
 
-    def decoded(found: re.Match[str]) -> str:
-        letter = chr(int(found[1], 16))
-        return letter if letter in _UNRESERVED else found[0].upper()
+    def decoded(octet: re.Match[str]) -> str:
+        letter = chr(int(octet[1], 16))
+        return letter if letter in _UNRESERVED else octet[0].upper()
 
     quoted = urllib.parse.quote(text, safe="%/*$?&=:;@!'()+,~#[]", errors="replace")
     return re.sub(r"%([0-9A-Fa-f]{2})", decoded, quoted)
@@ -160,21 +175,22 @@ def normalise(text: str) -> str:
 def matches(pattern: str, path: str) -> bool:
     """Whether `path` begins with `pattern`, where `*` is any text and `$` at the end is the end.
 
-    Both normalised.
+    Both normalised. Each piece between two `*` is taken where it comes first, which never loses a match; a
+    regular expression would backtrack over hostile patterns of many `*`.
     """
-    whole = pattern.endswith("$")
-    first, *others = pattern.removesuffix("$").split("*")
-    if not path.startswith(first):
+    to_the_end = pattern.endswith("$")
+    start, *pieces = pattern.removesuffix("$").split("*")
+    if not path.startswith(start):
         return False
-    place = len(first)
-    for number, part in enumerate(others, 1):
-        if whole and number == len(others):
-            return path.endswith(part) and len(path) - len(part) >= place
-        place = path.find(part, place)
-        if place < 0:
+    position = len(start)
+    for index, piece in enumerate(pieces, 1):
+        if to_the_end and index == len(pieces):
+            return path.endswith(piece) and len(path) - len(piece) >= position
+        position = path.find(piece, position)
+        if position < 0:
             return False
-        place += len(part)
-    return not whole or place == len(path)
+        position += len(piece)
+    return not to_the_end or position == len(path)
 
 
 def longest_match(patterns: Iterable[str], path: str) -> str | None:
@@ -203,9 +219,16 @@ def _is_about_media(pattern: str) -> bool:
 
 
 def _merged(groups: list[_Group]) -> Rules:
+    """The lines of all groups in their order, repeated ones once."""
+    merged = _Group()
+    for group in groups:
+        merged.allow += group.allow
+        merged.disallow += group.disallow
+        merged.usage += group.usage
+        merged.licenses += group.licenses
     return Rules(
-        tuple(dict.fromkeys(pattern for group in groups for pattern in group.allow)),
-        tuple(dict.fromkeys(pattern for group in groups for pattern in group.disallow)),
-        tuple(dict.fromkeys(rule for group in groups for rule in group.usage)),
-        tuple(dict.fromkeys(url for group in groups for url in group.licenses)),
+        tuple(dict.fromkeys(merged.allow)),
+        tuple(dict.fromkeys(merged.disallow)),
+        tuple(dict.fromkeys(merged.usage)),
+        tuple(dict.fromkeys(merged.licenses)),
     )

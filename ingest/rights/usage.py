@@ -17,11 +17,14 @@ import email.utils
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 AGENT = "stillsound"  # our product token; it never changes
-LEARNING_WORDS = frozenset({"noai", "noimageai", "noml"})
-INDEX_WORDS = frozenset({"noindex", "noimageindex", "none"})
+MAX_CHARS = 4096  # of a header or directive list: it is hostile text
+MAX_POLICY_CHARS = 300
+LEARNING_DIRECTIVES = frozenset({"noai", "noimageai", "noml"})
+INDEX_DIRECTIVES = frozenset({"noindex", "noimageindex", "none"})
+# what stands before a colon without being the name of an agent
 VALUED = frozenset(
     {"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview", "googlebot-news"}
 )
@@ -39,19 +42,27 @@ USAGE_INFO_KEYS = frozenset(
 _PLUS_PROHIBITED = re.compile(r"\bDMI-PROHIBITED[A-Z-]*", re.I)
 
 
+class TdmRule(NamedTuple):
+    """A rule of tdmrep.json: which paths, whether rights are reserved, and the URL of the policy."""
+
+    location: str
+    is_reserved: bool
+    policy: str
+
+
 def usage_opt_out(text: str) -> str:
     """The member of an AIPREF or Content-Signal dictionary (`train-ai=n, search=y`) that forbids training; ""
     where none does.
     """
-    said: dict[str, str] = {}
-    for member in text[:4096].split(","):
+    preferences: dict[str, str] = {}
+    for member in text[:MAX_CHARS].split(","):
         key, equals, value = member.partition(";")[0].partition("=")
         if equals:
-            said[key.strip().lower()] = value.strip().strip('"').lower()
-    forbidden = [key for key in TRAINING_KEYS if said.get(key) in NO_VALUES]
-    if not forbidden and not any(said.get(key) in YES_VALUES for key in TRAINING_KEYS):
-        forbidden = [key for key in GENERAL_KEYS if said.get(key) in NO_VALUES]
-    return f"{forbidden[0]}={said[forbidden[0]]}" if forbidden else ""
+            preferences[key.strip().lower()] = value.strip().strip('"').lower()
+    forbidden = [key for key in TRAINING_KEYS if preferences.get(key) in NO_VALUES]
+    if not forbidden and not any(preferences.get(key) in YES_VALUES for key in TRAINING_KEYS):
+        forbidden = [key for key in GENERAL_KEYS if preferences.get(key) in NO_VALUES]
+    return f"{forbidden[0]}={preferences[forbidden[0]]}" if forbidden else ""
 
 
 def robots_opt_out(text: str, index: bool = True, now: datetime.datetime | None = None) -> str:
@@ -61,25 +72,25 @@ def robots_opt_out(text: str, index: bool = True, now: datetime.datetime | None 
     `index`: directives against indexing count, too. A directive belongs to the agent named last before it.
     """
     agent = ""
-    directives = [directive.strip() for directive in re.split(r"[,;]", text[:4096])]
-    for index_here, directive in enumerate(directives):
-        name, colon, after = (piece.strip() for piece in directive.partition(":"))
+    directives = [directive.strip() for directive in re.split(r"[,;]", text[:MAX_CHARS])]
+    opt_outs = LEARNING_DIRECTIVES | INDEX_DIRECTIVES if index else LEARNING_DIRECTIVES
+    for position, directive in enumerate(directives):
+        name, colon, value = (piece.strip() for piece in directive.partition(":"))
         if colon and name.lower() not in VALUED and re.fullmatch(r"[\w.*-]+", name):
             agent = name.lower()
-            directive = after
-            name, colon, after = (piece.strip() for piece in directive.partition(":"))
+            directive = value
+            name, colon, value = (piece.strip() for piece in directive.partition(":"))
         if agent not in ("", "*", "robots", AGENT):
             continue
         if colon and name.lower() in VALUED:
-            # a date of RFC 850 or 1123 holds a comma: it may go on in the next piece
-            date = ", ".join([after, *directives[index_here + 1 : index_here + 2]])
-            if index and name.lower() == "unavailable_after" and _is_past(date, after, now):
-                return f"unavailable_after: {after}"
+            # a date of RFC 850 or 1123 has a comma: it may go on in the next directive
+            date = ", ".join([value, *directives[position + 1 : position + 2]])
+            if index and name.lower() == "unavailable_after" and _is_past(date, value, now):
+                return f"unavailable_after: {value}"
             continue
-        opt_outs = LEARNING_WORDS | INDEX_WORDS if index else LEARNING_WORDS
         matching = sorted(opt_outs & set(directive.lower().split()))
         if matching:
-            return str(matching[0])
+            return matching[0]
     return ""
 
 
@@ -94,8 +105,8 @@ def header_opt_out(
             return f"X-Robots-Tag: {' '.join(tag.split())[:100]}"
     if is_reserved((tdm_reservation or "").partition(",")[0]):
         return "tdm-reservation: 1"
-    said = usage_opt_out(", ".join(usage))
-    return f"Content-Usage: {said}" if said else ""
+    member = usage_opt_out(", ".join(usage))
+    return f"Content-Usage: {member}" if member else ""
 
 
 def meta_opt_out(name: str, content: str, index: bool = True) -> str:
@@ -135,28 +146,20 @@ def _tree_opt_out(tree: Any) -> str:
     return ""
 
 
-def tdmrep_rules(data: bytes) -> list[list[Any]]:
-    """[[location, reserved, policy], …] of a /.well-known/tdmrep.json, in its order; none of one that is no
-    such file.
-    """
+def tdmrep_rules(data: bytes) -> list[TdmRule]:
+    """The rules of a /.well-known/tdmrep.json, in its order; none of a file in another form."""
     try:
-        read = json.loads(data)
+        tree = json.loads(data)
     except (ValueError, RecursionError):
         return []
     rules = []
-    for rule in read if isinstance(read, list) else [read]:
-        if (
-            isinstance(rule, dict)
-            and isinstance(rule.get("location"), str)
-            and _is_flag(rule.get("tdm-reservation"))
-        ):
-            rules.append(
-                [
-                    rule["location"],
-                    is_reserved(rule["tdm-reservation"]),
-                    str(rule.get("tdm-policy") or "")[:300],
-                ]
-            )
+    for entry in tree if isinstance(tree, list) else [tree]:
+        if not isinstance(entry, dict) or not isinstance(entry.get("location"), str):
+            continue
+        reservation = entry.get("tdm-reservation")
+        if _is_flag(reservation):
+            policy = str(entry.get("tdm-policy") or "")[:MAX_POLICY_CHARS]
+            rules.append(TdmRule(entry["location"], is_reserved(reservation), policy))
     return rules
 
 
@@ -191,10 +194,10 @@ def _member_opt_out(key: str, value: Any) -> str:
         return ""
     for text in _texts(value):
         term = _PLUS_PROHIBITED.search(text)
-        words = set(re.split(r"[\s,;/#]+", text.lower())) & LEARNING_WORDS
-        said = term[0] if term else next(iter(sorted(words)), "") or usage_opt_out(text)
-        if said:
-            return f"usageInfo: {said}"
+        directives = set(re.split(r"[\s,;/#]+", text.lower())) & LEARNING_DIRECTIVES
+        opt_out = term[0] if term else min(directives, default="") or usage_opt_out(text)
+        if opt_out:
+            return f"usageInfo: {opt_out}"
     return ""
 
 
@@ -215,11 +218,16 @@ def _is_past(longer: str, shorter: str, now: datetime.datetime | None) -> bool:
     No date that can be read: no.
     """
     now = now or datetime.datetime.now(datetime.UTC)
-    for text in (longer, shorter):
-        for read in (email.utils.parsedate_to_datetime, datetime.datetime.fromisoformat):
-            try:
-                date = read(text.strip())
-            except (ValueError, TypeError, IndexError):
-                continue
-            return (date if date.tzinfo else date.replace(tzinfo=datetime.UTC)) < now
-    return False
+    date = _date(longer) or _date(shorter)
+    return date is not None and date < now
+
+
+def _date(text: str) -> datetime.datetime | None:
+    """A date of RFC 850, RFC 1123 or ISO 8601, in UTC if it has no zone; None for another text."""
+    for parse in (email.utils.parsedate_to_datetime, datetime.datetime.fromisoformat):
+        try:
+            date = parse(text.strip())
+        except (ValueError, TypeError, IndexError):
+            continue
+        return date if date.tzinfo else date.replace(tzinfo=datetime.UTC)
+    return None
