@@ -17,20 +17,26 @@ import numpy as np
 from PIL import Image
 from scipy.fft import next_fast_len, rfft
 
-IMAGE_BYTES, AUDIO_BYTES = 8, 32
-LOW_HZ, HIGH_HZ = 100.0, 4000.0  # encoders leave this range alone down to 24 kbit/s
+IMAGE_BYTES = 8
+AUDIO_BYTES = 32
+# encoders leave this range alone down to 24 kbit/s
+LOW_HZ = 100.0
+HIGH_HZ = 4000.0
 SHAPE_BANDS = 32
 SHAPE_LEVELS = (0.3, 0.1, 0.03, 0.01)  # of the loudest band's power
 CHANGE_BANDS = 9
 CHANGE_STEPS = 17
 CHANGE_FLOOR = 0.01  # of the mean power: below it, what an encoder makes up decides
 CHANGE_NATS = 0.05
+SILENCE = 1e-9  # added to a power, so that the logarithm of digital silence is finite
 FRAME_S = 0.025  # of a sequence
 FRAME_BANDS = 9
 FRAME_LOW_HZ = 200.0
 FRAME_SUM = 16  # frames whose power is taken together, and how far apart two such sums are compared
 FRAME_NATS = 0.2
 SHADES = 5  # of each of three colours, in a palette
+DRAFT_PX = 64  # a JPEG is decoded at about this size, since a palette needs no more
+PALETTE_PX = 24
 
 
 def image_hash(jpeg: bytes) -> str:
@@ -46,11 +52,12 @@ def image_palette(jpeg: bytes) -> bytes:
     counts for both.
     """
     with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as picture:
-        picture.draft("RGB", (64, 64))
-        small = picture.convert("RGB").resize((24, 24), Image.Resampling.BOX)
+        picture.draft("RGB", (DRAFT_PX, DRAFT_PX))
+        small = picture.convert("RGB").resize((PALETTE_PX, PALETTE_PX), Image.Resampling.BOX)
     shade = np.asarray(small, np.float64).reshape(-1, 3) * (SHADES - 1) / 255
     low = np.minimum(shade.astype(int), SHADES - 2)
     amount = np.zeros(SHADES**3)
+    # trilinear: a pixel is shared by the 8 colours around it, so that a small change of colour moves little
     for corner in itertools.product((0, 1), repeat=3):
         weight = np.where(corner, shade - low, 1 - shade + low).prod(axis=1)
         amount += np.bincount((low + corner) @ (SHADES**2, SHADES, 1), weight, SHADES**3)
@@ -79,8 +86,8 @@ def audio_fingerprint(audio: np.ndarray, rate: int) -> str:
 
 
 def audio_sequence(audio: np.ndarray, rate: int, start: int) -> bytes:
-    """What the sound does over time: uint32 number of the first frame, then a byte per frame of 25 ms; of
-    mono int16 `audio`.
+    """What the sound does over time: uint32 index of the first frame, then a byte per frame of 25 ms; of mono
+    int16 `audio`.
 
     Frame f lies at f x 25 ms of media time, of which `start` is the first sample: a medium that was encoded
     again has the same frames wherever it is cut. The 8 bits are those of `audio_fingerprint`'s change, of the
@@ -88,15 +95,17 @@ def audio_sequence(audio: np.ndarray, rate: int, start: int) -> bytes:
     second has none.
     """
     hop = round(FRAME_S * rate)
+    # from the first whole frame of media time on
     wave = audio[-start % hop :].astype(np.float32)
-    first = np.uint32(-(-start // hop)).tobytes()
+    first_frame = np.uint32(-(-start // hop)).tobytes()
     if len(wave) < (2 * FRAME_SUM + 2) * hop:
-        return first
+        return first_frame
     windows = np.lib.stride_tricks.sliding_window_view(wave, 2 * hop)[::hop]
     sums = np.cumsum(_band_powers(windows, rate, FRAME_BANDS, FRAME_LOW_HZ), axis=0)
     power = np.concatenate([sums[FRAME_SUM - 1 : FRAME_SUM], sums[FRAME_SUM:] - sums[:-FRAME_SUM]])
-    level = -np.diff(np.log(power + CHANGE_FLOOR * power.mean() + 1e-9), axis=1)
-    return first + np.packbits(level[FRAME_SUM:] - level[:-FRAME_SUM] > FRAME_NATS, axis=1).tobytes()
+    level = -np.diff(np.log(power + CHANGE_FLOOR * power.mean() + SILENCE), axis=1)
+    bits = level[FRAME_SUM:] - level[:-FRAME_SUM] > FRAME_NATS
+    return first_frame + np.packbits(bits, axis=1).tobytes()
 
 
 def image_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -135,7 +144,7 @@ def _change_bits(wave: np.ndarray, rate: int) -> np.ndarray:
     hop = len(wave) // (CHANGE_STEPS + 1)
     windows = np.stack([wave[step * hop : (step + 2) * hop] for step in range(CHANGE_STEPS)])
     power = _band_powers(windows, rate, CHANGE_BANDS)
-    level = np.log(power + CHANGE_FLOOR * power.mean() + 1e-9)
+    level = np.log(power + CHANGE_FLOOR * power.mean() + SILENCE)
     return np.asarray(np.diff(-np.diff(level, axis=1), axis=0) > CHANGE_NATS).ravel()
 
 
@@ -143,10 +152,12 @@ def _band_powers(windows: np.ndarray, rate: int, num_bands: int, low_hz: float =
     """Mean power [num_windows, num_bands] of Hann windows [num_windows, n], in bands of equal ratio; 0 above
     rate / 2.
     """
+    # a length with large prime factors makes the FFT several times slower
     length = next_fast_len(windows.shape[1], real=True)
     edges_hz = np.geomspace(low_hz, HIGH_HZ, num_bands + 1)
     edges = np.minimum(np.round(edges_hz * length / rate).astype(int), length // 2 + 1)
     spectrum = rfft(windows * _hann(windows.shape[1]), length)[:, : edges[-1]]
+    # sums up to each frequency, so that the power of a band is one difference
     total = np.zeros((len(windows), edges[-1] + 1))
     np.cumsum(spectrum.real**2 + spectrum.imag**2, axis=1, out=total[:, 1:])
     return np.asarray(np.maximum(total[:, edges[1:]] - total[:, edges[:-1]], 0) / windows.shape[1])

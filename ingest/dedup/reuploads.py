@@ -1,18 +1,18 @@
-"""Media found again, cut elsewhere: the same sound at another place of the clips, and pictures that are
-alike.
+"""Media that were uploaded again and cut elsewhere: the same sound at another time of the clips, and alike
+pictures.
 
     find_reuploads(tracks, marks, folder)       # of the samples in the order of their keys: marks what goes
 
-An encoder that is run again sets keyframes elsewhere, so that windows around them hold other seconds of the
+An encoder that is run again sets keyframes elsewhere, so that windows around them have other seconds of the
 same video. Their sound still overlaps: `audio_sequence` gives frames by media time, and four of them 0.2 s
-apart are a word of 32 bits. Two clips that share a word, and whose pictures are alike, are laid over each
-other there; where the sounds agree for 3 s, their media may be two versions of one, so and so many frames
-apart. They are if a quarter of the pictures of clips that overlap are alike. Then every clip of the later
-medium (by lowest key) is laid over the earlier one's: it goes if half of it or more is heard there, and with
-half of its medium's clips going, all go. One sound with other pictures (a song, a jingle over another video)
-stays, and so do other sounds over one still. Pictures that lie seconds apart are alike if their hashes differ
-in no more than IMAGE_BITS, or their colours in no more than COLOUR_SHARE. On disk lie 1,100 bytes per sample;
-in memory 24, a 64th of the words at a time, and the clips of two media.
+apart are a token of 32 bits. Two clips that share a token, and whose pictures are alike, are compared at that
+shift; where the sounds agree for 3 s, their media may be two versions of one, that many frames apart. They
+are if a quarter of the pictures of clips that overlap are alike. Then every clip of the later medium (by
+lowest key) is compared with the earlier one's: it goes if half of it or more is heard there, and with half of
+its medium's clips going, all go. One sound with other pictures (a song, a jingle over another video) stays,
+and so do other sounds over one still. Pictures that are seconds apart are alike if their hashes differ in no
+more than IMAGE_BITS, or their colours in no more than COLOUR_SHARE. On disk are 1,100 bytes per sample; in
+memory 24, a 64th of the tokens at a time, and the clips of two media.
 
 Not found: what two clips have in common for less than 4 s, so no clips below that (only if cut at the same
 times: ingest.curate), a video played faster or slower, or a video of which hardly any two overlapping clips
@@ -23,6 +23,7 @@ ms) and coded below 64 kbit/s are often too far from the original.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,19 +34,21 @@ COLOUR_SHARE = 0.12
 ALIKE_SHARE = 0.25  # of the pictures; the camera moves and shots change, so that most of them may be others
 SOUND_SHARE = 0.48  # of the bits lit in one or both, how many may be lit in one only; other sounds: from 0.55
 LEAST_FRAMES = 120  # 3 s
-TAPS, TAP_FRAMES = 4, 8
-WORDS_PER_CLIP = 48
-PARTS = 64
-CROWD = 64
+TAPS = 4  # frames of a token, a byte each
+TAP_FRAMES = 8  # from one to the next: 0.2 s
+TOKENS_PER_CLIP = 48
+LEAST_LIT_BITS = 3  # of a token; steady sounds light hardly any, so that all of them would share it
+PARTITIONS = 64  # of the tokens by value: one at a time is in memory
+CROWD = 64  # samples of one token that are compared each with each; more would be quadratic
 BATCH = 2048
-POSTING = np.dtype([("word", np.uint32), ("sample", np.uint32), ("frame", np.int32)])
+POSTING = np.dtype([("token", np.uint32), ("sample", np.uint32), ("frame", np.int32)])
 
 
 @dataclass(frozen=True)
 class Tracks:
-    """Of all samples, in the order of keys: `frames` uint8 [n, num_frames] (may lie on disk; 0 where none
-    is), `first` int32 [n] the media time of frame 0, `media` int32 [n] numbers of media in the order of their
-    lowest keys, `images` uint64 [n], `palettes` uint8 [n, 125] (may lie on disk).
+    """Of all samples, in the order of keys: `frames` uint8 [n, num_frames] (may be on disk; 0 where there is
+    none), `first` int32 [n] the media time of frame 0, `media` int32 [n] the rank of its medium in the order
+    of their lowest keys, `images` uint64 [n], `palettes` uint8 [n, 125] (may be on disk).
     """
 
     frames: np.ndarray
@@ -60,9 +63,19 @@ class Tracks:
         return near | (palette_distances(self.palettes[a], self.palettes[b]) <= COLOUR_SHARE)
 
 
+class Version(NamedTuple):
+    """Two media, by rank, that may be versions of one; `apart`: the media time of the later one minus that of
+    the earlier one, in frames.
+    """
+
+    later: int
+    earlier: int
+    apart: int
+
+
 @dataclass(frozen=True)
 class Overlap:
-    """Clips laid over each other, int [n] each: bits lit in one only, in one or both; frames in common."""
+    """Pairs of clips at a shift, int [n] each: bits lit in one clip only, in any; frames in common."""
 
     differ: np.ndarray
     lit: np.ndarray
@@ -75,14 +88,16 @@ class Overlap:
 
 
 def find_reuploads(tracks: Tracks, marks: np.ndarray, folder: Path) -> None:
-    """Sets `marks` bool [n] where a sample is found again in a medium that stays; what is marked already
-    plays no part.
+    """Sets `marks` bool [n] where a sample is in another medium too, which stays. Samples that are marked
+    already do not count.
     """
-    _write_words(tracks, marks, folder)
-    versions: set[tuple[int, int, int]] = set()
-    for part in range(PARTS):
-        for low, high, shift in _candidates(tracks, np.fromfile(_path_of_part(folder, part), POSTING)):
+    _write_tokens(tracks, marks, folder)
+    versions: set[Version] = set()
+    for partition in range(PARTITIONS):
+        postings = np.fromfile(_partition_path(folder, partition), POSTING)
+        for low, high, shift in _candidates(tracks, postings):
             versions |= _same_sound(tracks, low, high, shift)
+    # clips of one medium, by its rank
     order = np.argsort(tracks.media, kind="stable")
     bounds = np.searchsorted(tracks.media[order], np.arange(tracks.media.max(initial=-1) + 2))
 
@@ -90,40 +105,42 @@ def find_reuploads(tracks: Tracks, marks: np.ndarray, folder: Path) -> None:
         clips = order[bounds[medium] : bounds[medium + 1]]
         return np.asarray(clips[~marks[clips]])
 
+    # sorted, since a set has no order, and each pair that is judged leaves fewer clips to the next
     for later, earlier, apart in sorted(versions):
         clips = unmarked_clips(later)
         originals = unmarked_clips(earlier)
         if _is_seen(tracks, clips, originals, apart):
             heard = np.array([_is_heard(tracks, clip, originals, apart) for clip in clips], bool)
-            # with half of its clips the medium is a copy: the rest only was too short or too noisy to tell
+            # with half of its clips the medium is a copy: the others were too short or too noisy to decide
             marks[clips if 2 * heard.sum() >= len(clips) else clips[heard]] = True
 
 
-def _path_of_part(folder: Path, part: int) -> Path:
-    return folder / f"words-{part:02d}"
+def _partition_path(folder: Path, partition: int) -> Path:
+    return folder / f"tokens-{partition:02d}"
 
 
-def _write_words(tracks: Tracks, marks: np.ndarray, folder: Path) -> None:
-    """The words of every sample that stays so far, in PARTS files by their value."""
-    files = [_path_of_part(folder, part).open("wb") for part in range(PARTS)]
+def _write_tokens(tracks: Tracks, marks: np.ndarray, folder: Path) -> None:
+    """The tokens of every sample that stays so far, in PARTITIONS files by their value."""
+    files = [_partition_path(folder, partition).open("wb") for partition in range(PARTITIONS)]
     for start in range(0, len(marks), BATCH):
-        batch = [words_of(frames) for frames in tracks.frames[start : start + BATCH]]
+        batch = [tokens_of(frames) for frames in tracks.frames[start : start + BATCH]]
         samples = np.arange(start, start + len(batch), dtype=np.uint32)
-        samples = np.repeat(samples, [len(words) for words, _ in batch])
+        samples = np.repeat(samples, [len(tokens) for tokens, _ in batch])
         postings = np.empty(len(samples), POSTING)
-        postings["word"] = np.concatenate([words for words, _ in batch])
+        postings["token"] = np.concatenate([tokens for tokens, _ in batch])
         postings["sample"] = samples
         postings["frame"] = np.concatenate([frames for _, frames in batch]) + tracks.first[samples]
         postings = postings[~marks[samples]]
-        hashes = postings["word"] * np.uint32(2654435761) >> np.uint32(26)  # Knuth's multiplier; 64 parts
-        for part, file in enumerate(files):
-            file.write(postings[hashes == part].tobytes())
+        # Knuth's multiplicative hash, of which the upper 6 bits choose one of 64 partitions
+        hashes = postings["token"] * np.uint32(2654435761) >> np.uint32(26)
+        for partition, file in enumerate(files):
+            file.write(postings[hashes == partition].tobytes())
     for file in files:
         file.close()
 
 
-def words_of(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(words uint32 [n], their frames int [n]): those that hold longest, which are the ones that another
+def tokens_of(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens uint32 [n], their frames int [n]): those that last longest, which are the ones that another
     encoder leaves alone.
     """
     length = len(frames) - (TAPS - 1) * TAP_FRAMES
@@ -133,24 +150,25 @@ def words_of(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         frames[tap * TAP_FRAMES : tap * TAP_FRAMES + length].astype(np.uint32) << 8 * tap
         for tap in range(TAPS)
     ]
-    words = taps[0] | taps[1] | taps[2] | taps[3]
-    starts = np.flatnonzero(np.concatenate([[True], words[1:] != words[:-1]]))
+    tokens = np.bitwise_or.reduce(taps)
+    starts = np.flatnonzero(np.concatenate([[True], tokens[1:] != tokens[:-1]]))
     lengths = np.diff(starts, append=length)
-    lit = np.flatnonzero(np.bitwise_count(words[starts]) >= 3)
-    longest = lit[np.argsort(-lengths[lit], kind="stable")][:WORDS_PER_CLIP]
-    return words[starts[longest]], starts[longest] + lengths[longest] // 2
+    lit = np.flatnonzero(np.bitwise_count(tokens[starts]) >= LEAST_LIT_BITS)
+    longest = lit[np.argsort(-lengths[lit], kind="stable")][:TOKENS_PER_CLIP]
+    # the middle of a run: its ends move with the encoder
+    return tokens[starts[longest]], starts[longest] + lengths[longest] // 2
 
 
 def _candidates(tracks: Tracks, postings: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(low, high, shift) [n] of clips of two media with a word in common and pictures alike; at `shift`,
-    media times agree.
+    """(low, high, shift) [n] of clips of two media with a token in common and pictures alike; at `shift`, the
+    token is at one media time.
     """
-    postings = postings[np.argsort(postings["word"], kind="stable")]
-    words = postings["word"]
-    lower = np.flatnonzero(words[1:] == words[:-1])
+    postings = postings[np.argsort(postings["token"], kind="stable")]
+    tokens = postings["token"]
+    lower = np.flatnonzero(tokens[1:] == tokens[:-1])
     for distance in range(1, CROWD + 1):
-        lower = lower[lower + distance < len(words)]
-        lower = lower[words[lower] == words[lower + distance]]
+        lower = lower[lower + distance < len(tokens)]
+        lower = lower[tokens[lower] == tokens[lower + distance]]
         for start in range(0, len(lower), BATCH):
             batch = lower[start : start + BATCH]
             low = postings[batch]
@@ -162,12 +180,8 @@ def _candidates(tracks: Tracks, postings: np.ndarray) -> Iterator[tuple[np.ndarr
                 yield low["sample"][near].astype(int), high["sample"][near].astype(int), shift
 
 
-def _same_sound(
-    tracks: Tracks, low: np.ndarray, high: np.ndarray, shift: np.ndarray
-) -> set[tuple[int, int, int]]:
-    """(later medium, earlier medium, media time of the later minus that of the earlier one) where the sounds
-    agree.
-    """
+def _same_sound(tracks: Tracks, low: np.ndarray, high: np.ndarray, shift: np.ndarray) -> set[Version]:
+    """The media of the pairs whose sounds agree."""
     swap = tracks.media[low] > tracks.media[high]
     early = np.where(swap, high, low)
     late = np.where(swap, low, high)
@@ -181,7 +195,7 @@ def _same_sound(
     same = best <= SOUND_SHARE
     later = tracks.media[late[same]].tolist()
     earlier = tracks.media[early[same]].tolist()
-    return set(zip(later, earlier, apart[same].tolist(), strict=True))
+    return set(map(Version, later, earlier, apart[same].tolist()))
 
 
 def _is_seen(tracks: Tracks, clips: np.ndarray, originals: np.ndarray, apart: int) -> bool:
@@ -201,11 +215,12 @@ def _is_heard(tracks: Tracks, clip: int, originals: np.ndarray, apart: int) -> b
 
 
 def _overlap(tracks: Tracks, late: np.ndarray, early: np.ndarray, apart: np.ndarray) -> Overlap:
-    """The sounds of clips `late` [n] over those of `early` [n], `apart` [n] frames of media time apart."""
+    """The sounds of clips `late` [n] against those of `early` [n], `apart` [n] frames of media time apart."""
     length = tracks.frames.shape[1]
-    at = np.arange(length) + (tracks.first[late] - apart - tracks.first[early])[:, None]
-    common = (at >= 0) & (at < length)
-    shifted = np.take_along_axis(tracks.frames[early], np.clip(at, 0, length - 1), axis=1)
+    # the frame of `early` beside each frame of `late`, [n, length]; outside of the clip there is none
+    beside = np.arange(length) + (tracks.first[late] - apart - tracks.first[early])[:, None]
+    common = (beside >= 0) & (beside < length)
+    shifted = np.take_along_axis(tracks.frames[early], np.clip(beside, 0, length - 1), axis=1)
     a = np.where(common, tracks.frames[late], 0)
     b = np.where(common, shifted, 0)
     differ = np.bitwise_count(a ^ b).sum(1, int)
