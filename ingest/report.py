@@ -88,7 +88,7 @@ def _write_beside(dataset: Dataset, numbers: Survey, output: Path, inside: bool)
     attribution = output.with_name("ATTRIBUTION.csv" if inside else f"{prefix}attribution.csv")
     write_card(dataset, numbers, card, attribution)
     croissant = output.with_name(f"{prefix}croissant.json")
-    croissant.write_text(croissant_text(dataset, numbers, near=inside), encoding="utf-8")
+    croissant.write_text(croissant_text(dataset, numbers, inside=inside), encoding="utf-8")
 
 
 def _page(config: ReportConfig, dataset: Dataset, numbers: Survey) -> str:
@@ -98,7 +98,7 @@ def _page(config: ReportConfig, dataset: Dataset, numbers: Survey) -> str:
     return environment.from_string(TEMPLATE.read_text()).render(
         title=config.title or config.dataset.rstrip("/").split("/")[-1],
         uri=config.dataset,
-        found=numbers,
+        numbers=numbers,
         charts=charts_of(numbers),
         made_by=commands_of(dataset),
         settings=yaml.safe_dump(dataset.meta["config"], sort_keys=True),

@@ -23,6 +23,7 @@ from ingest.licenses import url_of
 from ingest.pages.survey import Survey
 
 CHANGES = "cut into clips; sound resampled to mono, one frame kept per clip"
+# the size categories of dataset hubs
 SIZES = (
     (1_000, "n<1K"),
     (10_000, "1K<n<10K"),
@@ -32,10 +33,10 @@ SIZES = (
 )
 
 
-def write_card(dataset: Dataset, found: Survey, card: Path, attribution: Path) -> None:
+def write_card(dataset: Dataset, numbers: Survey, card: Path, attribution: Path) -> None:
     """Writes both files."""
     sources = write_attribution(dataset, attribution)
-    card.write_text(card_text(dataset, found, sources, attribution.name), encoding="utf-8")
+    card.write_text(card_text(dataset, numbers, sources, attribution.name), encoding="utf-8")
 
 
 def write_attribution(dataset: Dataset, path: Path) -> int:
@@ -49,7 +50,10 @@ def write_attribution(dataset: Dataset, path: Path) -> int:
         for commit in dataset.iter_commits():
             credited: set[str] = set()
             for row in dataset.read_index(commit).select(columns).to_pylist():
-                if row["status"] != Status.KEPT or row["key"] in buried or row["media_id"] in credited:
+                if row["status"] != Status.KEPT or row["key"] in buried:
+                    continue
+                # once per unit: the clips of a medium are in one
+                if row["media_id"] in credited:
                     continue
                 credited.add(row["media_id"])
                 count += 1
@@ -61,6 +65,7 @@ def write_attribution(dataset: Dataset, path: Path) -> int:
 def plain(text: Any, most: int = 300) -> str:
     """One line without control, direction or unpaired characters, and never a formula."""
     short = " ".join(printable(str(text or "")).split())[:most]
+    # spreadsheets run a cell that begins like this
     return f"'{short}" if re.match(r"[=+\-@]", short) else short
 
 
@@ -68,16 +73,16 @@ def _markdown(text: Any) -> str:
     return re.sub(r"([\\`*_{}\[\]<>()#+!|~])", r"\\\1", plain(text))
 
 
-def card_text(dataset: Dataset, found: Survey, sources: int, attribution: str) -> str:
+def card_text(dataset: Dataset, numbers: Survey, sources: int, attribution: str) -> str:
     """Markdown with YAML front matter."""
     name = dataset.uri.rstrip("/").split("/")[-1]
     sections = [
-        *_front_matter(name, found),
-        *_contents(name, found),
-        *_licenses(found),
+        *_front_matter(name, numbers),
+        *_contents(name, numbers),
+        *_licenses(numbers),
         f"{attribution} names the {sources:,} sources: title, author, link, license. Changes: {CHANGES}.",
         "",
-        *_making(dataset, found),
+        *_making(dataset, numbers),
         *LIMITS,
     ]
     return "\n".join(sections)
@@ -94,54 +99,54 @@ LIMITS = (
 )
 
 
-def _front_matter(name: str, found: Survey) -> list[str]:
+def _front_matter(name: str, numbers: Survey) -> list[str]:
     """What dataset hubs read. They know single licenses by SPDX code in small letters, and else `other`."""
-    licenses = sorted(found.licenses)
+    licenses = sorted(numbers.licenses)
     is_single = len(licenses) == 1 and licenses[0].startswith(("CC-BY", "CC0"))
-    splits = [{"name": split, "num_examples": count} for split, count in sorted(found.splits.items())]
+    splits = [{"name": split, "num_examples": count} for split, count in sorted(numbers.splits.items())]
     front = {
         "pretty_name": name,
         "license": licenses[0].lower() if is_single else "other",
         "task_categories": ["text-to-audio", "image-feature-extraction"],
-        "size_categories": [next((label for most, label in SIZES if found.kept < most), "n>10M")],
+        "size_categories": [next((label for most, label in SIZES if numbers.kept < most), "n>10M")],
         "dataset_info": {"splits": splits},
     }
     return ["---", yaml.safe_dump(front, sort_keys=False).strip(), "---"]
 
 
-def _contents(name: str, found: Survey) -> list[str]:
-    is_short = found.seconds < 7200
-    length = f"{found.seconds / 60:.1f} minutes" if is_short else f"{found.seconds / 3600:,.1f} hours"
-    each = f", {found.seconds / found.kept:.4g} s each" if found.kept else ""
+def _contents(name: str, numbers: Survey) -> list[str]:
+    is_short = numbers.seconds < 7200
+    length = f"{numbers.seconds / 60:.1f} minutes" if is_short else f"{numbers.seconds / 3600:,.1f} hours"
+    each = f", {numbers.seconds / numbers.kept:.4g} s each" if numbers.kept else ""
     return [
         f"# {_markdown(name)}",
         "",
-        f"{found.kept:,} pairs of a picture and the sound of its place{each}:",
-        f"{length} of sound in all, {decimal(found.num_bytes)} of WebDataset tars.",
+        f"{numbers.kept:,} pairs of a picture and the sound of its place{each}:",
+        f"{length} of sound in all, {decimal(numbers.num_bytes)} of WebDataset tars.",
         "Each sample has `flac` (mono, 16 bit), `jpg` (the frame on screen at the clip's middle) and `json`"
         " (where it is from).",
         "",
     ]
 
 
-def _licenses(found: Survey) -> list[str]:
+def _licenses(numbers: Survey) -> list[str]:
     lines = ["## Licenses", "", "| license | samples | text |", "| --- | ---: | --- |"]
-    for code, count in found.licenses.most_common():
+    for code, count in numbers.licenses.most_common():
         text = f"<{url_of(code)}>" if url_of(code) else "as stated by the operator"
         lines.append(f"| {_markdown(code)} | {count:,} | {text} |")
     return [*lines, ""]
 
 
-def _making(dataset: Dataset, found: Survey) -> list[str]:
-    listed = f"Of {found.listed:,} items that were listed, {found.answered:,} were tried"
+def _making(dataset: Dataset, numbers: Survey) -> list[str]:
+    listed = f"Of {numbers.listed:,} items that were listed, {numbers.answered:,} were tried"
     return [
         "## How it was made",
         "",
-        f"{listed} and {found.cut:,} gave {found.clips:,} clips;",
-        f"{found.kept:,} clips of {found.used:,} items were kept.",
+        f"{listed} and {numbers.cut:,} gave {numbers.clips:,} clips;",
+        f"{numbers.kept:,} clips of {numbers.used:,} items were kept.",
         "",
-        *(["| refused as | rows |", "| --- | ---: |"] if found.reasons else []),
-        *(f"| {_markdown(reason)} | {count:,} |" for reason, count in found.reasons.most_common()),
+        *(["| refused as | rows |", "| --- | ---: |"] if numbers.reasons else []),
+        *(f"| {_markdown(reason)} | {count:,} |" for reason, count in numbers.reasons.most_common()),
         "",
         "<details><summary>Settings that decide the bytes</summary>",
         "",

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,8 +21,11 @@ WIDTH = 320
 HEIGHT = 90
 # seconds at which a logarithmic axis of lengths has a label
 LENGTH_TICKS = {1: "1 s", 10: "10 s", 60: "1 min", 600: "10 min", 3600: "1 h", 36000: "10 h"}
+CURVE_WIDTH = 800
+CURVE_HEIGHT = 200
 MEAN_STEPS = 25  # over which the loss is smoothed
 MAX_POINTS = 1500  # more than that are not seen on 800 pixels
+EVENTS = ("killed", "resumed")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,30 @@ class Chart:
     bars: list[Bar]
     ticks: list[Tick]
     width: float
+
+
+@dataclass(frozen=True)
+class EventMark:
+    """What happened to the run at a step, and where that is on the curve."""
+
+    x: float
+    name: str
+    step: int
+
+
+@dataclass(frozen=True)
+class LossCurve:
+    """`raw` and `smooth`: SVG polylines of the loss over `steps` steps, of which `top` is the upper end;
+    `first`, `last`: its means at both ends.
+    """
+
+    steps: int
+    first: float
+    last: float
+    top: float
+    raw: str
+    smooth: str
+    marks: list[EventMark]
 
 
 def charts_of(survey: Survey) -> list[Chart]:
@@ -135,8 +161,8 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.2g} s"
 
 
-def loss_curve(folder: Path) -> dict[str, Any]:
-    """Loss per step as SVG polylines, with the events (killed, resumed) at their steps.
+def loss_curve(folder: Path) -> LossCurve:
+    """Loss per step, with the events (killed, resumed) at their steps.
 
     A line that a crash cut off is left out. `UserError` where there is no step at all.
     """
@@ -151,27 +177,26 @@ def loss_curve(folder: Path) -> dict[str, Any]:
     smooth = np.convolve(padded, np.ones(MEAN_STEPS) / MEAN_STEPS, mode="valid")
     # the quantile, not the maximum: one spike would press the curve flat
     top = float(np.quantile(losses, 0.995))
-    last = int(steps[-1])
+    last_step = int(steps[-1])
     events = [line for line in read_lines(folder / "events.jsonl") if line.get("event") in EVENTS]
-    return {
-        "steps": last,
-        "first": float(losses[:MEAN_STEPS].mean()),
-        "last": float(losses[-MEAN_STEPS:].mean()),
-        "top": top,
-        "raw": _polyline(steps / last, losses / top),
-        "smooth": _polyline(steps / last, smooth[: len(steps)] / top),
-        "marks": [
-            {"x": 800 * event["step"] / last, "name": event["event"], "step": event["step"]}
+    return LossCurve(
+        steps=last_step,
+        first=float(losses[:MEAN_STEPS].mean()),
+        last=float(losses[-MEAN_STEPS:].mean()),
+        top=top,
+        raw=_polyline(steps / last_step, losses / top),
+        smooth=_polyline(steps / last_step, smooth[: len(steps)] / top),
+        marks=[
+            EventMark(CURVE_WIDTH * event["step"] / last_step, event["event"], event["step"])
             for event in events
         ],
-    }
-
-
-EVENTS = ("killed", "resumed")
+    )
 
 
 def _polyline(x: np.ndarray, y: np.ndarray) -> str:
-    """Points of an 800 x 200 box; values above the top are cut off just over it."""
+    """Points of the curve's box, of `x` and `y` from 0 to 1; values above are cut off just over the top."""
     stride = max(1, len(x) // MAX_POINTS)
     points = zip(x[::stride], y[::stride], strict=True)
-    return " ".join(f"{800 * a:.1f},{200 - 190 * min(b, 1.05):.1f}" for a, b in points)
+    # 1 is drawn 10 below the box's edge, where the template has its label
+    height = CURVE_HEIGHT - 10
+    return " ".join(f"{CURVE_WIDTH * a:.1f},{CURVE_HEIGHT - height * min(b, 1.05):.1f}" for a, b in points)

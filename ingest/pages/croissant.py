@@ -1,11 +1,11 @@
 """Croissant 1.1 metadata of a dataset of clips: what files there are, what is in them, where they come from,
 how to use them.
 
-    Path("croissant.json").write_text(croissant_text(dataset, survey(dataset), near=True))
+    Path("croissant.json").write_text(croissant_text(dataset, survey(dataset), inside=True))
 
 With the vocabulary for responsible AI (rai:) and provenance (prov:). It names every committed shard and index
 with its sha256; of more than `MAX_FILES` units, patterns of names stand for them. Addresses are relative
-where the file lies in the dataset. Keys of samples, titles and authors are not in it: nothing has to be taken
+where the file is in the dataset. Keys of samples, titles and authors are not in it: nothing has to be taken
 out of it after a removal, but it names the shards of its day. Write it again with the report.
 """
 
@@ -13,49 +13,27 @@ import datetime
 import itertools
 import json
 from importlib.metadata import version
-from typing import Any
+from typing import NamedTuple
 
 from cluster.dataset import Commit, Dataset, Part
+from cluster.jsonl import JsonObject
 from ingest.licenses import url_of
 from ingest.pages.card import CHANGES, plain
 from ingest.pages.survey import Survey
 
+TAR = "application/x-tar"
+PARQUET = "application/x-parquet"
 VERSIONS = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
-CONTEXT: dict[str, Any] = {
+# the terms of Croissant; mlcroissant warns of a context that is not exactly the standard one
+TERMS = (
+    "arrayShape citeAs column containedIn equivalentProperty extract field fileObject fileProperty fileSet"
+    " format includes isArray isLiveDataset jsonPath key md5 parentField path recordSet references regex"
+    " repeated replace samplingRate separator source subField transform".split()
+)
+CONTEXT: JsonObject = {
     "@language": "en",
     "@vocab": "https://schema.org/",
-    **{
-        word: f"cr:{word}"
-        for word in (
-            "arrayShape",
-            "citeAs",
-            "column",
-            "containedIn",
-            "equivalentProperty",
-            "extract",
-            "field",
-        )
-    },
-    **{
-        word: f"cr:{word}"
-        for word in (
-            "fileObject",
-            "fileProperty",
-            "fileSet",
-            "format",
-            "includes",
-            "isArray",
-            "isLiveDataset",
-        )
-    },
-    **{
-        word: f"cr:{word}"
-        for word in ("jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex")
-    },
-    **{
-        word: f"cr:{word}"
-        for word in ("repeated", "replace", "samplingRate", "separator", "source", "subField", "transform")
-    },
+    **{term: f"cr:{term}" for term in TERMS},
     "conformsTo": "dct:conformsTo",
     "cr": "http://mlcommons.org/croissant/",
     "rai": "http://mlcommons.org/croissant/RAI/",
@@ -69,6 +47,18 @@ CONTEXT: dict[str, Any] = {
     "name": {"@container": "@language"},
 }
 MAX_FILES = 2000  # units whose files are named one by one
+
+
+class MemberKind(NamedTuple):
+    """A kind of file in the shards: its record set, what is in it, and how."""
+
+    record_set: str
+    data_type: str
+    description: str
+    mime: str
+
+
+# data type and description of each column of the index
 COLUMNS = {
     "key": (
         "sc:Text",
@@ -87,9 +77,9 @@ COLUMNS = {
     "duration_s": ("sc:Float", "Its length in seconds."),
 }
 MEMBERS = {
-    "flac": ("audio", "sc:AudioObject", "The sound: mono, 16 bit.", "audio/flac"),
-    "jpg": ("image", "sc:ImageObject", "The frame on screen at the clip's middle.", "image/jpeg"),
-    "json": (
+    "flac": MemberKind("audio", "sc:AudioObject", "The sound: mono, 16 bit.", "audio/flac"),
+    "jpg": MemberKind("image", "sc:ImageObject", "The frame on screen at the clip's middle.", "image/jpeg"),
+    "json": MemberKind(
         "facts",
         "sc:Text",
         "Where the sample is from, its permission, scores and tools, as JSON.",
@@ -98,128 +88,146 @@ MEMBERS = {
 }
 
 
-def croissant_text(dataset: Dataset, found: Survey, near: bool) -> str:
+def croissant_text(dataset: Dataset, numbers: Survey, inside: bool) -> str:
     """The JSON-LD document.
 
-    `near`: it lies in the dataset's folder, so that file addresses are relative to it.
+    `inside`: it is written into the dataset's folder, so that file addresses are relative to it.
     """
     commits = list(itertools.islice(dataset.iter_commits(), MAX_FILES + 1))
-    base = "" if near else f"{dataset.uri.rstrip('/')}/"
+    base = "" if inside else f"{dataset.uri.rstrip('/')}/"
     name = plain(dataset.uri.rstrip("/").split("/")[-1])
-    about = {
+    document = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "name": name,
-        "description": f"{found.kept:,} pairs of a picture and the sound of its place, "
-        f"cut from {found.used:,} media.",
+        "description": f"{numbers.kept:,} pairs of a picture and the sound of its place, "
+        f"cut from {numbers.used:,} media.",
         "conformsTo": VERSIONS,
-        "license": [url_of(code) or code for code in sorted(found.licenses)] or ["unknown"],
+        "license": [url_of(code) or code for code in sorted(numbers.licenses)] or ["unknown"],
         "datePublished": datetime.date.today().isoformat(),
         "version": "1.0.0",
         "citeAs": f"{name}, a Stillsound dataset with the semantic hash {dataset.meta['semantic_hash'][:16]}",
         "isLiveDataset": True,  # what is withdrawn is taken down
-        "keywords": ["image-to-audio", "WebDataset", *sorted(found.sources)],
+        "keywords": ["image-to-audio", "WebDataset", *sorted(numbers.sources)],
         **({"url": dataset.uri} if dataset.uri.startswith(("http://", "https://", "s3://")) else {}),
-        **_responsible_ai(dataset, found),
-        **_provenance(dataset, found),
+        **_responsible_ai(dataset, numbers),
+        **_provenance(dataset, numbers),
         "distribution": _files(commits, base),
         "recordSet": [_rows(), *(_members(suffix) for suffix in MEMBERS)],
     }
-    return json.dumps(about, indent=1, ensure_ascii=False)
+    return json.dumps(document, indent=1, ensure_ascii=False)
 
 
-def _files(commits: list[Commit], base: str) -> list[dict[str, Any]]:
+def _files(commits: list[Commit], base: str) -> list[JsonObject]:
     """Every tar and index with its sha256, and sets of them; of too many units the sets alone, by pattern."""
+    files: list[JsonObject] = []
+    tars: list[JsonObject] = []  # what the members are in, by id
     if len(commits) > MAX_FILES:
-        tars: list[dict[str, Any]] = [{"@id": "shards"}]
-        files: list[dict[str, Any]] = [_set("shards", "application/x-tar", [f"{base}shards/*.tar"])]
-        names = [f"{base}index/*.parquet"]
+        tars.append({"@id": "shards"})
+        files.append(_file_set("shards", TAR, [f"{base}shards/*.tar"]))
+        index_names = [f"{base}index/*.parquet"]
     else:
-        parts = [
-            (part, kind)
-            for commit in commits
-            for part, kind in ((commit.tar, "x-tar"), (commit.index, "x-parquet"))
-            if part
-        ]
-        files = [_file(part, f"application/{kind}", base) for part, kind in parts]
-        tars = [{"@id": part.name} for part, kind in parts if kind == "x-tar"]
-        names = [f"{base}{commit.index.name}" for commit in commits]
-    inside = [_set(suffix, MEMBERS[suffix][3], [f"*.{suffix}"], tars) for suffix in MEMBERS] if tars else []
-    return [*files, _set("indexes", "application/x-parquet", names), *inside]
+        for commit in commits:
+            if commit.tar:
+                tars.append({"@id": commit.tar.name})
+                files.append(_file_object(commit.tar, TAR, base))
+            files.append(_file_object(commit.index, PARQUET, base))
+        index_names = [f"{base}{commit.index.name}" for commit in commits]
+    files.append(_file_set("indexes", PARQUET, index_names))
+    # a dataset without a kept sample has no members
+    if tars:
+        files += [_file_set(suffix, kind.mime, [f"*.{suffix}"], tars) for suffix, kind in MEMBERS.items()]
+    return files
 
 
-def _file(part: Part, kind: str, base: str) -> dict[str, Any]:
-    fields = {
+def _file_object(part: Part, mime: str, base: str) -> JsonObject:
+    return {
+        "@type": "cr:FileObject",
+        "@id": part.name,
+        "name": part.name,
         "contentUrl": base + part.name,
         "contentSize": f"{part.size} B",
-        "encodingFormat": kind,
+        "encodingFormat": mime,
         "sha256": part.sha256,
     }
-    return {"@type": "cr:FileObject", "@id": part.name, "name": part.name, **fields}
 
 
-def _set(
-    name: str, kind: str, includes: list[str], within: list[dict[str, Any]] | None = None
-) -> dict[str, Any]:
-    place = {"containedIn": within} if within else {}
+def _file_set(
+    name: str, mime: str, includes: list[str], within: list[JsonObject] | None = None
+) -> JsonObject:
     return {
         "@type": "cr:FileSet",
         "@id": name,
         "name": name,
-        **place,
-        "encodingFormat": kind,
+        **({"containedIn": within} if within else {}),
+        "encodingFormat": mime,
         "includes": includes,
     }
 
 
-def _rows() -> dict[str, Any]:
-    fields = [
-        _field(f"rows/{name}", kind, about, {"fileSet": {"@id": "indexes"}, "extract": {"column": name}})
-        for name, (kind, about) in COLUMNS.items()
-    ]
-    about = "A row per sample and per refused item. Keys in tombstones/ were removed later."
-    return {"@type": "cr:RecordSet", "@id": "rows", "name": "rows", "description": about, "field": fields}
+def _rows() -> JsonObject:
+    """The record set of the indexes."""
+    fields = []
+    for column, (data_type, description) in COLUMNS.items():
+        source = {"fileSet": {"@id": "indexes"}, "extract": {"column": column}}
+        fields.append(_field(f"rows/{column}", data_type, description, source))
+    return {
+        "@type": "cr:RecordSet",
+        "@id": "rows",
+        "name": "rows",
+        "description": "A row per sample and per refused item. Keys in tombstones/ were removed later.",
+        "field": fields,
+    }
 
 
-def _members(suffix: str) -> dict[str, Any]:
+def _members(suffix: str) -> JsonObject:
     """A record set of one kind of member: its key, which is that of `rows`, and its content."""
-    name, kind, about, _ = MEMBERS[suffix]
-    by_name = {"extract": {"fileProperty": "filename"}, "transform": {"regex": rf"^(.*)\.{suffix}$"}}
-    key = _field(f"{name}/key", "sc:Text", "Key of the sample.", {"fileSet": {"@id": suffix}, **by_name})
-    content = _field(
-        f"{name}/content", kind, about, {"fileSet": {"@id": suffix}, "extract": {"fileProperty": "content"}}
-    )
+    kind = MEMBERS[suffix]
+    name = kind.record_set
+    file_name = {
+        "fileSet": {"@id": suffix},
+        "extract": {"fileProperty": "filename"},
+        "transform": {"regex": rf"^(.*)\.{suffix}$"},
+    }
+    file_content = {"fileSet": {"@id": suffix}, "extract": {"fileProperty": "content"}}
+    key = _field(f"{name}/key", "sc:Text", "Key of the sample.", file_name)
     key["references"] = {"field": {"@id": "rows/key"}}
-    return {"@type": "cr:RecordSet", "@id": name, "name": name, "description": about, "field": [key, content]}
+    content = _field(f"{name}/content", kind.data_type, kind.description, file_content)
+    return {
+        "@type": "cr:RecordSet",
+        "@id": name,
+        "name": name,
+        "description": kind.description,
+        "field": [key, content],
+    }
 
 
-def _field(name: str, kind: str, about: str, source: dict[str, Any]) -> dict[str, Any]:
+def _field(name: str, data_type: str, description: str, source: JsonObject) -> JsonObject:
     return {
         "@type": "cr:Field",
         "@id": name,
         "name": name,
-        "description": about,
-        "dataType": kind,
+        "description": description,
+        "dataType": data_type,
         "source": source,
     }
 
 
-def _responsible_ai(dataset: Dataset, found: Survey) -> dict[str, Any]:
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in found.reasons.most_common()) or "nothing"
-    sources = ", ".join(f"{name} ({count:,} clips)" for name, count in found.sources.most_common())
+def _responsible_ai(dataset: Dataset, numbers: Survey) -> JsonObject:
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in numbers.reasons.most_common()) or "nothing"
+    sources = ", ".join(f"{name} ({count:,} clips)" for name, count in numbers.sources.most_common())
     permission = "Only media under the licenses that license.allow names were kept."
     if dataset.meta["config"].get("clipping", 1) >= 2:  # older datasets were made before opt-outs were read
         permission += (
             " Opt-outs within the media were obeyed, and for web pages robots.txt, TDMRep, AIPREF and RSL;"
             " each sample says what was found."
         )
-    refused = f"Rows refused: {reasons}."
+    tried = f"Of {numbers.listed:,} listed items {numbers.answered:,} were tried."
+    fetched = f"Media of {sources or 'no source yet'} were fetched by `ingest scrape`."
     return {
-        "rai:dataCollection": f"Media of {sources or 'no source yet'} were fetched by `ingest scrape`. "
-        f"{permission}",
-        "rai:dataCollectionType": ["Web Scraping"] if set(found.sources) - {"folder"} else ["Others"],
-        "rai:dataCollectionMissingData": f"Of {found.listed:,} listed items {found.answered:,} were tried. "
-        f"{refused}",
+        "rai:dataCollection": f"{fetched} {permission}",
+        "rai:dataCollectionType": ["Web Scraping"] if set(numbers.sources) - {"folder"} else ["Others"],
+        "rai:dataCollectionMissingData": f"{tried} Rows refused: {reasons}.",
         "rai:dataPreprocessingProtocol": [
             f"Media were {CHANGES}.",
             "Silent, clipped, blank and blurred clips were refused by signal measures.",
@@ -236,7 +244,7 @@ def _responsible_ai(dataset: Dataset, found: Survey) -> dict[str, Any]:
     }
 
 
-def _provenance(dataset: Dataset, found: Survey) -> dict[str, Any]:
+def _provenance(dataset: Dataset, numbers: Survey) -> JsonObject:
     tools = ("av", "yt-dlp", "pillow", "soundfile")
     agents = [{"@type": "prov:SoftwareAgent", "name": f"{tool} {version(tool)}"} for tool in tools]
     activity = {
@@ -247,6 +255,6 @@ def _provenance(dataset: Dataset, found: Survey) -> dict[str, Any]:
     }
     sources = [
         {"@type": "prov:Entity", "name": name, "description": f"{count:,} clips"}
-        for name, count in sorted(found.sources.items())
+        for name, count in sorted(numbers.sources.items())
     ]
     return {"prov:wasGeneratedBy": activity, "prov:wasDerivedFrom": sources}

@@ -2,13 +2,14 @@
 
     numbers = survey(dataset)            # holds the names of units, and of channels up to a cap; no samples
 
-Counts every row; for histograms it counts into fixed bins. Reads no shard.
+Counts every row; for histograms it counts into fixed bins, so that memory does not grow with the dataset.
+Reads no shard.
 """
 
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -17,22 +18,6 @@ from cluster.dataset import Dataset
 from cluster.shards import Status
 from ingest.sample import RETRYABLE, bans_of
 
-COLUMNS = [
-    "item_id",
-    "key",
-    "status",
-    "reason",
-    "detail",
-    "source",
-    "media_id",
-    "url",
-    "license",
-    "channel",
-    "split",
-    "start_s",
-    "duration_s",
-    "scores",
-]
 MAX_CHANNELS = 50_000  # of which names are held; rarer ones are dropped
 SCORES = {
     "rms_dbfs": ("loudness, dBFS", -80.0, 0.0),
@@ -40,8 +25,31 @@ SCORES = {
     "brightness": ("brightness of the frame", 0.0, 256.0),
     "contrast": ("contrast of the frame", 0.0, 128.0),
 }
-SHORTEST_S, LONGEST_S = 1.0, 36_000.0
+SHORTEST_S = 1.0
+LONGEST_S = 36_000.0
 NUM_BINS = 32
+
+
+class Row(TypedDict):
+    """The columns of an index that are read. A refused item has no key, an old index no reason or score."""
+
+    item_id: str
+    key: str | None
+    status: str
+    reason: str | None
+    detail: str | None
+    source: str | None
+    media_id: str | None
+    url: str | None
+    license: str | None
+    channel: str | None
+    split: str | None
+    start_s: float | None
+    duration_s: float | None
+    scores: str | None
+
+
+COLUMNS = list(Row.__annotations__)
 
 
 @dataclass
@@ -61,8 +69,8 @@ class Histogram:
         return (np.geomspace if self.log else np.linspace)(self.low, self.high, NUM_BINS + 1)
 
     def add(self, values: list[float]) -> None:
-        places = np.searchsorted(self.edges[1:-1], np.array(values), side="right")
-        self.counts += np.bincount(places, minlength=NUM_BINS)
+        bins = np.searchsorted(self.edges[1:-1], np.array(values), side="right")
+        self.counts += np.bincount(bins, minlength=NUM_BINS)
 
 
 @dataclass
@@ -100,102 +108,101 @@ class Survey:
 
     @property
     def final(self) -> list[tuple[str, int]]:
-        """Reasons that stand, the commonest first."""
+        """Reasons for which nothing is retried, the commonest first."""
         return [(reason, count) for reason, count in self.reasons.most_common() if reason not in RETRYABLE]
 
     @property
-    def passing(self) -> list[tuple[str, int]]:
-        """Reasons that may pass, the commonest first."""
+    def retryable(self) -> list[tuple[str, int]]:
+        """Reasons that are transient, the commonest first."""
         return [(reason, count) for reason, count in self.reasons.most_common() if reason in RETRYABLE]
 
 
 def survey(dataset: Dataset) -> Survey:
     """The numbers of everything that is committed; tombstones count as refused for their reason."""
-    found = Survey()
+    numbers = Survey()
     buried = dataset.buried()
     later = {unit for unit, attempt in dataset.worklist.unit_attempts() if attempt}
-    found.listed = sum(
-        len(task.items) for task in dataset.worklist.iter_units() if task.items[0].attempt == 0
-    )
+    first_tasks = (task for task in dataset.worklist.iter_units() if task.items[0].attempt == 0)
+    numbers.listed = sum(len(task.items) for task in first_tasks)
     for commit in dataset.iter_commits():
-        found.num_bytes += commit.tar.size if commit.tar else 0
-        _count_unit(found, dataset.read_index(commit).select(COLUMNS), buried, follow_up=commit.unit in later)
-    return found
+        numbers.num_bytes += commit.tar.size if commit.tar else 0
+        table = dataset.read_index(commit).select(COLUMNS)
+        _count_unit(numbers, table, buried, follow_up=commit.unit in later)
+    return numbers
 
 
-def _count_unit(found: Survey, table: pa.Table, buried: dict[str, str], follow_up: bool) -> None:
-    rows: list[dict[str, Any]] = table.to_pylist()
-    kept = []
+def _count_unit(numbers: Survey, table: pa.Table, buried: dict[str, str], follow_up: bool) -> None:
+    rows: list[Row] = table.to_pylist()
+    kept_rows = []
     for row in rows:
         status, reason = verdict(row, buried)
         if reason:
-            _add_refused(found, row, reason, buried)
+            _add_refused(numbers, row, reason, buried)
         elif status == Status.KEPT:
-            kept.append(row)
-    _add_clips(found, rows)
-    _add_kept(found, kept)
+            kept_rows.append(row)
+    _add_clips(numbers, rows)
+    _add_kept(numbers, kept_rows)
     # a later attempt is of items that another unit has counted
-    found.answered += 0 if follow_up else len({row["item_id"] for row in rows})
+    numbers.answered += 0 if follow_up else len({row["item_id"] for row in rows})
 
 
-def verdict(row: dict[str, Any], buried: dict[str, str]) -> tuple[Status, str | None]:
+def verdict(row: Row, buried: dict[str, str]) -> tuple[Status, str | None]:
     """What a row counts as, and why where it is not kept: a tombstone goes before the row's own status."""
     status = Status(row["status"])
     if status == Status.REFUSED:
         return status, row["reason"]
-    reason = buried.get(row["key"])
+    reason = buried.get(row["key"] or "")
     return (Status.REMOVED if reason else status), reason
 
 
-def _add_refused(found: Survey, row: dict[str, Any], reason: str, buried: dict[str, str]) -> None:
-    found.reasons[reason] += 1
-    if row["url"] and reason not in found.examples and not _is_taken_down(row, buried):
-        found.examples[reason] = _example(row)
+def _add_refused(numbers: Survey, row: Row, reason: str, buried: dict[str, str]) -> None:
+    numbers.reasons[reason] += 1
+    if row["url"] and reason not in numbers.examples and not _is_taken_down(row, buried):
+        numbers.examples[reason] = _example(row)
 
 
-def _add_clips(found: Survey, rows: list[dict[str, Any]]) -> None:
+def _add_clips(numbers: Survey, rows: list[Row]) -> None:
     """Rows with a key are clips, kept or not; the end of the last one is how far an item was cut."""
     ends_s: dict[str, float] = {}
     for row in rows:
         if row["key"]:
-            found.clips += 1
+            numbers.clips += 1
             end_s = (row["start_s"] or 0.0) + (row["duration_s"] or 0.0)
             ends_s[row["item_id"]] = max(ends_s.get(row["item_id"], 0.0), end_s)
-    found.cut += len(ends_s)
-    found.lengths_s.add([end_s for end_s in ends_s.values() if end_s])
+    numbers.cut += len(ends_s)
+    numbers.lengths_s.add([end_s for end_s in ends_s.values() if end_s])
 
 
-def _add_kept(found: Survey, rows: list[dict[str, Any]]) -> None:
-    kept_of: Counter[str] = Counter()
+def _add_kept(numbers: Survey, rows: list[Row]) -> None:
+    clips_of_item: Counter[str] = Counter()
     scores: dict[str, list[float]] = {name: [] for name in SCORES}
     for row in rows:
-        kept_of[row["item_id"]] += 1
-        found.seconds += row["duration_s"] or 0
-        found.licenses[row["license"] or ""] += 1
-        found.sources[row["source"] or ""] += 1
-        found.splits[row["split"] or ""] += 1
-        found.channels[row["channel"] or ""] += 1
+        clips_of_item[row["item_id"]] += 1
+        numbers.seconds += row["duration_s"] or 0
+        numbers.licenses[row["license"] or ""] += 1
+        numbers.sources[row["source"] or ""] += 1
+        numbers.splits[row["split"] or ""] += 1
+        numbers.channels[row["channel"] or ""] += 1
         for name, value in json.loads(row["scores"] or "{}").items():
             if name in scores:
                 scores[name].append(value)
-    found.kept += kept_of.total()
-    found.used += len(kept_of)
-    found.clips_per_item.update(kept_of.values())
+    numbers.kept += clips_of_item.total()
+    numbers.used += len(clips_of_item)
+    numbers.clips_per_item.update(clips_of_item.values())
     for name, values in scores.items():
-        found.histograms[name].add(values)
+        numbers.histograms[name].add(values)
     # trimmed at twice the cap only: sorting at every unit would cost more than counting
-    if len(found.channels) > 2 * MAX_CHANNELS:
-        found.channels = Counter(dict(found.channels.most_common(MAX_CHANNELS)))
+    if len(numbers.channels) > 2 * MAX_CHANNELS:
+        numbers.channels = Counter(dict(numbers.channels.most_common(MAX_CHANNELS)))
 
 
-def _is_taken_down(row: dict[str, Any], buried: dict[str, str]) -> bool:
+def _is_taken_down(row: Row, buried: dict[str, str]) -> bool:
     """By its own tombstone, or by that of its medium, channel or license: such rows are not shown."""
-    return row["key"] in buried or bool(
-        buried.keys() & bans_of(row["source"], row["media_id"], row["channel"], row["license"])
-    )
+    bans = bans_of(row["source"] or "", row["media_id"] or "", row["channel"] or "", row["license"] or "")
+    return row["key"] in buried or bool(buried.keys() & bans)
 
 
-def _example(row: dict[str, Any]) -> str:
-    """Where a refused item or clip is, and what was said of it."""
-    where = f"{row['url']} at {row['start_s']:.1f} s" if row["start_s"] is not None else row["url"]
-    return f"{where}: {row['detail']}" if row["detail"] else where
+def _example(row: Row) -> str:
+    """Where a refused item or clip is, and the detail of its refusal."""
+    address = f"{row['url']} at {row['start_s']:.1f} s" if row["start_s"] is not None else str(row["url"])
+    return f"{address}: {row['detail']}" if row["detail"] else address

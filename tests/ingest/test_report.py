@@ -219,7 +219,7 @@ def test_reasons_are_those_of_the_index_with_what_may_pass_apart(dataset: Datase
         row["buried"] or row["reason"] for row in parquet_rows(dataset) if row["buried"] or row["reason"]
     )
     passing = {name: expected.pop(name) for name in ("timeout", "rate_limited")}
-    assert reader.table("For good") == expected and reader.table("For now: tried again") == passing
+    assert reader.table("For good") == expected and reader.table("For now: retried") == passing
     assert (
         expected["take-down"] == expected["erased"] == 2
         and expected["removed"] == 2

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs.load import UserError
-from ingest.pages.charts import charts_of, loss_curve
+from ingest.pages.charts import EventMark, charts_of, loss_curve
 from ingest.pages.survey import Survey
 
 
@@ -41,7 +41,7 @@ def test_events_are_marked_at_their_step(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, 40)
     events = [{"event": "killed", "step": 20}, {"event": "saved", "step": 30}]
     (folder / "events.jsonl").write_text("\n".join(map(json.dumps, events)) + '\n{"event": "resu')
-    assert loss_curve(folder)["marks"] == [{"x": 400.0, "name": "killed", "step": 20}]
+    assert loss_curve(folder).marks == [EventMark(400.0, "killed", 20)]
 
 
 def test_a_folder_without_steps_is_refused(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "clips"
 
 
-def facts_of(output: Path) -> dict[str, Any]:
+def document_of(output: Path) -> dict[str, Any]:
     return dict(json.loads((output / "croissant.json").read_text()))
 
 
@@ -53,40 +53,36 @@ def test_mlcroissant_reads_the_index_and_the_members(output: Path) -> None:
     kept = {row["key"] for row in Dataset.open(str(output)).iter_rows() if row["status"] == "kept"}
     rows = list(dataset.records("rows"))
     assert {row["rows/key"].decode() for row in rows if row["rows/status"] == b"kept"} == kept
-    facts = list(dataset.records("facts"))
-    assert {one["facts/key"].decode() for one in facts} == kept
-    assert all(json.loads(one["facts/content"])["license"] == "CC-BY-4.0" for one in facts)
+    members = list(dataset.records("facts"))
+    assert {member["facts/key"].decode() for member in members} == kept
+    assert all(json.loads(member["facts/content"])["license"] == "CC-BY-4.0" for member in members)
 
 
 def test_every_committed_file_is_named_with_its_hash(output: Path) -> None:
-    facts = facts_of(output)
-    named = {
-        one["contentUrl"]: one["sha256"] for one in facts["distribution"] if one["@type"] == "cr:FileObject"
-    }
-    parts = [
-        part
-        for commit in Dataset.open(str(output)).iter_commits()
-        for part in (commit.tar, commit.index)
-        if part
-    ]
-    assert named == {part.name: part.sha256 for part in parts}
-    assert all(
-        hashlib.sha256((output / name).read_bytes()).hexdigest() == sha256 for name, sha256 in named.items()
-    )
-    assert facts["license"] == ["https://creativecommons.org/licenses/by/4.0/"]
+    document = document_of(output)
+    files = [entry for entry in document["distribution"] if entry["@type"] == "cr:FileObject"]
+    hashes = {file["contentUrl"]: file["sha256"] for file in files}
+    committed: set[str] = set()
+    for commit in Dataset.open(str(output)).iter_commits():
+        committed |= {commit.index.name, *([commit.tar.name] if commit.tar else [])}
+    assert set(hashes) == committed
+    for name, sha256 in hashes.items():
+        assert hashlib.sha256((output / name).read_bytes()).hexdigest() == sha256
+    assert document["license"] == ["https://creativecommons.org/licenses/by/4.0/"]
 
 
-def test_it_tells_responsible_use_and_provenance(output: Path) -> None:
-    facts = facts_of(output)
-    assert facts["conformsTo"] == [
+def test_responsible_use_and_provenance_are_stated(output: Path) -> None:
+    document = document_of(output)
+    assert document["conformsTo"] == [
         "http://mlcommons.org/croissant/1.1",
         "http://mlcommons.org/croissant/RAI/1.0",
     ]
-    assert "silent 2" in facts["rai:dataCollectionMissingData"] and facts["rai:personalSensitiveInformation"]
     assert (
-        facts["prov:wasDerivedFrom"][0]["name"] == "folder"
-        and facts["prov:wasGeneratedBy"]["prov:wasAssociatedWith"]
+        "silent 2" in document["rai:dataCollectionMissingData"]
+        and document["rai:personalSensitiveInformation"]
     )
+    assert document["prov:wasDerivedFrom"][0]["name"] == "folder"
+    assert document["prov:wasGeneratedBy"]["prov:wasAssociatedWith"]
 
 
 def test_a_large_dataset_is_named_by_patterns(
@@ -94,8 +90,8 @@ def test_a_large_dataset_is_named_by_patterns(
 ) -> None:
     monkeypatch.setattr(croissant, "MAX_FILES", 1)
     write_report(ReportConfig(str(output), output=str(tmp_path / "page.html")))
-    facts = json.loads((tmp_path / "page.croissant.json").read_text())
-    assert not [one for one in facts["distribution"] if one["@type"] == "cr:FileObject"]
-    assert f"{output}/shards/*.tar" in facts["distribution"][0]["includes"]
+    document = json.loads((tmp_path / "page.croissant.json").read_text())
+    assert not [entry for entry in document["distribution"] if entry["@type"] == "cr:FileObject"]
+    assert f"{output}/shards/*.tar" in document["distribution"][0]["includes"]
     mlcroissant = pytest.importorskip("mlcroissant")
     assert not mlcroissant.Dataset(jsonld=str(tmp_path / "page.croissant.json")).metadata.issues.errors
