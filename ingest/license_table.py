@@ -113,12 +113,12 @@ SITE_CODES: dict[str, dict[str, str]] = {
     },
     "flickr": {
         "0": "all-rights-reserved",
-        **{str(number): f"CC-{kind}-2.0" for number, kind in enumerate(FLICKR_2_KINDS, 1)},
+        **{str(flickr_id): f"CC-{kind}-2.0" for flickr_id, kind in enumerate(FLICKR_2_KINDS, 1)},
         "7": "custom:https://www.flickr.com/commons/usage/",
         "8": "custom:https://www.usa.gov/government-works",
         "9": "CC0-1.0",
         "10": "PDM-1.0",
-        **{str(number): f"CC-{kind}-4.0" for number, kind in enumerate(FLICKR_4_KINDS, 11)},
+        **{str(flickr_id): f"CC-{kind}-4.0" for flickr_id, kind in enumerate(FLICKR_4_KINDS, 11)},
     },
 }
 """Codes that mean something on one site only: there, `cc-by` has a version, and 4 is a license."""

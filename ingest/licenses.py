@@ -31,6 +31,7 @@ from ingest.license_table import (
     YOUTUBE_MARKS,
 )
 
+# URLs without scheme and `www.`, in small letters, and what they name
 _URLS = (
     (
         r"gnu\.org/(?:licenses|copyleft)/(?:old-licenses/)?(fdl|gpl|lgpl|agpl)-?v?(\d\.\d)",
@@ -48,8 +49,6 @@ _URLS = (
         lambda m: _spelled({"by": "odc-by"}.get(m[1], m[1]) + "-1.0"),
     ),
 )
-"""URLs without scheme and `www.`, in small letters, and what they name."""
-
 MAX_CHARS = 300  # a longer text is prose that quotes a license, not its name; and regexes stay fast
 _BY_NAME = {code.lower(): code for code in LICENSES}
 _URL = re.compile(
@@ -116,13 +115,13 @@ def license_code(text: str, site: str = "") -> str:
 
     `site`: one of `SITE_CODES`, whose own codes go first (there "" may mean something).
     """
-    too_long = len(text) > MAX_CHARS  # before anything is cut off
+    is_too_long = len(text) > MAX_CHARS  # before anything is cut off
     text = re.sub(r"^(?:©|\([cC]\))\s*|[\s.;]+$", "", text.strip())
     site_codes = SITE_CODES.get(site, {})
     site_code = site_codes.get(text.lower()) or site_codes.get(text)
     if site_code or not text:
         return site_code or ""
-    if too_long:
+    if is_too_long:
         return "unknown"
     if text.lower().startswith("custom:"):
         return _custom(text[len("custom:") :].strip())
@@ -135,6 +134,7 @@ def license_code(text: str, site: str = "") -> str:
 
 
 def _custom(url: str) -> str:
+    """The code of `custom:<url>`; that of the site, where it is known, so that each license has one code."""
     if not _PLAIN_URL.fullmatch(url):
         return "unknown"
     address = re.sub(r"^https?://|/+$", "", url, flags=re.IGNORECASE)
@@ -170,7 +170,7 @@ def _of_site(plain: str) -> str:
 
 
 def _spelled(text: str) -> str:
-    """The code of a name, every word of which is understood."""
+    """The code of a name; `unknown` unless every word of it is understood."""
     if text.lower() in _BY_NAME:
         return _BY_NAME[text.lower()]
     # "Attribution 4.0 (CC BY 4.0)": both have to say the same
@@ -209,29 +209,42 @@ def _gnu(family: str, version: str, more: str) -> str:
 
 def _creative_words(plain: str) -> str:
     """Creative Commons in words, such as `cc by sa 4.0 international` and `attribution 3.0 germany`."""
-    for pattern, word in _SHORT_FORMS:
-        plain = re.sub(rf"\b(?:{pattern})\b", word, plain)
-    elements: set[str] = set()
-    versions: set[str] = set()
-    ports: set[str] = set()
-    named = False
-    for word in plain.split():
+    for pattern, short in _SHORT_FORMS:
+        plain = re.sub(rf"\b(?:{pattern})\b", short, plain)
+    name = _CreativeName()
+    if not all(name.add(word) for word in plain.split()):
+        return "unknown"
+    # several versions or ports contradict each other, and a port is always one of a version
+    if len(name.versions) > 1 or len(name.ports) > 1 or (name.ports and not name.versions):
+        return "unknown"
+    if not (name.has_cc or name.versions or len(name.elements) > 1):
+        return "unknown"  # the word "by" alone
+    return _creative(name.elements, "".join(name.versions), "".join(name.ports))
+
+
+@dataclass
+class _CreativeName:
+    """What the words of a name state of a Creative Commons license."""
+
+    elements: set[str] = field(default_factory=set)
+    versions: set[str] = field(default_factory=set)
+    ports: set[str] = field(default_factory=set)
+    has_cc: bool = False
+
+    def add(self, word: str) -> bool:
+        """Adds what one word states; False for a word that is not understood."""
         joined = re.fullmatch(r"(cc)?(by)?(nc)?(nd|sa)?(nc)?", word)
         version = re.fullmatch(r"v?([1-4])(?:\.(\d))?", word)
         if joined and word:
-            named = named or bool(joined[1])
-            elements |= {element for element in joined.groups() if element and element != "cc"}
+            self.has_cc = self.has_cc or bool(joined[1])
+            self.elements |= {element for element in joined.groups() if element and element != "cc"}
         elif version:
-            versions.add(f"{version[1]}.{version[2] or 0}")
+            self.versions.add(f"{version[1]}.{version[2] or 0}")
         elif word.upper() in PORTS or word in COUNTRIES:
-            ports.add(COUNTRIES.get(word, word.upper()))
-        elif word not in _FILLERS:
-            return "unknown"
-    if len(versions) > 1 or len(ports) > 1 or (ports and not versions):
-        return "unknown"
-    if not (named or versions or len(elements) > 1):
-        return "unknown"  # the word "by" alone
-    return _creative(elements, "".join(versions), "".join(ports))
+            self.ports.add(COUNTRIES.get(word, word.upper()))
+        else:
+            return word in _FILLERS
+        return True
 
 
 def _creative(elements: set[str], version: str, port: str) -> str:
@@ -242,7 +255,7 @@ def _creative(elements: set[str], version: str, port: str) -> str:
 
 
 def is_code(text: str) -> bool:
-    """Whether `text` is a code of the vocabulary, exactly as written: ports and `custom:<url>` are."""
+    """Whether `text` is a code of the vocabulary, exactly as written; ports and `custom:<url>` count too."""
     if text in LICENSES:
         return True
     if text.startswith("custom:"):
@@ -285,10 +298,11 @@ def allowed(code: str, allow: Iterable[str]) -> bool:
 
 
 def strictness(code: str) -> int:
-    """By which the freest of several is found: the public domain is 0, `unknown` the most."""
-    closed = {"unknown": 9, "all-rights-reserved": 8}
+    """Orders licenses, the freest first: the public domain is 0, `unknown` the most."""
+    # above any number of demands, of which there are four
+    fixed = {"unknown": 9, "all-rights-reserved": 8}
     demands = properties(code) - {"public-domain"}
-    return closed.get(code, 7 if "other-terms" in demands else len(demands))
+    return fixed.get(code, 7 if "other-terms" in demands else len(demands))
 
 
 def first_allowed(codes: Sequence[str], allow: Iterable[str]) -> str:
@@ -297,13 +311,13 @@ def first_allowed(codes: Sequence[str], allow: Iterable[str]) -> str:
     return next((code for code in codes if allowed(code, listed)), codes[0] if codes else "")
 
 
-def combined(one: str, other: str) -> str:
+def combined(first: str, second: str) -> str:
     """The license that demands what both demand, mostly one of the two; `unknown` where there is none."""
     for closed in ("unknown", "all-rights-reserved"):
-        if closed in (one, other):
+        if closed in (first, second):
             return closed
-    demands = (properties(one) | properties(other)) - {"public-domain"}
-    for code in (one, other):
+    demands = (properties(first) | properties(second)) - {"public-domain"}
+    for code in (first, second):
         if properties(code) - {"public-domain"} == demands:
             return code
     if "other-terms" in demands:
@@ -327,7 +341,7 @@ def check_allow(allow: Sequence[str]) -> None:
 
 
 def suggestion(text: str) -> str:
-    """What to give instead of a code that is none, as the end of a message."""
+    """What to give instead of a code that does not exist, as the end of a message."""
     meant = _meant(text)
     did_you_mean = f"did you mean {meant}? Else " if meant else ""
     forms = "an SPDX code such as CC0-1.0 or CC-BY-4.0, custom:<url>, own"

@@ -145,10 +145,7 @@ class _Reader:
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         name = name.rpartition(" ")[2].lower()
-        self._count += 1
-        self._path.append(name)
-        if len(self._path) > MAX_DEPTH or self._count > MAX_ELEMENTS:
-            raise UnreadableError("too many elements")
+        self._enter(name)
         if len(self._path) == 1:
             self.is_rsl = name == "rsl"
         elif name == "content":
@@ -166,6 +163,12 @@ class _Reader:
         elif name in ("permits", "prohibits"):
             self._kind = attributes.get("type", "usage").strip().lower()
             self._text = ""
+
+    def _enter(self, name: str) -> None:
+        self._count += 1
+        self._path.append(name)
+        if len(self._path) > MAX_DEPTH or self._count > MAX_ELEMENTS:
+            raise UnreadableError("too many elements")
 
     def _name_payment(self, name: str) -> None:
         """A payment without a type is free, unless an element within it states a price or terms."""
