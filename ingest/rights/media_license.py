@@ -328,7 +328,7 @@ def _texts(node: JsonNode, name: str) -> list[str]:
 
 
 def _values(node: JsonNode, name: str) -> list[Any]:
-    """The values of a property, however its name is spelt; one alone stands for a list of one."""
+    """The values of a property, however its name is spelt; a single value is a list of one."""
     spellings = (name, f"schema:{name}", f"https://schema.org/{name}", f"http://schema.org/{name}")
     value = next((node[key] for key in spellings if key in node), None)
     return value if isinstance(value, list) else [] if value is None else [value]

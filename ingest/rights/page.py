@@ -15,7 +15,7 @@ import hashlib
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
-from ingest.licenses import license_code as license_code  # at home there; kept importable from here
+from ingest.licenses import license_code as license_code  # importable from here too
 from ingest.rights.media_license import MediaLicenses
 from ingest.rights.usage import json_ld_opt_out, meta_opt_out
 from ingest.sample import Reason, Refused
@@ -55,7 +55,7 @@ def read_page(html: str, url: str = "") -> PageStatements:
     unclosed = html.find("<!--", html.rfind("-->") + 1)  # such a comment runs to the end, as in a browser
     html = html if unclosed < 0 else html[:unclosed]
     if _parse_cost(html) > _MAX_PARSE_COST:
-        raise Refused(Reason.CORRUPT, "a page of tags without an end")
+        raise Refused(Reason.CORRUPT, "a page of tags that never end")
     reader = _Reader(url)
     reader.feed(html)
     reader.close()

@@ -59,7 +59,7 @@ MAX_SAYS_CHARS = 300  # of an evidence: it is in the metadata of each sample
 MAX_HEADER_CHARS = 16_384
 
 RecordMessage = dict[str, Any]
-"""A `Record` as JSON, on its way between the fetch process and its parent."""
+"""A `Record` as JSON, between the fetch process and its parent."""
 
 
 @dataclass(frozen=True)

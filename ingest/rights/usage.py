@@ -24,7 +24,7 @@ MAX_CHARS = 4096  # of a header or directive list: it is hostile text
 MAX_POLICY_CHARS = 300
 LEARNING_DIRECTIVES = frozenset({"noai", "noimageai", "noml"})
 INDEX_DIRECTIVES = frozenset({"noindex", "noimageindex", "none"})
-# what stands before a colon without being the name of an agent
+# directives with a value: what is before their colon is no agent
 VALUED = frozenset(
     {"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview", "googlebot-news"}
 )
