@@ -13,7 +13,7 @@ vocabulary itself is in `ingest.license_table`.
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ingest.license_table import (
@@ -32,7 +32,7 @@ from ingest.license_table import (
 )
 
 # URLs without scheme and `www.`, in small letters, and what they name
-_URLS = (
+_URLS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (
         r"gnu\.org/(?:licenses|copyleft)/(?:old-licenses/)?(fdl|gpl|lgpl|agpl)-?v?(\d\.\d)",
         lambda m: _gnu(m[1].replace("fdl", "gfdl"), m[2], ""),
@@ -56,6 +56,7 @@ _URL = re.compile(
 )
 # no quotes, brackets or spaces: it ends up in pages, cards and lists
 _PLAIN_URL = re.compile(r"https?://[\w.-]+(:\d+)?([/?#][\w.~:/?#@$&+,;=%-]*)?", re.IGNORECASE | re.ASCII)
+# a path is matched to its end: creativecommons.org/licenses/by/4.0/except is no license
 _CC_PATH = re.compile(
     r"creativecommons\.org/licenses/([a-z+-]+)(?:/(\d\.\d)(?:/([a-z]+))?)?"
     r"(?:/(?:deed|legalcode|rdf)(?:\.[\w-]+)*)?/?",
@@ -67,6 +68,7 @@ _PUBLIC_PATH = re.compile(
     r"(?:/(?:deed|legalcode|rdf)(?:\.[\w-]+)*)?/?",
     re.IGNORECASE,
 )
+# only ports that exist, so that no word behind a version is taken for one
 _CC_CODE = re.compile(
     rf"CC-((?:BY|NC|ND|SA)(?:-(?:NC|ND|SA))*)(?:-(\d\.\d)(?:-({'|'.join(sorted(PORTS))}))?)?"
 )
@@ -77,6 +79,7 @@ _GNU = re.compile(
 _OGL = re.compile(
     r"(?:ogl|open government licence|open government license)(?: uk)?(?: version)? v?([123])(?:\.0)?"
 )
+# long forms of the elements and of countries of two words, as the words of a short name
 _SHORT_FORMS = (
     (r"creative commons", "cc"),
     (r"no derivative works|no derivatives?|no derivs?|noderivatives?|noderivs?", "nd"),
@@ -128,6 +131,7 @@ def license_code(text: str, site: str = "") -> str:
     if text in YOUTUBE_MARKS:
         return YOUTUBE_MARKS[text]
     url = _URL.fullmatch(text)
+    # a dot alone makes no URL, or "GPL-3.0" would be one
     if url and ("/" in text or url[1].lower() == "unlicense.org"):
         return _of_url(url[1])
     return _spelled(text)
@@ -161,7 +165,7 @@ def _of_url(address: str) -> str:
     for pattern, name in _URLS:
         match = re.fullmatch(pattern, plain)
         if match:
-            return str(name(match))  # type: ignore[no-untyped-call]  # of a table of lambdas
+            return name(match)
     return _of_site(plain)
 
 

@@ -115,7 +115,7 @@ def _front_matter(name: str, numbers: Survey) -> list[str]:
 
 
 def _contents(name: str, numbers: Survey) -> list[str]:
-    is_short = numbers.seconds < 7200
+    is_short = numbers.seconds < 7200  # below two hours, minutes say more
     length = f"{numbers.seconds / 60:.1f} minutes" if is_short else f"{numbers.seconds / 3600:,.1f} hours"
     each = f", {numbers.seconds / numbers.kept:.4g} s each" if numbers.kept else ""
     return [

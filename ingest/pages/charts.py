@@ -17,6 +17,7 @@ from cluster.jsonl import read_lines
 from configs.load import UserError
 from ingest.pages.survey import NUM_BINS, Histogram, Survey
 
+# the view boxes of report.html.j2
 WIDTH = 320
 HEIGHT = 90
 # seconds at which a logarithmic axis of lengths has a label
@@ -30,6 +31,8 @@ EVENTS = ("killed", "resumed")
 
 @dataclass(frozen=True)
 class Bar:
+    """`name`: what it counts and how many, shown where one points at it."""
+
     x: float
     height: float
     name: str
@@ -37,6 +40,8 @@ class Bar:
 
 @dataclass(frozen=True)
 class Tick:
+    """A label of an axis; `anchor`: which end of the text is at `x`."""
+
     x: float
     text: str
     anchor: str
@@ -109,6 +114,7 @@ def _ranges(histogram: Histogram, text_of: Callable[[float], str]) -> list[str]:
 def _clips_per_item(survey: Survey) -> Chart:
     """A bar for each number of clips, or for several; the last bar holds the tail above 99 in 100 items."""
     values = sorted(survey.clips_per_item)
+    # a few items of thousands of clips would press all others into the first bar
     most = _percentile(survey, values, 0.99)
     step = math.ceil(most / NUM_BINS)
     counts = [0] * math.ceil(most / step)

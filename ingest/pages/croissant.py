@@ -93,6 +93,7 @@ def croissant_text(dataset: Dataset, numbers: Survey, inside: bool) -> str:
 
     `inside`: it is written into the dataset's folder, so that file addresses are relative to it.
     """
+    # one more than may be named shows that there are too many, without reading all
     commits = list(itertools.islice(dataset.iter_commits(), MAX_FILES + 1))
     base = "" if inside else f"{dataset.uri.rstrip('/')}/"
     name = plain(dataset.uri.rstrip("/").split("/")[-1])
@@ -191,6 +192,7 @@ def _members(suffix: str) -> JsonObject:
     }
     file_content = {"fileSet": {"@id": suffix}, "extract": {"fileProperty": "content"}}
     key = _field(f"{name}/key", "sc:Text", "Key of the sample.", file_name)
+    # so that members can be joined with their rows
     key["references"] = {"field": {"@id": "rows/key"}}
     content = _field(f"{name}/content", kind.data_type, kind.description, file_content)
     return {
@@ -245,6 +247,7 @@ def _responsible_ai(dataset: Dataset, numbers: Survey) -> JsonObject:
 
 
 def _provenance(dataset: Dataset, numbers: Survey) -> JsonObject:
+    # the libraries that fetched, decoded and wrote the clips
     tools = ("av", "yt-dlp", "pillow", "soundfile")
     agents = [{"@type": "prov:SoftwareAgent", "name": f"{tool} {version(tool)}"} for tool in tools]
     activity = {

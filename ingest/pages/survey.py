@@ -19,6 +19,7 @@ from cluster.shards import Status
 from ingest.sample import RETRYABLE, bans_of
 
 MAX_CHANNELS = 50_000  # of which names are held; rarer ones are dropped
+# the label, and the range of the histogram, of each score that is shown
 SCORES = {
     "rms_dbfs": ("loudness, dBFS", -80.0, 0.0),
     "spectral_change": ("change of the spectrum", 0.0, 1.0),
@@ -121,6 +122,7 @@ def survey(dataset: Dataset) -> Survey:
     """The numbers of everything that is committed; tombstones count as refused for their reason."""
     numbers = Survey()
     buried = dataset.buried()
+    # units of a later attempt retry items that are listed and counted already
     later = {unit for unit, attempt in dataset.worklist.unit_attempts() if attempt}
     first_tasks = (task for task in dataset.worklist.iter_units() if task.items[0].attempt == 0)
     numbers.listed = sum(len(task.items) for task in first_tasks)
@@ -142,7 +144,6 @@ def _count_unit(numbers: Survey, table: pa.Table, buried: dict[str, str], follow
             kept_rows.append(row)
     _add_clips(numbers, rows)
     _add_kept(numbers, kept_rows)
-    # a later attempt is of items that another unit has counted
     numbers.answered += 0 if follow_up else len({row["item_id"] for row in rows})
 
 
