@@ -1,5 +1,7 @@
 """Licenses: how the world spells them, what they demand, and what `license.allow` lets in."""
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -167,10 +169,10 @@ def test_whatever_is_understood_is_a_code_and_stays_it(text: str) -> None:
 def test_no_spelling_of_creative_commons_loses_a_demand_or_gains_a_version(
     kind: str, version: str, joint: str, long: bool, tail: str
 ) -> None:
-    long_words = {"BY": "Attribution", "NC": "NonCommercial", "ND": "NoDerivs", "SA": "ShareAlike"}
-    words = [long_words[word] if long else word for word in kind.split("-")]
+    long_names = {"BY": "Attribution", "NC": "NonCommercial", "ND": "NoDerivs", "SA": "ShareAlike"}
+    elements = [long_names[element] if long else element for element in kind.split("-")]
     code = license_code(
-        joint.join(["Creative Commons" if long else "CC", *words, *([version] if version else [])]) + tail
+        joint.join(["Creative Commons" if long else "CC", *elements, *([version] if version else [])]) + tail
     )
     assert properties(code) == properties(f"CC-{kind}-4.0") or code == "unknown"
     assert version in code if version and code != "unknown" else code[-1] not in "0125"
@@ -257,7 +259,7 @@ def test_allow_names_codes_and_classes(allow: list[str], yes: list[str], no: lis
 
 
 @pytest.mark.parametrize(
-    ("entry", "told"),
+    ("entry", "hint"),
     [
         ("GPL", "did you mean GPL-3.0-or-later?"),
         ("cc by 4.0", "did you mean CC-BY-4.0?"),
@@ -265,20 +267,21 @@ def test_allow_names_codes_and_classes(allow: list[str], yes: list[str], no: lis
         ("noncommercial", "non-commercial"),
     ],
 )
-def test_an_entry_of_allow_that_lets_nothing_in_is_one_clear_line(entry: str, told: str) -> None:
+def test_an_entry_of_allow_that_lets_nothing_in_is_one_clear_line(entry: str, hint: str) -> None:
     with pytest.raises(ValueError, match="license.allow") as error:
         check_allow(["CC0-1.0", entry])
-    assert told in str(error.value)
+    assert hint in str(error.value)
     check_allow([*LicenseConfig().allow, *CLASSES, "CC-BY-SA-3.0-DE", "custom:https://a.example/x"])
 
 
 def test_what_two_demand_together_is_no_freer_than_either() -> None:
-    for one in LICENSES:
-        for other in LICENSES:
-            both = combined(one, other)
-            assert is_code(both) and strictness(both) >= max(strictness(one), strictness(other))
-            kept = {"attribution", "non-commercial", "no-derivatives"} & (properties(one) | properties(other))
-            assert kept <= properties(both) or both in ("unknown", "all-rights-reserved"), (one, other)
+    lasting = {"attribution", "non-commercial", "no-derivatives"}
+    for a, b in itertools.product(LICENSES, repeat=2):
+        both = combined(a, b)
+        assert is_code(both)
+        assert strictness(both) >= max(strictness(a), strictness(b))
+        demands = lasting & (properties(a) | properties(b))
+        assert demands <= properties(both) or both in ("unknown", "all-rights-reserved"), (a, b)
 
 
 def test_of_alternatives_an_allowed_one_is_taken() -> None:

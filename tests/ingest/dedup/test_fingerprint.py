@@ -3,8 +3,10 @@ ingest.curate relies on.
 """
 
 import io
+import itertools
 import subprocess
 import tempfile
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -30,7 +32,8 @@ from ingest.ffmpeg import ffmpeg_exe
 from ingest.scenes import render_audio, render_image, sample_scene
 
 RATE = 16000
-AUDIO_NEAR, IMAGE_NEAR = CurateConfig("").audio_distance, CurateConfig("").image_distance
+AUDIO_NEAR = CurateConfig("").audio_distance
+IMAGE_NEAR = CurateConfig("").image_distance
 
 
 def noise(seed: int, seconds: float = 5.0) -> np.ndarray:
@@ -54,25 +57,12 @@ def encoded(audio: np.ndarray, container: str, *options: str, level: float = 1.0
     """The sound after a real encoder and decoder, of the same length."""
     wav = io.BytesIO()
     soundfile.write(wav, (audio * level).astype(np.int16), RATE, format="WAV", subtype="PCM_16")
-    with tempfile.NamedTemporaryFile(
-        suffix=f".{container}"
-    ) as file:  # a file: its header says how much the encoder delayed
+    # a file, since its header says how much the encoder delayed
+    with tempfile.NamedTemporaryFile(suffix=f".{container}") as file:
         command = [ffmpeg_exe(), "-v", "error", "-y", "-i", "-", *options, file.name]
         subprocess.run(command, input=wav.getvalue(), check=True)
-        command = [
-            ffmpeg_exe(),
-            "-v",
-            "error",
-            "-i",
-            file.name,
-            "-f",
-            "s16le",
-            "-ar",
-            str(RATE),
-            "-ac",
-            "1",
-            "-",
-        ]
+        raw = ["-f", "s16le", "-ar", str(RATE), "-ac", "1", "-"]
+        command = [ffmpeg_exe(), "-v", "error", "-i", file.name, *raw]
         pcm = np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, np.int16)
     return np.pad(pcm, (0, max(0, len(audio) - len(pcm))))[: len(audio)]
 
@@ -85,16 +75,16 @@ def jpeg(pixels: np.ndarray, size_px: int, quality: int = 90) -> bytes:
     return data.getvalue()
 
 
-def audio_apart(one: np.ndarray, other: np.ndarray) -> float:
-    words = [
-        np.frombuffer(bytes.fromhex(audio_fingerprint(audio, RATE)), np.uint64) for audio in (one, other)
-    ]
-    return float(audio_distances(words[0], words[1]))
+def bits(digits: str) -> np.ndarray:
+    return np.frombuffer(bytes.fromhex(digits), np.uint64)
 
 
-def image_apart(one: bytes, other: bytes) -> int:
-    hashes = [np.frombuffer(bytes.fromhex(image_hash(data)), np.uint64) for data in (one, other)]
-    return int(image_distances(hashes[0], hashes[1])[0])
+def audio_distance(a: np.ndarray, b: np.ndarray) -> float:
+    return float(audio_distances(bits(audio_fingerprint(a, RATE)), bits(audio_fingerprint(b, RATE))))
+
+
+def image_distance(a: bytes, b: bytes) -> int:
+    return int(image_distances(bits(image_hash(a)), bits(image_hash(b)))[0])
 
 
 @pytest.mark.parametrize(
@@ -113,8 +103,8 @@ def image_apart(one: bytes, other: bytes) -> int:
     [noise(1), tone(440), scene_sound(2), scene_sound(3, 1.6)],
     ids=["noise", "tone", "scene", "short"],
 )
-def test_a_sound_encoded_again_is_near(sound: np.ndarray, again) -> None:
-    assert audio_apart(sound, again(sound)) <= AUDIO_NEAR
+def test_a_sound_encoded_again_is_near(sound: np.ndarray, again: Callable) -> None:
+    assert audio_distance(sound, again(sound)) <= AUDIO_NEAR
 
 
 def test_other_sounds_are_far() -> None:
@@ -123,8 +113,7 @@ def test_other_sounds_are_far() -> None:
         *(tone(hz) for hz in (220, 330, 880)),
         *(scene_sound(seed) for seed in range(10, 16)),
     ]
-    apart = [audio_apart(one, other) for place, one in enumerate(sounds) for other in sounds[:place]]
-    assert min(apart) > AUDIO_NEAR
+    assert min(audio_distance(a, b) for a, b in itertools.combinations(sounds, 2)) > AUDIO_NEAR
 
 
 @given(rate=st.sampled_from([8000, 16000, 48000]), audio=st.lists(st.integers(-32768, 32767), max_size=300))
@@ -137,23 +126,21 @@ def test_a_picture_resized_and_compressed_again_is_near_and_another_is_far() -> 
     pictures = [render_image(sample_scene(np.random.default_rng(seed), 3), 512) for seed in range(8)]
     for pixels in pictures:
         for size_px, quality in ((128, 80), (256, 40), (480, 95)):
-            assert image_apart(jpeg(pixels, 512), jpeg(pixels, size_px, quality)) <= IMAGE_NEAR
-    hashes = [jpeg(pixels, 256) for pixels in pictures]
-    assert (
-        min(image_apart(one, other) for place, one in enumerate(hashes) for other in hashes[:place])
-        > IMAGE_NEAR
-    )
+            assert image_distance(jpeg(pixels, 512), jpeg(pixels, size_px, quality)) <= IMAGE_NEAR
+    jpegs = [jpeg(pixels, 256) for pixels in pictures]
+    assert min(image_distance(a, b) for a, b in itertools.combinations(jpegs, 2)) > IMAGE_NEAR
 
 
 @pytest.mark.parametrize("trimmed_s", [0.0, 1.37])
 def test_a_sound_cut_elsewhere_has_the_same_frames_by_media_time(trimmed_s: float) -> None:
     """From 3 s on of one that was encoded again; of other sounds, at no shift are so many bits the same."""
-    whole = scene_sound(7, 12.0)
-    again = encoded(whole, "mp4", "-c:a", "aac", "-b:a", "48k", level=0.5)[round(trimmed_s * RATE) :]
-    clip, copy = sequence(whole, 0.0), sequence(again, 3.0125 - trimmed_s)
-    assert apart(clip, copy, round(trimmed_s / FRAME_S)) < SOUND_SHARE
-    other = sequence(scene_sound(57, 12.0), 0.0)
-    assert min(apart(clip, other, shift) for shift in range(-40, 40)) > SOUND_SHARE
+    original = scene_sound(7, 12.0)
+    reencoded = encoded(original, "mp4", "-c:a", "aac", "-b:a", "48k", level=0.5)[round(trimmed_s * RATE) :]
+    clip = sequence(original, 0.0)
+    copy = sequence(reencoded, 3.0125 - trimmed_s)
+    assert sequence_distance(clip, copy, round(trimmed_s / FRAME_S)) < SOUND_SHARE
+    unrelated = sequence(scene_sound(57, 12.0), 0.0)
+    assert min(sequence_distance(clip, unrelated, shift) for shift in range(-40, 40)) > SOUND_SHARE
 
 
 def sequence(wave: np.ndarray, start_s: float, seconds: float = 8.0) -> tuple[int, np.ndarray]:
@@ -162,19 +149,17 @@ def sequence(wave: np.ndarray, start_s: float, seconds: float = 8.0) -> tuple[in
     return int.from_bytes(data[:4], "little"), np.frombuffer(data, np.uint8, offset=4)
 
 
-def apart(one: tuple[int, np.ndarray], other: tuple[int, np.ndarray], shift: int) -> float:
-    """Share of the lit bits that differ, where `other` is `shift` frames ahead, give or take one."""
+def sequence_distance(a: tuple[int, np.ndarray], b: tuple[int, np.ndarray], shift: int) -> float:
+    """Share of the lit bits that differ, where `b` is `shift` frames ahead, give or take one."""
+    a_first, a_frames = a
     shares = []
     for slip in (-1, 0, 1):
-        start, end = (
-            max(one[0], other[0] + shift + slip),
-            min(one[0] + len(one[1]), other[0] + shift + slip + len(other[1])),
-        )
-        ones, others = (
-            one[1][start - one[0] : end - one[0]],
-            other[1][start - other[0] - shift - slip : end - other[0] - shift - slip],
-        )
-        shares.append(np.bitwise_count(ones ^ others).sum() / np.bitwise_count(ones | others).sum())
+        b_first = b[0] + shift + slip
+        start = max(a_first, b_first)
+        end = min(a_first + len(a_frames), b_first + len(b[1]))
+        left = a_frames[start - a_first : end - a_first]
+        right = b[1][start - b_first : end - b_first]
+        shares.append(np.bitwise_count(left ^ right).sum() / np.bitwise_count(left | right).sum())
     return float(min(shares))
 
 

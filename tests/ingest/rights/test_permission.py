@@ -1,7 +1,6 @@
-"""What a site says of machine use, in every form the field has today: a medium is taken or refused, and
-before its body.
+"""Every form in which a site states machine use today: a medium is fetched, or refused before its body is.
 
-Each row of `STATEMENTS` is what a loopback site says; `REFUSED_BY` is a piece of the detail of the refusal,
+Each row of `STATEMENTS` is what a loopback site states; `REFUSED_BY` is a piece of the detail of the refusal,
 or "" where the medium is taken. The fetch runs in this process, with a fresh memory each time.
 """
 
@@ -29,7 +28,7 @@ def rsl(terms: str, url: str = "/", server: str = "") -> str:
     return RSL.format(terms=terms, url=url, server=f' server="{server}"' if server else "")
 
 
-def ours(text: str, other: str = "Disallow:") -> str:
+def with_our_group(text: str, other: str = "Disallow:") -> str:
     return f"User-agent: *\n{other}\n\nUser-agent: Stillsound\n{text}\n"
 
 
@@ -58,15 +57,18 @@ STATEMENTS: list[tuple[dict[str, str], str]] = [
     ({"robots": "User-agent: *\nAllow: /media/\nDisallow: /media/a"}, "Disallow: /media/a"),
     ({"robots": "User-agent: *\nAllow: /media/a\nDisallow: /*a/a.mp4"}, "Disallow: /*a/a.mp4"),
     ({"robots": "User-agent: *\nDisallow: /media/\nAllow: /media/"}, ""),
-    ({"robots": ours("Disallow: /")}, "Disallow: /"),
-    ({"robots": ours("Allow: /", other="Disallow: /")}, ""),
+    ({"robots": with_our_group("Disallow: /")}, "Disallow: /"),
+    ({"robots": with_our_group("Allow: /", other="Disallow: /")}, ""),
     ({"robots": "User-agent: GPTBot\nUser-agent: CCBot\nDisallow: /"}, ""),
     ({"robots": "User-agent: GPTBot\nUser-agent: stillsound/1.0\nDisallow: /"}, "Disallow: /"),
     ({"robots": "User-agent: stillsounds\nDisallow: /"}, ""),
     ({"robots": "user-agent:*\r\ndisallow:/page # not for robots\r\n"}, "Disallow: /page"),
     ({"robots": "User-agent: *\rDisallow: /page"}, "Disallow: /page"),
     ({"robots": "\ufeffUser-agent: *\nDisallow: /page"}, "Disallow: /page"),
-    ({"robots": ours("Disallow: /a\n\nUser-agent: stillsound\nDisallow: /page")}, "Disallow: /page"),
+    (
+        {"robots": with_our_group("Disallow: /a\n\nUser-agent: stillsound\nDisallow: /page")},
+        "Disallow: /page",
+    ),
     (
         {"robots": "User-agent: *\nCrawl-delay: 9\nSitemap: /x\nwhat is this\nDisallow: /p%61ge"},
         "Disallow: /page",
@@ -91,7 +93,7 @@ STATEMENTS: list[tuple[dict[str, str], str]] = [
     ),
     ({"robots": "User-agent: *\nContent-Usage: / train-ai=y\nContent-Usage: / train-ai=n"}, "train-ai=n"),
     ({"robots": "User-agent: GPTBot\nContent-Usage: train-ai=n"}, ""),
-    ({"robots": ours("Content-Usage: train-ai=y", other="Content-Usage: train-ai=n")}, ""),
+    ({"robots": with_our_group("Content-Usage: train-ai=y", other="Content-Usage: train-ai=n")}, ""),
     ({"robots": "User-agent: *\nContent-Usage: search=n, ai-use=n"}, ""),
     (
         {"robots": "User-agent: *\nContent-Signal: search=yes,ai-train=no\nAllow: /"},
@@ -306,22 +308,24 @@ def headers(text: str) -> dict[str, str]:
     }
 
 
-def set_up(site: HostileSite, said: dict[str, str]) -> None:
+def set_up(site: HostileSite, statements: dict[str, str]) -> None:
     """A page with a video, and what the site says."""
-    page = f'<html><head><title>t</title>{said.get("head", "")}</head><body><video src="/media/a.mp4"></video></body></html>'
-    site.answers["/page"] = body(page.encode(), "text/html; charset=utf-8", **headers(said.get("page", "")))
-    site.answers["/media/a.mp4"] = body(b"film", "video/mp4", **headers(said.get("media", "")))
+    page = f'<html><head><title>t</title>{statements.get("head", "")}</head><body><video src="/media/a.mp4"></video></body></html>'
+    site.answers["/page"] = body(
+        page.encode(), "text/html; charset=utf-8", **headers(statements.get("page", ""))
+    )
+    site.answers["/media/a.mp4"] = body(b"film", "video/mp4", **headers(statements.get("media", "")))
     for kind, path in {**PATHS, "rsl": "/rsl.xml", "missing": "/nowhere.xml"}.items():
         site.answers[path] = (
-            body(said[kind].encode(), "text/plain") if kind in said else body(b"", status=404)
+            body(statements[kind].encode(), "text/plain") if kind in statements else body(b"", status=404)
         )
 
 
-@pytest.mark.parametrize(("said", "refused_by"), STATEMENTS)
+@pytest.mark.parametrize(("statements", "refused_by"), STATEMENTS)
 def test_a_statement_of_a_site_is_obeyed_before_any_body(
-    hostile: HostileSite, tmp_path: Path, said: dict[str, str], refused_by: str
+    hostile: HostileSite, tmp_path: Path, statements: dict[str, str], refused_by: str
 ) -> None:
-    set_up(hostile, said)
+    set_up(hostile, statements)
     if not refused_by:
         assert (
             tmp_path / fetch(web_of(hostile), hostile.item("/page"), tmp_path)["picture"]
@@ -332,10 +336,10 @@ def test_a_statement_of_a_site_is_obeyed_before_any_body(
     assert caught.value.reason == Reason.OPT_OUT and refused_by in caught.value.detail
     assert f"http://127.0.0.1:{hostile.server_address[1]}/" in caught.value.detail
     assert list(tmp_path.iterdir()) == [], "nothing of the medium may be kept"
-    assert "media" in said or "/media/a.mp4" not in hostile.asked
+    assert "media" in statements or "/media/a.mp4" not in hostile.asked
 
 
-def test_a_disallowed_page_is_not_asked_for_at_all(hostile: HostileSite, tmp_path: Path) -> None:
+def test_a_disallowed_page_is_not_requested(hostile: HostileSite, tmp_path: Path) -> None:
     set_up(hostile, {"robots": "User-agent: *\nDisallow: /"})
     with pytest.raises(Refused):
         fetch(web_of(hostile), hostile.item("/page"), tmp_path)
@@ -343,9 +347,7 @@ def test_a_disallowed_page_is_not_asked_for_at_all(hostile: HostileSite, tmp_pat
 
 
 @pytest.mark.parametrize("kind", PATHS)
-def test_a_server_of_our_own_that_hangs_up_on_a_statement_makes_none(
-    hostile: HostileSite, tmp_path: Path, kind: str
-) -> None:
+def test_a_private_host_that_hangs_up_states_nothing(hostile: HostileSite, tmp_path: Path, kind: str) -> None:
     set_up(hostile, {})
     hostile.answers |= {PATHS[kind]: lambda handler: None}
     assert fetch(web_of(hostile), hostile.item("/page"), tmp_path)["picture"]
@@ -405,7 +407,7 @@ def test_a_license_document_that_fails_is_retryable(hostile: HostileSite, tmp_pa
     assert caught.value.reason == Reason.SERVER_ERROR and "rsl.xml" in caught.value.detail
 
 
-def test_ai_txt_holds_for_a_medium_whose_address_tells_no_type(hostile: HostileSite, tmp_path: Path) -> None:
+def test_ai_txt_holds_for_a_medium_without_an_extension(hostile: HostileSite, tmp_path: Path) -> None:
     set_up(hostile, {"ai": "User-Agent: *\nDisallow: *.mp4"})
     hostile.answers["/clip/7"] = hostile.answers["/media/a.mp4"]
     with pytest.raises(Refused) as caught:
@@ -418,7 +420,7 @@ def test_ai_txt_holds_for_a_medium_whose_address_tells_no_type(hostile: HostileS
 
 
 @pytest.mark.parametrize("source", ["youtube", "inaturalist", ""])
-def test_sources_with_terms_of_their_own_are_asked_for_no_files(hostile: HostileSite, source: str) -> None:
+def test_statements_of_exempt_sources_are_not_requested(hostile: HostileSite, source: str) -> None:
     set_up(hostile, {"robots": "User-agent: *\nDisallow: /", "media": "X-Robots-Tag: noindex"})
     web = web_of(hostile)
     web.begin()

@@ -75,6 +75,7 @@ def test_unavailable_after_counts_once_it_is_over(date: str, is_over: bool) -> N
         (["all", "noai"], None, [], "X-Robots-Tag: noai"),
         ([], "1", [], "tdm-reservation: 1"),
         ([], "2", [], ""),
+        ([], "0", [], ""),
         ([], None, ["search=y", "train-ai=n"], "Content-Usage: train-ai=n"),
         ([], None, [], ""),
     ],
