@@ -148,7 +148,7 @@ def plan(
 
 def _lay(packets: Packets, spans: Sequence[Span], settings: Settings) -> list[Window]:
     """The windows of one stretch of the clock, whose scenes are `spans`."""
-    grid = []
+    grid = []  # also for `keyframe`: its length decides whether keyframes are too few
     for span in spans:
         grid += plan_grid(packets, span.start_s, span.end_s, settings)
     if settings.mode == "grid":
@@ -182,6 +182,7 @@ def regions(
         sound = sounds[stretch]
         begin_s = max(begins_s[stretch], within.start_s)
         later_s = [later_s for later_s in begins_s.values() if later_s > begins_s[stretch]]
+        # no window may reach over the end of a stretch: another recording begins there
         seam_s = min([within.end_s, *later_s])
         start_s = max(picture.start_s, sound.start_s)
         end_s = min(picture.end_s, sound.end_s, seam_s - early_s)
@@ -205,6 +206,7 @@ def plan_keyframes(packets: Packets, start_s: float, end_s: float, settings: Set
     windows: list[Window] = []
     free = round(start_s * settings.sample_rate_hz)
     for packet in packets.order[packets.keys[packets.order]]:
+        # its frame becomes the exact middle, and is decoded alone: that makes this mode cheap
         middle = float(packets.times_s[packet]) * settings.sample_rate_hz
         start = round(middle - settings.num_samples / 2)
         if start >= free and _fits(start, end_s, settings):
@@ -275,6 +277,7 @@ def plan_runs(packets: Packets, needed: set[int], back: int = 0) -> list[Run]:
         if runs and first <= runs[-1].last:
             runs[-1].last = packet
         else:
+            # from its next keyframe on, a refresh bit by bit is complete (`process._Sieve`)
             following = keys[(keys > first) & (packets.stretches[keys] == packets.stretches[first])]
             second_key = int(following[0]) if index == 0 and len(following) else None
             runs.append(Run(first, packet, second_key=second_key))

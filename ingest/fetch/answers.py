@@ -53,7 +53,7 @@ class Metered(Response):  # type: ignore[misc]  # yt-dlp has no types: its class
         self._inner = Limited(self._inner, length)
         self._num_read = 0
         self.status = 206
-        del self.headers["Content-Length"]
+        del self.headers["Content-Length"]  # setting alone would append a second one
         self.headers["Content-Length"] = str(length)
         self.headers["Content-Range"] = f"bytes {first}-{first + length - 1}/{total or '*'}"
 
@@ -80,6 +80,7 @@ class Metered(Response):  # type: ignore[misc]  # yt-dlp has no types: its class
 
     def _read_text(self) -> bytes:
         cap = self._meter.max_text_bytes
+        # what is announced to be too long is refused before it is read
         announced = content_length(self) - self._num_read + len(self._head)
         data = b""
         while announced <= cap and len(data) <= cap:
@@ -135,5 +136,6 @@ def states_whole(response: Response) -> bool:
 
 
 def content_length(response: Response) -> int:
+    # by digits alone: int() would also take "-1", "1_0" and blanks
     text = response.headers.get("Content-Length") or ""
     return int(text) if text.isdecimal() else 0

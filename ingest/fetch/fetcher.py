@@ -193,6 +193,7 @@ class Fetcher:
             os.replace(work / name, paths[name])
         picture = paths[fetched["picture"]]
         media = _media(item, picture, paths[fetched["sound"]], owned=True, license=fetched["license"])
+        # what the list states of an item goes before what its page does
         return replace(
             media,
             title=item.title or fetched["title"],
@@ -241,7 +242,7 @@ def _media(item: Item, picture: Path, sound: Path, owned: bool, license: str) ->
         channel=item.channel,
         title=item.title,
         page_url=item.url,
-        num_bytes=sum(path.stat().st_size for path in {picture, sound}),
+        num_bytes=sum(path.stat().st_size for path in {picture, sound}),  # a set: one file counts once
         owned=owned,
         start_s=item.start_s,
         end_s=item.end_s,

@@ -63,6 +63,7 @@ def mark_main_sounds(formats: list[Format], manifests: dict[str, str]) -> None:
         stated |= _hls_sounds(text, url) if text.lstrip().startswith("#EXTM3U") else _dash_sounds(text)
     for f in formats:
         preference = stated.get(str(f.get("url"))) or stated.get(str(f.get("format_id")))
+        # what yt-dlp read itself goes first
         if preference and f.get("language_preference") is None and f.get("vcodec") == "none":
             f["language_preference"] = preference
 

@@ -53,7 +53,7 @@ class GuardedRH(UrllibRH):  # type: ignore[misc]  # yt-dlp has no types: its cla
             BodilessRedirectHandler(),
         ):
             opener.add_handler(handler)
-        opener.addheaders = []
+        opener.addheaders = []  # urllib would add a User-Agent of its own
         return opener
 
 

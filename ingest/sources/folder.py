@@ -103,6 +103,7 @@ def _walk_one(top: Path, seen: set[str], links: list[Path], skipped: Counter[str
             continue
         seen.add(real)
         skipped["hidden folder"] += sum(name.startswith(".") for name in folders)
+        # in place: os.walk descends into what this list holds, in its order
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         links += [Path(parent, name) for name in folders if os.path.islink(os.path.join(parent, name))]
         for name in sorted(names):
@@ -139,6 +140,7 @@ def folder_items(root: Path, license_of: LicenseOf) -> Iterator[Item]:
     """
     skipped: Counter[str] = Counter()
     root = root.resolve()
+    # all names before the first item: the files of one stem may be far apart (x.jpg, x-2.jpg, x.wav)
     stems: dict[str, list[File]] = {}
     sidecars: dict[str, Path] = {}
     for path in walk(root, skipped):

@@ -29,6 +29,7 @@ from ingest.sources.settings import InaturalistConfig, SourceConfig, refuse_lice
 log = logging.getLogger(__name__)
 
 KINDS = ("photo", "sound")
+# in addresses and attributions: what the site puts in the place of a medium that it took down
 PLACEHOLDER = re.compile(r"copyright[-_ ]?infring|media[-_ ]hidden|inaturalist\.org/assets/", re.IGNORECASE)
 EXAMPLE = "https://api.inaturalist.org/v1/observations?taxon_id=3"
 # what the site asks of users of its API (its page of recommended practices)
@@ -92,6 +93,7 @@ def pairs_of(observation: JsonObject, photo_size: str) -> list[Item]:
     photos = [photo for photo in _media(observation, "photo") if _photo_url(photo, photo_size)]
     if not photos:
         return []
+    # one photo for all of the sounds: the one that demands least beside them
     photo = min(photos, key=lambda photo: strictness(_code(photo)))
     photo_url = _photo_url(photo, photo_size)
     sounds = [sound for sound in _media(observation, "sound") if sound.get("file_url")]
@@ -134,6 +136,7 @@ def pair_license(observation: JsonObject, pair_id: str) -> str:
     """
     codes = []
     for kind, medium_id in zip(KINDS, pair_id.split("_"), strict=False):
+        # judged as when it was listed: what was flagged since is no longer there
         listed = (medium for medium in _media(observation, kind) if str(medium["id"]) == medium_id)
         medium = next(listed, None)
         codes.append(_code(medium) if medium else "")

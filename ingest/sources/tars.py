@@ -120,7 +120,7 @@ def items_of_tars(tars: list[tuple[str, Path]], license_of: LicenseOf) -> Iterat
     """
     skipped: Counter[str] = Counter()
     names = {name for name, _ in tars}
-    for name, path in tars:
+    for name, path in tars:  # one at a time: the members of a tar are held in memory
         for item in _items_of_one(name, path, license_of, skipped):
             yield _apart(item, name, names)
     if +skipped:
@@ -140,6 +140,7 @@ def _items_of_one(name: str, path: Path, license_of: LicenseOf, skipped: Counter
         members = _read(path)
     except UNREADABLE as error:
         cause = f"{type(error).__name__}: {error}"
+        # short, in storable letters: it becomes a row, and may quote the tar
         why = storable(f"cannot be read as a tar ({cause}); fetch it again or take it away")[:300]
         log.warning("%s: %s", path, why)
         yield Item("webdataset", name, str(path), license_of(""), meta={"tar": {}, "damage": why})

@@ -48,6 +48,7 @@ def video_items(path: Path) -> Iterator[Item]:
 
     `UserError`, before the first, for a row that cannot be one.
     """
+    # before any work: most of such a list will be refused, and its user should learn that first
     log.warning(FEW_ARE_FREE, path)
     first = next(_rows(path), None)
     if first and _column(first.columns, START_NAMES[1:]) and not _column(first.columns, END_NAMES):

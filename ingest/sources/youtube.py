@@ -61,7 +61,7 @@ def check_session(config: YoutubeConfig) -> None:
 def _items(
     path: str, listed: list[str], config: YoutubeConfig, network: FetchConfig, spool: Path
 ) -> Iterator[Item]:
-    seen: set[str] = set()
+    seen: set[str] = set()  # a video may be in several of the lists
     failures = []
     with Fetcher(network, spool, sites={"youtube": config}) as fetcher:
         for target in listed:

@@ -97,9 +97,9 @@ def refusal(clipper: Clipper, media: Media) -> Refused:
     return caught.value
 
 
-def ffmpeg(*words: str, stdin: bytes | None = None) -> bytes:
+def ffmpeg(*arguments: str, stdin: bytes | None = None) -> bytes:
     return subprocess.run(
-        [ffmpeg_exe(), "-v", "error", "-y", *words], input=stdin, capture_output=True, check=True
+        [ffmpeg_exe(), "-v", "error", "-y", *arguments], input=stdin, capture_output=True, check=True
     ).stdout
 
 
@@ -126,7 +126,7 @@ def test_one_clip_per_scene_with_its_own_sound_and_frame(
         assert_sound(clip, truth, delay)
 
 
-def test_grid_lies_back_to_back_with_the_frame_on_screen(world: Path) -> None:
+def test_grid_windows_are_back_to_back_with_the_frame_on_screen(world: Path) -> None:
     scenes, truth = scenes_of("mp4", 3)
     with cutter("grid", 0.5) as clipper:
         clips = clipper.cut(media_of(world / "mp40000.mp4"))
@@ -358,7 +358,7 @@ def test_small_files_that_would_fill_the_memory_are_refused(world: Path, tmp_pat
         assert refusal(clipper, media_of(world / "mp40000.mp4")).reason == Reason.TOO_SMALL
 
 
-def test_too_small_and_too_short_begin_just_below_what_is_asked_for(tmp_path: Path) -> None:
+def test_too_small_and_too_short_begin_just_below_the_limits(tmp_path: Path) -> None:
     def reason(duration_s: float, short_side_px: int) -> str | None:
         shape = {"clip": ClipConfig(duration_s, "grid"), "frame": FrameConfig(short_side_px)}
         stage = ScrapeStage(ScrapeConfig("unused", SourceConfig("unused", license="own"), **shape))  # type: ignore[arg-type]
@@ -415,7 +415,7 @@ def test_the_child_is_recycled_and_sees_no_secrets(world: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: ClipConfig(mode="random"), "clip.mode=random: give one of keyframe, grid"),
         (lambda: ClipConfig(max_clips_per_media=-1), "clip.max_clips_per_media"),
@@ -427,6 +427,6 @@ def test_the_child_is_recycled_and_sees_no_secrets(world: Path, monkeypatch: pyt
         (lambda: MediaLimits(max_memory_mb=10), "limits.max_memory_mb"),
     ],
 )
-def test_settings_that_cannot_work(make: object, told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_settings_that_cannot_work(make: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         make()  # type: ignore[operator]

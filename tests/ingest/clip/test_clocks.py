@@ -33,8 +33,8 @@ def parts(folder: Path, kind: str, *codecs: str, at: str = "3,6") -> list[Path]:
     """
     rate_hz = 44100 if kind == "flv" else 48000
     film(folder / f"whole.{kind}", *codecs, duration_s=9.0, gop=15, rate_hz=rate_hz)
-    words = ["-map", "0", "-c", "copy", "-f", "segment", "-segment_times", at, "-reset_timestamps", "1"]
-    ffmpeg("-i", str(folder / f"whole.{kind}"), *words, str(folder / f"part%d.{kind}"))
+    arguments = ["-map", "0", "-c", "copy", "-f", "segment", "-segment_times", at, "-reset_timestamps", "1"]
+    ffmpeg("-i", str(folder / f"whole.{kind}"), *arguments, str(folder / f"part%d.{kind}"))
     return sorted(folder.glob(f"part*.{kind}"))
 
 
@@ -101,7 +101,7 @@ def test_stretches_in_any_order_and_far_apart(
     tmp_path: Path, pieces: list[Path], clippers: dict[str, Clipper]
 ) -> None:
     one, two, three, mute = pieces
-    for films, wanted in (
+    for films, expected in (
         ([three, one], {2, 0}),
         ([one, moved(two, 7200), three], {0, 1, 2}),  # ahead by hours, and back
         ([moved(one, WRAP_S - 1.5), two], {0, 1}),  # a clock that wraps, then restarts
@@ -112,8 +112,8 @@ def test_stretches_in_any_order_and_far_apart(
         path = join(tmp_path / "joined.ts", films)
         for clipper in clippers.values():
             assert {
-                int(at_s + 0.1) // 3 for at_s in assert_one_moment(cut(clipper, path), len(wanted))
-            } == wanted
+                int(at_s + 0.1) // 3 for at_s in assert_one_moment(cut(clipper, path), len(expected))
+            } == expected
 
 
 def test_no_window_over_a_gap_whose_length_is_kept(
@@ -216,13 +216,13 @@ def test_two_files_whose_clocks_restart_apart_are_refused(
     tmp_path: Path, pieces: list[Path], clippers: dict[str, Clipper]
 ) -> None:
     one, two, *_ = pieces
-    for name, words in (("v", ["-an"]), ("a", ["-vn"])):
+    for name, arguments in (("v", ["-an"]), ("a", ["-vn"])):
         for place, piece in enumerate((one, two)):
             ffmpeg(
                 "-copyts",
                 "-i",
                 str(piece),
-                *words,
+                *arguments,
                 "-c",
                 "copy",
                 "-muxdelay",
@@ -269,7 +269,7 @@ def test_playing_time_never_goes_back() -> None:
     assert np.isclose(timeline.end_s, 20.5)
 
 
-def test_a_picture_that_stands_while_its_sound_is_late_in_the_file_loses_nothing() -> None:
+def test_a_still_picture_before_late_sound_loses_nothing() -> None:
     finder = StretchFinder([0.3, 0.3], alone_jumps=False)
     found = [
         (stream, time_s, finder.stretch_of(stream, time_s))
@@ -292,7 +292,7 @@ def test_what_is_lost_with_a_stretch_gets_a_row(
     assert clipper.lost == []
 
 
-def test_what_is_lost_is_a_refused_row_beside_the_kept_ones(tmp_path: Path, pieces: list[Path]) -> None:
+def test_each_loss_is_a_refused_row(tmp_path: Path, pieces: list[Path]) -> None:
     path = join(tmp_path / "joined.ts", [pieces[0], pieces[3]])
     shape = {"clip": ClipConfig(1.0, "grid"), "frame": FrameConfig(64)}
     stage = ScrapeStage(ScrapeConfig("unused", SourceConfig("unused", license="own"), **shape))  # type: ignore[arg-type]

@@ -86,7 +86,7 @@ def test_scores_are_plain_numbers_and_thresholds_are_settings() -> None:
         ("min_sharpness", "sharpness", Reason.BLURRED, False),
     ],
 )
-def test_each_threshold_lies_at_its_recorded_score(
+def test_each_threshold_is_at_its_recorded_score(
     setting: str, score: str, reason: Reason, refused_above: bool
 ) -> None:
     some_clipping = np.where(

@@ -40,7 +40,7 @@ LYING: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", LYING)
-def test_packets_that_are_marked_as_keyframes_and_are_none(
+def test_false_keyframes_are_not_decoded_from(
     name: str, tmp_path: Path, clippers: dict[str, Clipper]
 ) -> None:
     film(tmp_path / name, duration_s=6.0, **LYING[name])

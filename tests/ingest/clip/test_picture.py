@@ -37,7 +37,7 @@ def colours(clip: Clip) -> np.ndarray:
 
 
 def painted(path: Path, *coding: str, frames: np.ndarray = QUARTERS, rate: str = "10") -> None:
-    """A two-second video of one RGB picture, and the noise; `coding`: what ffmpeg is told."""
+    """A two-second video of one RGB picture, and the noise; `coding`: the options of ffmpeg."""
     height, width, _ = frames.shape
     soundfile.write(path.with_suffix(".wav"), NOISE[: 2 * RATE_HZ], RATE_HZ)
     source = [
@@ -76,8 +76,8 @@ def test_colours_by_their_matrix_and_range(
         "-color_range",
         span,
     )
-    wanted = QUARTERS[24::48, 32::64]
-    assert np.abs(colours(cut(clippers["grid"], tmp_path / "a.mp4")[0]) - wanted).max() < 8
+    expected = QUARTERS[24::48, 32::64]
+    assert np.abs(colours(cut(clippers["grid"], tmp_path / "a.mp4")[0]) - expected).max() < 8
 
 
 def test_unmarked_high_definition_is_taken_as_bt709(tmp_path: Path, clippers: dict[str, Clipper]) -> None:
@@ -193,17 +193,15 @@ def still(clippers: dict[str, Clipper], path: Path) -> Clip:
     return clippers["grid"].cut(Media(path, path.with_suffix(".wav"), True, "own"))[0]
 
 
-def test_a_photo_lies_as_its_exif_says_and_keeps_nothing_else(
-    tmp_path: Path, clippers: dict[str, Clipper]
-) -> None:
+def test_a_photo_is_turned_by_its_exif_and_loses_it(tmp_path: Path, clippers: dict[str, Clipper]) -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010F], exif[0x9286] = 6, "the maker", "a user's comment"
     exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 51.0, 30.0)})
     sideways = Image.fromarray(np.ascontiguousarray(np.rot90(QUARTERS, 1)))
     for name in ("a.jpg", "a.png", "a.webp"):
-        told = {"comment": b"a secret comment"} if name == "a.jpg" else {}
+        comment = {"comment": b"a secret comment"} if name == "a.jpg" else {}
         sideways.save(
-            tmp_path / name, exif=exif, xmp=b"<x:xmpmeta>a secret place</x:xmpmeta>", quality=95, **told
+            tmp_path / name, exif=exif, xmp=b"<x:xmpmeta>a secret place</x:xmpmeta>", quality=95, **comment
         )
         clip = still(clippers, tmp_path / name)
         assert np.abs(colours(clip) - QUARTERS[24::48, 32::64]).max() < 30

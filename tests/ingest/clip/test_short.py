@@ -68,9 +68,7 @@ def test_a_medium_shorter_than_a_clip_is_refused_padded_or_looped(
         assert shown_s(padded) == pytest.approx(padded.frame_time_s, abs=FEW_MS)
 
 
-def test_a_long_enough_medium_is_cut_alike_whatever_becomes_of_short_ones(
-    tmp_path: Path, clippers: dict[str, Clipper]
-) -> None:
+def test_long_media_are_cut_alike_whatever_short_is(tmp_path: Path, clippers: dict[str, Clipper]) -> None:
     media = still(tmp_path, 9.0)
     found = {
         name: [(clip.start_s, clip.audio.tobytes(), clip.valid_s) for clip in clipper.cut(media)]
@@ -90,7 +88,7 @@ def test_filters_judge_what_is_the_mediums_own(tmp_path: Path, clippers: dict[st
     assert scores["rms_dbfs"] == pytest.approx(judge_clip(whole, config)[1]["rms_dbfs"], abs=0.5)
 
 
-def test_the_sample_tells_its_mode_and_its_valid_length(tmp_path: Path, clippers: dict[str, Clipper]) -> None:
+def test_a_row_states_mode_and_valid_length(tmp_path: Path, clippers: dict[str, Clipper]) -> None:
     media = still(tmp_path, 1.6)
     (clip,) = clippers["pad"].cut(media)
     row = clip_row(Item("folder", "a", "/a", "own"), "folder:a", media, clip, "train", None, {})
@@ -111,13 +109,17 @@ def test_windows_lie_within_the_range(kind: str, tmp_path: Path) -> None:
     whole = still(tmp_path, 8.0) if kind == "still" else video(tmp_path / "v.mp4")
     ranges = [(2.5, 6.0, 3), (2.5, 4.5, 2), (5.25, 0.0, 2), (3.0, 3.5, 0), (7.5, 30.0, 0), (20.0, 30.0, 0)]
     with cutter(duration_s=1.0) as grid, cutter(mode="keyframe", duration_s=1.0) as keyframe:
-        for clipper, (start_s, end_s, wanted) in itertools.product((grid, keyframe), ranges):
+        for clipper, (start_s, end_s, expected) in itertools.product((grid, keyframe), ranges):
             try:
                 clips = clipper.cut(replace(whole, start_s=start_s, end_s=end_s))
             except Refused as refused:
                 assert refused.reason == Reason.TOO_SHORT
                 clips = []
-            assert (wanted if clipper is grid or kind == "still" else min(wanted, 1)) <= len(clips) <= wanted
+            assert (
+                (expected if clipper is grid or kind == "still" else min(expected, 1))
+                <= len(clips)
+                <= expected
+            )
             for clip in clips:
                 assert clip.start_s >= start_s and (not end_s or clip.start_s + 1 <= end_s)
                 assert heard_s(clip) == pytest.approx(clip.start_s, abs=FEW_MS)
@@ -133,7 +135,7 @@ def test_a_range_as_long_as_a_clip_gives_just_that_clip(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["still", "video"])
-def test_a_range_shorter_than_a_clip_is_padded_with_silence_not_with_what_follows(
+def test_a_short_range_is_padded_with_silence(
     kind: str, tmp_path: Path, clippers: dict[str, Clipper]
 ) -> None:
     within = {"start_s": 2.0, "end_s": 4.5}
@@ -157,7 +159,7 @@ def test_a_range_of_two_files_and_of_a_late_clock(tmp_path: Path) -> None:
             assert [heard_s(clip) for clip in clips] == pytest.approx([3, 4, 5], abs=0.1)
 
 
-def test_where_no_keyframe_window_fits_or_keyframes_are_rare_the_grid_is_taken(tmp_path: Path) -> None:
+def test_rare_keyframes_are_filled_by_the_grid(tmp_path: Path) -> None:
     with (
         cutter(mode="keyframe") as clipper,
         cutter(mode="keyframe", duration_s=1.0) as short,

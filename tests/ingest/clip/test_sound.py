@@ -36,7 +36,7 @@ def put(placer: SoundPlacer, time_s: float, value: int) -> None:
     placer.add(frame, time_s)
 
 
-def test_sound_that_lost_a_packet_is_put_right_and_jitter_is_left_alone() -> None:
+def test_a_lost_packet_is_a_gap_and_jitter_is_none() -> None:
     placer = SoundPlacer(SETTINGS)
     for number in range(100):  # 20 ms each; the 50th is lost
         put(placer, 0.02 * (number + (number >= 50)), 100 * number)

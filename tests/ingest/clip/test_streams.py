@@ -74,7 +74,7 @@ def test_the_films_own_sound_is_taken(
 
 
 def test_a_commentary_is_known_by_its_title(tmp_path: Path, four_s: Path, clipper: Clipper) -> None:
-    words = [
+    arguments = [
         "-disposition:a:0",
         "default",
         "-disposition:a:1",
@@ -82,7 +82,7 @@ def test_a_commentary_is_known_by_its_title(tmp_path: Path, four_s: Path, clippe
         "-metadata:s:a:0",
         "title=Director's Commentary",
     ]
-    assert is_own(clipper, with_two_sounds(tmp_path / "two.mkv", four_s, *words))
+    assert is_own(clipper, with_two_sounds(tmp_path / "two.mkv", four_s, *arguments))
 
 
 def test_the_first_of_equal_sounds_is_taken(tmp_path: Path, four_s: Path, clipper: Clipper) -> None:
@@ -101,8 +101,8 @@ def test_a_cover_or_thumbnail_before_the_video_is_not_taken(
     size, codec = ((64, 64), "libx264") if cover == "small" else ((640, 480), cover)
     Image.new("RGB", size, "red").save(tmp_path / "cover.png")
     picture = ["-loop", "1", "-t", "4", "-r", "1", "-i", str(tmp_path / "cover.png")]
-    words = ["-map", "0:v", "-map", "1", "-c", "copy", "-c:v:0", codec, "-disposition:v", "default"]
-    ffmpeg(*picture, "-i", str(four_s), *words, str(tmp_path / "both.mkv"))
+    arguments = ["-map", "0:v", "-map", "1", "-c", "copy", "-c:v:0", codec, "-disposition:v", "default"]
+    ffmpeg(*picture, "-i", str(four_s), *arguments, str(tmp_path / "both.mkv"))
     clips = cut(clipper, tmp_path / "both.mkv")
     assert len(clips) >= 3
     for clip in clips:
@@ -130,8 +130,10 @@ def test_longer_subtitles_and_sounds_refuse_nothing(
     ]
     ffmpeg("-i", str(four_s), *subtitles, str(tmp_path / f"subtitles.{kind}"))
     assert len(cut(clipper, tmp_path / f"subtitles.{kind}")) >= 3
-    words = ["-disposition:a:0", "0", "-disposition:a:1", "default"]
-    assert len(cut(clipper, with_two_sounds(tmp_path / f"sounds.{kind}", four_s, *words, seconds=7.0))) >= 3
+    arguments = ["-disposition:a:0", "0", "-disposition:a:1", "default"]
+    assert (
+        len(cut(clipper, with_two_sounds(tmp_path / f"sounds.{kind}", four_s, *arguments, seconds=7.0))) >= 3
+    )
 
 
 @pytest.mark.parametrize("kind", ["mkv", "mp4", "webm"])
@@ -149,15 +151,15 @@ def test_a_file_that_is_cut_short_is_still_refused(
     (tmp_path / "s.srt").write_text(
         "1\n00:00:00,000 --> 00:00:01,000\na\n\n2\n00:00:04,000 --> 00:00:05,000\nb\n"
     )
-    words = ["-map", "0:v", "-map", "0:a", "-c", "copy"]
+    arguments = ["-map", "0:v", "-map", "0:a", "-c", "copy"]
     if kind == "mkv":
-        words += ["-map", "1", "-c:s", "srt"]
+        arguments += ["-map", "1", "-c:s", "srt"]
     ffmpeg(
         "-i",
         str(tmp_path / f"film.{kind}"),
         "-i",
         str(tmp_path / "s.srt"),
-        *words,
+        *arguments,
         "-movflags",
         "+faststart",
         str(tmp_path / f"a.{kind}"),
@@ -233,7 +235,7 @@ def test_picture_and_sound_are_of_one_program(tmp_path: Path, clipper: Clipper) 
         word for name in ("small.ts", "large.mkv", "large.wav") for word in ("-i", str(tmp_path / name))
     ]
     programs = ["-program", "title=one:st=0:st=1", "-program", "title=two:st=2:st=3"]
-    words = [
+    arguments = [
         "-map",
         "0:v",
         "-map",
@@ -250,7 +252,7 @@ def test_picture_and_sound_are_of_one_program(tmp_path: Path, clipper: Clipper) 
         "48000",
         *programs,
     ]
-    ffmpeg(*inputs, *words, str(tmp_path / "both.ts"))
+    ffmpeg(*inputs, *arguments, str(tmp_path / "both.ts"))
     clips = cut(clipper, tmp_path / "both.ts")
     assert len(clips) >= 3 and all(heard_s(clip) > OTHER_S - 0.1 for clip in clips)
     assert {(clip.width_px, clip.height_px) for clip in clips} == {(85, 64)}

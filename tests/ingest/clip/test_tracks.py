@@ -18,7 +18,7 @@ from tests.fakes.media import NOISE, RATE_HZ, card, film
 from tests.ingest.clip.test_clipper import ffmpeg
 
 
-def test_one_packet_that_is_no_sound_refuses_nothing(tmp_path: Path) -> None:
+def test_one_damaged_packet_of_sound_refuses_nothing(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "made.wav", NOISE[: 2 * RATE_HZ], RATE_HZ)
     ffmpeg(
         "-i", str(tmp_path / "made.wav"), "-write_xing", "0", "-id3v2_version", "0", str(tmp_path / "a.mp3")

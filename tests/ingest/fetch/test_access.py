@@ -29,7 +29,7 @@ def test_a_scrape_actor_imports_no_yt_dlp() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("cookies_file", f'[{{"name": "SID", "value": "{COOKIE}"}}]', "entry 1 is not in Netscape"),
         ("cookies_file", f".youtube.com TRUE / TRUE 0 SID {COOKIE}", "entry 1 is not in Netscape"),
@@ -44,11 +44,11 @@ def test_a_scrape_actor_imports_no_yt_dlp() -> None:
     ],
 )
 def test_an_unusable_file_of_secrets_is_never_quoted(
-    tmp_path: Path, name: str, text: str | None, told: str
+    tmp_path: Path, name: str, text: str | None, message: str
 ) -> None:
     if text is not None:
         (tmp_path / "secrets").write_text(text)
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         secrets_of(YoutubeConfig(**{name: str(tmp_path / "secrets")}))  # type: ignore[arg-type]
     assert PASSWORD not in str(caught.value) and COOKIE not in str(caught.value)
 
@@ -79,7 +79,7 @@ def test_settings_reach_yt_dlp(youtube: YoutubeConfig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("setting", "message"),
     [
         ("source.youtube.vouched_channels={'@someone': own}", "no channel id"),
         (f"source.youtube.vouched_channels={{{CHANNEL}: mine}}", "no license code; .*CC-BY-4.0"),
@@ -89,6 +89,6 @@ def test_settings_reach_yt_dlp(youtube: YoutubeConfig) -> None:
         ("source.youtube.rest_s=-1", "rest_s=-1"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(word: str, told: str) -> None:
-    with pytest.raises(UserError, match=told):
-        load_config(ScrapeConfig, ["configs/ingest/youtube.yaml", word])
+def test_settings_that_cannot_work_are_refused(setting: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(ScrapeConfig, ["configs/ingest/youtube.yaml", setting])

@@ -390,7 +390,7 @@ def test_headers_that_make_no_sense_are_no_crash(
     assert refused(lambda: fetch("/a", "")) == reason
 
 
-def test_what_a_page_tells_can_be_stored(hostile: HostileSite, fetch: Callable[..., Media]) -> None:
+def test_what_a_page_states_can_be_stored(hostile: HostileSite, fetch: Callable[..., Media]) -> None:
     media = hostile.item("/a.mp4").url
     facts = json.dumps(
         {

@@ -43,7 +43,7 @@ CONTAINERS = [
 
 
 @pytest.mark.parametrize(("container", "codec", "expected"), CONTAINERS)
-def test_a_video_is_known_by_its_first_bytes(container: str, codec: str, expected: str) -> None:
+def test_a_video_is_recognized_by_its_first_bytes(container: str, codec: str, expected: str) -> None:
     assert media_type(encoded(container, codec)[:4096]) == expected
 
 
@@ -58,14 +58,14 @@ def test_a_video_is_known_by_its_first_bytes(container: str, codec: str, expecte
         ("CAF", "audio/x-caf"),
     ],
 )
-def test_a_sound_is_known_by_its_first_bytes(kind: str, expected: str) -> None:
+def test_a_sound_is_recognized_by_its_first_bytes(kind: str, expected: str) -> None:
     file = io.BytesIO()
     soundfile.write(file, np.random.default_rng(0).normal(0, 0.1, 16000), 16000, format=kind)
     assert media_type(file.getvalue()[:4096]) == expected
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
-def test_a_picture_is_known_by_its_first_bytes(kind: str) -> None:
+def test_a_picture_is_recognized_by_its_first_bytes(kind: str) -> None:
     file = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(file, kind)
     assert media_type(file.getvalue()[:4096]) == f"image/{kind.lower()}"
@@ -78,7 +78,7 @@ def test_no_text_is_taken_for_a_medium(text: str) -> None:
         assert is_text(head) and media_type(head) == ""
 
 
-def test_manifests_are_known_by_their_first_words() -> None:
+def test_a_manifest_is_recognized_by_its_start() -> None:
     assert text_type(b"\xef\xbb\xbf#EXTM3U\n", "text/plain") == "application/vnd.apple.mpegurl"
     assert text_type(b'<?xml version="1.0"?>\n<!-- x -->\n<MPD xmlns="x">', "") == "application/dash+xml"
     assert (

@@ -234,7 +234,7 @@ def resolved(hostile: HostileSite, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     one stays.
     """
 
-    def told(*answers: list[str]) -> None:
+    def resolves_to(*answers: list[str]) -> None:
         names = json.dumps({"site.example": list(answers)})
         text = RESOLVER.format(
             answers=names, public=(PUBLIC, OTHER_PUBLIC), other=OTHER_PUBLIC, port=port(hostile)
@@ -243,7 +243,7 @@ def resolved(hostile: HostileSite, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (tmp_path / "patch/sitecustomize.py").write_text(text)
         monkeypatch.setattr("ingest.child.CHECKOUT", f"{tmp_path / 'patch'}:{CHECKOUT}")
 
-    return told
+    return resolves_to
 
 
 def named(private: HostileSite, path: str) -> Item:

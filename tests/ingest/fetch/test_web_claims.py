@@ -32,7 +32,7 @@ PAGE = b"<!doctype html><title>x</title><p>nothing here"
         "nonsense",
     ],
 )
-def test_a_large_medium_is_fetched_whatever_its_type_is_said_to_be(
+def test_a_large_medium_is_fetched_whatever_its_stated_type(
     hostile: HostileSite, fetch: Callable[..., Media], stated: str
 ) -> None:
     hostile.answers["/a"] = body(FILM, stated)
@@ -40,7 +40,7 @@ def test_a_large_medium_is_fetched_whatever_its_type_is_said_to_be(
 
 
 @pytest.mark.parametrize("stated", ["video/mp4", "application/octet-stream", "image/png"])
-def test_a_page_that_is_said_to_be_a_medium_is_read_as_a_page(
+def test_a_page_stated_to_be_a_medium_is_read_as_a_page(
     hostile: HostileSite, fetch: Callable[..., Media], stated: str
 ) -> None:
     hostile.answers["/a.mp4"] = body(PAGE, stated)
@@ -63,7 +63,7 @@ def test_a_page_that_is_said_to_be_a_medium_is_read_as_a_page(
         "x",
     ],
 )
-def test_plain_bytes_are_taken_whatever_their_encoding_is_said_to_be(
+def test_plain_bytes_are_taken_whatever_their_stated_encoding(
     hostile: HostileSite, fetch: Callable[..., Media], stated: str
 ) -> None:
     hostile.answers["/a.mp4"] = body(FILM, "video/mp4", Content_Encoding=stated)
@@ -84,7 +84,7 @@ def deflated(data: bytes) -> bytes:
         ("deflate", deflated(FILM)),
     ],
 )
-def test_packed_bytes_are_unpacked_although_plain_ones_were_asked_for(
+def test_packed_bytes_are_unpacked_although_identity_was_requested(
     hostile: HostileSite, fetch: Callable[..., Media], stated: str, packed: bytes
 ) -> None:
     hostile.answers["/a.mp4"] = body(packed, "video/mp4", Content_Encoding=stated)
@@ -141,7 +141,7 @@ def ranged(how: str) -> Callable[[BaseHTTPRequestHandler], None]:
 
 
 @pytest.mark.parametrize("how", ["no Content-Range", "another part", "416", "the whole"])
-def test_a_cut_download_is_whole_in_the_end_however_a_range_is_answered(
+def test_a_cut_download_is_completed_however_a_range_is_answered(
     hostile: HostileSite, fetch: Callable[..., Media], how: str
 ) -> None:
     hostile.answers["/a.mp4"] = ranged(how)
@@ -155,7 +155,7 @@ def test_a_whole_that_is_a_part_is_no_whole(hostile: HostileSite, fetch: Callabl
     assert fetch("/b.mp4").picture.read_bytes() == FILM
 
 
-def test_segments_by_byte_range_are_cut_out_where_a_server_knows_no_ranges(
+def test_byte_range_segments_are_cut_out_of_a_full_answer(
     hostile: HostileSite, fetch: Callable[..., Media]
 ) -> None:
     places = ((0, 1000), (1000, 500), (2000, 300))

@@ -85,7 +85,7 @@ def flooding(start: bytes, block: bytes, sent: list[int]) -> Answer:
 
 
 @pytest.mark.parametrize(
-    ("path", "start", "block", "reason", "told"),
+    ("path", "start", "block", "reason", "message"),
     [
         ("/a.mp4", HEAD + b"video/mp4\r\n\r\n", bytes(100_000), Reason.TOO_LARGE, "more than 3000000"),
         (
@@ -121,7 +121,7 @@ def flooding(start: bytes, block: bytes, sent: list[int]) -> Answer:
     ],
 )
 def test_an_answer_without_end_is_cut_off(
-    hostile: HostileSite, tmp_path: Path, path: str, start: bytes, block: bytes, reason: Reason, told: str
+    hostile: HostileSite, tmp_path: Path, path: str, start: bytes, block: bytes, reason: Reason, message: str
 ) -> None:
     sent: list[int] = []
     hostile.answers = {path: flooding(start, block, sent), "/good.mp4": body(b"film", "video/mp4")}
@@ -129,7 +129,7 @@ def test_an_answer_without_end_is_cut_off(
     with Fetcher(
         FetchConfig(allow_private=[f"127.0.0.1:{hostile.server_address[1]}"], **caps), tmp_path, ALLOW
     ) as ours:  # type: ignore[arg-type]
-        with pytest.raises(Refused, match=told) as caught:
+        with pytest.raises(Refused, match=message) as caught:
             ours.fetch(hostile.item(path), 64)
         assert caught.value.reason == reason, caught.value.detail
         assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) == 0

@@ -101,7 +101,7 @@ MESSAGES = {
     ("reason", "message"),
     [(reason, message) for reason, messages in MESSAGES.items() for message in messages],
 )
-def test_what_youtube_says_has_its_reason(reason: Reason, message: str) -> None:
+def test_each_message_of_youtube_has_a_reason(reason: Reason, message: str) -> None:
     assert reason_of(message) == reason
 
 
@@ -148,5 +148,5 @@ def test_the_name_of_a_claimant_is_no_reason(claimant: str) -> None:
         (Reason.AGE, "The following content may contain suicide or self-harm topics."),
     ],
 )
-def test_rarer_words_have_their_reason(reason: Reason, message: str) -> None:
+def test_rarer_messages_have_a_reason(reason: Reason, message: str) -> None:
     assert reason_of(message) == reason

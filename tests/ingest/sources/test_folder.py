@@ -197,13 +197,13 @@ def test_linked_folders_are_listed_once_and_circles_end(
     with caplog.at_level(logging.INFO):
         items = listed(tmp_path / "media", "folder")
     assert [item.id for item in items] == ["more/deep/three.mp4", "more/two.mp4", "one.mp4", "zoo/four.mp4"]
-    for told in (
+    for line in (
         "2 linked folder that is listed already",
         "1 linked folder that holds",
         "1 broken link",
         "1 pipe or device",
     ):
-        assert told in caplog.text
+        assert line in caplog.text
 
 
 def test_hidden_media_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

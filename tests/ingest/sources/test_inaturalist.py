@@ -313,7 +313,7 @@ def test_all_pairs_of_an_observer_fall_into_one_split(api: Api, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("path", "settings", "told"),
+    ("path", "settings", "message"),
     [
         ("missing.json", {}, "no such file"),
         ("https://api.inaturalist.org/v1/taxa", {}, "the API's observations"),
@@ -331,11 +331,11 @@ def test_all_pairs_of_an_observer_fall_into_one_split(api: Api, tmp_path: Path) 
     ],
 )
 def test_what_cannot_work_is_one_clear_line(
-    tmp_path: Path, path: str, settings: dict[str, Any], told: str
+    tmp_path: Path, path: str, settings: dict[str, Any], message: str
 ) -> None:
     for name, text in (("broken.json", "{"), ("number.json", "[1]"), ("plain.csv", "id,url\n1,x\n")):
         (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         listed(path if path.startswith("http") else tmp_path / path, **{"requests_per_min": 60, **settings})
 
 

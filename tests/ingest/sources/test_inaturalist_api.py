@@ -28,7 +28,7 @@ def test_a_short_page_is_not_the_last_where_more_are_counted(
     assert len(api.asked) - asked <= 2, "pages that are not the last are kept"
 
 
-def test_a_page_of_nothing_is_told_where_more_are_counted(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_empty_page_is_logged_where_more_are_counted(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     api.hidden = {4, 5, 6}
     assert [item.id for item in listed(api.url, address=api.address)] == ids(3)
     assert "the API counts 4 more observations above id 3 and lists none of them" in caplog.text
@@ -88,7 +88,7 @@ def test_the_api_is_paged_by_id_and_each_pair_comes_once(api: Api) -> None:
     )
 
 
-def test_no_more_observations_than_asked_for(api: Api) -> None:
+def test_max_observations_bounds_the_listing(api: Api) -> None:
     assert len(listed(api.url, address=api.address, max_observations=4)) == 4
     assert len(listed(api.url, address=api.address, max_observations=0)) == 7
 
@@ -106,7 +106,7 @@ def test_a_busy_api_is_waited_for_as_it_asks(api: Api) -> None:
     assert time.monotonic() - started >= 1.0 and len(api.asked) == 4
 
 
-def test_what_is_asked_again_keeps_the_distance_and_counts(api: Api, tmp_path: Path) -> None:
+def test_a_retry_keeps_the_distance_and_counts(api: Api, tmp_path: Path) -> None:
     api.answers = [(503, {}), (200, {}), (429, {"Retry-After": "1"})]
     assert len(listed(api.url, str(tmp_path), api.address, requests_per_min=120)) == 7
     times = [when for when, _ in api.asked]
@@ -120,14 +120,12 @@ def test_what_is_asked_again_keeps_the_distance_and_counts(api: Api, tmp_path: P
     assert len(api.asked) == 2  # not a third: the day's budget is spent
 
 
-def test_an_api_that_says_no_without_a_time_is_left_alone(api: Api) -> None:
+def test_a_429_without_a_retry_after_is_not_retried(api: Api) -> None:
     api.answers = [(200, {}), (429, {})]
     assert len(listed(api.url, address=api.address)) == 3 and len(api.asked) == 2
 
 
-def test_an_api_that_is_busy_for_long_ends_the_list_and_the_next_run_goes_on(
-    api: Api, tmp_path: Path
-) -> None:
+def test_a_long_busy_api_ends_the_list_and_the_next_run_resumes(api: Api, tmp_path: Path) -> None:
     api.answers = [(200, {}), (429, {"Retry-After": "3600"})]
     assert len(listed(api.url, str(tmp_path), api.address)) == 3
     api.asked.clear()

@@ -31,7 +31,7 @@ def test_exports_of_every_shape_give_the_same_pairs(tmp_path: Path, name: str) -
     ]
 
 
-def test_the_sites_csv_tells_no_licenses_of_photos_and_sounds(tmp_path: Path) -> None:
+def test_the_sites_csv_states_no_licenses_of_media(tmp_path: Path) -> None:
     columns = ["id", "license", "image_url", "sound_url", "user_login", "common_name", "scientific_name"]
     row = [
         "5",

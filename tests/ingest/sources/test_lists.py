@@ -64,9 +64,7 @@ def test_ids_that_differ_are_two_items(tmp_path: Path, one: Any, two: Any) -> No
     )
 
 
-def test_a_row_that_is_there_twice_is_one_item_and_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_repeated_row_is_one_item_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert [item.url for item in urls(tmp_path / "l.txt", f"{A}\n{B}\n{A}\n{A}\n")] == [A, B]
     assert "2 rows repeat an earlier row" in caplog.text
@@ -124,7 +122,7 @@ def test_json_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("l.jsonl", '{"url": "x"}\n{"url"', "row 2 is not JSON"),
         ("l.jsonl", "[1]\n", "row 1 is not a JSON object"),
@@ -139,10 +137,10 @@ def test_json_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
     ],
 )
 def test_a_list_that_cannot_be_used_is_one_clear_line(
-    tmp_path: Path, name: str, text: str, told: str
+    tmp_path: Path, name: str, text: str, message: str
 ) -> None:
     touch(tmp_path, "here.mp4")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         urls(tmp_path / name, text)
 
 
@@ -193,7 +191,7 @@ def test_a_list_names_no_file_outside_its_folder(tmp_path: Path, name: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "license", "told"),
+    ("text", "license", "message"),
     [
         ("picture,sound\na.jpg,a.wav\n", "", "no column license"),
         ("picture,sound\na.jpg,\n", "own", "row 2 names a picture and no sound"),
@@ -201,9 +199,9 @@ def test_a_list_names_no_file_outside_its_folder(tmp_path: Path, name: str) -> N
     ],
 )
 def test_a_list_of_pairs_that_cannot_work_is_one_clear_line(
-    tmp_path: Path, text: str, license: str, told: str
+    tmp_path: Path, text: str, license: str, message: str
 ) -> None:
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         pairs(tmp_path, text, license)
 
 
@@ -272,8 +270,9 @@ def test_a_list_that_grew_warns_of_every_id_that_moved(
     caplog.clear()
     (tmp_path / "in/pairs.csv").write_text("\n".join([*rows[:3], "2,3.mp4", "3,2.mp4"]))
     scrape(config(tmp_path / "in/pairs.csv", tmp_path / "clips", retry_after_s=0), progress=False)
-    told = [line for line in caplog.messages if "already exist for another place" in line]
-    assert len(told) == 1 and told[0].startswith("1 ids") and "2.mp4, is" in told[0] and "3.mp4" in told[0]
+    warnings = [line for line in caplog.messages if "already exist for another place" in line]
+    assert len(warnings) == 1 and warnings[0].startswith("1 ids")
+    assert "2.mp4, is" in warnings[0] and "3.mp4" in warnings[0]
 
 
 def test_the_worklist_of_before_is_still_read() -> None:

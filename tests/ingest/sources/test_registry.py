@@ -106,7 +106,7 @@ def test_what_a_folder_has_no_use_for_is_counted(tmp_path: Path, caplog: pytest.
     )
 
 
-def test_a_source_of_ones_own_is_what_contributing_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_source_that_contributing_shows_works(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = (ROOT / "CONTRIBUTING.md").read_text().split("```python")[1].split("```")[0]
     names = {"SourceConfig": SourceConfig, "FetchConfig": FetchConfig, "Iterator": Iterator, "Item": Item}
     module = ModuleType("counter")
@@ -163,7 +163,7 @@ def test_a_long_list_is_read_as_it_goes(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "license", "told"),
+    ("kind", "name", "license", "message"),
     [
         (
             "magic",
@@ -184,10 +184,10 @@ def test_a_long_list_is_read_as_it_goes(tmp_path: Path, kind: str) -> None:
     ],
 )
 def test_a_source_that_cannot_work_is_one_clear_line(
-    tmp_path: Path, kind: str, name: str, license: str, told: str
+    tmp_path: Path, kind: str, name: str, license: str, message: str
 ) -> None:
     touch(tmp_path, "list.doc", "bad.parquet")
     (tmp_path / "bad.csv").write_text("link\nhttps://a.example\n")
     (tmp_path / "empty.csv").write_text("url,id\nhttps://a.example,1\n,2\n")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         listed(tmp_path / name, kind, license)

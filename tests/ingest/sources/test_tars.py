@@ -34,12 +34,12 @@ def write_tar(path: Path, members: dict[str, bytes]) -> None:
 
 
 def test_members_of_tars_come_out_by_offset(tmp_path: Path) -> None:
-    told = json.dumps({"license": "CC0-1.0", "title": "Brook"}).encode()
+    stated = json.dumps({"license": "CC0-1.0", "title": "Brook"}).encode()
     write_tar(
         tmp_path / "in/00000.tar",
         {
             "a.mp4": b"video",
-            "a.json": told,
+            "a.json": stated,
             "b.jpg": b"\xff\xd8\xffpicture",
             "b.flac": b"sound",
             "c.txt": b"",
@@ -70,7 +70,7 @@ def test_members_of_tars_come_out_by_offset(tmp_path: Path) -> None:
     assert len(listed(f"{tmp_path}/in/*.tar", "webdataset")) == 2
 
 
-def test_the_tars_of_video2dataset_keep_what_they_tell(tmp_path: Path) -> None:
+def test_the_tars_of_video2dataset_keep_what_they_state(tmp_path: Path) -> None:
     """00000.tar with key.mp4, key.txt and key.json, and 00000.parquet and 00000_stats.json beside it."""
     youtube = {
         "info": {
@@ -79,7 +79,7 @@ def test_the_tars_of_video2dataset_keep_what_they_tell(tmp_path: Path) -> None:
             "title": "A brook",
         }
     }
-    told = {
+    stated = {
         "key": "000000000",
         "url": "https://a.example/1",
         "caption": "water",
@@ -99,7 +99,7 @@ def test_the_tars_of_video2dataset_keep_what_they_tell(tmp_path: Path) -> None:
             **{
                 "000000000.mp4": b"video",
                 "000000000.txt": b"water",
-                "000000000.json": json.dumps({**told, "yt_meta_dict": youtube}).encode(),
+                "000000000.json": json.dumps({**stated, "yt_meta_dict": youtube}).encode(),
             },
             **{"000000001.mp4": b"video", "000000001.json": json.dumps(other).encode()},
             **{
@@ -126,13 +126,13 @@ def test_the_tars_of_video2dataset_keep_what_they_tell(tmp_path: Path) -> None:
     assert pair.license == "own" and set(pair.meta["tar"]) == {"picture", "sound"}
 
 
-def test_what_a_sample_tells_is_cut_to_size_when_it_is_read(tmp_path: Path) -> None:
+def test_statements_of_a_sample_are_cut_to_size_when_read(tmp_path: Path) -> None:
     """Megabytes of JSON come in every tar of video2dataset: none of it stays in memory but what is used."""
-    told = json.dumps(
+    stated = json.dumps(
         {"title": "t" * 100_000, "channel": "c" * 100_000, "license": "CC0-1.0", "rest": [[]] * 20_000}
     ).encode()
     write_tar(
-        tmp_path / "a.tar", {f"{number}.{end}": told for number in range(12) for end in ("mp4", "json")}
+        tmp_path / "a.tar", {f"{number}.{end}": stated for number in range(12) for end in ("mp4", "json")}
     )
     tracemalloc.start()
     items = listed(tmp_path, "webdataset")
@@ -142,7 +142,7 @@ def test_what_a_sample_tells_is_cut_to_size_when_it_is_read(tmp_path: Path) -> N
     assert peak < 6e6  # one of them takes 2 MB
 
 
-def test_a_tar_with_names_that_are_no_text_is_listed_in_letters_that_can_be_stored(tmp_path: Path) -> None:
+def test_names_that_are_no_text_are_listed_storably(tmp_path: Path) -> None:
     with tarfile.open(
         tmp_path / "a.tar", "w", format=tarfile.USTAR_FORMAT, encoding="utf-8", errors="surrogateescape"
     ) as tar:
@@ -207,7 +207,7 @@ HOSTILE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_tar_that_cannot_be_read_is_one_refused_row_and_the_others_go_on(tmp_path: Path, name: str) -> None:
+def test_a_tar_that_cannot_be_read_is_one_refused_row(tmp_path: Path, name: str) -> None:
     write_tar(tmp_path / "in/a.tar", {"1.mp4": b"video"})
     ended = not name.startswith(("nothing", "cut"))
     (tmp_path / "in/b.tar").write_bytes(HOSTILE[name] + bytes(1024 if ended else 0))
@@ -317,12 +317,12 @@ def test_keys_with_dots_are_samples_of_their_own(tmp_path: Path) -> None:
         "dir.d/x.1.jpg",
         "dir.d/x.1.wav",
     )
-    told = {
+    stated = {
         "abc_30.000_40.000.json": b'{"title": "first"}',
         "clip.json": b'{"title": "clip"}',
         "clip.v2.txt": b"a second take",
     }
-    write_tar(tmp_path / "a.tar", {**{name: name.encode() for name in names}, **told})
+    write_tar(tmp_path / "a.tar", {**{name: name.encode() for name in names}, **stated})
     items = {item.id: item for item in listed(tmp_path, "webdataset")}
     assert set(items) == {
         *("a/0001", "a/abc_30.000_40.000", "a/abc_30.500_40.500", "a/clip.v2", "a/clip", "a/dir.d/x.1"),
@@ -336,7 +336,7 @@ def test_keys_with_dots_are_samples_of_their_own(tmp_path: Path) -> None:
         assert fetcher.fetch(items["a/clip.v2"], 64).picture.read_bytes() == b"clip.v2.mp4"
 
 
-def test_members_with_dots_that_make_no_pair_by_themselves_belong_together(tmp_path: Path) -> None:
+def test_members_with_dots_that_make_no_pair_are_one_sample(tmp_path: Path) -> None:
     write_tar(
         tmp_path / "a.tar",
         {name: b"x" for name in ("0.image.jpg", "0.audio.wav", "0.json", "1.5.image.png", "1.5.audio.flac")},
@@ -347,9 +347,7 @@ def test_members_with_dots_that_make_no_pair_by_themselves_belong_together(tmp_p
     ]
 
 
-def test_samples_without_sound_and_names_that_come_twice_are_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_skipped_samples_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """img2dataset writes jpg, txt and json."""
     images = {f"{number:09d}.{end}": b"{}" for number in range(3) for end in ("jpg", "txt", "json")}
     write_tar(tmp_path / "a.tar", {**images, "v.mp4": b"x", "/v.mp4": b"y", "w.mp4": b"x", "w.webm": b"y"})
@@ -362,9 +360,7 @@ def test_samples_without_sound_and_names_that_come_twice_are_counted(
     )
 
 
-def test_compressed_tars_are_counted_or_the_reason_why_nothing_is_there(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_compressed_tars_are_counted_or_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(tmp_path, "b.tar.gz", "c.tgz", "d/e.tar.zst")
     with pytest.raises(
         UserError, match=r"no .tar files there, but 1 .tar.gz, 1 .tgz, 1 .tar.zst; .*decompress"

@@ -81,7 +81,7 @@ def test_bare_ids_may_stand_among_urls(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (f"{ONE},30,rain,test\n#NAME?,0,wind,train\n", "row 2: '#NAME\\?' is neither an id"),
         (f"{ONE},30,rain,test\n{TWO},soon,wind,train\n", "row 2: start='soon' is not a time"),
@@ -90,8 +90,8 @@ def test_bare_ids_may_stand_among_urls(tmp_path: Path) -> None:
         (f"id,start_s,end_s\n{ONE},5,4\n", "row 2: end_s=4 is not after start_s=5"),
     ],
 )
-def test_a_row_that_cannot_be_a_piece_is_one_clear_line(tmp_path: Path, text: str, told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_a_row_that_cannot_be_a_piece_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         videos(tmp_path / "l.csv", text)
 
 

@@ -116,7 +116,7 @@ def says(status: str, reason: str, subreason: str = "") -> dict[str, Any]:
     return {"status": status, "reason": reason, **({"errorScreen": screen} if subreason else {})}
 
 
-def test_a_marked_video_comes_down_as_two_streams_after_one_extraction(
+def test_a_marked_video_takes_one_extraction_and_two_streams(
     tube: Tube, fetch: Callable[[Video], Media]
 ) -> None:
     media = fetch(Video("marked00000"))
@@ -195,7 +195,7 @@ CLASSES = [
 
 
 @pytest.mark.parametrize(("reason", "playability"), CLASSES)
-def test_what_youtube_says_of_a_video_is_classed_and_kept(
+def test_each_state_of_a_video_has_a_reason(
     fetch: Callable[[Video], Media], reason: Reason, playability: dict[str, Any]
 ) -> None:
     refusal = refused(lambda: fetch(Video("broken00000", playability=playability)))
@@ -217,7 +217,7 @@ def test_what_youtube_says_of_a_video_is_classed_and_kept(
         (Reason.TOO_LONG, {"details": {"lengthSeconds": "7200"}}),
     ],
 )
-def test_what_happens_on_the_way_is_classed(
+def test_each_network_failure_has_a_reason(
     fetch: Callable[[Video], Media], reason: Reason, changes: dict[str, Any]
 ) -> None:
     assert refused(lambda: fetch(Video("broken00000", **changes))).reason == reason
@@ -233,7 +233,7 @@ def test_a_proxy_that_does_not_answer_is_a_network_failure(
     assert refusal.reason == Reason.NETWORK and PASSWORD not in refusal.detail
 
 
-def test_an_unmarked_video_is_refused_before_its_media_is_asked_for(
+def test_an_unmarked_video_is_refused_before_its_media_is_requested(
     tube: Tube, fetch: Callable[[Video], Media]
 ) -> None:
     refusal = refused(lambda: fetch(Video("unmarked000", license="")))
@@ -297,7 +297,7 @@ def test_a_search_gives_no_more_than_max_results(tube: Tube, youtube: YoutubeCon
         assert len(listed(tube, few, target)) == 4
 
 
-def test_a_list_that_cannot_be_had_is_told_and_the_others_go_on(
+def test_a_list_that_fails_is_logged_and_the_others_continue(
     tube: Tube, youtube: YoutubeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     gone = "https://www.youtube.com/@someone/streams"  # a tab the channel lacks
@@ -347,17 +347,17 @@ def test_a_whole_scrape_keeps_what_is_free_and_no_secret(
     assert {(row["license"], row["channel"]) for row in rows} == {("CC-BY-3.0", CHANNEL)}
     assert all(row["key"].startswith("youtube_marked00000_") for row in rows)
     written = b"".join(path.read_bytes() for path in (tmp_path / "clips").rglob("*") if path.is_file())
-    told = (
+    texts = (
         caplog.text
         + "".join(capfd.readouterr())
         + json.dumps(dataclasses.asdict(ours))
         + json.dumps(semantic(ours))
     )
     for secret in (PASSWORD, COOKIE, TOKEN):
-        assert secret.encode() not in written and secret not in told
+        assert secret.encode() not in written and secret not in texts
 
 
-def test_ways_out_are_operational_and_vouching_is_not(
+def test_routes_are_operational_and_vouching_is_not(
     tube: Tube, youtube: YoutubeConfig, tmp_path: Path
 ) -> None:
     ours = config(tube, youtube, tmp_path, tmp_path)
@@ -381,7 +381,7 @@ def test_a_proxy_on_a_private_address_must_be_allowed(
 @pytest.mark.parametrize(
     "place", ["http://169.254.169.254/latest/meta-data", "https://example.org/", "https://notyoutube.com/"]
 )
-def test_no_other_host_is_asked_for_through_a_proxy(
+def test_no_other_host_is_requested_through_a_proxy(
     tube: Tube, fetch: Callable[[Video], Media], place: str
 ) -> None:
     tube.redirect = place  # what the far side of a proxy connects to, no guard of ours would see
@@ -440,7 +440,7 @@ class Timed(list[Any]):
         super().append(asked)
 
 
-def test_the_sleeps_are_slept_before_a_request_of_an_extraction_and_before_a_download(
+def test_sleeps_come_before_extractions_and_downloads(
     tube: Tube, youtube: YoutubeConfig, tmp_path: Path
 ) -> None:
     slow = dataclasses.replace(youtube, sleep_requests_s=0.7, sleep_s=1.2, max_sleep_s=1.3)
@@ -480,7 +480,7 @@ def test_a_target_that_is_not_youtube_is_one_clear_line(path: str) -> None:
         targets(path)
 
 
-def test_cookies_without_a_javascript_runtime_are_told_in_one_line(
+def test_cookies_without_a_javascript_runtime_are_warned_about(
     youtube: YoutubeConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And it is still so in the yt-dlp that is installed: no client takes cookies and needs no script."""
