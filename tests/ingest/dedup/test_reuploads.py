@@ -19,12 +19,15 @@ from ingest.dedup.reuploads import (
 
 CLIP_FRAMES = 320  # 8 s
 LENGTH = 2000
+JINGLE = slice(150, 190)
 
 
 def sound(seed: int) -> np.ndarray:
-    """Frames that hold for some time, as those of a real sound do."""
+    """Frames that hold for some time, as those of a real sound do, with a jingle of a second in all."""
     rng = np.random.default_rng(seed)
-    return np.repeat(rng.integers(0, 256, LENGTH, np.uint8), rng.integers(2, 9, LENGTH))[:LENGTH]
+    frames = np.repeat(rng.integers(0, 256, LENGTH, np.uint8), rng.integers(2, 9, LENGTH))[:LENGTH]
+    frames[JINGLE] = 0x55
+    return frames
 
 
 def clips(sound: np.ndarray, starts: list[int]) -> list[np.ndarray]:
@@ -74,6 +77,7 @@ def test_the_same_sound_with_other_pictures_stays(tmp_path: Path) -> None:
 
 
 def test_other_sounds_with_the_same_picture_stay(tmp_path: Path) -> None:
+    """Though they have a jingle in common, and so a token."""
     assert marked(tmp_path, [(1, 3, [0, 320, 640]), (2, 3, [101, 421, 741])]) == []
 
 
@@ -102,6 +106,10 @@ def test_tokens_are_four_frames_of_the_sound(values: list[int]) -> None:
         taps = [int(frames[position + tap * TAP_FRAMES]) << 8 * tap for tap in range(TAPS)]
         assert token == sum(taps)
         assert token.bit_count() >= LEAST_LIT_BITS
+
+
+def test_a_rich_sound_has_no_more_tokens_than_the_limit() -> None:
+    assert len(tokens_of(sound(1))[0]) == TOKENS_PER_CLIP
 
 
 @pytest.mark.parametrize("value", [0, 1])

@@ -44,19 +44,27 @@ def test_the_longest_pattern_decides_and_allow_wins_a_tie(
     assert Rules(tuple(allow), tuple(disallow)).decide(path)[0] == (lengths[0] >= lengths[1])
 
 
-@given(
-    st.text(alphabet="User-agent: *stillsound\nDisallow: /a#License: Content-Usage: train-ai=n", max_size=300)
+LINES = (
+    "User-agent: *",
+    "User-agent: stillsound",
+    "Disallow: /a",
+    "Allow: /a*b$",
+    "Content-Usage: /c train-ai=n",
+    "Content-Signal: ai-train=no",
+    "License: /rsl.xml",
+    "",
 )
-def test_rules_survive_json(text: str) -> None:
-    rules = parse_robots(text.encode(), AGENTS)
+
+
+@given(st.lists(st.sampled_from(LINES), max_size=20))
+def test_rules_survive_json(lines: list[str]) -> None:
+    rules = parse_robots("\n".join(lines).encode(), AGENTS)
     assert Rules.from_json(json.loads(json.dumps(rules.to_json()))) == rules
 
 
-def test_rules_of_all_kinds_survive_json() -> None:
-    lines = "Disallow: /a\nAllow: /b\nContent-Usage: /c train-ai=n\nLicense: /rsl.xml"
-    rules = parse_robots(f"User-agent: *\n{lines}".encode(), AGENTS)
-    assert all((rules.allow, rules.disallow, rules.usage, rules.licenses))
-    assert Rules.from_json(json.loads(json.dumps(rules.to_json()))) == rules
+@given(st.binary(max_size=100))
+def test_no_bytes_break_the_parser(data: bytes) -> None:
+    assert parse_robots(data, AGENTS).decide("/")[0] in (True, False)
 
 
 @pytest.mark.parametrize(
