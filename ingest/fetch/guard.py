@@ -141,7 +141,8 @@ def check_connect(address: Any, allowed: frozenset[tuple[str, int]]) -> None:
     """Raises `Abort` (address) unless `address`, as `socket.connect` was given it, may be connected to."""
     if not isinstance(address, tuple) or len(address) < 2:
         raise Abort(Reason.ADDRESS, "not an internet address")
-    host, port = str(address[0]), address[1]
+    host = str(address[0])
+    port = address[1]
     why = refusal(host)
     if why and not _is_allowed_private(host, port, allowed):
         raise Abort(Reason.ADDRESS, why)

@@ -102,7 +102,7 @@ class Web(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types: its classes 
         self.config = config
         self.egress = egress or Egress()
         self.cooldowns = cooldowns or Cooldowns()
-        self.permission = Permission(self._ask_plainly, (AGENT, agent_name(config.user_agent)))
+        self.permission = Permission(self._fetch_statement, (AGENT, agent_name(config.user_agent)))
         self.budget = ItemBudget()
         self.looks_only = False  # the item is checked without the bodies of its media
         self._turn = os.getpid()  # so that not all workers start with the same proxy
@@ -289,7 +289,7 @@ class Web(YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types: its classes 
         self.budget.waited_s += wait_s
         time.sleep(wait_s)
 
-    def _ask_plainly(self, url: str) -> Answer:
+    def _fetch_statement(self, url: str) -> Answer:
         """A site's statement (robots.txt and its like): its status and first bytes.
 
         `Abort` on a transient failure.

@@ -7,6 +7,7 @@ Beside x.mp4, the sidecars x.info.json (of yt-dlp) and x.json state license, tit
 caption. Nothing is decoded.
 """
 
+import itertools
 import logging
 import os
 from collections import Counter
@@ -60,6 +61,7 @@ def items(config: SourceConfig, network: FetchConfig, output: str) -> Iterator[I
 
 
 def _listed_files(config: SourceConfig, path: Path) -> Iterator[Item]:
+    # the columns of one row: a .jsonl may name other columns in each, and then its rows decide
     first = next(read_rows(path), None)
     if not config.license and first and "license" not in first.columns:
         advice = "add one, or say source.license=own (or another) of all of it"
@@ -167,7 +169,7 @@ def _items(
             metadata, read = _beside(choice.picture.stem, stem, sidecars)
             used_sidecars |= read
             yield _item(choice, metadata, license_of(metadata.license))
-        used = {file for choice in chosen for file in (choice.picture, choice.sound)}
+        used = set(itertools.chain.from_iterable(choice.files for choice in chosen))
         unused.update(file.suffix or "no suffix" for file in files if file not in used)
     unused.update(Path(name).suffix for name in sidecars if name not in used_sidecars)
     _log_skipped(unused, +skipped)
@@ -226,7 +228,7 @@ def _bytes(path: Path, limit: int) -> bytes:
     """The file, or nothing where it is larger than `limit` bytes or cannot be read."""
     try:
         with path.open("rb") as file:
-            data = file.read(limit + 1)
+            data = file.read(limit + 1)  # one byte more shows that it is too large
     except OSError as error:
         log.warning("%s: cannot be read: %s", path, error.strerror)
         return b""

@@ -28,7 +28,7 @@ from ingest.sources.settings import InaturalistConfig, SourceConfig, refuse_lice
 
 log = logging.getLogger(__name__)
 
-KINDS = ("photo", "sound")
+KINDS = ("photo", "sound")  # in the order of the ids in that of a pair
 # in addresses and attributions: what the site puts in the place of a medium that it took down
 PLACEHOLDER = re.compile(r"copyright[-_ ]?infring|media[-_ ]hidden|inaturalist\.org/assets/", re.IGNORECASE)
 EXAMPLE = "https://api.inaturalist.org/v1/observations?taxon_id=3"
@@ -151,7 +151,7 @@ def _media(observation: JsonObject, kind: str) -> list[JsonObject]:
 def _stated_media(observation: JsonObject, kind: str) -> list[JsonObject]:
     """Photos or sounds with an id, in the API's shape or in that of the site (`observation_photos`)."""
     media = observation.get(f"{kind}s") or []
-    if not media:
+    if not media:  # a page saved from the site, not from the API
         links = observation.get(f"observation_{kind}s") or []
         media = [link.get(kind) for link in links if isinstance(link, dict)]
     dicts = [medium for medium in media if isinstance(medium, dict)]

@@ -31,7 +31,7 @@ def read_export(path: Path) -> list[JsonObject]:
             return _read_csv(path)
         pages = _read_json(path)
     except UserError:
-        raise
+        raise  # a ValueError, too, and worded already
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"source.path={path}: cannot be read: {error}") from None
     if not all(isinstance(page, dict) for page in pages):
@@ -68,10 +68,12 @@ def _observation(path: Path, row: dict[str, str]) -> JsonObject | None:
     if "image_url" not in row or "sound_url" not in row:
         advice = "columns image_url and sound_url are needed; choose them when you export"
         raise UserError(f"source.path={path}: {advice}")
+    # the export has no ids of media: they are in their addresses
     photo_id = re.search(r"/photos/(\d+)/", row["image_url"] or "")
     sound_id = re.search(r"/sounds/(\d+)", row["sound_url"] or "")
     if not (photo_id and sound_id):
         return None
+    # "unknown", not None: a missing code would mean all rights reserved, and the export says neither
     photo = {"id": photo_id[1], "url": row["image_url"], "license_code": row.get("photo_license", "unknown")}
     sound_license = row.get("sound_license", "unknown")
     sound = {"id": sound_id[1], "file_url": row["sound_url"], "license_code": sound_license}

@@ -243,6 +243,7 @@ def _pair_item(row: Row, root: Path, license_of: LicenseOf) -> Item:
     if not picture_column:
         raise row.error(" names no file; give columns picture and sound, or video")
     picture = _below(root, row, picture_column)
+    # a column url may name either: then its suffix decides
     if not sound_column and picture_column != "video" and picture.suffix.lower() not in VIDEO_SUFFIXES:
         raise row.error(" names a picture and no sound")
     sound = _below(root, row, sound_column) if sound_column else None
@@ -275,6 +276,7 @@ def checked(path: Path, numbered_items: Callable[[], Iterator[Numbered]]) -> Ite
     Rows that are equal give one item. `UserError`, before the first item, also where one id stands for two
     media. A list of any length takes 24 bytes a row: hashes, not items.
     """
+    # a list is read twice rather than held: items are far larger than their hashes
     ids = array("Q")
     media = array("Q")
     numbers = array("Q")

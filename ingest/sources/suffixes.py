@@ -58,6 +58,10 @@ class Choice:
     picture: File
     sound: File | None = None
 
+    @property
+    def files(self) -> tuple[File, ...]:
+        return (self.picture, self.sound) if self.sound else (self.picture,)
+
 
 def untagged(stem: str) -> str:
     """The stem without yt-dlp's mark of a stream."""

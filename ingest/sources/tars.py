@@ -15,6 +15,7 @@ offset, and the media themselves, which the decoder's sandbox reads.
 """
 
 import glob
+import itertools
 import logging
 import os
 import re
@@ -185,13 +186,14 @@ def _samples(key: str, files: list[File], skipped: Counter[str]) -> Iterator[tup
     unused: list[File] = []
     num_samples = 0
     while by_stem:
+        # the most dots first: what makes no sample by itself moves up to the next shorter stem
         stem = max(by_stem, key=lambda stem: (stem.count("."), stem))
         group = by_stem.pop(stem)
         samples = _named(choose(group), stem)
         if samples:
             yield from samples.items()
             num_samples += len(samples)
-            used = {file for choice in samples.values() for file in (choice.picture, choice.sound)}
+            used = set(itertools.chain.from_iterable(choice.files for choice in samples.values()))
             unused += [file for file in group if file not in used]
         elif len(stem) > len(key):
             shorter = stem.rpartition(".")[0]
@@ -299,7 +301,7 @@ def _check_end(tar: Any) -> None:
 
     tarfile takes a damaged header for the end.
     """
-    tar.fileobj.seek(tar.offset)
+    tar.fileobj.seek(tar.offset)  # where tarfile stopped, whether it met the end or took damage for it
     tail = tar.fileobj.read(END_BYTES)
     if len(tail) < tarfile.BLOCKSIZE:
         raise tarfile.ReadError("no end mark: it was cut")

@@ -121,6 +121,7 @@ def targets(path: str) -> list[str]:
     elif "://" not in path and not path.startswith("ytsearch"):
         advice = "give a list of YouTube URLs, one URL, or 'ytsearch50:words'"
         raise UserError(f"source.path={path}: no such file; {advice}")
+    # all of them before the first is listed: a typo in the last line should not cost the others' time
     for line in lines:
         if not (video_id(line) or _is_listable(line)):
             raise UserError(f"source.path={path}: {line!r} is no YouTube search, channel, playlist or video")
