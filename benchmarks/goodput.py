@@ -102,6 +102,7 @@ def run_scrape(source: Path, output: Path, workers: int, kill_every_s: float = 0
     reader.start()
     observed = observe(driver, output / "commits", kill_every_s)
     reader.join()
+    assert driver.returncode == 0, f"the driver ended with {driver.returncode}"
     summary = json.loads(lines[-1])
     assert not summary["failed"] and set(summary["counts"]) == {"kept"}, summary
     seconds = observed.last_commit_s - observed.first_actor_s

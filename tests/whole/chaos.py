@@ -1,11 +1,16 @@
-"""Long random trouble, repeatable by its seed: `make chaos`, or
-`python -m tests.whole.chaos [minutes=10] [seed=…]`.
+"""Random kills of scrapes and training runs, repeatable by their seed.
 
-Rounds until the time is over, of two kinds in turn. Ingest: a scrape by two workers whose driver, raylet,
-workers, fetchers and decoders are killed at random moments, the same command again until it succeeds; every
-item must end as in an undisturbed run, every byte of every sample included. Training: a run that goes from 1
-to 2, 4, 3 and 1 workers and from ZeRO 1 to 2 and back, killed between; every step must have the loss of an
-undisturbed run, to 1e-5. The first difference ends it with code 1; what it did is printed as it goes.
+    python -m tests.whole.chaos [minutes=10] [seed=…]     # or: make chaos
+
+Rounds until the minutes are over, of two kinds in turn:
+
+- ingest: a scrape by two workers whose driver, raylet, workers, fetchers and decoders are killed at random
+  moments; the same command is repeated until it succeeds. Every item must end as in an undisturbed run, to
+  the checksum of every member.
+- training: a run that goes from 1 to 2, 4, 3 and 1 workers and from ZeRO 1 to 2 and back, with kills in
+  between. Every step must have the loss of an undisturbed run, to 1e-5.
+
+Each round prints its kills. The first difference ends it with code 1.
 """
 
 import json
@@ -49,7 +54,7 @@ def start(args: list[str]) -> subprocess.Popen[bytes]:
 
 
 def kind_of(process: psutil.Process) -> str:
-    """What a descendant of a driver is, or "" if it is none of those that we kill."""
+    """The kind of a descendant of a driver, "" for those that are not killed."""
     command_line = " ".join(process.cmdline())
     return next((kind for mark, kind in KINDS.items() if mark in command_line), "")
 
@@ -70,7 +75,7 @@ def kill_one(driver: subprocess.Popen[bytes], rng: random.Random) -> str:
 
 
 def run_with_kills(args: list[str], rng: random.Random, max_kills: int, max_wait_s: float) -> list[str]:
-    """Runs the command again and again until it succeeds; returns the kinds of what was killed meanwhile."""
+    """Repeats the command until it succeeds; returns the kinds of the processes that were killed."""
     killed: list[str] = []
     while True:
         process = start(args)
@@ -91,16 +96,14 @@ def run_with_kills(args: list[str], rng: random.Random, max_kills: int, max_wait
                     f"{' '.join(args)} ended with {process.returncode} after {killed}:\n"
                     f"{stderr.decode()[-3000:]}"
                 )
-            killed.append("again")
+            killed.append("repeated")
 
 
 # --- Ingest -------------------------------------------------------------------------------------------------
 
 
 def outcome(uri: Path) -> dict[str, list[Any]]:
-    """Item -> its result at its last attempt: of every sample its key, status, reason and the checksums of
-    its members.
-    """
+    """Item -> its samples at its last attempt: key, status, reason, checksums of the members."""
     dataset = Dataset.open(str(uri))
     units: dict[str, str] = {}
     samples: dict[str, list[Any]] = {}
@@ -118,8 +121,8 @@ def outcome(uri: Path) -> dict[str, list[Any]]:
 def ingest_round(root: Path, rng: random.Random) -> list[str]:
     args = ["ingest", "scrape", f"source.path={root / 'world/media'}", "source.license=own", "unit_size=2"]
     args += ["clip.duration_s=1.6", "frame.short_side_px=64", "workers=2"]
-    undisturbed = root / "whole"
-    disturbed = root / "broken"
+    undisturbed = root / "undisturbed"
+    disturbed = root / "disturbed"
     if not undisturbed.exists():
         world = str(root / "world")
         synth(SynthConfig(world, videos=40, webm=4, hls=0, dash=0, stills=1, silent=2, scenes_per_video=3))
@@ -144,23 +147,26 @@ def training_round(root: Path, rng: random.Random) -> list[str]:
     args = ["training", "train", f"data={data}", "global_batch=12", "lanes=12", "warmup_steps=3"]
     args += ["lr=1e-3", "checkpoint_every=7", *TINY_ARGS]
     steps = LEG_STEPS * len(LEGS)
-    if not (root / "unbroken").exists():
-        run_with_kills([*args, f"output={root / 'unbroken'}", "workers=0", f"steps={steps}"], rng, 0, 1)
-    shutil.rmtree(root / "run", ignore_errors=True)
+    undisturbed = root / "undisturbed-run"
+    disturbed = root / "disturbed-run"
+    if not undisturbed.exists():
+        run_with_kills([*args, f"output={undisturbed}", "workers=0", f"steps={steps}"], rng, 0, 1)
+    shutil.rmtree(disturbed, ignore_errors=True)
     killed: list[str] = []
     for leg, (workers, stage) in enumerate(LEGS, 1):
-        leg_args = [f"output={root / 'run'}", f"workers={workers}", f"zero_stage={stage}"]
+        leg_args = [f"output={disturbed}", f"workers={workers}", f"zero_stage={stage}"]
         leg_args.append(f"steps={LEG_STEPS * leg}")
         killed.append(f"{workers} workers")
         killed += run_with_kills([*args, *leg_args], rng, rng.randint(0, 2), 20.0)
-    difference = largest_difference(losses(root / "run"), losses(root / "unbroken"))
+    difference = largest_difference(losses(disturbed), losses(undisturbed))
     assert difference < 1e-5, f"losses differ by {difference:.1e}"
     return [*killed, f"losses within {difference:.1e}"]
 
 
 def largest_difference(losses: list[float], expected: list[float]) -> float:
-    """Relative."""
-    return max(abs(loss - right) / abs(right) for loss, right in zip(losses, expected, strict=True))
+    """Relative to the expected losses."""
+    pairs = zip(losses, expected, strict=True)
+    return max(abs(loss - expected_loss) / abs(expected_loss) for loss, expected_loss in pairs)
 
 
 ROUNDS = (("ingest", ingest_round), ("training", training_round))
