@@ -11,7 +11,6 @@ docs/commit-protocol.md draws it. It runs no work (cluster.units does) and does 
 
 import datetime
 import hashlib
-import io
 import json
 import logging
 from collections.abc import Iterable, Iterator
@@ -21,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.objects import RESTORE, DamagedDatasetError, list_own, open_list
-from cluster.seals import open_json, seal_json, seal_table
+from cluster.seals import open_json, open_parquet, seal_json, seal_table
 from cluster.shards import Shard
 from cluster.storage import Store, file_sha256, open_store
 from cluster.worklist import WorkList
@@ -215,7 +213,7 @@ class Dataset:
         if len(data) != commit.index.size or hashlib.sha256(data).hexdigest() != commit.index.sha256:
             problem = "damaged: its size or sha256 is not the committed one"
             raise DamagedDatasetError(f"{name}: {problem}; {RESTORE}")
-        return _read_table(data)
+        return open_parquet(data).read(use_threads=False)
 
     def iter_rows(self, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
         """Rows of every committed index, unit by unit, with the unit's name in `unit`."""
@@ -262,7 +260,7 @@ class Dataset:
         """Key -> reason of every tombstone; the newest reason where there are several."""
         reasons: dict[str, str] = {}
         for name in list_own(self.store, "tombstones"):
-            table = open_list(self.store, name).read()
+            table = open_list(self.store, name).read(use_threads=False)
             reasons.update(zip(table["key"].to_pylist(), table["reason"].to_pylist(), strict=True))
         return reasons
 
@@ -285,8 +283,3 @@ def _part(folder: str, unit: str, path: Path) -> Part:
     """A file under a name made of its bytes, so that it cannot collide with what a dead worker left."""
     sha256 = file_sha256(path)
     return Part(f"{folder}/{unit}-{sha256[:16]}{path.suffix}", path.stat().st_size, sha256)
-
-
-def _read_table(data: bytes) -> pa.Table:
-    # not `pq.read_table`: it reads on threads, and Arrow 26 aborts (exit code 134) if the process ends soon
-    return pq.ParquetFile(io.BytesIO(data)).read()

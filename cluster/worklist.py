@@ -69,7 +69,7 @@ class WorkList:
             names = self._files()
             fresh = pa.array(items)
             for name in names:
-                table = open_list(self.store, name).read(["item_id", "attempt"])
+                table = open_list(self.store, name).read(["item_id", "attempt"], use_threads=False)
                 listed = table.filter(pc.equal(table["attempt"], attempt))["item_id"]
                 fresh = fresh.filter(pc.invert(pc.is_in(fresh, value_set=listed.combine_chunks())))
             if not len(fresh):
@@ -114,7 +114,8 @@ class WorkList:
         if not names:
             return 0
         file = open_list(self.store, names[-1])
-        return 1 + int(file.read_row_group(file.num_row_groups - 1, ["unit"])["unit"][-1].as_py()[1:])
+        last_group = file.read_row_group(file.num_row_groups - 1, ["unit"], use_threads=False)
+        return 1 + int(last_group["unit"][-1].as_py()[1:])
 
     def mark_retryable(self, unit: str) -> None:
         """Marks, before its commit, a unit with rows worth another attempt: a listing then finds it."""
@@ -139,7 +140,7 @@ class WorkList:
                 # names sort like their numbers: groups that end before `start` are not read
                 if file.metadata.row_group(group).column(0).statistics.max < start:
                     continue
-                rows = file.read_row_group(group, columns).to_pylist()
+                rows = file.read_row_group(group, columns, use_threads=False).to_pylist()
                 yield from (row for row in rows if row["unit"] >= start)
 
 

@@ -230,7 +230,7 @@ def _read_tombstones(dataset: Dataset) -> dict[str, tuple[str, str]]:
     """Key, or hash of a ban -> reason and date of the newest tombstone."""
     newest: dict[str, tuple[str, str]] = {}
     for name in list_own(dataset.store, "tombstones"):
-        for row in open_list(dataset.store, name).read().to_pylist():
+        for row in open_list(dataset.store, name).read(use_threads=False).to_pylist():
             newest[row["key"]] = (row["reason"], row["date"])
     return newest
 

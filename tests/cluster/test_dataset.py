@@ -4,6 +4,7 @@ call.
 
 import json
 import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,33 @@ def make(uri: str, count: int = 20) -> Dataset:
 def committed(dataset: Dataset) -> dict[str, str]:
     """unit -> hash of its index: what a reader sees."""
     return {unit: commit.index.sha256 for unit, commit in dataset.commits().items()}
+
+
+READ_ALL = """
+import os, sys
+import pyarrow as pa
+from cluster.dataset import Dataset
+
+dataset = Dataset.open(sys.argv[1])
+pa.array(["what Arrow starts at its first use"])
+before = len(os.listdir("/proc/self/task"))
+commits = dataset.commits()
+assert len(dataset.worklist.units()) == dataset.worklist.count_units() == len(commits) == 5
+assert dataset.worklist.append([("item0", {})], 4) == 0
+assert all(len(dataset.read_index(commit)) == 4 for commit in commits.values())
+assert list(dataset.buried()) == ["k001"]
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+def test_reading_leaves_no_thread_behind(tmp_path: Path) -> None:
+    """One of Arrow's that lets go of a Python object while the process ends aborts it."""
+    dataset = make(str(tmp_path))
+    assert not run_units(dataset, numbers_stage, 0, columns=COLUMNS, progress=False).failed
+    dataset.bury({"k001": "take-down"})
+    words = [sys.executable, "-c", READ_ALL, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.stdout == "0\n", done.stdout + done.stderr
 
 
 def test_put_never_overwrites(tmp_path: Path) -> None:
