@@ -3,18 +3,32 @@
 Each verb loads its settings, then calls one function.
 """
 
+import dataclasses
 import json
 import os
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster.record import ARGS, DRY_RUN, JSON, run_verb, show_units
+from cluster.record import ARGS, DRY_RUN, JSON, Summary, run_verb, show_units
 from configs.load import load_config, run_app
 from configs.terminal import log_to_stderr
 
+if TYPE_CHECKING:
+    from training.inspect import Line
+    from training.settings import TrainConfig
+
+
+class OutputConfig(Protocol):
+    """Settings of a verb that writes an output."""
+
+    output: str
+
+
+C = TypeVar("C", bound=OutputConfig)
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
@@ -35,21 +49,12 @@ def train(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN)
 
     config = load_config(TrainConfig, args or [])
 
-    def do() -> dict[str, Any]:
+    def do(config: "TrainConfig") -> Mapping[str, Any]:
         from training.train import train as run
 
-        return dict(run(config))
+        return run(config)
 
-    run_verb(
-        "train",
-        args or [],
-        config,
-        do,
-        output=config.output,
-        show=_show_training,
-        as_json=as_json,
-        dry_run=dry_run,
-    )
+    run_in_output("train", args, config, do, _show_training, as_json, dry_run)
 
 
 @app.command()
@@ -59,23 +64,12 @@ def precompute(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY
 
     config = load_config(PrecomputeConfig, args or [])
 
-    def do() -> dict[str, Any]:
-        from dataclasses import asdict
-
+    def do(config: PrecomputeConfig) -> Mapping[str, Any]:
         from training.precompute import precompute as run
 
-        return asdict(run(config, progress=not as_json))
+        return dataclasses.asdict(run(config, progress=not as_json))
 
-    summary = run_verb(
-        "precompute",
-        args or [],
-        config,
-        do,
-        output=config.output,
-        show=show_units,
-        as_json=as_json,
-        dry_run=dry_run,
-    )
+    summary = run_in_output("precompute", args, config, do, show_units, as_json, dry_run)
     if summary and (summary["failed"] or summary["deferred"]):
         raise typer.Exit(1)
 
@@ -88,20 +82,11 @@ def generate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_R
 
     config = load_config(GenerateConfig, args or [])
 
-    def show(summary: dict[str, Any]) -> None:
-        left_out = f", {len(summary['skipped'])} pictures left out" if summary["skipped"] else ""
-        console.print(f"{len(summary['wavs'])} wav files in {config.output}{left_out}")
+    def show(summary: Summary) -> None:
+        skipped = f", {len(summary['skipped'])} pictures left out" if summary["skipped"] else ""
+        console.print(f"{len(summary['wavs'])} wav files in {config.output}{skipped}")
 
-    run_verb(
-        "generate",
-        args or [],
-        config,
-        lambda: run(config),
-        output=config.output,
-        show=show,
-        as_json=as_json,
-        dry_run=dry_run,
-    )
+    run_in_output("generate", args, config, run, show, as_json, dry_run)
 
 
 @app.command()
@@ -111,16 +96,7 @@ def evaluate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_R
     from training.evaluate import evaluate as run
 
     config = load_config(EvaluateConfig, args or [])
-    run_verb(
-        "evaluate",
-        args or [],
-        config,
-        lambda: run(config),
-        output=config.output,
-        show=_show_scores,
-        as_json=as_json,
-        dry_run=dry_run,
-    )
+    run_in_output("evaluate", args, config, run, _show_scores, as_json, dry_run)
 
 
 @app.command()
@@ -131,20 +107,12 @@ def export(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN
 
     config = load_config(ExportConfig, args or [])
 
-    def show(summary: dict[str, Any]) -> None:
+    def show(summary: Summary) -> None:
         loads = "DiffusionPipeline.from_pretrained(…, trust_remote_code=True) loads it"
         console.print(f"wrote {summary['output']}: {loads}")
 
-    run_verb(
-        "export",
-        args or [],
-        config,
-        lambda: run(config),
-        output="",
-        show=show,
-        as_json=as_json,
-        dry_run=dry_run,
-    )
+    # no record: an exported folder holds what stock diffusers loads, and nothing beside it
+    run_in_output("export", args, config, run, show, as_json, dry_run, record=False)
 
 
 @app.command()
@@ -160,7 +128,7 @@ def inspect(run: str, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
         print(json.dumps({"checkpoints": checkpoints}))
     else:
         for checkpoint in checkpoints:
-            _show_checkpoint(dict(checkpoint))
+            _show_checkpoint(checkpoint)
         if not checkpoints:
             console.print(f"{run}: no checkpoint yet")
     if any(checkpoint["problem"] for checkpoint in checkpoints):
@@ -189,7 +157,30 @@ def probe(as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
         console.print(f"{device}, all-reduce over {findings['all_reduce']} in {findings['seconds']} s")
 
 
-def _show_training(summary: dict[str, Any]) -> None:
+def run_in_output(
+    verb: str,
+    args: list[str] | None,
+    config: C,
+    do: Callable[[C], Mapping[str, Any]],
+    show: Callable[[Summary], None],
+    as_json: bool,
+    dry_run: bool,
+    record: bool = True,
+) -> Summary | None:
+    """`run_verb` for verbs that write to `config.output`, beside which their record is kept."""
+    return run_verb(
+        verb,
+        args or [],
+        config,
+        lambda: dict(do(config)),
+        output=config.output if record else "",
+        show=show,
+        as_json=as_json,
+        dry_run=dry_run,
+    )
+
+
+def _show_training(summary: Summary) -> None:
     model = f"the model is in {summary['model']}"
     if summary["finished_before"]:
         console.print(f"finished: all {summary['steps']} steps are done; {model}")
@@ -197,20 +188,21 @@ def _show_training(summary: dict[str, Any]) -> None:
         console.print(f"trained to step {summary['steps']} in {summary['seconds']:.0f} s; {model}")
 
 
-def _show_checkpoint(line: dict[str, Any]) -> None:
-    metadata = line["facts"]
-    shown = [name for name in ("position", "workers", "zero_stage", "ema") if name in metadata]
+def _show_checkpoint(line: "Line") -> None:
+    metadata: Mapping[str, object] = line["facts"]
+    # a marker that could not be read has no metadata
+    names = [name for name in ("position", "workers", "zero_stage", "ema") if name in metadata]
     columns = [
         f"step {line['step']:8d}",
         f"{line['files']:4d} files",
         f"{line['bytes'] / 1e6:9.1f} MB",
-        *(f"{name} {metadata[name]}" for name in shown),
+        *(f"{name} {metadata[name]}" for name in names),
         f"damaged: {line['problem']}" if line["problem"] else "sound",
     ]
     console.print("  ".join(columns), soft_wrap=True, style="red" if line["problem"] else None)
 
 
-def _show_scores(summary: dict[str, Any]) -> None:
+def _show_scores(summary: Summary) -> None:
     table = Table(
         "attribute",
         "generated",

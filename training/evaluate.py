@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -31,17 +31,40 @@ from ingest.pixels import PictureError, open_picture
 from training.data.choice import choose, seed_of
 from training.export import make_folder, open_pipeline
 from training.generate import check_sampling, choose_guidance, stopped_by_bad_mels
-from training.judge import judge
+from training.judge import Attributes, judge
 from training.pipeline.mel import MelConfig
 from training.pipeline.pipeline import StillsoundPipeline
 from training.recipes.clips import decode_wav
-from training.score import score
+from training.score import Intervals, Scores, score
 
 log = logging.getLogger(__name__)
-TRUTHS = ("timbre", "f0_hz", "rate_hz")
+# pairs to listen to: enough to judge by ear in a minute or two
 NUM_EXAMPLES = 12
 GENERATED = ".generated.wav"
 REAL = ".real.wav"
+IndexRow = dict[str, Any]
+"""A row of an index of clips, as `Dataset.iter_rows` gives it: the columns of a shard."""
+
+
+class Scene(TypedDict):
+    """An entry of a truth file: what sounds from `start_s` on."""
+
+    start_s: float
+    duration_s: float
+    attributes: Attributes
+
+
+class Evaluation(TypedDict):
+    """scores.json. `examples`: keys of the clips whose sounds and pictures are beside it."""
+
+    scores: Scores
+    intervals: Intervals
+    num_clips: int
+    num_media: int
+    guidance: float | None
+    steps: int
+    seed: int
+    examples: list[str]
 
 
 @dataclass
@@ -64,18 +87,18 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A clip and what its sound is made of (`timbre`, `f0_hz`, `rate_hz`)."""
+    """A clip and what its sound is made of."""
 
     key: str
     jpeg: bytes
     wav: np.ndarray
-    truth: dict[str, Any]
+    truth: Attributes
     picture: Image.Image
     media_id: str
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Writes scores.json and examples; returns what scores.json holds. `UserError` before any work."""
+def evaluate(config: EvaluateConfig) -> Evaluation:
+    """Writes scores.json and examples. `UserError` before any work."""
     _check(config)
     folder = make_folder(config.output)
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
@@ -98,10 +121,18 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     heard = [judge(wav, rate_hz) for wav in generated]
     heard_real = [judge(wav, rate_hz) for wav in real]
     scores, intervals = score(heard, heard_real, [clip.truth for clip in clips], media, config.seed)
-    result = {"scores": scores, "intervals": intervals, "num_clips": len(clips), "num_media": len(set(media))}
-    result |= {"guidance": config.guidance, "steps": config.steps, "seed": config.seed, "examples": []}
-    _write(folder, result, clips, generated, real, rate_hz)
-    return result
+    evaluation: Evaluation = {
+        "scores": scores,
+        "intervals": intervals,
+        "num_clips": len(clips),
+        "num_media": len(set(media)),
+        "guidance": config.guidance,
+        "steps": config.steps,
+        "seed": config.seed,
+        "examples": [],
+    }
+    _write(folder, evaluation, clips, generated, real, rate_hz)
+    return evaluation
 
 
 def _check(config: EvaluateConfig) -> None:
@@ -162,7 +193,7 @@ def find_clips(dataset: Dataset, config: EvaluateConfig, num_samples: int) -> li
     Which ones depends on keys alone (training.data.choice): what was removed keeps its place. Damaged ones
     are named and left out.
     """
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, IndexRow] = {}
     for row in dataset.iter_rows():
         if row["status"] in (Status.KEPT, Status.REMOVED) and row["split"] == config.split:
             rows[row["key"]] = row
@@ -182,9 +213,9 @@ def find_clips(dataset: Dataset, config: EvaluateConfig, num_samples: int) -> li
     return clips
 
 
-def _truths_of(rows: dict[str, dict[str, Any]], removed: set[str], folder: Path) -> dict[str, dict[str, Any]]:
+def _truths_of(rows: dict[str, IndexRow], removed: set[str], folder: Path) -> dict[str, Attributes]:
     """Truths by key, of the rows that are not removed and have one; how many have none is logged."""
-    truths: dict[str, dict[str, Any]] = {}
+    truths: dict[str, Attributes] = {}
     for key, row in rows.items():
         truth = None if key in removed else find_truth(folder, row)
         if truth:
@@ -196,7 +227,7 @@ def _truths_of(rows: dict[str, dict[str, Any]], removed: set[str], folder: Path)
 
 
 def _read_clip(
-    dataset: Dataset, commit: Commit, row: dict[str, Any], truth: dict[str, Any], num_samples: int
+    dataset: Dataset, commit: Commit, row: IndexRow, truth: Attributes, num_samples: int
 ) -> HeldOut | None:
     """None where its bytes are damaged, which is logged."""
     assert commit.tar is not None, "a kept row has a tar"
@@ -215,7 +246,7 @@ def _read_clip(
     return HeldOut(row["key"], members["jpg"], padded, truth, picture, row["media_id"])
 
 
-def find_truth(folder: Path, row: dict[str, Any]) -> dict[str, Any] | None:
+def find_truth(folder: Path, row: IndexRow) -> Attributes | None:
     """The attributes of the scene that plays at the clip's middle, or None.
 
     `UserError` for a file of another form.
@@ -227,23 +258,26 @@ def find_truth(folder: Path, row: dict[str, Any]) -> dict[str, Any] | None:
     try:
         # a clip may reach into a neighbouring scene; most of it is of the one at its middle
         attributes = _attributes_at(row["start_s"] + row["duration_s"] / 2, json.loads(path.read_text()))
-        return {name: attributes[name] for name in TRUTHS} if attributes else None
+        if not attributes:
+            return None
+        return Attributes(
+            timbre=attributes["timbre"], f0_hz=attributes["f0_hz"], rate_hz=attributes["rate_hz"]
+        )
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"truth={path}: is no truth file of python -m ingest synth ({type(error).__name__}: {error})"
         ) from None
 
 
-def _attributes_at(time_s: float, scenes: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _attributes_at(time_s: float, scenes: list[Scene]) -> Attributes | None:
     """Of the first scene that plays at `time_s`, or None."""
     for scene in scenes:
         if scene["start_s"] <= time_s < scene["start_s"] + scene["duration_s"]:
-            attributes: dict[str, Any] = scene["attributes"]
-            return attributes
+            return scene["attributes"]
     return None
 
 
-def _truth_names(row: dict[str, Any]) -> Iterator[str]:
+def _truth_names(row: IndexRow) -> Iterator[str]:
     """What a medium's truth file may be called, the likeliest first.
 
     Media of a folder are named by their id. Of those of a site, the path of the URL names the medium: as its
@@ -257,7 +291,7 @@ def _truth_names(row: dict[str, Any]) -> Iterator[str]:
 
 def _write(
     folder: Path,
-    result: dict[str, Any],
+    evaluation: Evaluation,
     clips: list[HeldOut],
     generated: list[np.ndarray],
     real: list[np.ndarray],
@@ -272,9 +306,9 @@ def _write(
         (folder / "images" / f"{key}.jpg").write_bytes(clips[index].jpeg)
         for suffix, wav in ((GENERATED, generated[index]), (REAL, real[index])):
             soundfile.write(folder / "wavs" / f"{key}{suffix}", wav, rate_hz, subtype="PCM_16")
-        result["examples"].append(key)
+        evaluation["examples"].append(key)
     with replacing(folder / "scores.json") as partial:
-        partial.write_text(json.dumps(result, indent=1))
+        partial.write_text(json.dumps(evaluation, indent=1))
 
 
 def clear_examples(folder: Path) -> None:

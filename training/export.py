@@ -11,7 +11,7 @@ import ast
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -20,7 +20,8 @@ from cluster.dataset import Dataset
 from cluster.scratch import scratch_folder
 from configs.load import UserError
 from training.data.pinned import check_codec
-from training.pipeline.pipeline import StillsoundPipeline
+from training.pipeline.codec import Processor
+from training.pipeline.pipeline import Conditioning, StillsoundPipeline
 from training.pretrained import (
     RUN,
     fetch_models,
@@ -46,7 +47,7 @@ CONDITIONING = "conditioning.json"  # marks the model of a run
 class ExportConfig:
     """`model`: a finished diffusion run.
 
-    `latents`: for runs of before models carried their codec, where their latents lie now.
+    `latents`: for runs of before models carried their codec, where their latents are now.
     """
 
     model: str
@@ -54,11 +55,18 @@ class ExportConfig:
     latents: str = ""
 
 
-def export(config: ExportConfig) -> dict[str, Any]:
-    """Writes the folder; returns `{"output"}`.
+class Exported(TypedDict):
+    """What export did; `output`: the folder."""
 
-    `UserError` for a model that is not finished or an output not writable.
-    """
+    output: str
+
+
+PipelineArguments = dict[str, Any]
+"""Named arguments of `StillsoundPipeline`: models by the names of their folders, and `conditioning`."""
+
+
+def export(config: ExportConfig) -> Exported:
+    """Writes the folder. `UserError` for a model that is not finished or an output not writable."""
     pipeline = open_pipeline(config.model, config.latents)
     folder = make_folder(config.output)
     pipeline.save_pretrained(folder)
@@ -83,22 +91,22 @@ def open_pipeline(model: str, latents: str = "") -> StillsoundPipeline:
     if not folder.exists():
         raise UserError(f"model={model}: does not exist; give a finished diffusion run or an exported folder")
     exported = (folder / INDEX).is_file()
-    parts = _exported_parts(folder, model) if exported else _run_parts(folder, model, latents)
-    pipeline = StillsoundPipeline(**parts)
+    arguments = _of_export(folder, model) if exported else _of_run(folder, model, latents)
+    pipeline = StillsoundPipeline(**arguments)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     return pipeline
 
 
-def _exported_parts(folder: Path, model: str) -> dict[str, Any]:
-    """What an exported folder holds, as arguments of the pipeline."""
+def _of_export(folder: Path, model: str) -> PipelineArguments:
+    """What an exported folder holds."""
     conditioning = json.loads((folder / INDEX).read_text())["conditioning"]
     _check_carried(folder, conditioning.get("exported_sha256", {}), model)
     conditioning["processor"] = _processor(conditioning["processor"], conditioning)
     return {**_load_network(folder), **_load_ends(folder), "conditioning": conditioning}
 
 
-def _run_parts(run: Path, model: str, latents: str) -> dict[str, Any]:
+def _of_run(run: Path, model: str, latents: str) -> PipelineArguments:
     """A run's network, codec and encoders; older runs have the last two beside their latents."""
     folder = run if (run / CONDITIONING).is_file() else run / "model"
     if not (folder / CONDITIONING).is_file() or not is_finished(run):
@@ -122,7 +130,7 @@ def _run_parts(run: Path, model: str, latents: str) -> dict[str, Any]:
     return {**_load_network(folder), **ends, "conditioning": shipped}
 
 
-def _processor(settings: dict[str, Any], conditioning: dict[str, Any]) -> dict[str, Any]:
+def _processor(settings: Processor, conditioning: Conditioning) -> Processor:
     """What made the pictures of a model: its processor, or of latents from before processors were honoured,
     the plain one.
     """
@@ -140,7 +148,7 @@ def _check_carried(folder: Path, recorded: dict[str, str], model: str) -> None:
             )
 
 
-def _older_latents(folder: Path, conditioning: dict[str, Any], model: str, latents: str) -> Dataset:
+def _older_latents(folder: Path, conditioning: Conditioning, model: str, latents: str) -> Dataset:
     """The dataset of latents of a model that carries no codec.
 
     `UserError` where it is gone, or was made anew by other models.
@@ -172,13 +180,13 @@ def _pinned_hashes(folder: Path) -> set[str]:
     return set()
 
 
-def _load_network(folder: Path) -> dict[str, Any]:
+def _load_network(folder: Path) -> PipelineArguments:
     """What was trained, and what integrates its flow."""
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / PARTS.scheduler)
     return {PARTS.network: load_network(folder / PARTS.network), PARTS.scheduler: scheduler}
 
 
-def _load_ends(folder: Path) -> dict[str, Any]:
+def _load_ends(folder: Path) -> PipelineArguments:
     """What stands before and behind the network: the encoders and the codec."""
     encoders = {name: load_image_encoder(folder / name) for name in PARTS.encoders}
     return {PARTS.codec: load_autoencoder(folder / PARTS.codec), **encoders}

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import soundfile
 import torch
@@ -45,8 +45,15 @@ class GenerateConfig:
     threads: int = operational(0)
 
 
-def generate(config: GenerateConfig) -> dict[str, Any]:
-    """Writes `<output>/<path below images>.wav`; returns `{"wavs": [paths], "skipped": {path: why}}`.
+class Sounds(TypedDict):
+    """What generate made. `wavs`: paths; `skipped`: path of a picture -> why it was left out."""
+
+    wavs: list[str]
+    skipped: dict[str, str]
+
+
+def generate(config: GenerateConfig) -> Sounds:
+    """Writes `<output>/<path below images>.wav`.
 
     Two pictures that would share a wav keep their suffix in its name (`x.jpg.wav`, `x.png.wav`). Every
     picture has its own noise, from the seed alone: its sound does not depend on its neighbours. `UserError`

@@ -9,7 +9,7 @@ another model.
 """
 
 from functools import cache
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -22,21 +22,32 @@ F0_STEP_CENTS = 10  # of the bank: a fifth of the tolerance
 RATE_TOLERANCE = 0.10
 RATE_STEP = 1.02  # of the bank: a fifth of the tolerance
 NUM_TILTS = 5
-NUM_PHASES = 16
+NUM_PHASES = 16  # of the first onset within a period: at most 28 ms apart
 MARGIN_CENTS = 200  # beyond the scenes' range, so that its ends are not favoured
 TONE_S = 0.4
 HOP_S = 0.01  # of MelConfig: 160 samples at 16 kHz
 
 
-def judge(wav: np.ndarray, sample_rate_hz: int) -> dict[str, Any]:
-    """`timbre` (index of ingest.scenes.SHAPES), `f0_hz` and `rate_hz` of a mono waveform [n] in -1..1."""
+class Attributes(TypedDict):
+    """Of a sound, as a scene states them and as the judge hears them.
+
+    `timbre`: index of ingest.scenes.SHAPES; `f0_hz`: fundamental; `rate_hz`: onsets per second.
+    """
+
+    timbre: int
+    f0_hz: float
+    rate_hz: float
+
+
+def judge(wav: np.ndarray, sample_rate_hz: int) -> Attributes:
+    """Of a mono waveform [n] in -1..1."""
     samples = torch.from_numpy(np.ascontiguousarray(wav, np.float32))
     mel = wav_to_log_mel(samples[None], _mel(len(wav), sample_rate_hz))[0].exp().numpy()
     timbre, f0_hz = _hear_tone(mel, sample_rate_hz)
     return {"timbre": timbre, "f0_hz": f0_hz, "rate_hz": _hear_rate(mel.sum(1))}
 
 
-def correct(heard: dict[str, Any], truth: dict[str, Any]) -> dict[str, bool]:
+def correct(heard: Attributes, truth: Attributes) -> dict[str, bool]:
     """Per attribute, whether it is right: the same timbre, f0 within 50 cents, onset rate within 10 %."""
     cents = abs(1200 * np.log2(heard["f0_hz"] / truth["f0_hz"]))
     ratio = abs(heard["rate_hz"] / truth["rate_hz"] - 1)
@@ -78,13 +89,13 @@ def _tones(sample_rate_hz: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     tilts = np.linspace(*TILT_RANGE_DB, NUM_TILTS)
     phases = np.random.default_rng(0).uniform(0, 2 * np.pi, 32)
     spectra, shapes, fundamentals = [], [], []
-    for number, shape in enumerate(SHAPES):
+    for index, shape in enumerate(SHAPES):
         for tilt in tilts:
             tones = [harmonics(shape, f0_hz, tilt, time_s, sample_rate_hz, phases) for f0_hz in f0s_hz]
             waves = torch.from_numpy(np.stack(tones).astype(np.float32))
             log_mels = wav_to_log_mel(waves, _mel(len(time_s), sample_rate_hz))
             spectra += [_compress(spectrum) for spectrum in log_mels.exp().mean(1).numpy()]
-            shapes += [number] * len(f0s_hz)
+            shapes += [index] * len(f0s_hz)
             fundamentals += list(f0s_hz)
     return np.stack(spectra), np.array(shapes), np.array(fundamentals)
 

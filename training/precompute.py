@@ -11,12 +11,12 @@ to an output made of another snapshot of the parent: that is refused with the di
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -35,8 +35,8 @@ from configs.load import UserError, at_least, operational
 from ingest.pixels import PictureError
 from training.data.heldout import HELD_OUT
 from training.data.npy import read_npy, to_npy
-from training.pipeline.codec import ImageConfig, embed_image_and_patches, encode_wav
-from training.pipeline.mel import LEVELS, MelConfig
+from training.pipeline.codec import ImageConfig, Processor, embed_image_and_patches, encode_wav
+from training.pipeline.mel import LEVELS, MelConfig, MelSettings
 from training.pretrained import (
     RUN,
     check_finite,
@@ -56,11 +56,22 @@ LATENT_COLUMNS = pa.schema(
     [("split", pa.string()), ("media_id", pa.string()), ("start_s", pa.float64()), ("license", pa.string())]
 )
 
-DAMAGED = "damaged"
+DAMAGED = "damaged"  # the reason of a row that could not be encoded
 PRECISIONS = ("fp32", "bf16")
 DECODERS = 2  # threads: Pillow and libsndfile release the GIL
 BATCHES_AHEAD = 2  # decoded while one is encoded: one waits ready, one is in the making
 MAX_DETAIL = 300  # characters of a row's `detail`
+
+
+class LatentSettings(TypedDict):
+    """The semantic config of a dataset of latents. `pictures`: from version 2 on."""
+
+    patch_tokens: bool
+    precision: str
+    mel: MelSettings
+    processor: Processor
+    sha256: dict[str, str]
+    pictures: NotRequired[int]
 
 
 class Decoded(NamedTuple):
@@ -130,7 +141,7 @@ def prepare(config: PrecomputeConfig) -> tuple[Dataset, Callable[[], "Precompute
     _check_models(models, mel, ImageConfig.from_processor(processor), config)
     parents = [{"uri": parent.uri, "snapshot": snapshot.id}]
     semantic = _semantic(config, mel, processor, models)
-    output = Dataset.create_or_open(absolute(config.output), "latents", semantic, parents)
+    output = Dataset.create_or_open(absolute(config.output), "latents", dict(semantic), parents)
     _keep_models(output, models)
     # the generation is in the id: a commit that was rewritten by a removal is encoded anew
     items = [
@@ -158,13 +169,16 @@ def _check_models(
 
 
 def _semantic(
-    config: PrecomputeConfig, mel: MelConfig, processor: dict[str, Any], models: dict[str, Path]
-) -> dict[str, Any]:
+    config: PrecomputeConfig, mel: MelConfig, processor: Processor, models: dict[str, Path]
+) -> LatentSettings:
     """What makes latents different: settings, and the bytes of the models."""
-    semantic: dict[str, Any] = {"patch_tokens": config.patch_tokens, "precision": config.precision}
-    semantic["mel"] = mel.settings()
-    semantic["processor"] = processor
-    semantic["sha256"] = {name: folder_sha256(path) for name, path in models.items()}
+    semantic: LatentSettings = {
+        "patch_tokens": config.patch_tokens,
+        "precision": config.precision,
+        "mel": mel.settings(),
+        "processor": processor,
+        "sha256": {name: folder_sha256(path) for name, path in models.items()},
+    }
     # version 1 is not written, as before there were versions: older outputs resume
     if pictures_version(processor) > 1:
         semantic["pictures"] = pictures_version(processor)
@@ -247,7 +261,7 @@ class PrecomputeStage:
         for item in task.items:
             commit = Commit.from_json(item.payload["commit"])
             rows += self.encode_commit(commit)
-        return UnitOutput(write_shard(scratch, rows, LATENT_COLUMNS), moments_of(rows))
+        return UnitOutput(write_shard(scratch, rows, LATENT_COLUMNS), dict(moments_of(rows)))
 
     def close(self) -> None:
         self.decoders.shutdown(cancel_futures=True)
@@ -342,12 +356,39 @@ def read_clip(
         raise OSError(str(error)) from error
 
 
-def moments_of(rows: list[Row]) -> dict[str, Any]:
-    """Counts, sums and sums of squares per latent channel and embedding dimension, over the training samples.
+@dataclass
+class Moments:
+    """Count, sum and sum of squares of arrays, per channel or dimension.
 
     Sums in float64: of commits they add up to the whole dataset's, whatever order they come in.
     """
-    statistics: dict[str, Any] = {"latent_count": 0, "image_count": 0}
+
+    count: int = 0
+    total: np.ndarray | float = 0.0
+    squares: np.ndarray | float = 0.0
+
+    def add(self, total: np.ndarray, squares: np.ndarray, count: int) -> None:
+        self.count += count
+        self.total = total + self.total
+        self.squares = squares + self.squares
+
+    def sums(self, name: str) -> dict[str, list[float]]:
+        """As JSON; nothing where nothing was added."""
+        if not self.count:
+            return {}
+        return {
+            f"{name}_sum": np.asarray(self.total).tolist(),
+            f"{name}_sumsq": np.asarray(self.squares).tolist(),
+        }
+
+
+def moments_of(rows: list[Row]) -> Mapping[str, object]:
+    """The statistics of a commit: moments per latent channel and embedding dimension, over its training
+    samples.
+    """
+    latent = Moments()
+    image = Moments()
+    shape: dict[str, list[int]] = {}
     for row in rows:
         if row.status != Status.KEPT or row.columns["split"] in HELD_OUT:
             continue
@@ -355,19 +396,12 @@ def moments_of(rows: list[Row]) -> dict[str, Any]:
         mean = moments[0]
         # of samples drawn from the moments: E[x^2] = mean^2 + variance
         squares = mean**2 + moments[1] ** 2
-        statistics["latent_shape"] = list(moments.shape[1:])
-        _add(statistics, "latent", mean.sum((1, 2)), squares.sum((1, 2)), mean[0].size)
-        image = read_npy(row.members["image.npy"]).astype(np.float64)
-        _add(statistics, "image", image, image**2, 1)
-    return {
-        name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in statistics.items()
-    }
-
-
-def _add(statistics: dict[str, Any], name: str, total: np.ndarray, squares: np.ndarray, count: int) -> None:
-    statistics[f"{name}_count"] += count
-    statistics[f"{name}_sum"] = total + statistics.get(f"{name}_sum", 0)
-    statistics[f"{name}_sumsq"] = squares + statistics.get(f"{name}_sumsq", 0)
+        shape["latent_shape"] = list(moments.shape[1:])
+        latent.add(mean.sum((1, 2)), squares.sum((1, 2)), mean[0].size)
+        embedding = read_npy(row.members["image.npy"]).astype(np.float64)
+        image.add(embedding, embedding**2, 1)
+    counts = {"latent_count": latent.count, "image_count": image.count}
+    return {**counts, **shape, **latent.sums("latent"), **image.sums("image")}
 
 
 def _fit(wav: torch.Tensor, num_samples: int) -> torch.Tensor:

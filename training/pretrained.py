@@ -27,14 +27,14 @@ from transformers.utils.logging import disable_progress_bar as quiet_transformer
 from cluster.dataset import Dataset
 from cluster.storage import open_store
 from configs.load import UserError
-from training.pipeline.codec import ImageConfig
+from training.pipeline.codec import ImageConfig, Processor
 
 quiet_diffusers()
 quiet_transformers()
 HUB = "hub:"
 RUN = "run.json"  # marks the folder of a run
 FINISHED = "FINISHED.json"  # written last, after the model
-NETWORKS: dict[str, Any] = {
+NETWORKS: dict[str, type[Any]] = {
     "UNet2DConditionModel": UNet2DConditionModel
 }  # by `_class_name` in their config.json
 MAX_REASON = 200  # characters of a library's message in one of ours
@@ -182,7 +182,7 @@ def check_finite(model: nn.Module, setting: str, path: str) -> None:
         raise UserError(f"{setting}={path}: holds weights that are NaN or infinite; give a sound model")
 
 
-def read_processor(folder: Path) -> dict[str, Any]:
+def read_processor(folder: Path) -> Processor:
     """The image settings of a tower.
 
     `UserError` where preprocessor_config.json is missing, or needs what is not done here.
@@ -194,7 +194,7 @@ def read_processor(folder: Path) -> dict[str, Any]:
             "save the image processor into the folder"
         )
     try:
-        settings: dict[str, Any] = json.loads(path.read_text())
+        settings: Processor = json.loads(path.read_text())
         ImageConfig.from_processor(settings)
     except (ValueError, KeyError, TypeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
@@ -203,7 +203,7 @@ def read_processor(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def plain_processor(settings: dict[str, Any]) -> dict[str, Any]:
+def plain_processor(settings: Processor) -> Processor:
     """A centred square, scaled bilinearly: how version 1 of latents had pictures, whatever the processor."""
     size = settings.get("crop_size") or settings["size"]
     side = size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
@@ -214,7 +214,7 @@ def plain_processor(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def pictures_version(settings: dict[str, Any]) -> int:
+def pictures_version(settings: Processor) -> int:
     """2 where a processor's pictures are not those of `plain_processor`, else 1."""
     plain = ImageConfig.from_processor(plain_processor(settings))
     return 1 if ImageConfig.from_processor(settings) == plain else 2

@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.jsonl import JsonObject
 from configs.load import UserError, at_least, operational, positive, semantic_dict
 from training.data.order import BLOCK_SIZE, WINDOW_SIZE, check_geometry
 from training.recipes import autoencoder, contrastive, diffusion
@@ -169,7 +170,7 @@ class TrainConfig:
         return RECIPES[self.recipe]
 
 
-def identity(config: TrainConfig) -> dict[str, Any]:
+def identity(config: TrainConfig) -> JsonObject:
     """Settings that change the numbers of a run: the chosen recipe's section, and `steps` only if the
     schedule uses it.
     """

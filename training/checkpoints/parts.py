@@ -24,7 +24,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from safetensors import SafetensorError
@@ -37,6 +37,15 @@ from training.checkpoints.store import PART, Checkpoint, DamagedError, Write, do
 
 AVERAGE = "average"
 BUFFERS = "buffers.safetensors"
+
+
+class PartContent(TypedDict):
+    """What part.json states beside the files: `fragments` in their order in the files; `shapes` of all
+    parameters, whole, by rank 0 alone.
+    """
+
+    fragments: list[Address]
+    shapes: dict[str, list[int]]
 
 
 class NotFiniteError(ArithmeticError):
@@ -60,9 +69,9 @@ def snapshot(
     if not all(bool(torch.isfinite(tensor).all()) for tensor in copies["master"]):
         raise NotFiniteError("a weight is NaN or infinite")
     copied_buffers = {name: _copied(tensor) for name, tensor in buffers.items()}
-    content = {"fragments": [list(fragment.address) for fragment in fragments], "shapes": shapes}
+    content: PartContent = {"fragments": [fragment.address for fragment in fragments], "shapes": shapes}
 
-    def write(folder: Path) -> dict[str, Any]:
+    def write(folder: Path) -> PartContent:
         for kind, tensors in copies.items():
             by_index = {str(index): tensor for index, tensor in enumerate(tensors)}
             _write_file(by_index, folder / f"{kind}.safetensors")
@@ -145,7 +154,7 @@ class Parts:
 
     def average(self) -> dict[str, Tensor]:
         """The state dict of the averaged model, whole."""
-        shapes: dict[str, list[int]] = self._content(0)["shapes"]
+        shapes = self._content(0)["shapes"]
         # NaN: a value that no part holds would be noticed
         flat = {
             name: torch.full((int(torch.Size(shape).numel()),), torch.nan) for name, shape in shapes.items()
@@ -189,8 +198,8 @@ class Parts:
                 stored.setdefault(name, []).append(StoredFragment(start, size, source, index))
         return [_segments(address, sorted(stored.get(address[0], []))) for address in needed]
 
-    def _content(self, rank: int) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads(self.file(rank, PART).read_text())
+    def _content(self, rank: int) -> PartContent:
+        content: PartContent = json.loads(self.file(rank, PART).read_text())
         return content
 
 
@@ -201,6 +210,7 @@ def _segments(address: Address, stored: list[StoredFragment]) -> list[Segment]:
     position = first
     segments = []
     for fragment in stored:
+        # they are in order: one that begins after `position` leaves a gap that no later one fills
         fragment_end = fragment.start + fragment.size
         if fragment.start <= position < min(fragment_end, end):
             taken = min(fragment_end, end) - position

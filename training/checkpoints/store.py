@@ -22,11 +22,11 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from cluster.runs import FOLDER, MARKER, checkpoint_folder, checkpoint_marker
 from cluster.scratch import scratch_folder
@@ -68,7 +68,22 @@ class Metadata(TypedDict, total=False):
     snapshots: list[str]
 
 
-Write = Callable[[Path], dict[str, Any]]
+Write = Callable[[Path], Mapping[str, object]]
+"""Writes a rank's files into a folder and returns, as plain data, what is in them."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A checkpoint to be saved. `step` and `attempt` are the same on all ranks.
+
+    `before_commit`: what rank 0 does when all parts are there, right before it commits.
+    """
+
+    step: int
+    attempt: str
+    write: Write
+    metadata: Metadata
+    before_commit: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -97,10 +112,7 @@ def part_folder(step: int, attempt: str, rank: int) -> str:
 
 
 class Saver:
-    """One rank's uploads, one at a time.
-
-    `write(folder)` makes the rank's files and returns, as plain data, what is in them.
-    """
+    """One rank's uploads, one at a time."""
 
     def __init__(self, store: Store, rank: int, world: int, keep: int):
         self.store = store
@@ -110,20 +122,10 @@ class Saver:
         self.thread = ThreadPoolExecutor(1, "saver", initializer=_lower_priority)
         self.pending: Future[None] | None = None
 
-    def save(
-        self,
-        step: int,
-        attempt: str,
-        write: Write,
-        metadata: Metadata,
-        before_commit: Callable[[], None],
-    ) -> None:
-        """Starts a save; all ranks call it with the same step and attempt.
-
-        Waits for the save before, and raises its error if it failed.
-        """
+    def save(self, draft: Draft) -> None:
+        """Starts a save; all ranks call it. Waits for the save before, and raises its error if it failed."""
         self.join()
-        self.pending = self.thread.submit(self._save, step, attempt, write, metadata, before_commit)
+        self.pending = self.thread.submit(self._save, draft)
 
     def join(self) -> None:
         """Waits until this rank's part is uploaded, and on rank 0 until the checkpoint is committed."""
@@ -136,22 +138,17 @@ class Saver:
     def close(self) -> None:
         self.thread.shutdown(cancel_futures=True)
 
-    def _save(
-        self,
-        step: int,
-        attempt: str,
-        write: Write,
-        metadata: Metadata,
-        before_commit: Callable[[], None],
-    ) -> None:
+    def _save(self, draft: Draft) -> None:
+        step = draft.step
         with scratch_folder("checkpoint") as folder:
-            upload_part(self.store, step, attempt, self.rank, folder, write(folder))
+            upload_part(self.store, step, draft.attempt, self.rank, folder, draft.write(folder))
         if self.rank == 0:
-            files = await_parts(self.store, step, attempt, self.world)
+            files = await_parts(self.store, step, draft.attempt, self.world)
             # the metrics of a step are stored before its checkpoint: a resume keeps all lines up to it
-            before_commit()
-            commit(self.store, step, metadata, files)
+            draft.before_commit()
+            commit(self.store, step, draft.metadata, files)
             self.store.replace(SAVED, json.dumps({"step": step}).encode())
+            # last: an older checkpoint goes only when a newer one is there
             retain(self.store, self.keep)
 
 
@@ -162,7 +159,7 @@ def _lower_priority() -> None:
 
 
 def upload_part(
-    store: Store, step: int, attempt: str, rank: int, folder: Path, content: dict[str, Any]
+    store: Store, step: int, attempt: str, rank: int, folder: Path, content: Mapping[str, object]
 ) -> None:
     """Uploads all files below `folder` as this rank's part, then `part.json`: their entries and `content`."""
     prefix = part_folder(step, attempt, rank)
@@ -276,7 +273,8 @@ def read_marker(store: Store, step: int) -> Checkpoint:
     return checkpoint
 
 
-def _hash(body: dict[str, Any]) -> str:
+def _hash(body: Mapping[str, object]) -> str:
+    # sorted, as the marker is: its reader gets the keys in another order than its writer had them
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 

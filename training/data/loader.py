@@ -34,7 +34,9 @@ from training.data.randomness import SampleKey
 FETCHERS = 8
 # a GPU takes batches faster than one thread makes them
 MAKERS = 4
-Make = Callable[[list[Sample | None], list[SampleKey]], dict[str, Any]]
+Arrays = dict[str, Any]
+"""By name, as `make` gives them; the loader does not look into them."""
+Make = Callable[[list[Sample | None], list[SampleKey]], Arrays]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Batch:
     keys: list[SampleKey]
     samples: list[Sample | None]
     wait_s: float
-    tensors: dict[str, Any] = field(default_factory=dict)
+    tensors: Arrays = field(default_factory=dict)
 
 
 @dataclass
@@ -126,6 +128,7 @@ class Loader:
         # first all windows, then the samples: after a start, the windows of all lanes come at once
         for position in positions:
             self._open_window(position)
+        # the keys are of positions, holes included: what is drawn for the others must not depend on them
         keys = [self.mixture.key(position) for position in positions]
         samples = [self._take(position) for position in positions]
         return Batch(step, keys, samples, wait_s=0.0)
@@ -150,7 +153,7 @@ class Loader:
         if not window.following and 2 * rows_left <= order.window_size:
             window.following = self.fetchers.submit(self._fetch, dataset, window.end)
         members = window.samples.pop(sample)
-        # it may have been buried since it was fetched
+        # the window was read before: its sample may have been buried since
         return None if self.mixture.catalogues[dataset].holes[sample] else members
 
     def _window_with(self, sample: int, dataset: int, own_position: int) -> Window:

@@ -10,11 +10,11 @@ O(1), at 10^9 as at 0, and alike at every world size. One dataset alone keeps it
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from cluster.dataset import Commit, Snapshot
+from cluster.jsonl import JsonObject
 from configs.load import UserError
 from training.data.catalogue import Catalogue
 from training.data.order import Order
@@ -113,7 +113,7 @@ def weighted_statistics(snapshots: Sequence[Snapshot], weights: Sequence[float])
     return commits
 
 
-def _scaled(statistics: dict[str, Any], scale: float) -> dict[str, Any]:
+def _scaled(statistics: JsonObject, scale: float) -> JsonObject:
     """With counts, sums and sums of squares times `scale`."""
     scaled = {}
     for name, value in statistics.items():

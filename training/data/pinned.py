@@ -21,6 +21,8 @@ from training.data.catalogue import Catalogue
 # enough that another dataset with the same units cannot agree by chance, few enough to store in run.json
 PROBED = 64
 Probe = dict[str, list[int]]
+IndexRow = dict[str, Any]
+"""A row of an index, as pyarrow gives it."""
 
 
 def probe_of(catalogue: Catalogue) -> Probe:
@@ -85,7 +87,7 @@ def _was_rewritten(
     return all(_checksums(row, members) == probe[row["key"]] for row in probed)
 
 
-def _checksums(row: dict[str, Any], members: tuple[str, ...]) -> list[int | None]:
+def _checksums(row: IndexRow, members: tuple[str, ...]) -> list[int | None]:
     by_ext = {member.ext: member.crc32 for member in members_of(row)}
     return [by_ext.get(name) for name in members]
 

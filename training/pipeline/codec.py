@@ -29,6 +29,10 @@ PROCESSOR_TYPES = ("image_processor_type", "feature_extractor_type")  # the seco
 UNSUPPORTED_STEPS = ("do_pad", "do_reduce_labels", "do_align_long_axis", "do_thumbnail", "crop_pct")
 
 
+Processor = dict[str, Any]
+"""The content of a tower's preprocessor_config.json, as transformers writes it: keys differ by version."""
+
+
 class BadMelError(ArithmeticError):
     """Decoded log mels that are NaN or infinite, or far louder or quieter than any recording."""
 
@@ -50,7 +54,7 @@ class ImageConfig:
     resample: int = 2
 
     @staticmethod
-    def from_processor(settings: dict[str, Any]) -> "ImageConfig":
+    def from_processor(settings: Processor) -> "ImageConfig":
         """From the content of a `preprocessor_config.json`, ours or that of a published tower.
 
         `ValueError` for one that needs what is not done here.
@@ -79,7 +83,7 @@ class ImageConfig:
         )
 
 
-def _check_supported(settings: dict[str, Any]) -> None:
+def _check_supported(settings: Processor) -> None:
     """`ValueError` for a processor with a step that is not done here, or without one that is."""
     unsupported = [name for name in UNSUPPORTED_STEPS if settings.get(name)]
     unsupported += [name for name in ("do_resize", "do_rescale") if settings.get(name, True) is False]
@@ -89,14 +93,14 @@ def _check_supported(settings: dict[str, Any]) -> None:
         raise ValueError(f"{unsupported[0]}={settings.get(unsupported[0])} is not supported")
 
 
-def _moments(settings: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _moments(settings: Processor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation per colour; of a processor that normalises nothing, 0 and 1."""
     if settings.get("do_normalize", True) is False:
         return (0.0,) * 3, (1.0,) * 3
     return tuple(settings["image_mean"]), tuple(settings["image_std"])
 
 
-def _edges(size: Any, square: bool) -> dict[str, Any]:
+def _edges(size: Any, square: bool) -> dict[str, int]:
     """A size by the names of its edges; what a bare number means depends on whether a crop follows."""
     if isinstance(size, int):
         return {"height": size, "width": size} if square else {"shortest_edge": size}
@@ -115,10 +119,10 @@ def _side(size: Any, name: str) -> int:
 
 def image_to_tensor(picture: Image.Image, config: ImageConfig) -> Tensor:
     """What the tower sees of any picture as it is shown (ingest.pixels), float32 [3, size, size]."""
-    shown = to_srgb(picture)
+    upright = to_srgb(picture)
     side = (config.size_px, config.size_px)
     # cut and scaled in one resampling: a second one would blur
-    square = shown.resize(side, Image.Resampling(config.resample), box=_crop_box(shown.size, config))
+    square = upright.resize(side, Image.Resampling(config.resample), box=_crop_box(upright.size, config))
     pixels = torch.from_numpy(np.asarray(square, dtype=np.float32) / 255).permute(2, 0, 1)
     mean = torch.tensor(config.mean)[:, None, None]
     std = torch.tensor(config.std)[:, None, None]
@@ -130,7 +134,7 @@ def _crop_box(size: tuple[int, int], config: ImageConfig) -> tuple[float, float,
     short = min(size)
     if not config.resize_px:
         return _centre(size, (short, short))
-    # where the crop lies in the scaled picture, whose sides a processor rounds down, then back
+    # where the crop is in the scaled picture, whose sides a processor rounds down, then back
     resize = config.resize_px
     width, height = (resize if config.stretch else max(resize, resize * side // short) for side in size)
     left, top, right, bottom = _centre((width, height), (config.size_px, config.size_px))
@@ -182,8 +186,9 @@ def predict_flow(
 
     `dtype` of the weights: they may be half precision; what is integrated over time stays float32.
     """
-    found = network(latent.to(dtype), times, encoder_hidden_states=None, class_labels=condition.to(dtype))
-    flow: Tensor = found.sample.float()
+    # the embedding enters as a class label would: our UNet is conditioned on nothing else (networks/unet)
+    output = network(latent.to(dtype), times, encoder_hidden_states=None, class_labels=condition.to(dtype))
+    flow: Tensor = output.sample.float()
     return flow
 
 

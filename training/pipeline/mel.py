@@ -20,6 +20,8 @@ from torch import Tensor
 from transformers.audio_utils import mel_filter_bank
 
 LEVELS = ("recorded", "audioldm")
+MelSettings = dict[str, Any]
+"""`MelConfig.settings()` as JSON; older ones may lack what was added since."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class MelConfig:
         """Channels, time, mel bands."""
         return self.latent_channels, self.num_frames // self.downsampling, self.num_mels // self.downsampling
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> MelSettings:
         """Plain data of which `MelConfig(**settings)` is the inverse.
 
         The recorded level is left out, so that hashes are those of before there was another.
@@ -94,6 +96,7 @@ def to_audioldm_level(wav: Tensor) -> Tensor:
     `normalize_wav` of AudioLDM-training-finetuning.
     """
     centred = wav - wav.mean(-1, keepdim=True)
+    # + 1e-8: silence stays silence
     return 0.5 * centred / (centred.abs().amax(-1, keepdim=True) + 1e-8)
 
 
@@ -106,6 +109,7 @@ def log_mel_to_wav(
     `seed` gives the same start phases for every clip, whatever the batch.
     """
     magnitude = mel_to_magnitude(log_mel.float().exp(), mel).transpose(1, 2)
+    # drawn on the CPU: a seed gives the same phases on every device
     generator = torch.Generator().manual_seed(seed)
     phase = torch.rand(magnitude.shape[1:], generator=generator).to(magnitude) * 2 * math.pi
     angles = torch.polar(torch.ones_like(magnitude), phase.expand_as(magnitude))
@@ -113,6 +117,7 @@ def log_mel_to_wav(
     for _ in range(iterations):
         rebuilt = _stft(_overlap_add(magnitude * angles, mel), mel)
         angles = rebuilt + momentum * (rebuilt - before)
+        # the phase alone; the bound keeps a bin of silence from a division by 0
         angles = angles / angles.abs().clamp(min=1e-9)
         before = rebuilt
     edge = (mel.fft_size - mel.hop_size) // 2

@@ -29,6 +29,8 @@ from training.pipeline.codec import (
 from training.pipeline.mel import MelConfig
 
 USUAL_GUIDANCE = 2.0
+Conditioning = dict[str, Any]
+"""Whatever a model states of its data and training beside its weights: conditioning.json of a run."""
 
 
 class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers hides its types from mypy
@@ -44,7 +46,7 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
         autoencoder: Any,
         image_encoder: Any,
         scheduler: Any,
-        conditioning: dict[str, Any] | None = None,
+        conditioning: Conditioning | None = None,
     ):
         super().__init__()
         assert conditioning is not None, "a default only keeps diffusers from taking it for a model"

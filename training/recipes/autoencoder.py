@@ -26,6 +26,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from cluster.dataset import Snapshot
+from cluster.jsonl import JsonObject
 from configs.load import UserError
 from training.data.randomness import SampleKey, keyed_rng
 from training.pipeline.mel import LEVELS, MelConfig
@@ -62,7 +63,7 @@ class Config:
     level: str = "recorded"
 
 
-def geometry(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> Geometry:
+def geometry(snapshot: Snapshot, dataset_meta: JsonObject, config: Config) -> Geometry:
     """`{"mel"}`: the geometry of the clips.
 
     `UserError` for other datasets and for levels that do not give the ratio.

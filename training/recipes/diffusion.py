@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from cluster.dataset import Snapshot
+from cluster.jsonl import JsonObject
 from configs.load import UserError
 from training.data.npy import read_npy
 from training.data.randomness import VALIDATION, SampleKey, keyed_rng
@@ -62,7 +63,7 @@ class Config:
     time_spread: float = 1.0
 
 
-def geometry(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> Geometry:
+def geometry(snapshot: Snapshot, dataset_meta: JsonObject, config: Config) -> Geometry:
     """Shapes, and mean and spread per latent channel and embedding dimension, merged over the commits.
 
     `UserError` for a dataset that is not of latents, is empty, or has not what `condition` needs.
@@ -102,7 +103,7 @@ def check_config(config: Config) -> None:
         raise UserError(f"diffusion.condition_dropout={config.condition_dropout}: give 0 or more, below 1")
 
 
-def merge_moments(statistics: list[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
+def merge_moments(statistics: list[JsonObject], name: str) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel from the sums that each commit carries.
 
     The deviation of what never varied is 1, as StandardScaler of scikit-learn has it: divided by a spread

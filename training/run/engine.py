@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import torch.distributed as dist
@@ -104,7 +104,18 @@ def _checkpoint_activations(model: nn.Module) -> None:
             module.enable_gradient_checkpointing()  # type: ignore[operator]
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+class ParameterGroup(TypedDict):
+    """As AdamW takes them."""
+
+    params: list[nn.Parameter]
+    weight_decay: float
+
+
+EngineSettings = dict[str, Any]
+"""A DeepSpeed configuration, or a section of one: its own JSON."""
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[ParameterGroup]:
     """For AdamW: matrices and kernels decay; vectors (norms, biases, null embeddings, temperature) do not.
 
     A vector has no scale that a later layer could undo, so that decay would only pull it to zero: a
@@ -115,7 +126,10 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     vectors: list[nn.Parameter] = []
     for parameter in model.parameters():
         (matrices if parameter.ndim > 1 else vectors).append(parameter)
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups: list[ParameterGroup] = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     return [group for group in groups if group["params"]]
 
 
@@ -163,9 +177,9 @@ def _mend_compiler() -> None:
     torch.compiler.config.cache_key_tag += "pytorch-185873"
 
 
-def engine_settings(config: TrainConfig, world: int) -> dict[str, Any]:
+def engine_settings(config: TrainConfig, world: int) -> EngineSettings:
     """DeepSpeed's own settings; the micro batch follows from the global one."""
-    adam: dict[str, Any] = {
+    adam: EngineSettings = {
         "lr": config.lr,
         "betas": [config.beta1, config.beta2],
         "eps": 1e-8,
@@ -175,7 +189,7 @@ def engine_settings(config: TrainConfig, world: int) -> dict[str, Any]:
         # one pass over the memory instead of ten
         "fused": True,
     }
-    zero: dict[str, Any] = {"stage": config.zero_stage}
+    zero: EngineSettings = {"stage": config.zero_stage}
     if config.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
     # at ZeRO 0 DeepSpeed computes a norm only to clip; an infinite bound gives the norm and clips nothing

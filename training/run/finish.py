@@ -12,7 +12,7 @@ from cluster.scratch import scratch_folder
 from training.checkpoints.parts import Parts
 from training.checkpoints.store import read_marker
 from training.pretrained import fetch_models
-from training.run.history import FINISHED
+from training.run.history import FINISHED, Finished
 from training.run.setup import Run
 
 
@@ -28,7 +28,7 @@ def finish(run: Run, step: int, cpu_s: float) -> None:
             name = f"model/{path.relative_to(model)}"
             store.replace(name, path.read_bytes())
             sizes[name] = path.stat().st_size
-    record = {"step": step, "cpu_s": round(cpu_s, 1), "time": time.time(), "files": sizes}
+    record: Finished = {"step": step, "cpu_s": round(cpu_s, 1), "time": time.time(), "files": sizes}
     store.replace(FINISHED, json.dumps(record).encode())
 
 

@@ -9,7 +9,8 @@ A run with a finished model or steps behind it never starts at step 0 by itself.
 
 import json
 import logging
-from typing import Any
+from collections.abc import Mapping
+from typing import TypedDict, cast
 
 from cluster.jsonl import parse_lines
 from cluster.runs import MARKER, committed_steps, marked_steps
@@ -25,6 +26,27 @@ RESTART = "restore them from a copy, or give restart=true to start at step 0, or
 EVENTS_OF_SAVED_RUNS = ("resumed", "rolled_back", "stopped")
 
 
+class Event(TypedDict, total=False):
+    """A line of events.jsonl; what is beside `event`, `step` and `time` depends on the event."""
+
+    event: str
+    step: int
+    time: float
+    pids: list[int]
+    reason: str
+    keys: list[str]
+    skipped_samples: int
+
+
+class Finished(TypedDict, total=False):
+    """FINISHED.json. `files`: sizes by name; older versions list none."""
+
+    step: int
+    cpu_s: float
+    time: float
+    files: dict[str, int]
+
+
 class NothingUsableError(RuntimeError):
     """A run with steps behind it has no checkpoint that can be read.
 
@@ -34,11 +56,11 @@ class NothingUsableError(RuntimeError):
 
 def finished_step(store: Store) -> int:
     """The step at which the run was finished; 0 if it was not, or if its model is no longer whole."""
-    finished = _read_json(store, FINISHED)
+    finished = read_finished(store)
     if not finished:
         return 0
     # runs of older versions list no files: any file of the model will do
-    files = finished.get("files") or dict.fromkeys(store.list("model")[:1])
+    files: Mapping[str, int | None] = finished.get("files") or dict.fromkeys(store.list("model")[:1])
     missing = [name for name, size in files.items() if not _exists(store, name, size)]
     if missing or not files:
         name = (missing or ["model"])[0]
@@ -51,26 +73,28 @@ def _exists(store: Store, name: str, size: int | None) -> bool:
     return store.exists(name) and size in (None, store.size(name))
 
 
-def _read_json(store: Store, name: str) -> dict[str, Any]:
-    """The object; empty, with a warning, if it is damaged."""
-    if not store.exists(name):
+def read_finished(store: Store) -> Finished:
+    """FINISHED.json; empty if there is none, and with a warning if it is damaged."""
+    if not store.exists(FINISHED):
         return {}
     try:
-        content = json.loads(store.read(name))
+        content = json.loads(store.read(FINISHED))
     except ValueError as error:
-        log.warning("%s/%s is damaged (%s) and ignored", store.uri, name, error)
+        log.warning("%s/%s is damaged (%s) and ignored", store.uri, FINISHED, error)
         return {}
-    return content if isinstance(content, dict) else {}
+    return cast(Finished, content) if isinstance(content, dict) else {}
 
 
-def events(store: Store) -> list[dict[str, Any]]:
+def events(store: Store) -> list[Event]:
     """The whole lines of events.jsonl, oldest first."""
-    return parse_lines(store.read(EVENTS), f"{store.uri}/{EVENTS}") if store.exists(EVENTS) else []
+    if not store.exists(EVENTS):
+        return []
+    return [cast(Event, line) for line in parse_lines(store.read(EVENTS), f"{store.uri}/{EVENTS}")]
 
 
 def work_behind(store: Store) -> str:
     """Why this output is not that of a new run; "" for a new one, and for one that came to no checkpoint."""
-    finished = _read_json(store, FINISHED)
+    finished = read_finished(store)
     if finished:
         return f"it was finished at step {finished.get('step')}"
     if store.exists(FINISHED) or store.list("model"):

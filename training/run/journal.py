@@ -11,8 +11,8 @@ A line that a crash cut off is dropped when the journal is opened again: it woul
 
 import json
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from cluster.jsonl import read_lines
 from cluster.storage import Store
@@ -41,7 +41,7 @@ class Journal:
         if self.folder:
             self.folder.cleanup()
 
-    def append(self, line: dict[str, Any]) -> None:
+    def append(self, line: Mapping[str, object]) -> None:
         self.file.write(json.dumps(line) + "\n")
 
     def truncate_after(self, step: int) -> None:
@@ -50,7 +50,7 @@ class Journal:
         self._rewrite([line for line in read_lines(self.path) if line.get("step", 0) <= step])
         previous.close()
 
-    def _rewrite(self, lines: list[dict[str, Any]]) -> None:
+    def _rewrite(self, lines: Iterable[Mapping[str, object]]) -> None:
         """Beside, then renamed: a crash here loses no line."""
         partial = self.path.with_name(f".{self.name}.partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in lines))

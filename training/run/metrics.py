@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 import torch
 
@@ -46,6 +46,21 @@ class StepMetrics:
     seconds: float
     wait_s: float
     flops: float
+
+
+class StepLine(TypedDict):
+    """A line of metrics.jsonl; `mfu` of a device whose peak is known."""
+
+    step: int
+    loss: float | None
+    holes: int
+    samples: int
+    lr: float
+    grad_norm: float
+    step_s: float
+    data_wait_s: float
+    tflops: float
+    mfu: NotRequired[float]
 
 
 class MetricsLog:
@@ -87,7 +102,7 @@ class MetricsLog:
         """A line for an optimiser step."""
         step_s = measured.seconds + measured.wait_s
         self.samples += measured.count
-        line: dict[str, Any] = {
+        line: StepLine = {
             "step": step,
             "loss": measured.loss if measured.count else None,
             "holes": self.config.global_batch - measured.count,
@@ -103,7 +118,8 @@ class MetricsLog:
         self.metrics.append(line)
         # a plot of the step or the samples over the step says nothing; a loss of no sample is NaN
         hidden = ("step", "samples") if measured.count else ("step", "samples", "loss")
-        self._plot("train", step, {name: value for name, value in line.items() if name not in hidden})
+        plotted = {name: value for name, value in line.items() if name not in hidden}
+        self._plot("train", step, cast(dict[str, float], plotted))
 
     def log_validation(self, step: int, losses: dict[str, float], damaged: list[str]) -> None:
         """A line for a measurement.

@@ -3,8 +3,8 @@ from step to step.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
+from cluster.dataset import Snapshot
 from training.recipes.recipe import Geometry
 from training.settings import TrainConfig
 
@@ -13,11 +13,11 @@ from training.settings import TrainConfig
 class Plan:
     """What the driver hands to every worker.
 
-    `snapshots`: pinned, that of `data` first, as JSON. `attempt`: a name for this start.
+    `snapshots`: pinned, that of `data` first. `attempt`: a name for this start.
     """
 
     config: TrainConfig
-    snapshots: list[dict[str, Any]]
+    snapshots: list[Snapshot]
     geometry: Geometry
     attempt: str
 

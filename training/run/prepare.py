@@ -15,6 +15,7 @@ from typing import Any, NotRequired, TypedDict, cast
 import torch
 
 from cluster.dataset import Dataset, Snapshot
+from cluster.jsonl import JsonObject
 from cluster.scratch import scratch_folder
 from cluster.storage import Store, absolute, open_store
 from configs.load import UserError, describe_difference, semantic_hash
@@ -40,8 +41,8 @@ MODEL_ERRORS = (ValueError, RuntimeError, TypeError, ZeroDivisionError, IndexErr
 class RunRecord(TypedDict):
     """run.json. `facts` is the recipe's geometry; `probes` pin bytes of each dataset, but in old runs."""
 
-    config: dict[str, Any]
-    snapshots: list[dict[str, Any]]
+    config: JsonObject
+    snapshots: list[JsonObject]
     facts: Geometry
     probes: NotRequired[list[Any]]
 
@@ -71,7 +72,8 @@ def prepare(config: TrainConfig) -> Plan:
         record = stored if is_finished else _resumed_record(stored, config, datasets)
 
     # --- What the run would need later ----------------------------------------------------------------------
-    pinned = Snapshot.from_json(record["snapshots"][0])
+    snapshots = [Snapshot.from_json(snapshot) for snapshot in record["snapshots"]]
+    pinned = snapshots[0]
     if config.validate_every:
         Catalogue.of(datasets[0], pinned, config.validation_split, config.module.MEMBERS)
     Preview.of(datasets[0], pinned, config, record["facts"])
@@ -80,7 +82,7 @@ def prepare(config: TrainConfig) -> Plan:
     # --- Bind, last of all: a start that was refused binds nothing ------------------------------------------
     if stored is None:
         _bind(config, record)
-    return Plan(config, record["snapshots"], record["facts"], f"{time.time_ns():x}")
+    return Plan(config, snapshots, record["facts"], f"{time.time_ns():x}")
 
 
 # --- run.json -----------------------------------------------------------------------------------------------
@@ -190,7 +192,7 @@ def _check_same_datasets(pinned: list[str], config: TrainConfig) -> None:
         )
 
 
-def _comparable(settings: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
+def _comparable(settings: JsonObject, config: TrainConfig) -> JsonObject:
     """Without `accumulate` if the loss is a sum over samples: any number of micro batches gives the same."""
     couples = config.module.COUPLES_SAMPLES
     return {name: value for name, value in settings.items() if couples or name != "accumulate"}

@@ -22,6 +22,7 @@ from training.checkpoints.parts import AVERAGE, NotFiniteError, Parts, snapshot
 from training.checkpoints.store import (
     Checkpoint,
     DamagedError,
+    Draft,
     Metadata,
     Write,
     quarantine,
@@ -54,7 +55,9 @@ def save(run: Run, progress: Progress) -> None:
     if problems or write is None:
         raise NotFiniteError(problems[0])
     sync = run.metrics.sync if run.metrics else lambda: None
-    run.saver.save(progress.step, f"{run.attempt}-{run.saves}", write, _metadata(run, progress), sync)
+    # numbered: a run that was rolled back saves the same step again, and must not write into its old parts
+    attempt = f"{run.attempt}-{run.saves}"
+    run.saver.save(Draft(progress.step, attempt, write, _metadata(run, progress), sync))
 
 
 def _snapshot(run: Run) -> Write:
@@ -77,7 +80,7 @@ def _metadata(run: Run, progress: Progress) -> Metadata:
         "ema": run.config.ema,
         "position": progress.position(run.config),
         "skipped": progress.skipped,
-        "snapshots": [snapshot["id"] for snapshot in run.plan.snapshots],
+        "snapshots": [snapshot.id for snapshot in run.plan.snapshots],
     }
 
 

@@ -86,8 +86,7 @@ def set_up(plan: Plan, stack: ExitStack) -> Run:
     prepare_process(config.threads)
 
     # --- Data -----------------------------------------------------------------------------------------------
-    snapshots = [Snapshot.from_json(snapshot) for snapshot in plan.snapshots]
-    mixture = mixture_of(config, snapshots)
+    mixture = mixture_of(config, plan.snapshots)
 
     # --- Model and engine -----------------------------------------------------------------------------------
     # seeded right before: the first weights are the same on every rank and in every start
@@ -106,8 +105,8 @@ def set_up(plan: Plan, stack: ExitStack) -> Run:
 
     # --- Validation and previews, of `data` alone -----------------------------------------------------------
     dataset = Dataset.open(config.data)
-    validation = Validation.of(dataset, snapshots[0], config, plan.geometry, rank, world)
-    preview = Preview.of(dataset, snapshots[0], config, plan.geometry)
+    validation = Validation.of(dataset, plan.snapshots[0], config, plan.geometry, rank, world)
+    preview = Preview.of(dataset, plan.snapshots[0], config, plan.geometry)
 
     # --- Take-downs while the run trains --------------------------------------------------------------------
     catalogues = [*mixture.catalogues, *([validation.catalogue] if validation else [])]
@@ -177,5 +176,6 @@ def _by_dataset(config: TrainConfig, catalogues: list[Catalogue]) -> Watched:
     watched: Watched = []
     for uri in config.all_data:
         dataset = Dataset.open(uri)
-        watched.append((dataset, [one for one in catalogues if one.store.uri == dataset.uri]))
+        # the validation's catalogue is of `data` too
+        watched.append((dataset, [each for each in catalogues if each.store.uri == dataset.uri]))
     return watched

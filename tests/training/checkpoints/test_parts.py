@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from cluster.storage import Store, open_store
 from training.checkpoints.fragments import Address
 from training.checkpoints.parts import Parts, snapshot
-from training.checkpoints.store import DamagedError, Saver, read_marker
+from training.checkpoints.store import DamagedError, Draft, Saver, read_marker
 
 Split = list[tuple[str, int, int]]
 
@@ -55,7 +55,7 @@ def save(store: Store, values: dict[str, torch.Tensor], splits: list[Split]) -> 
         averages = [fragment.master * 4 for fragment in fragments]
         shapes = {name: list(tensor.shape) for name, tensor in values.items()}
         write = snapshot(fragments, averages, {}, shapes)
-        saver.save(1, "a", write, {"workers": world}, lambda: None)
+        saver.save(Draft(1, "a", write, {"workers": world}, lambda: None))
     for saver in savers:
         saver.join()
         saver.close()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cluster.dataset import Dataset, Snapshot
+from cluster.dataset import Dataset
 from cluster.jsonl import read_lines
 from tests.fakes.latents import make_latents
 from tests.fakes.runs import losses, settings
@@ -52,9 +52,7 @@ def loss_of_the_finished_model(config: TrainConfig) -> float:
     null = json.loads((Path(config.output) / "model/conditioning.json").read_text())["null_embedding"]
     with torch.no_grad():
         model.null_embedding.copy_(torch.tensor(null))
-    validation = Validation.of(
-        Dataset.open(config.data), Snapshot.from_json(plan.snapshots[0]), config, plan.geometry, 0, 1
-    )
+    validation = Validation.of(Dataset.open(config.data), plan.snapshots[0], config, plan.geometry, 0, 1)
     assert validation
     return validation.measure(PlainEngine(model))["loss"]
 
