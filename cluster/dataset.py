@@ -17,16 +17,17 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 import pyarrow as pa
 
+from cluster.jsonl import JsonObject
 from cluster.objects import RESTORE, DamagedDatasetError, list_own, open_list
 from cluster.seals import open_json, open_parquet, seal_json, seal_table
 from cluster.shards import Shard
 from cluster.storage import Store, file_sha256, open_store
 from cluster.worklist import WorkList
-from configs.load import UserError, describe_difference, semantic_hash
+from configs.load import SettingsTree, UserError, describe_difference, semantic_hash
 
 log = logging.getLogger(__name__)
 # raised when a reader of today could not read what is written tomorrow
@@ -36,6 +37,27 @@ COMMIT_READERS = 8
 # in memory at once where commits are read one by one
 COMMITS_AT_ONCE = 64
 TOMBSTONE = pa.schema([("key", pa.string()), ("reason", pa.string()), ("date", pa.string())])
+
+
+# numbers that a stage wants merged over the dataset, by names of its own: sums and counts, nested or not
+Statistics = dict[str, Any]
+
+
+class Parent(TypedDict):
+    """What a dataset was made of: where it is, and the id of the snapshot that was read."""
+
+    uri: str
+    snapshot: NotRequired[str]
+
+
+class DatasetMeta(TypedDict):
+    """dataset.json, by which a dataset is recognised. `config`: the semantic settings it was made with."""
+
+    kind: str
+    schema_version: int
+    config: SettingsTree
+    parents: list[Parent]
+    semantic_hash: str
 
 
 @dataclass(frozen=True)
@@ -60,16 +82,16 @@ class Commit:
     index: Part
     counts: dict[str, int]
     semantic_hash: str
-    statistics: dict[str, Any] = field(default_factory=dict)
+    statistics: Statistics = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         data = asdict(self)
         # the stored name is older than ours: datasets that exist must stay readable
         data["facts"] = data.pop("statistics")
         return data
 
     @staticmethod
-    def from_json(data: dict[str, Any]) -> "Commit":
+    def from_json(data: JsonObject) -> "Commit":
         tar = Part(**data["tar"]) if data["tar"] else None
         fields = {name: value for name, value in data.items() if name != "facts"}
         fields.update(tar=tar, index=Part(**data["index"]), statistics=data.get("facts", {}))
@@ -84,11 +106,11 @@ class Snapshot:
     uri: str
     commits: tuple[Commit, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {"id": self.id, "uri": self.uri, "commits": [commit.to_json() for commit in self.commits]}
 
     @staticmethod
-    def from_json(data: dict[str, Any]) -> "Snapshot":
+    def from_json(data: JsonObject) -> "Snapshot":
         return Snapshot(
             data["id"], data["uri"], tuple(Commit.from_json(commit) for commit in data["commits"])
         )
@@ -103,7 +125,7 @@ class Snapshot:
 class Dataset:
     """A dataset that exists; made by `open` or `create_or_open`. `meta` is dataset.json."""
 
-    def __init__(self, store: Store, meta: dict[str, Any]):
+    def __init__(self, store: Store, meta: DatasetMeta):
         self.store = store
         self.meta = meta
         self.worklist = WorkList(store)
@@ -114,7 +136,7 @@ class Dataset:
         """The dataset at `uri`. `UserError` where there is none, or it is of another kind."""
         store = open_store(uri)
         try:
-            meta = open_json(store.read("dataset.json"))
+            meta = cast(DatasetMeta, open_json(store.read("dataset.json")))
         except FileNotFoundError:
             fix = "check the path or make it first"
             raise UserError(f"{uri}: no dataset here (dataset.json is missing); {fix}") from None
@@ -128,9 +150,7 @@ class Dataset:
         return Dataset(store, meta)
 
     @staticmethod
-    def create_or_open(
-        uri: str, kind: str, config: dict[str, Any], parents: list[dict[str, Any]]
-    ) -> "Dataset":
+    def create_or_open(uri: str, kind: str, config: SettingsTree, parents: list[Parent]) -> "Dataset":
         """The dataset at `uri`, new or existing. `config` holds semantic settings only.
 
         `UserError` with the difference where the existing one was made with other semantic settings, or of
@@ -138,10 +158,15 @@ class Dataset:
         """
         store = open_store(uri, writable=True)
         identity = _identity(config, parents)
-        meta = {"kind": kind, "schema_version": SCHEMA_VERSION, "config": config, "parents": parents}
-        meta["semantic_hash"] = semantic_hash(identity)
+        meta: DatasetMeta = {
+            "kind": kind,
+            "schema_version": SCHEMA_VERSION,
+            "config": config,
+            "parents": parents,
+            "semantic_hash": semantic_hash(identity),
+        }
         try:
-            store.put("dataset.json", seal_json(meta))
+            store.put("dataset.json", seal_json({**meta}))
         except FileExistsError:
             existing = Dataset.open(uri, kind)
             was = _identity(existing.meta["config"], existing.meta["parents"])
@@ -215,14 +240,14 @@ class Dataset:
             raise DamagedDatasetError(f"{name}: {problem}; {RESTORE}")
         return open_parquet(data).read(use_threads=False)
 
-    def iter_rows(self, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    def iter_rows(self, columns: list[str] | None = None) -> Iterator[JsonObject]:
         """Rows of every committed index, unit by unit, with the unit's name in `unit`."""
         for commit in self.iter_commits():
             table = self.read_index(commit)
             for row in (table.select(columns) if columns else table).to_pylist():
                 yield {"unit": commit.unit, **row}
 
-    def commit(self, unit: str, generation: int, shard: Shard, statistics: dict[str, Any]) -> Commit:
+    def commit(self, unit: str, generation: int, shard: Shard, statistics: Statistics) -> Commit:
         """Uploads a built shard, data first, and publishes its commit last.
 
         Returns the commit that counts: this one, or the one that another worker published before.
@@ -265,10 +290,10 @@ class Dataset:
         return reasons
 
 
-def _identity(config: dict[str, Any], parents: list[dict[str, Any]]) -> dict[str, Any]:
+def _identity(config: SettingsTree, parents: list[Parent]) -> SettingsTree:
     """What makes two datasets the same: settings and the content of their parents, not the URIs of these."""
 
-    def content(parent: dict[str, Any]) -> dict[str, Any]:
+    def content(parent: Parent) -> dict[str, object]:
         is_pinned = "snapshot" in parent  # then the snapshot says what it holds, wherever it is
         return {name: value for name, value in parent.items() if not (is_pinned and name == "uri")}
 

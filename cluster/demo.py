@@ -17,11 +17,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from rich.console import Console
 
-from cluster.jsonl import read_lines
+from cluster.jsonl import JsonObject, read_lines
 from cluster.runs import committed_steps
 from cluster.storage import open_store
 
@@ -36,6 +36,28 @@ POLL_S = 0.2
 SITE_START_S = 60
 # the first and the last of so many parts of the losses are averaged, since single ones are noisy
 LOSS_PARTS = 20
+
+
+class TrainingSummary(TypedDict):
+    """What the killed run did. `resumed_from_step`: None where it was not killed."""
+
+    steps: int
+    killed_at_step: int
+    resumed_from_step: int | None
+    loss_first: float
+    loss_last: float
+
+
+class DemoSummary(TypedDict):
+    """FOLDER/summary.json. `refused`: reason -> rows; `scores`: of the evaluation; `seconds` by stage."""
+
+    clips: int
+    refused: dict[str, int]
+    train: TrainingSummary
+    scores: JsonObject
+    seconds: dict[str, float]
+    wavs: list[str]
+    report: str
 
 
 class Demo:
@@ -124,8 +146,8 @@ def main(folder: str = "out/demo") -> None:
     demo.show()
     summary = summarise(demo.root, killed_at, demo.seconds)
     (demo.root / "summary.json").write_text(json.dumps(summary, indent=1))
-    shown = ("clips", "refused", "train", "scores", "seconds")
-    console.print_json(json.dumps({name: summary[name] for name in shown}))
+    printed = {name: value for name, value in summary.items() if name not in ("wavs", "report")}
+    console.print_json(json.dumps(printed))
     console.print(f"open {demo.root}/report.html")
 
 
@@ -197,7 +219,7 @@ def _is_well_past_a_checkpoint(output: Path) -> bool:
     return bool(steps and metrics and metrics[-1]["step"] >= steps[-1] + STEPS_BEFORE_KILL)
 
 
-def summarise(root: Path, killed_at: int, seconds: dict[str, float]) -> dict[str, Any]:
+def summarise(root: Path, killed_at: int, seconds: dict[str, float]) -> DemoSummary:
     """What the demo made, read from the files that its commands left."""
     counts = _count_rows(root / "clips")
     return {
@@ -220,7 +242,7 @@ def _count_rows(clips: Path) -> dict[str, int]:
     return counts
 
 
-def _summarise_training(output: Path, killed_at: int) -> dict[str, Any]:
+def _summarise_training(output: Path, killed_at: int) -> TrainingSummary:
     metrics = read_lines(output / "metrics.jsonl")
     events = read_lines(output / "events.jsonl")
     resumed = [event["step"] for event in events if event["event"] == "resumed"]

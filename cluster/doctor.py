@@ -130,24 +130,26 @@ def check_ffmpeg(config: DoctorConfig) -> Finding:
 def check_ytdlp(config: DoctorConfig) -> Finding:
     """yt-dlp, and the JavaScript runtime that YouTube's media need with cookies: present, and not too old."""
     versions = {name: _version_of(name) for name in ("yt-dlp", "yt-dlp-ejs", "deno")}
-    found = ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items())
+    installed = ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items())
     if not versions["yt-dlp"]:
-        return Finding("ytdlp", found, "install the ingest extra (make setup)")
+        return Finding("ytdlp", installed, "install the ingest extra (make setup)")
     if not (versions["deno"] and versions["yt-dlp-ejs"]):
-        found += " (only source.youtube.js_runtime needs the latter two: the youtube extra)"
+        installed += " (only source.youtube.js_runtime needs the latter two: the youtube extra)"
     day = _day_of(versions["yt-dlp"])
     if day < OLDEST_YTDLP:
         return Finding(
             "ytdlp",
-            found,
+            installed,
             f"older than {OLDEST_YTDLP:%Y.%m.%d} has known security faults: pip install --upgrade yt-dlp",
         )
     age_days = (datetime.date.today() - day).days
     if age_days > STALE_DAYS:
-        found += f"; yt-dlp is {age_days} days old and sites change: pip install --upgrade yt-dlp yt-dlp-ejs"
+        installed += (
+            f"; yt-dlp is {age_days} days old and sites change: pip install --upgrade yt-dlp yt-dlp-ejs"
+        )
     if versions["deno"] and _numbers(versions["deno"]) < OLDEST_DENO:
-        return Finding("ytdlp", found, "yt-dlp takes deno 2.3.0 or newer: pip install --upgrade deno")
-    return Finding("ytdlp", found)
+        return Finding("ytdlp", installed, "yt-dlp takes deno 2.3.0 or newer: pip install --upgrade deno")
+    return Finding("ytdlp", installed)
 
 
 def _version_of(package: str) -> str:
@@ -168,7 +170,7 @@ def _day_of(version: str) -> datetime.date:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
+    return tuple(int(digits) for digits in version.split(".") if digits.isdigit())
 
 
 def check_storage(config: DoctorConfig) -> Finding:

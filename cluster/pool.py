@@ -8,6 +8,7 @@ travel several in a call. A unit that fails is tried `MAX_TRIES` times. Which un
 cluster.units.
 """
 
+import functools
 import itertools
 import logging
 import os
@@ -21,7 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.dataset import Dataset
+from cluster.dataset import Dataset, Statistics
 from cluster.record import cpu_seconds
 from cluster.scratch import scratch_folder, sweep
 from cluster.shards import Row, Shard, Status, write_shard
@@ -50,7 +51,7 @@ class UnitOutput:
     """
 
     shard: Shard
-    statistics: dict[str, Any] = field(default_factory=dict)
+    statistics: Statistics = field(default_factory=dict)
     retryable: int = 0
 
 
@@ -348,9 +349,9 @@ def ensure_ray(num_cpus: int | None = None, log_to_driver: bool = True) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     # else Ray hides the GPU from actors that request none, and says so in a warning
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    quiet: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": logging.WARNING}
+    start = functools.partial(ray.init, log_to_driver=log_to_driver, logging_level=logging.WARNING)
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
+        start()
         return
     cpus = max(num_cpus or 1, os.cpu_count() or 1)
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+    start(address="local", num_cpus=cpus, include_dashboard=False)

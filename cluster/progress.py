@@ -81,10 +81,10 @@ def _add_counts(total: dict[str, int], counts: dict[str, int]) -> None:
 
 def summary_line(summary: RunSummary) -> str:
     """One line of the run so far: rows kept, rows refused and why, bytes, units deferred and failed."""
-    kept = summary.counts.get("kept", 0)
-    refused = sum(summary.counts.values()) - kept
+    num_kept = summary.counts.get("kept", 0)
+    refused = sum(summary.counts.values()) - num_kept
     columns = [
-        f"kept {kept:,}",
+        f"kept {num_kept:,}",
         f"refused {refused:,}{_top_reasons(summary.counts)}",
         decimal(summary.num_bytes),
     ]

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from cluster.jsonl import JsonObject
 from cluster.storage import open_store
 from configs.load import hide_passwords, to_dict, unresolved
 from configs.terminal import printable
 
-Summary = dict[str, Any]
+# what a verb reports: its own names, printed, recorded and given to scripts as JSON
+Summary = JsonObject
 # no markup: names and errors that are printed may come from the web
 console = Console(highlight=False, soft_wrap=True, markup=False)
 ARGS = typer.Argument(None, metavar="[CONFIG] [name=value…]")
@@ -41,7 +43,7 @@ def run_verb(
     verb: str,
     args: Sequence[str],
     config: Any,
-    do: Callable[[], Summary],
+    do: Callable[[], Mapping[str, Any]],
     *,
     output: str,
     show: Callable[[Summary], None],
@@ -58,9 +60,9 @@ def run_verb(
     started = time.monotonic()
     cpu_before_s = cpu_seconds()
     with _stdout_to_stderr() if as_json else contextlib.nullcontext():
-        summary = do()
-    cpu_s = summary.get("cpu_s", 0.0) + cpu_seconds() - cpu_before_s
-    summary = {"verb": verb, **summary}
+        report = do()
+    cpu_s = report.get("cpu_s", 0.0) + cpu_seconds() - cpu_before_s
+    summary: Summary = {"verb": verb, **report}
     summary["seconds"] = round(time.monotonic() - started, 2)
     summary["cpu_s"] = round(cpu_s, 2)
     if output:

@@ -17,10 +17,11 @@ import hashlib
 import io
 import json
 import re
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from cluster.jsonl import JsonObject
 
 FIELD = "sha256"
 TABLE_FIELD = b"stillsound-sha256"
@@ -29,13 +30,13 @@ BLANK = b"0" * 64
 HASH_WITHIN_BYTES = 80
 
 
-def seal_json(body: dict[str, Any]) -> bytes:
+def seal_json(body: JsonObject) -> bytes:
     """Canonical JSON with its hash in it."""
     sha256 = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return json.dumps({**body, FIELD: sha256}, indent=1, sort_keys=True).encode()
 
 
-def open_json(data: bytes) -> dict[str, Any]:
+def open_json(data: bytes) -> JsonObject:
     """The body that was sealed. `ValueError` unless all bytes are as `seal_json` writes them."""
     body = json.loads(data)
     if not isinstance(body, dict) or FIELD not in body:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,6 +39,27 @@ class Status(StrEnum):
     KEPT = "kept"
     REFUSED = "refused"
     REMOVED = "removed"
+
+
+class MemberRow(TypedDict):
+    """An entry of the index column `members`."""
+
+    ext: str
+    offset: int
+    size: int
+    crc32: int
+
+
+class IndexRow(TypedDict, total=False):
+    """The columns that every index has; a stage adds its own. A reader of some columns has only these."""
+
+    ordinal: int
+    item_id: str
+    key: str | None
+    status: str
+    reason: str | None
+    detail: str | None
+    members: list[MemberRow]
 
 
 class DamagedMemberError(OSError):
@@ -90,16 +111,16 @@ def write_shard(folder: Path, rows: list[Row], columns: pa.Schema) -> Shard:
     Rows keep their order: the ordinal of a row is its index in `rows`. Tar members are sorted by the keys of
     their rows. `ValueError` for two kept rows with one key.
     """
-    kept = sorted((row for row in rows if row.status == Status.KEPT), key=lambda row: row.key or "")
-    keys = [row.key for row in kept]
+    samples = sorted((row for row in rows if row.status == Status.KEPT), key=lambda row: row.key or "")
+    keys = [row.key for row in samples]
     if len(set(keys)) != len(keys) or None in keys:
         examples = sorted(map(str, keys))[:10]
         raise ValueError(f"keys of kept rows must be set and unique within a unit: {examples}…")
     tar: Path | None = None
-    members: dict[str, list[dict[str, Any]]] = {}
-    if kept:
+    members: dict[str, list[MemberRow]] = {}
+    if samples:
         tar = folder / "shard.tar"
-        members = _write_tar(tar, kept)
+        members = _write_tar(tar, samples)
         _check_tar(tar, members)
     index = folder / "shard.parquet"
     _write_index(index, rows, members, columns)
@@ -146,10 +167,10 @@ def index_schema(columns: pa.Schema) -> pa.Schema:
     return pa.schema([*CORE, *[(f.name, f.type) for f in columns], ("members", pa.list_(MEMBER))])
 
 
-def _write_tar(path: Path, kept: list[Row]) -> dict[str, list[dict[str, Any]]]:
-    members: dict[str, list[dict[str, Any]]] = {}
+def _write_tar(path: Path, samples: list[Row]) -> dict[str, list[MemberRow]]:
+    members: dict[str, list[MemberRow]] = {}
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for row in kept:
+        for row in samples:
             assert row.key is not None
             members[row.key] = []
             for ext in sorted(row.members):
@@ -174,7 +195,7 @@ def _header(name: str, size: int) -> tarfile.TarInfo:
     return info
 
 
-def _check_tar(path: Path, members: dict[str, list[dict[str, Any]]]) -> None:
+def _check_tar(path: Path, members: dict[str, list[MemberRow]]) -> None:
     with open(path, "rb") as file:
         for key, entries in members.items():
             for entry in entries:
@@ -185,9 +206,9 @@ def _check_tar(path: Path, members: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def _write_index(
-    path: Path, rows: list[Row], members: dict[str, list[dict[str, Any]]], columns: pa.Schema
+    path: Path, rows: list[Row], members: dict[str, list[MemberRow]], columns: pa.Schema
 ) -> None:
-    def record(ordinal: int, row: Row) -> dict[str, Any]:
+    def record(ordinal: int, row: Row) -> dict[str, object]:
         own_columns = {name: row.columns.get(name) for name in columns.names}
         return {
             "ordinal": ordinal,

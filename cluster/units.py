@@ -21,11 +21,11 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
 from cluster.dataset import Commit, Dataset
+from cluster.jsonl import JsonObject
 from cluster.pool import CRASHED, LocalPool, PoolConfig, RayPool, StageFactory
 from cluster.progress import RunSummary, run_progress, summary_line
 from cluster.shards import Status
@@ -118,22 +118,22 @@ def rounds(
 def _do_round(
     dataset: Dataset, pool: LocalPool | RayPool, current: Round, summary: RunSummary, progress: bool
 ) -> None:
-    with run_progress(progress) as shown:
-        line = shown.add_task("units", total=sum(current.is_due), summary="")
+    with run_progress(progress) as display:
+        line = display.add_task("units", total=sum(current.is_due), summary="")
         for outcome in pool.stream(current.tasks(dataset)):
             if outcome.fatal:
                 hint = "nothing is lost: run the same command again when it answers"
                 raise StoppedError(f"{dataset.uri}: {outcome.error}; {hint}")
             summary.add(outcome)
-            shown.update(line, advance=1, summary=summary_line(summary))
-            shown.log_progress()
+            display.update(line, advance=1, summary=summary_line(summary))
+            display.log_progress()
             if len(summary.failed) == HOPELESS_UNITS and not (summary.units_done or summary.deferred):
                 raise StoppedError(
                     f"the first {HOPELESS_UNITS} units all failed, the last one with: {outcome.error}"
                 )
 
 
-Entry = tuple[str, dict[str, Any]]
+Entry = tuple[str, JsonObject]
 
 
 def follow_up(dataset: Dataset, retryable: frozenset[str], max_attempts: int) -> bool:

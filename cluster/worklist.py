@@ -11,11 +11,12 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.jsonl import JsonObject
 from cluster.objects import list_own, open_list
 from cluster.seals import seal_table
 from cluster.storage import Store
@@ -29,13 +30,22 @@ WORKLIST = pa.schema(
 )
 
 
+class ListRow(TypedDict, total=False):
+    """A row of the list as it is stored; a reader of some columns has only these."""
+
+    unit: str
+    item_id: str
+    attempt: int
+    payload: str
+
+
 @dataclass(frozen=True)
 class WorkItem:
     """One entry of the work list: `attempt` 0 at first, higher in follow-up units of retryable failures."""
 
     item_id: str
     attempt: int
-    payload: dict[str, Any]
+    payload: JsonObject
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class WorkList:
     def __init__(self, store: Store):
         self.store = store
 
-    def append(self, items: Iterable[tuple[str, dict[str, Any]]], unit_size: int, attempt: int = 0) -> int:
+    def append(self, items: Iterable[tuple[str, JsonObject]], unit_size: int, attempt: int = 0) -> int:
         """Appends the items not yet listed (by id and attempt) as units of `unit_size`; returns how many.
 
         Reads `items` as it goes, a list file for each `LIST_ITEMS`. Safe against a second driver that appends
@@ -64,7 +74,7 @@ class WorkList:
             added += self._append_chunk(chunk, unit_size, attempt)
         return added
 
-    def _append_chunk(self, items: dict[str, dict[str, Any]], unit_size: int, attempt: int) -> int:
+    def _append_chunk(self, items: dict[str, JsonObject], unit_size: int, attempt: int) -> int:
         while True:
             names = self._files()
             fresh = pa.array(items)
@@ -132,7 +142,7 @@ class WorkList:
     def _files(self) -> list[str]:
         return list_own(self.store, "worklist")
 
-    def _iter_rows(self, first: int, columns: list[str] | None) -> Iterator[dict[str, Any]]:
+    def _iter_rows(self, first: int, columns: list[str] | None) -> Iterator[ListRow]:
         start = f"u{first:07d}"
         for name in self._files():
             file = open_list(self.store, name)
@@ -144,10 +154,8 @@ class WorkList:
                 yield from (row for row in rows if row["unit"] >= start)
 
 
-def _worklist_table(
-    items: dict[str, dict[str, Any]], first_unit: int, unit_size: int, attempt: int
-) -> pa.Table:
-    rows = [
+def _worklist_table(items: dict[str, JsonObject], first_unit: int, unit_size: int, attempt: int) -> pa.Table:
+    rows: list[ListRow] = [
         {
             "unit": f"u{first_unit + index // unit_size:07d}",
             "item_id": item_id,

@@ -32,6 +32,8 @@ from omegaconf.errors import OmegaConfBaseException
 from configs.terminal import printable
 
 T = TypeVar("T")
+# settings as plain JSON data, name -> value or section; which names there are is each schema's matter
+SettingsTree = dict[str, Any]
 
 # typer carries its own copy of click and exports only some of its exceptions
 _ClickException: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -121,23 +123,23 @@ def hide_passwords(text: str) -> str:
     return re.sub(r"(://[^\s/@:]*):[^\s/@]+@", r"\1:***@", text)
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+def to_dict(config: Any) -> SettingsTree:
     """The whole dataclass as plain JSON data (paths and enums become strings, tuples lists)."""
     return {field.name: _plain(getattr(config, field.name), False) for field in dataclasses.fields(config)}
 
 
-def semantic_dict(config: Any) -> dict[str, Any]:
+def semantic_dict(config: Any) -> SettingsTree:
     """`to_dict` without the fields made by `operational`, at every depth: what decides the bytes."""
-    return cast(dict[str, Any], _plain(config, True))
+    return cast(SettingsTree, _plain(config, True))
 
 
-def semantic_hash(d: dict[str, Any]) -> str:
+def semantic_hash(d: SettingsTree) -> str:
     """sha256 hex of the canonical JSON of `d`: sorted keys, no spaces, no NaN, which JSON does not have."""
     text = json.dumps(d, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def describe_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+def describe_difference(old: SettingsTree, new: SettingsTree) -> str:
     """What differs, in one line such as "clip.duration_s: 1.6 (existing) -> 2.0 (yours)"; or ""."""
     before = dict(_leaves(old))
     after = dict(_leaves(new))
@@ -184,7 +186,7 @@ def _one_line(message: object) -> str:
     return " ".join(printable(str(message)).split())
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
+def _read_yaml(path: str) -> SettingsTree:
     if not os.path.exists(path):
         hint = _did_you_mean(path, _yaml_files_beside(path))
         raise UserError(f"no such config file: {path}{hint} (settings are given as name=value)")
@@ -197,7 +199,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
         raise UserError(f"cannot read config file {path}: {problem}") from error
     if not isinstance(tree, DictConfig):
         raise UserError(f"{path} must hold settings (name: value), not a list or a single value")
-    return cast(dict[str, Any], OmegaConf.to_container(tree))
+    return cast(SettingsTree, OmegaConf.to_container(tree))
 
 
 def _yaml_files_beside(path: str) -> list[str]:
@@ -205,7 +207,7 @@ def _yaml_files_beside(path: str) -> list[str]:
     return [str(preset) for preset in folder.glob("*.yaml")] if folder.is_dir() else []
 
 
-def _read_override(schema: type, arg: str) -> dict[str, Any]:
+def _read_override(schema: type, arg: str) -> SettingsTree:
     """`a.b=c` as {"a": {"b": c}}; text settings are taken literally, everything else is read as YAML."""
     key, text = arg.split("=", 1)
     names = key.split(".")
@@ -225,15 +227,15 @@ def _read_value(arg: str, text: str) -> Any:
         raise UserError(f'the value of "{arg}" cannot be read: {_one_line(error)}; {fix}') from error
 
 
-def _nested(names: Sequence[str], value: Any) -> dict[str, Any]:
+def _nested(names: Sequence[str], value: Any) -> SettingsTree:
     """{"a": {"b": value}} for the names a, b."""
     tree = value
     for name in reversed(names):
         tree = {name: tree}
-    return cast(dict[str, Any], tree)
+    return cast(SettingsTree, tree)
 
 
-def _merge(config: DictConfig, schema: type, tree: dict[str, Any], origin: str) -> None:
+def _merge(config: DictConfig, schema: type, tree: SettingsTree, origin: str) -> None:
     """Merge leaf by leaf, so that every refusal can name its own key and value."""
     _refuse_unknown(schema, tree, "", origin)
     for names, value in _assignments(schema, tree, ()):
@@ -245,7 +247,7 @@ def _merge(config: DictConfig, schema: type, tree: dict[str, Any], origin: str) 
 
 
 def _assignments(
-    schema: Any, tree: dict[str, Any], above: tuple[str, ...]
+    schema: Any, tree: SettingsTree, above: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], Any]]:
     for key, value in tree.items():
         inner = _section(_hints(schema)[str(key)])
@@ -255,7 +257,7 @@ def _assignments(
             yield (*above, str(key)), value
 
 
-def _refuse_unknown(schema: Any, tree: dict[str, Any], prefix: str, origin: str) -> None:
+def _refuse_unknown(schema: Any, tree: SettingsTree, prefix: str, origin: str) -> None:
     hints = _hints(schema)
     for key, value in tree.items():
         if key not in hints:
@@ -303,7 +305,7 @@ def _did_you_mean(name: str, candidates: Sequence[str]) -> str:
     return f'; did you mean "{near[0]}"?' if near else ""
 
 
-def _hints(schema: Any) -> dict[str, Any]:
+def _hints(schema: Any) -> dict[str, object]:
     hints = typing.get_type_hints(schema)
     return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
 
@@ -363,7 +365,7 @@ def _plain(value: Any, semantic_only: bool) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(tree: SettingsTree, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, dict) and value:
             yield from _leaves(value, f"{prefix}{key}.")

@@ -6,8 +6,8 @@ needs no decoder starts without one.
 
 import dataclasses
 import json
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
 import typer
 
@@ -225,8 +225,8 @@ def show(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bo
     if as_json:
         print(json.dumps({"dataset": dataset, "rows": [entry.to_json() for entry in entries]}))
         return
-    for number, entry in enumerate(entries):
-        console.print("\n".join(["", *lines_of(entry)] if number else lines_of(entry)))
+    for index, entry in enumerate(entries):
+        console.print("\n".join(["", *lines_of(entry)] if index else lines_of(entry)))
 
 
 def run_in_dataset(
@@ -234,7 +234,7 @@ def run_in_dataset(
     dataset: str,
     args: list[str],
     schema: type[C],
-    do: Callable[[C, bool], Summary],
+    do: Callable[[C, bool], Mapping[str, Any]],
     show: Callable[[Summary], None],
     as_json: bool,
     dry_run: bool,

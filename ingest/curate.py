@@ -23,7 +23,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from configs.load import UserError, at_least
 from ingest.dedup.fingerprint import AUDIO_BYTES, IMAGE_BYTES, SHADES, audio_distances, image_distances
 from ingest.dedup.neighbours import CHUNK, candidate_pairs
 from ingest.dedup.reuploads import LEAST_FRAMES, Tracks, find_reuploads
-from ingest.sample import split_group
+from ingest.sample import ClipRow, split_group
 
 REASONS = ("", "duplicate", "near_duplicate", "channel_cap", "split_conflict")
 DUPLICATE, NEAR, CAPPED, SPLIT = range(1, 5)
@@ -76,8 +76,21 @@ class CurateConfig:
             raise UserError(f"audio_distance={self.audio_distance}: {fix}")
 
 
-def curate(config: CurateConfig, dry_run: bool = False) -> dict[str, Any]:
-    """Tombstones what is too much; returns how many samples stay, and how many were buried by reason.
+class CurateSummary(TypedDict):
+    """Counts of samples: all that no earlier tombstone named, those that stay, and the others by reason."""
+
+    dataset: str
+    samples: int
+    kept: int
+    buried: dict[str, int]
+
+
+# a row of TABLE
+SampleRecord = tuple[str | None, str, str, str, str, float, bytes, bytes, bytes]
+
+
+def curate(config: CurateConfig, dry_run: bool = False) -> CurateSummary:
+    """Tombstones what is too much.
 
     `UserError` where the dataset is not there, is not of clips, or was scraped before fingerprints were
     recorded.
@@ -126,7 +139,7 @@ def _spool(dataset: Dataset, database: sqlite3.Connection) -> None:
     database.execute("COMMIT")
 
 
-def _record(row: dict[str, Any], split_by: str) -> tuple[str, str, str, str, str, float, bytes, bytes, bytes]:
+def _record(row: ClipRow, split_by: str) -> SampleRecord:
     source = row["source"] or ""
     media = row["media_id"] or ""
     channel = row["channel"] or ""
@@ -137,7 +150,7 @@ def _record(row: dict[str, Any], split_by: str) -> tuple[str, str, str, str, str
         f"{source}@{channel}" if channel else "",
         row["split"] or "",
         row["duration_s"] or 0.0,
-        bytes.fromhex(row["image_hash"] + row["audio_fingerprint"]),
+        bytes.fromhex((row["image_hash"] or "") + (row["audio_fingerprint"] or "")),
         row["image_palette"] or b"",
         row["audio_sequence"] or b"",
     )

@@ -14,7 +14,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from cluster.dataset import Commit, Dataset, Part
 from cluster.objects import list_own
@@ -44,8 +44,18 @@ class Garbage:
     due: bool
 
 
-def gc(config: GcConfig, dry_run: bool = False) -> dict[str, Any]:
-    """Deletes what is due. Returns names `deleted` (in a dry run: that would be) and `waiting`, and bytes."""
+class GcSummary(TypedDict):
+    """Names `deleted` (in a dry run: that would be) and `waiting`, and the bytes of the former."""
+
+    dataset: str
+    dry_run: bool
+    deleted: list[str]
+    waiting: list[str]
+    num_bytes: int
+
+
+def gc(config: GcConfig, dry_run: bool = False) -> GcSummary:
+    """Deletes what is due."""
     dataset = Dataset.open(config.dataset)
     garbage = list(find_garbage(dataset, config, time.time()))
     due = [piece for piece in garbage if piece.due]
@@ -75,7 +85,7 @@ def find_garbage(dataset: Dataset, config: GcConfig, now_s: float) -> Iterator[G
         newest = dataset.commits()
     except OSError as error:
         raise UserError(f"{error}; nothing was deleted") from error
-    live = {part.name for commit in newest.values() for part in _parts(commit)}
+    live = {stored.name for commit in newest.values() for stored in _parts(commit)}
     waiting: set[str] = set()
     for name, successor in _superseded(dataset):
         due = config.purge or now_s - dataset.store.modified(successor) >= config.grace_s
@@ -103,11 +113,11 @@ def _superseded(dataset: Dataset) -> Iterator[tuple[str, str]]:
 
 def _named(dataset: Dataset, name: str) -> set[str]:
     try:
-        return {part.name for part in _parts(dataset.read_commit(name))}
+        return {stored.name for stored in _parts(dataset.read_commit(name))}
     except OSError:
         # a damaged old commit protects nothing; its objects go by their own age
         return set()
 
 
 def _parts(commit: Commit) -> list[Part]:
-    return [part for part in (commit.index, commit.tar) if part]
+    return [stored for stored in (commit.index, commit.tar) if stored]

@@ -46,11 +46,11 @@ def root_of(images: str) -> Path:
     """The folder that names are below: a folder itself, a file's folder, of a glob its part without
     wildcards.
     """
-    place = Path(images)
-    if place.is_dir():
-        return place
-    fixed = place.parent
-    while not os.path.lexists(place) and glob.has_magic(str(fixed)):
+    path = Path(images)
+    if path.is_dir():
+        return path
+    fixed = path.parent
+    while not os.path.lexists(path) and glob.has_magic(str(fixed)):
         fixed = fixed.parent
     return fixed
 
@@ -80,10 +80,12 @@ def _names(paths: list[Path]) -> list[str]:
     that has it).
     """
     names = [path.with_suffix("").as_posix() for path in paths]
-    whole = [path.as_posix() for path in paths]
+    full_names = [path.as_posix() for path in paths]
     while True:
         counts = Counter(names)
-        shared = [counts[name] > 1 and name != full for name, full in zip(names, whole, strict=True)]
+        shared = [counts[name] > 1 and name != full for name, full in zip(names, full_names, strict=True)]
         if not any(shared):
             return names
-        names = [full if changes else name for name, full, changes in zip(names, whole, shared, strict=True)]
+        names = [
+            full if changes else name for name, full, changes in zip(names, full_names, shared, strict=True)
+        ]

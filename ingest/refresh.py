@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any
+from typing import TypedDict
 
 from cluster.dataset import Dataset
 from cluster.scratch import scratch_folder
@@ -37,8 +37,8 @@ from ingest.fetch.access import YoutubeConfig
 from ingest.fetch.fetcher import Fetcher
 from ingest.fetch.settings import FetchConfig
 from ingest.licenses import allowed
-from ingest.remove import bury, find, open_derived, rewrite_all, seen_by
-from ingest.sample import RETRYABLE, Item, Reason, Refused
+from ingest.remove import SeenBy, bury, find, open_derived, rewrite_all, seen_by
+from ingest.sample import RETRYABLE, ClipRow, Item, Reason, Refused
 from ingest.sources.inaturalist import pair_license
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,39 @@ class RefreshConfig:
         at_least(self, 1, "workers")
 
 
+class Note(TypedDict):
+    """When an item was checked, and the verdict: a reason, or STANDS or UNCLEAR."""
+
+    date: str
+    said: str
+
+
+class Rewritten(TypedDict):
+    """`units` rewritten, `failed`: unit -> its error, and the checkpoints that may have seen the samples."""
+
+    units: int
+    failed: dict[str, str]
+    checkpoints: list[SeenBy]
+
+
+class RefreshSummary(Rewritten):
+    """Counts of items, but for `withdrawn` (reason -> items) and `samples`, which were buried.
+
+    `asked_before`: by the unfinished run that this one completes; `later`: could not be checked now.
+    """
+
+    dataset: str
+    items: int
+    asked: int
+    asked_before: int
+    stand: int
+    withdrawn: dict[str, int]
+    samples: int
+    later: int
+    unclear: int
+    not_covered: int
+
+
 @dataclass(frozen=True)
 class Work:
     """The items of a unit that are due, and their kept samples: item id -> keys."""
@@ -82,12 +115,11 @@ class Work:
     unit: str
     items: dict[str, Item]
     keys: dict[str, list[str]]
-    noted: dict[str, dict[str, str]]  # item id -> {"date", "said"}, from earlier runs
+    noted: dict[str, Note]  # by item id, from earlier runs
 
 
-def refresh(config: RefreshConfig, dry_run: bool = False) -> dict[str, Any]:
-    """Checks and buries. Returns counts: `items`, `asked`, `withdrawn` by reason, `samples` buried, `later`,
-    `unclear`, `not_covered`.
+def refresh(config: RefreshConfig, dry_run: bool = False) -> RefreshSummary:
+    """Checks and buries.
 
     `UserError` before any request: no dataset of clips, or a derived dataset without parents. A dry run sends
     the requests too, and writes nothing.
@@ -116,8 +148,8 @@ def refresh(config: RefreshConfig, dry_run: bool = False) -> dict[str, Any]:
             _note(dataset, work, verdicts)
     if not dry_run and not tally[LATER]:
         dataset.store.delete(UNFINISHED)
-    summary = _summary(config, tally, withdrawn)
-    return {**summary, **_rewrite(config, datasets, dry_run)}
+    rewritten = _rewrite(config, datasets, dry_run)
+    return _summary(config, tally, withdrawn, rewritten)
 
 
 def _resumed_since(config: RefreshConfig, dataset: Dataset, dry_run: bool) -> datetime.datetime:
@@ -285,13 +317,13 @@ def _bury_all(datasets: list[Dataset], reasons: dict[str, str]) -> None:
             bury(dataset, {key for key, why in reasons.items() if why == reason}, reason)
 
 
-def _rewrite(config: RefreshConfig, datasets: list[Dataset], dry_run: bool) -> dict[str, Any]:
+def _rewrite(config: RefreshConfig, datasets: list[Dataset], dry_run: bool) -> Rewritten:
     """Rewrites what holds a sample that this run or an earlier one has buried; lists the checkpoints that may
     have seen it.
     """
     units = 0
     failed: dict[str, str] = {}
-    checkpoints: list[dict[str, Any]] = []
+    checkpoints: list[SeenBy] = []
     for reason in sorted(map(str, WITHDRAWN)) if not dry_run else []:
         keys = {key for key, why in datasets[0].buried().items() if why == reason}
         if not keys:
@@ -308,17 +340,19 @@ def _rewrite(config: RefreshConfig, datasets: list[Dataset], dry_run: bool) -> d
     return {"units": units, "failed": failed, "checkpoints": checkpoints}
 
 
-def _is_one_of(keys: set[str], row: dict[str, Any]) -> bool:
+def _is_one_of(keys: set[str], row: ClipRow) -> bool:
     return row["key"] in keys
 
 
-def _summary(config: RefreshConfig, tally: Counter[str], buried: dict[str, str]) -> dict[str, Any]:
+def _summary(
+    config: RefreshConfig, tally: Counter[str], buried: dict[str, str], rewritten: Rewritten
+) -> RefreshSummary:
     withdrawn = {str(reason): tally[str(reason)] for reason in sorted(WITHDRAWN) if tally[str(reason)]}
-    asked = tally[STANDS] + tally[UNCLEAR] + sum(withdrawn.values())
+    checked = tally[STANDS] + tally[UNCLEAR] + sum(withdrawn.values())
     return {
         "dataset": config.dataset,
         "items": tally["items"],
-        "asked": asked,
+        "asked": checked,
         "asked_before": tally["before"],
         "stand": tally[STANDS],
         "withdrawn": withdrawn,
@@ -326,13 +360,14 @@ def _summary(config: RefreshConfig, tally: Counter[str], buried: dict[str, str])
         "later": tally[LATER],
         "unclear": tally[UNCLEAR],
         "not_covered": tally[NOT_COVERED],
+        **rewritten,
     }
 
 
 def _note(dataset: Dataset, work: Work, verdicts: dict[str, str]) -> None:
     """Records what was checked, and when; what could not be checked is due again."""
     now = datetime.datetime.now(datetime.UTC).isoformat()
-    fresh = {
+    fresh: dict[str, Note] = {
         item: {"date": now, "said": verdict}
         for item, verdict in verdicts.items()
         if verdict not in (LATER, NOT_COVERED)
@@ -344,7 +379,7 @@ def _note(dataset: Dataset, work: Work, verdicts: dict[str, str]) -> None:
         )
 
 
-def _read_notes(dataset: Dataset, unit: str) -> dict[str, dict[str, str]]:
+def _read_notes(dataset: Dataset, unit: str) -> dict[str, Note]:
     """What earlier runs recorded; damaged notes count as none."""
     try:
         notes = json.loads(dataset.store.read(f"{FOLDER}/{unit}.json"))

@@ -27,11 +27,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 
 from cluster.dataset import Commit, Dataset, Snapshot
+from cluster.jsonl import JsonObject
 from cluster.runs import checkpoint_folder, committed_steps
 from cluster.scratch import scratch_folder
 from cluster.shards import (
@@ -47,7 +48,7 @@ from cluster.shards import (
 from cluster.storage import Store, open_store
 from configs.load import UserError, at_least
 from ingest.licenses import is_code, suggestion
-from ingest.sample import SELECTORS, Reason, ban, bans_of
+from ingest.sample import SELECTORS, ClipRow, Reason, ban, bans_of
 
 log = logging.getLogger(__name__)
 # kept in a hole, so that the same command finds it again and completes a run that was cut off
@@ -89,11 +90,12 @@ class RemoveConfig:
         at_least(self, 1, "workers")
 
 
-Match = Callable[[dict[str, Any]], bool]
+# whether a row is selected; rows of derived datasets have `key` and no column of clips
+Match = Callable[[ClipRow], bool]
 
 
 @dataclass
-class Found:
+class Selection:
     """What a selection hits in one dataset: key -> (unit, split) of samples, and the commits with a row not
     yet empty.
     """
@@ -104,9 +106,32 @@ class Found:
     commits: list[Commit] = field(default_factory=list)
 
 
-def remove(config: RemoveConfig, dry_run: bool = False) -> dict[str, Any]:
-    """Removes; returns `samples`, `units` rewritten, `failed` units with their error, `unmatched` ids and
-    `checkpoints`.
+class SeenBy(TypedDict):
+    """A checkpoint that may have seen removed samples: its folder in the run, or "model"."""
+
+    run: str
+    step: int
+    checkpoint: str
+    samples: int
+
+
+class RemoveSummary(TypedDict):
+    """`pending`: listed items that are kept out; `units` rewritten; `failed`: unit -> its error; `unmatched`:
+    ids of the list that hit nothing.
+    """
+
+    dataset: str
+    samples: int
+    pending: int
+    units: int
+    failed: dict[str, str]
+    unmatched: list[str]
+    checkpoints: list[SeenBy]
+    checkpoints_mean: str
+
+
+def remove(config: RemoveConfig, dry_run: bool = False) -> RemoveSummary:
+    """Removes what the settings select, here and in derived datasets.
 
     `UserError` before anything is done: nothing matches, a derived dataset has no parents, a run has no
     run.json.
@@ -123,7 +148,7 @@ def remove(config: RemoveConfig, dry_run: bool = False) -> dict[str, Any]:
     selections = [here]
     for uri in config.derived:
         selections.append(find(open_derived(uri), lambda row: row["key"] in keys, config.reason))
-    checkpoints: list[dict[str, Any]] = []
+    checkpoints: list[SeenBy] = []
     for uri in config.runs:
         checkpoints += seen_by(uri, selections)
     failed: dict[str, str] = {}
@@ -146,11 +171,11 @@ def remove(config: RemoveConfig, dry_run: bool = False) -> dict[str, Any]:
     }
 
 
-def find(dataset: Dataset, match: Match, reason: str) -> Found:
+def find(dataset: Dataset, match: Match, reason: str) -> Selection:
     """Reads every index for rows that `match`: samples, and refused items, which lose their title and url
     too.
     """
-    selection = Found(dataset, match)
+    selection = Selection(dataset, match)
     for commit in dataset.commits().values():
         rows = [row for row in dataset.read_index(commit).to_pylist() if match(row)]
         for row in rows:
@@ -202,7 +227,7 @@ def _selection(config: RemoveConfig) -> str:
     return next(f"{name}={getattr(config, name)}" for name in SELECTORS if getattr(config, name))
 
 
-def _matches(config: RemoveConfig, ids: set[str], row: dict[str, Any]) -> bool:
+def _matches(config: RemoveConfig, ids: set[str], row: ClipRow) -> bool:
     if config.key:
         return bool(row["key"] == config.key)
     if config.media:
@@ -214,7 +239,7 @@ def _matches(config: RemoveConfig, ids: set[str], row: dict[str, Any]) -> bool:
     return bool(ids & _names_of(row))
 
 
-def _names_of(row: dict[str, Any]) -> set[str]:
+def _names_of(row: ClipRow) -> set[str]:
     """By which a list may name a row."""
     return {name for name in (row["key"], row.get("media_id"), row["item_id"]) if name}
 
@@ -242,7 +267,7 @@ def _pending(dataset: Dataset, config: RemoveConfig, ids: set[str]) -> int:
     return count
 
 
-def _bans_of_listed(payload: dict[str, Any]) -> set[str]:
+def _bans_of_listed(payload: JsonObject) -> set[str]:
     fields = {name: str(payload.get(name) or "") for name in ("source", "id", "medium", "channel", "license")}
     medium = fields["medium"] or fields["id"]
     bans_of_id = bans_of(fields["source"], fields["id"], fields["channel"], fields["license"])
@@ -258,7 +283,7 @@ def _listed(dataset: Dataset, ids: set[str]) -> set[str]:
     return names
 
 
-def _names(selection: Found) -> set[str]:
+def _names(selection: Selection) -> set[str]:
     """Every name by which a row that was hit could have been listed."""
     units = {unit for unit, _ in selection.samples.values()} | {commit.unit for commit in selection.commits}
     names: set[str] = set()
@@ -281,12 +306,12 @@ def open_derived(uri: str) -> Dataset:
     return dataset
 
 
-def rewrite_all(selections: list[Found], reason: str, workers: int) -> dict[str, str]:
+def rewrite_all(selections: list[Selection], reason: str, workers: int) -> dict[str, str]:
     """Rewrites unit by unit, `workers` at a time, each in memory. Returns the units that failed, with the
     error.
     """
 
-    def work(selection: Found, commit: Commit) -> tuple[str, str]:
+    def work(selection: Selection, commit: Commit) -> tuple[str, str]:
         dataset = selection.dataset
         try:
             rewrite_unit(dataset, commit, selection.match, reason)
@@ -317,7 +342,9 @@ def _without(dataset: Dataset, commit: Commit, match: Match, reason: str, scratc
     rows = []
     # ordinals stay: every other row keeps its position
     for record in sorted(table.to_pylist(), key=lambda record: int(record["ordinal"])):
-        row = Row(record["item_id"], record["key"], record["status"], record["reason"], record["detail"])
+        row = Row(
+            record["item_id"], record["key"], Status(record["status"]), record["reason"], record["detail"]
+        )
         row.columns = {name: record[name] for name in columns.names}
         row.members = _read_members(tar, record) if row.status == Status.KEPT else {}
         if match(record) and not _is_empty(record, reason):
@@ -330,7 +357,7 @@ def _without(dataset: Dataset, commit: Commit, match: Match, reason: str, scratc
     return write_shard(scratch, rows, columns)
 
 
-def _read_members(tar: Path, record: dict[str, Any]) -> dict[str, bytes]:
+def _read_members(tar: Path, record: ClipRow) -> dict[str, bytes]:
     """Extension -> bytes of a sample; none where one has other bytes than the index says."""
     members = {}
     with tar.open("rb") as file:
@@ -350,29 +377,22 @@ def _hole(row: Row, reason: str) -> Row:
     return Row(row.item_id, row.key, status, reason, None, columns)
 
 
-def _is_empty(row: dict[str, Any], reason: str) -> bool:
+def _is_empty(row: ClipRow, reason: str) -> bool:
     if row["status"] == Status.KEPT:
         return False
     return row["status"] == Status.REMOVED or bool(row["reason"] == reason)
 
 
-def seen_by(uri: str, selections: list[Found]) -> Iterator[dict[str, Any]]:
-    """`{"run", "step", "checkpoint", "samples"}` of each checkpoint and finished model of a run that pinned
-    removed samples.
-
-    `UserError` where there is no run.
-    """
+def seen_by(uri: str, selections: list[Selection]) -> Iterator[SeenBy]:
+    """Each checkpoint and finished model of a run that pinned removed samples. `UserError` without a run."""
     store = open_store(uri)
     try:
         run = _read_json(store, "run.json")
     except FileNotFoundError:
         raise UserError(f"runs={uri}: no run.json there; name the output folder of a training run") from None
     split = run["config"].get("split")
-    samples = 0
-    for snapshot in map(Snapshot.from_json, run["snapshots"]):
-        for selection in selections:
-            if _same_dataset(snapshot, selection.dataset):
-                samples += _pinned(snapshot, split, selection)
+    snapshots = map(Snapshot.from_json, run["snapshots"])
+    samples = sum(_pinned_of_all(snapshot, split, selections) for snapshot in snapshots)
     if not samples:
         return
     for step in committed_steps(store):
@@ -381,6 +401,11 @@ def seen_by(uri: str, selections: list[Found]) -> Iterator[dict[str, Any]]:
     if store.exists("FINISHED.json"):
         step = int(_read_json(store, "FINISHED.json")["step"])
         yield {"run": uri, "step": step, "checkpoint": "model", "samples": samples}
+
+
+def _pinned_of_all(snapshot: Snapshot, split: str | None, selections: list[Selection]) -> int:
+    matching = (selection for selection in selections if _same_dataset(snapshot, selection.dataset))
+    return sum(_pinned(snapshot, split, selection) for selection in matching)
 
 
 def _same_dataset(snapshot: Snapshot, dataset: Dataset) -> bool:
@@ -395,7 +420,7 @@ def _absolute(uri: str) -> str:
     return uri.rstrip("/") if "://" in uri else os.path.abspath(uri)
 
 
-def _pinned(snapshot: Snapshot, split: str | None, selection: Found) -> int:
+def _pinned(snapshot: Snapshot, split: str | None, selection: Selection) -> int:
     """How many of the removed samples the snapshot holds in its split; where its index is gone, all of the
     unit count.
     """
@@ -412,7 +437,7 @@ def _pinned(snapshot: Snapshot, split: str | None, selection: Found) -> int:
     return count
 
 
-def _keys_of(selection: Found, unit: str, split: str | None) -> set[str]:
+def _keys_of(selection: Selection, unit: str, split: str | None) -> set[str]:
     """The selected samples of a unit and a split; no split is every split."""
     return {
         key
@@ -421,6 +446,6 @@ def _keys_of(selection: Found, unit: str, split: str | None) -> set[str]:
     }
 
 
-def _read_json(store: Store, name: str) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(store.read(name))
+def _read_json(store: Store, name: str) -> JsonObject:
+    data: JsonObject = json.loads(store.read(name))
     return data

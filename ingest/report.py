@@ -18,7 +18,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import jinja2
 import numpy as np
@@ -27,13 +27,14 @@ import yaml
 from PIL import Image
 
 from cluster.dataset import Dataset
+from cluster.jsonl import JsonObject
 from cluster.shards import DamagedMemberError, Status, members_of, read_member
-from configs.load import UserError
+from configs.load import SettingsTree, UserError
 from ingest.pages.card import plain, write_card
 from ingest.pages.charts import charts_of, loss_curve
 from ingest.pages.croissant import croissant_text
 from ingest.pages.survey import Survey, survey
-from ingest.sample import SELECTORS
+from ingest.sample import SELECTORS, ClipRow
 
 log = logging.getLogger(__name__)
 MAX_SNAPSHOT = 1_000_000  # kept samples; beyond it hashing every commit takes longer than the page
@@ -41,6 +42,41 @@ MAX_DRAWN = 200  # shards looked at for the gallery, where most hold nothing
 PER_SHARD = 3  # samples of a shard in a row: a shard is often one channel
 T = TypeVar("T")
 TEMPLATE = Path(__file__).parent / "pages" / "report.html.j2"
+
+
+class Player(TypedDict):
+    """A sound and the picture of its spectrogram, both as data URIs."""
+
+    sound: str
+    spectrogram: str
+
+
+class GallerySample(Player):
+    """A sample of the gallery; `image` is a data URI."""
+
+    key: str
+    title: str | None
+    license: str | None
+    start_s: float | None
+    url: str | None
+    channel: str | None
+    image: str
+
+
+class Example(TypedDict):
+    """A picture (a data URI), what a model made of it, and what it sounded like."""
+
+    key: str
+    image: str
+    generated: Player
+    real: Player
+
+
+class Scores(TypedDict):
+    """An evaluation: scores.json as it is, and some examples."""
+
+    table: JsonObject
+    examples: list[Example]
 
 
 @dataclass
@@ -129,7 +165,7 @@ def commands_of(dataset: Dataset) -> list[str]:
     return list(dict.fromkeys(commands))
 
 
-def _settings_of(dataset: Dataset, name: str) -> dict[str, Any] | None:
+def _settings_of(dataset: Dataset, name: str) -> SettingsTree | None:
     """The settings in the record of a run; None, with a warning, where the record is damaged."""
     try:
         settings = yaml.safe_load(dataset.store.read(name)) or {}
@@ -144,7 +180,7 @@ def _settings_of(dataset: Dataset, name: str) -> dict[str, Any] | None:
     return settings if isinstance(settings, dict) else None
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> list[str]:
+def _flat(settings: SettingsTree, prefix: str = "") -> list[str]:
     """`a.b=c` of every leaf.
 
     What is null was typed as nothing (`a.b=`), and is read so again by settings of text and others alike.
@@ -165,7 +201,7 @@ def _typed(value: Any) -> str:
     return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def _gallery(dataset: Dataset, most: int) -> list[dict[str, Any]]:
+def _gallery(dataset: Dataset, most: int) -> list[GallerySample]:
     """Up to `most` samples, drawn the same way every time: three of each of some shards, then three more of
     each, and so on.
     """
@@ -175,12 +211,12 @@ def _gallery(dataset: Dataset, most: int) -> list[dict[str, Any]]:
     return list(itertools.islice((sample for sample in samples if sample), most))
 
 
-def _drawn_shards(dataset: Dataset, most: int) -> list[list[tuple[str, dict[str, Any]]]]:
+def _drawn_shards(dataset: Dataset, most: int) -> list[list[tuple[str, ClipRow]]]:
     """Kept rows with their tar, shard by shard, of as many shards as a first round of the gallery needs."""
     rng = random.Random(0)
     buried = dataset.tombstones()
     names = dataset.commit_names()
-    shards: list[list[tuple[str, dict[str, Any]]]] = []
+    shards: list[list[tuple[str, ClipRow]]] = []
     enough = 0
     for name in rng.sample(names, min(len(names), MAX_DRAWN)):
         if enough >= most:
@@ -189,9 +225,9 @@ def _drawn_shards(dataset: Dataset, most: int) -> list[list[tuple[str, dict[str,
         if commit.tar is None:
             continue
         rows = dataset.read_index(commit).to_pylist()
-        kept = [row for row in rows if row["status"] == Status.KEPT and row["key"] not in buried]
-        shards.append([(commit.tar.name, row) for row in rng.sample(kept, len(kept))])
-        enough += min(len(kept), PER_SHARD)
+        samples = [row for row in rows if row["status"] == Status.KEPT and row["key"] not in buried]
+        shards.append([(commit.tar.name, row) for row in rng.sample(samples, len(samples))])
+        enough += min(len(samples), PER_SHARD)
     return shards
 
 
@@ -206,18 +242,26 @@ def round_robin(lists: list[list[T]], count: int) -> Iterator[T]:
             yield from items[start : start + count]
 
 
-def _sample(dataset: Dataset, tar: str, row: dict[str, Any]) -> dict[str, Any] | None:
+def _sample(dataset: Dataset, tar: str, row: ClipRow) -> GallerySample | None:
     """What the page shows of a sample; None, with a warning, where its bytes are missing or damaged."""
     try:
         data = {member.ext: read_member(dataset.store, tar, member) for member in members_of(row)}
     except DamagedMemberError as error:
         log.warning("%s: %s left out of the report: %s; run ingest verify", dataset.uri, row["key"], error)
         return None
-    provenance = {name: row[name] for name in ("key", "title", "license", "start_s", "url", "channel")}
-    return {**provenance, "image": _uri("image/jpeg", data["jpg"]), **_sound(io.BytesIO(data["flac"]))}
+    return {
+        "key": row["key"] or "",
+        "title": row["title"],
+        "license": row["license"],
+        "start_s": row["start_s"],
+        "url": row["url"],
+        "channel": row["channel"],
+        "image": _uri("image/jpeg", data["jpg"]),
+        **_sound(io.BytesIO(data["flac"])),
+    }
 
 
-def _sound(file: Any) -> dict[str, str]:
+def _sound(file: Path | io.BytesIO) -> Player:
     """Player source and spectrogram picture of a sound file, as data URIs."""
     audio, rate_hz = soundfile.read(file, dtype="float32")
     flac = io.BytesIO()
@@ -249,18 +293,18 @@ def spectrogram_png(audio: np.ndarray, height_px: int = 96) -> bytes:
     return png.getvalue()
 
 
-def _scores(folder: Path) -> dict[str, Any]:
+def _scores(folder: Path) -> Scores:
     """The table of an evaluation and its examples: the picture, the real sound, the generated one."""
     path = folder / "scores.json"
     if not path.exists():
         raise UserError(f"scores={folder}: no scores.json there; run python -m training evaluate first")
-    examples = []
+    examples: list[Example] = []
     for generated in sorted((folder / "wavs").glob("*.generated.wav"))[:12]:
         key = generated.name.removesuffix(".generated.wav")
         image = folder / "images" / f"{key}.jpg"
         real = generated.with_name(f"{key}.real.wav")
-        pair = {"generated": _sound(generated), "real": _sound(real)}
-        examples.append({"key": key, "image": _uri("image/jpeg", image.read_bytes()), **pair})
+        picture = _uri("image/jpeg", image.read_bytes())
+        examples.append({"key": key, "image": picture, "generated": _sound(generated), "real": _sound(real)})
     return {"table": json.loads(path.read_text()), "examples": examples}
 
 

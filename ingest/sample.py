@@ -10,10 +10,11 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from cluster.jsonl import JsonObject
+from cluster.shards import IndexRow
 from configs.terminal import printable
 
 ACCESS_PARAMETER = re.compile(
@@ -152,7 +153,7 @@ class Item:
     sound_url: str = ""
     channel: str = ""
     title: str = ""
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: JsonObject = field(default_factory=dict)
     start_s: float = 0.0
     end_s: float = 0.0
     medium: str = ""
@@ -192,7 +193,7 @@ class Media:
     page_url: str = ""
     num_bytes: int = 0
     owned: bool = True
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: JsonObject = field(default_factory=dict)
     start_s: float = 0.0
     end_s: float = 0.0
 
@@ -259,13 +260,13 @@ def ban(selector: str, value: str) -> str:
 
 def bans_of(source: str, media_id: str, channel: str, license: str) -> set[str]:
     """Every ban that would keep such a medium out. Keys of samples have no colon: no ban is taken for one."""
-    words = [
+    claims = [
         ("media", media_id),
         ("media", f"{source}:{media_id}"),
         ("channel", channel),
         ("license", license),
     ]
-    return {ban(selector, value) for selector, value in words if value}
+    return {ban(selector, value) for selector, value in claims if value}
 
 
 def without_tokens(text: str, apart: bool = False) -> str:
@@ -279,6 +280,27 @@ def without_tokens(text: str, apart: bool = False) -> str:
         return found[1] + "***" + (hashlib.sha256(found[2].encode()).hexdigest()[:8] if apart else "")
 
     return ACCESS_PARAMETER.sub(mask, text)
+
+
+class ClipRow(IndexRow, total=False):
+    """A row of the index of clips. A refused item has fewer values; a removed one keeps its ids."""
+
+    source: str | None
+    media_id: str | None
+    url: str | None
+    license: str | None
+    channel: str | None
+    title: str | None
+    split: str | None
+    start_s: float | None
+    duration_s: float | None
+    frame_time_s: float | None
+    frame_offset_s: float | None
+    scores: str | None
+    image_hash: str | None
+    audio_fingerprint: str | None
+    audio_sequence: bytes | None
+    image_palette: bytes | None
 
 
 def sample_key(source: str, ids: tuple[str, ...], start_s: float) -> str:

@@ -14,10 +14,12 @@ onset phase, detuning and level are chance in the sound only. So p(audio | image
 
 import colorsys
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from cluster.jsonl import JsonObject
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 F0_RANGE_HZ = (160.0, 640.0)
@@ -35,6 +37,15 @@ TIMBRES: dict[str, dict[int, float]] = {
     "cross": {1: 1.0, 2: 0.05, 3: 0.05, 4: 1.0, 8: 0.7, 12: 0.5},
 }
 """Amplitude of each harmonic, before the tilt; five spectra that 64 mel bands tell apart."""
+
+
+class SoundAttributes(TypedDict):
+    """What a sound is made by. `timbre`: index in SHAPES."""
+
+    timbre: int
+    f0_hz: float
+    rate_hz: float
+    tilt_db_per_octave: float
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ def sample_scene(rng: np.random.Generator, num_objects: int = 1) -> Scene:
         raise ValueError(f"num_objects={num_objects}: give 1 to 4")
     scale = 1.0 if num_objects == 1 else 0.5
     centres = [(0.5, 0.5)] if num_objects == 1 else [(0.27, 0.27), (0.73, 0.73), (0.73, 0.27), (0.27, 0.73)]
-    objects = tuple(_sample_object(rng, *centres[place], 0.08 * scale) for place in range(num_objects))
+    objects = tuple(_sample_object(rng, *centres[index], 0.08 * scale) for index in range(num_objects))
     return Scene(objects, float(rng.uniform(0.0, 0.35)), float(rng.uniform(-0.15, 0.15)))
 
 
@@ -79,8 +90,8 @@ def _sample_object(rng: np.random.Generator, x: float, y: float, jitter: float) 
     return SceneObject(str(rng.choice(SHAPES)), size, stripes, hue, x, y, float(rng.uniform(-12, 12)))
 
 
-def attributes(scene: Scene) -> dict[str, Any]:
-    """What the picture says of the sound of its first object: class of timbre, Hz, Hz, dB per octave."""
+def attributes(scene: Scene) -> SoundAttributes:
+    """What the picture says of the sound of its first object."""
     first = scene.objects[0]
     return {
         "timbre": SHAPES.index(first.shape),
@@ -97,19 +108,19 @@ def render_image(scene: Scene, size_px: int) -> np.ndarray:
     grey = np.broadcast_to((np.clip(ramp, 0, 1) * 255).astype(np.uint8)[:, None, None], (big, big, 3))
     canvas = Image.fromarray(np.ascontiguousarray(grey))
     count = len(scene.objects)
-    for thing in scene.objects:
-        canvas.paste(*_stripes_and_mask(thing, big, 1.0 if count == 1 else 0.5))
+    for scene_object in scene.objects:
+        canvas.paste(*_stripes_and_mask(scene_object, big, 1.0 if count == 1 else 0.5))
     return np.asarray(canvas.resize((size_px, size_px), Image.Resampling.BOX))
 
 
 def _stripes_and_mask(
-    thing: SceneObject, big: int, scale: float
+    scene_object: SceneObject, big: int, scale: float
 ) -> tuple[Image.Image, tuple[int, int], Image.Image]:
     """The striped fill, and the shape as its mask, around the object's centre."""
-    side = SIZE_RANGE[0] + (SIZE_RANGE[1] - SIZE_RANGE[0]) * thing.size
-    red, green, blue = colorsys.hsv_to_rgb(0.75 * thing.hue, 0.85, 1.0)
+    side = SIZE_RANGE[0] + (SIZE_RANGE[1] - SIZE_RANGE[0]) * scene_object.size
+    red, green, blue = colorsys.hsv_to_rgb(0.75 * scene_object.hue, 0.85, 1.0)
     bright = np.array([red, green, blue])
-    waves = _log_between(STRIPES_RANGE, thing.stripes) / (
+    waves = _log_between(STRIPES_RANGE, scene_object.stripes) / (
         0.5 * big * scale
     )  # per pixel: independent of the object's size
     wave = 0.5 + 0.5 * np.sign(np.sin(2 * np.pi * waves * np.arange(big)))
@@ -117,17 +128,18 @@ def _stripes_and_mask(
     picture = Image.fromarray(np.ascontiguousarray(np.broadcast_to(fill[None], (big, big, 3))))
     mask = Image.new("L", (big, big), 0)
     radius = 0.5 * side * scale * big
-    _draw_shape(ImageDraw.Draw(mask), thing, radius, big)
+    _draw_shape(ImageDraw.Draw(mask), scene_object, radius, big)
     return picture, (0, 0), mask
 
 
-def _draw_shape(draw: ImageDraw.ImageDraw, thing: SceneObject, radius: float, big: int) -> None:
-    centre = np.array([thing.x, thing.y]) * big
-    if thing.shape == "circle":
+def _draw_shape(draw: ImageDraw.ImageDraw, scene_object: SceneObject, radius: float, big: int) -> None:
+    centre = np.array([scene_object.x, scene_object.y]) * big
+    if scene_object.shape == "circle":
         draw.ellipse([*(centre - radius), *(centre + radius)], fill=255)
         return
     draw.polygon(
-        [tuple(point) for point in centre + radius * _outline(thing.shape, thing.angle_deg)], fill=255
+        [tuple(point) for point in centre + radius * _outline(scene_object.shape, scene_object.angle_deg)],
+        fill=255,
     )
 
 
@@ -169,8 +181,8 @@ def render_audio(
     """
     time_s = np.arange(round(duration_s * sample_rate_hz)) / sample_rate_hz
     sound = sum(
-        _object_sound(thing, attributes(Scene((thing,), 0, 0)), time_s, sample_rate_hz, rng)
-        for thing in scene.objects
+        _object_sound(scene_object, attributes(Scene((scene_object,), 0, 0)), time_s, sample_rate_hz, rng)
+        for scene_object in scene.objects
     )
     noise = rng.standard_normal(len(time_s)) * 10 ** (-50 / 20)
     level = 10 ** (rng.uniform(-3, 0) / 20)
@@ -178,15 +190,20 @@ def render_audio(
 
 
 def _object_sound(
-    thing: SceneObject,
-    sound: dict[str, Any],
+    scene_object: SceneObject,
+    sound: SoundAttributes,
     time_s: np.ndarray,
     sample_rate_hz: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
     f0_hz = sound["f0_hz"] * 2 ** (rng.uniform(-8, 8) / 1200)
     wave = harmonics(
-        thing.shape, f0_hz, sound["tilt_db_per_octave"], time_s, sample_rate_hz, rng.uniform(0, 2 * np.pi, 32)
+        scene_object.shape,
+        f0_hz,
+        sound["tilt_db_per_octave"],
+        time_s,
+        sample_rate_hz,
+        rng.uniform(0, 2 * np.pi, 32),
     )
     return np.asarray(wave * onset_envelope(sound["rate_hz"], rng.uniform(0, 1), time_s))
 
@@ -214,15 +231,17 @@ def harmonics(
     return np.asarray(np.asarray(wave) / np.sqrt(power) * 0.7)
 
 
-def scene_to_dict(scene: Scene) -> dict[str, Any]:
+def scene_to_dict(scene: Scene) -> JsonObject:
     """Plain data, for the truth file."""
     return asdict(scene)
 
 
-def scene_from_dict(data: dict[str, Any]) -> Scene:
+def scene_from_dict(data: JsonObject) -> Scene:
     """The inverse of `scene_to_dict`."""
     return Scene(
-        tuple(SceneObject(**thing) for thing in data["objects"]), data["background"], data["gradient"]
+        tuple(SceneObject(**scene_object) for scene_object in data["objects"]),
+        data["background"],
+        data["gradient"],
     )
 
 

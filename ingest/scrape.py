@@ -17,18 +17,18 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cluster.dataset import Dataset
+from cluster.jsonl import JsonObject
 from cluster.pool import UnitOutput
 from cluster.progress import RunSummary
 from cluster.scratch import scratch_folder
 from cluster.shards import Row, write_shard
 from cluster.units import run_units
 from cluster.worklist import UnitTask
-from configs.load import UserError, at_least, operational, semantic_dict
+from configs.load import SettingsTree, UserError, at_least, operational, semantic_dict
 from ingest.clip.clipper import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits
 from ingest.clip.filter import FilterConfig, judge_clip
 from ingest.fetch.fetcher import Fetcher
@@ -189,7 +189,7 @@ class _ListedPlaces:
         return bool(self.places[index] != np.uint64(_hash(_place(vars(item)))))
 
 
-def _place(payload: dict[str, Any]) -> str:
+def _place(payload: JsonObject) -> str:
     """What makes two items of one id different media."""
     urls = [payload.get("url"), payload.get("sound_url")]
     return json.dumps([*urls, payload.get("start_s") or 0.0, payload.get("end_s") or 0.0])
@@ -201,7 +201,7 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
 
-def semantic(config: ScrapeConfig) -> dict[str, Any]:
+def semantic(config: ScrapeConfig) -> SettingsTree:
     """The settings that decide the bytes, those of the source's own kind among them, and the decoder."""
     settings = {**semantic_dict(config), "decoder": f"av {version('av')}", "clipping": CLIPPING}
     source = getattr(config.source, config.source.kind, None)
@@ -335,7 +335,7 @@ def scrape_item(
     return rows + lost
 
 
-def _with_embedded(media: Media, embedded: str) -> dict[str, Any]:
+def _with_embedded(media: Media, embedded: str) -> JsonObject:
     """The metadata of `media`, and with its permission what it says of machine use within itself."""
     return {**media.meta, "permission": {**media.meta.get("permission", {}), "embedded": embedded}}
 

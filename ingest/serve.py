@@ -28,7 +28,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from cluster.files import replacing
 from configs.load import UserError, operational
-from ingest.synth import LICENSE_URLS
+from ingest.synth import LICENSE_URLS, CatalogueEntry
 
 HOST = "127.0.0.1"
 COLUMNS = ("url", "id", "title", "license", "sound_url")
@@ -69,15 +69,17 @@ class Site:
     """What stands at which path of the site. `answers` holds the ready pages, `files` the media by path."""
 
     folder: Path
-    entries: list[dict[str, Any]]
+    entries: list[CatalogueEntry]
     busy: set[str] = field(default_factory=set)  # paths that answer 429 once
     lock: Any = field(default_factory=threading.Lock)
 
     @cached_property
     def files(self) -> dict[str, Path]:
         media = (self.folder / "media").resolve()
-        found = (path for path in media.rglob("*") if path.is_file() and path.resolve().is_relative_to(media))
-        return {f"/media/{path.relative_to(media).as_posix()}": path for path in found}
+        inside = (
+            path for path in media.rglob("*") if path.is_file() and path.resolve().is_relative_to(media)
+        )
+        return {f"/media/{path.relative_to(media).as_posix()}": path for path in inside}
 
     @cached_property
     def pages(self) -> dict[str, str]:
@@ -87,14 +89,14 @@ class Site:
             if role not in ("direct", "still")
         }
 
-    def with_roles(self) -> Iterator[tuple[dict[str, Any], str]]:
+    def with_roles(self) -> Iterator[tuple[CatalogueEntry, str]]:
         """Every entry with how it is offered: page, direct, busy, unlicensed, noai or still."""
-        place = 0
+        index = 0
         for entry in self.entries:
             role = "still" if entry["kind"] == "still" else "page"
             if entry["kind"] == "mp4":
-                role = MP4_ROLES.get(place, "direct" if place % 10 == 1 else "page")
-                place += 1
+                role = MP4_ROLES.get(index, "direct" if index % 10 == 1 else "page")
+                index += 1
             yield entry, role
 
     def rows(self, url: str) -> list[dict[str, str]]:
@@ -143,8 +145,8 @@ def serve(config: ServeConfig) -> None:
     `UserError`: no such folder, port in use.
     """
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal_number, lambda *_: stop.set())
     with running_site(Path(config.path), config.port) as site:
         listing = Path(config.path) / "urls.csv"
         print(
@@ -286,7 +288,7 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | str | None:
     return (first, last) if first <= last else "unsatisfiable"
 
 
-def _page_path(entry: dict[str, Any]) -> str:
+def _page_path(entry: CatalogueEntry) -> str:
     return f"/watch/{quote(entry['id'])}.html"
 
 
@@ -294,7 +296,7 @@ def _media_path(name: str) -> str:
     return f"/media/{quote(name)}"
 
 
-def _page(entry: dict[str, Any], role: str) -> str:
+def _page(entry: CatalogueEntry, role: str) -> str:
     """The HTML of one video."""
     name = entry["files"][0]
     title = html.escape(entry["title"])

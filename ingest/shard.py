@@ -8,14 +8,14 @@ import io
 import json
 from functools import cache
 from importlib.metadata import version
-from typing import Any
 
 import pyarrow as pa
 import soundfile
 
+from cluster.jsonl import JsonObject
 from cluster.shards import Row, Status
 from ingest.dedup.fingerprint import audio_fingerprint, audio_sequence, image_hash, image_palette
-from ingest.sample import Clip, Item, Media, Reason, Refused, sample_key, without_tokens
+from ingest.sample import Clip, ClipRow, Item, Media, Reason, Refused, sample_key, without_tokens
 from ingest.sources.metadata import plain_json
 
 CLIP_COLUMNS = pa.schema(
@@ -72,7 +72,7 @@ def clip_row(
     scores: dict[str, float],
 ) -> Row:
     """A kept sample with its members; where the filter gave a `reason`, a refused row with the scores."""
-    provenance: dict[str, Any] = {
+    provenance: ClipRow = {
         "source": item.source,
         "media_id": item.media_id,
         "url": without_tokens(media.page_url or item.url),
@@ -86,7 +86,7 @@ def clip_row(
         "frame_offset_s": clip.frame_offset_s,
     }
     key = sample_key(item.source, (_short(item.id),), clip.start_s)
-    columns = {**provenance, "scores": json.dumps(scores, sort_keys=True)}
+    columns: JsonObject = {**provenance, "scores": json.dumps(scores, sort_keys=True)}
     if reason:
         return Row(item_id, key, Status.REFUSED, str(reason), None, columns)
     columns |= {
@@ -108,7 +108,7 @@ def _short(media_id: str) -> str:
     return f"{media_id[: MAX_ID_CHARS - 17]}-{hashlib.sha256(media_id.encode()).hexdigest()[:16]}"
 
 
-def _members(clip: Clip, metadata: dict[str, Any]) -> dict[str, bytes]:
+def _members(clip: Clip, metadata: JsonObject) -> dict[str, bytes]:
     flac = io.BytesIO()
     soundfile.write(flac, clip.audio, clip.sample_rate_hz, format="FLAC", subtype="PCM_16")
     hashes = {

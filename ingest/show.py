@@ -20,12 +20,13 @@ from typing import Any
 import pyarrow as pa
 
 from cluster.dataset import Commit, Dataset
+from cluster.jsonl import JsonObject
 from cluster.objects import list_own, open_list
 from cluster.shards import DamagedMemberError, Member, Status, members_of, read_member
 from cluster.worklist import UnitTask
 from configs.load import UserError
 from configs.terminal import printable
-from ingest.sample import MEANINGS, RETRYABLE, Reason, bans_of, without_tokens
+from ingest.sample import MEANINGS, RETRYABLE, ClipRow, Reason, bans_of, without_tokens
 
 SELECTORS = ("key", "id", "media", "unit")
 CORE = ("ordinal", "item_id", "key", "status", "reason", "detail", "members")
@@ -90,13 +91,13 @@ class Entry:
     tombstones: list[Tombstone] = field(default_factory=list)
     generation: int | None = None
     ordinal: int | None = None
-    provenance: dict[str, Any] = field(default_factory=dict)
-    metadata: dict[str, Any] | None = None
+    provenance: JsonObject = field(default_factory=dict)
+    metadata: JsonObject | None = None
     tar: str | None = None
     members: list[Member] = field(default_factory=list)
     damage: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return asdict(self)
 
 
@@ -178,12 +179,14 @@ def _names(table: pa.Table, selector: str) -> list[str]:
 def _entry(
     dataset: Dataset,
     commit: Commit,
-    row: dict[str, Any],
+    row: ClipRow,
     attempt: int | None,
     tombstones: dict[str, tuple[str, str]],
 ) -> Entry:
     members = members_of(row)
-    provenance = {name: row[name] for name in row if name not in (*CORE, *FINGERPRINTS)}
+    provenance: JsonObject = {
+        name: value for name, value in row.items() if name not in (*CORE, *FINGERPRINTS)
+    }
     if provenance.get("scores"):
         provenance["scores"] = json.loads(provenance["scores"])
     metadata, damage = _metadata(dataset, commit, members)
@@ -207,7 +210,7 @@ def _entry(
     )
 
 
-def _metadata(dataset: Dataset, commit: Commit, members: list[Member]) -> tuple[dict[str, Any] | None, str]:
+def _metadata(dataset: Dataset, commit: Commit, members: list[Member]) -> tuple[JsonObject | None, str]:
     """The JSON member of a sample, and what is wrong with it."""
     member = next((member for member in members if member.ext == "json"), None)
     if member is None or commit.tar is None:
@@ -222,8 +225,8 @@ def meaning_of(reason: str) -> str:
     """What a stored reason means, in one line, and whether it is final."""
     if reason not in list(Reason):
         return "buried by ingest curate, or for the reason given to ingest remove"
-    known = Reason(reason)
-    return f"{MEANINGS[known]} ({'retryable' if known in RETRYABLE else 'final'})"
+    is_retryable = reason in RETRYABLE
+    return f"{MEANINGS[Reason(reason)]} ({'retryable' if is_retryable else 'final'})"
 
 
 def _read_tombstones(dataset: Dataset) -> dict[str, tuple[str, str]]:
@@ -235,7 +238,7 @@ def _read_tombstones(dataset: Dataset) -> dict[str, tuple[str, str]]:
     return newest
 
 
-def _tombstones_of(row: dict[str, Any], tombstones: dict[str, tuple[str, str]]) -> Iterator[Tombstone]:
+def _tombstones_of(row: ClipRow, tombstones: dict[str, tuple[str, str]]) -> Iterator[Tombstone]:
     if row["key"] in tombstones:
         yield Tombstone("key", *tombstones[row["key"]])
     source = row.get("source") or row["item_id"].partition(":")[0]
@@ -310,12 +313,12 @@ def _status_line(entry: Entry) -> str:
 
 
 def _unit_line(entry: Entry) -> str:
-    parts = [entry.unit]
+    fields = [entry.unit]
     if entry.ordinal is not None:
-        parts.append(f"generation {entry.generation}, row {entry.ordinal}")
+        fields.append(f"generation {entry.generation}, row {entry.ordinal}")
     if entry.attempt is not None:
-        parts.append(f"attempt {entry.attempt + 1}")
-    return ", ".join(parts)
+        fields.append(f"attempt {entry.attempt + 1}")
+    return ", ".join(fields)
 
 
 def _permission(entry: Entry) -> Any:

@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import ffmpeg
 from PIL import Image
@@ -61,7 +60,7 @@ class StillsConfig:
         at_least(self, 1, "workers")
 
 
-def make_stills(config: StillsConfig) -> dict[str, Any]:
+def make_stills(config: StillsConfig) -> dict[str, int]:
     """Renders every photo and writes the lists. Returns {"videos", "refused"}, counts.
 
     `UserError` for a place without photos, captions that cannot be read, an output that cannot be written.

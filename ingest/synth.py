@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import ffmpeg
 import numpy as np
@@ -32,6 +32,20 @@ LICENSE_URLS = {
     "CC-BY-SA-4.0": "https://creativecommons.org/licenses/by-sa/4.0/",
 }
 KINDS = ("mp4", "webm", "hls", "dash", "still", "silent")
+
+
+class CatalogueEntry(TypedDict):
+    """A medium in catalogue.json. `files`: names below media/, the one to link first."""
+
+    id: str
+    kind: str
+    license: str
+    title: str
+    files: list[str]
+
+
+# settings of ffmpeg's command line, by their names without the dash
+EncoderOptions = dict[str, str | int]
 
 
 @dataclass
@@ -56,7 +70,7 @@ class SynthConfig:
     workers: int = operational(2)
 
 
-def synth(config: SynthConfig) -> dict[str, Any]:
+def synth(config: SynthConfig) -> dict[str, int]:
     """Renders all media of `config` into `config.path`; files that are there are kept. Returns `{"media"}`.
 
     `UserError` for impossible settings or a place that cannot be written.
@@ -82,7 +96,7 @@ def synth(config: SynthConfig) -> dict[str, Any]:
     return {"media": len(entries)}
 
 
-def _render(config: SynthConfig, medium: tuple[str, int]) -> dict[str, Any]:
+def _render(config: SynthConfig, medium: tuple[str, int]) -> CatalogueEntry:
     """One medium and its truth; returns its entry in the catalogue."""
     kind, index = medium
     root = Path(config.path).resolve()
@@ -95,7 +109,6 @@ def _render(config: SynthConfig, medium: tuple[str, int]) -> dict[str, Any]:
         sound = np.zeros_like(sound)
     licenses = list(LICENSE_URLS)
     license = licenses[index % len(licenses)]
-    entry: dict[str, Any] = {"id": media_id, "kind": kind, "license": license, "title": f"Scenes {media_id}"}
     truth = [
         {
             "start_s": i * config.scene_s,
@@ -105,9 +118,15 @@ def _render(config: SynthConfig, medium: tuple[str, int]) -> dict[str, Any]:
         }
         for i, scene in enumerate(scenes)
     ]
-    entry["files"] = _write_media(root / "media", media_id, kind, scenes, sound, config)
+    files = _write_media(root / "media", media_id, kind, scenes, sound, config)
     (root / "truth" / f"{media_id}.json").write_text(json.dumps(truth))
-    return entry
+    return {
+        "id": media_id,
+        "kind": kind,
+        "license": license,
+        "title": f"Scenes {media_id}",
+        "files": files,
+    }
 
 
 def _write_media(
@@ -154,11 +173,11 @@ def _encode(path: Path, kind: str, scenes: list[Scene], sound: np.ndarray, confi
         target.rename(path)
 
 
-def _codec_options(kind: str, config: SynthConfig) -> dict[str, Any]:
+def _codec_options(kind: str, config: SynthConfig) -> EncoderOptions:
     """Encoder settings of a kind; keyframes are at the start and at the middle of every scene only."""
     middle_s = config.scene_s / 2
     keys = ",".join(f"{middle_s + i * config.scene_s:.3f}" for i in range(config.scenes_per_video))
-    shared = {
+    shared: EncoderOptions = {
         "force_key_frames": keys,
         "threads": 1,
         "pix_fmt": "yuv420p",
@@ -166,7 +185,7 @@ def _codec_options(kind: str, config: SynthConfig) -> dict[str, Any]:
         "map_metadata": -1,
         "fflags": "+bitexact",
     }
-    h264 = {
+    h264: EncoderOptions = {
         "vcodec": "libx264",
         "preset": "ultrafast",
         "crf": 20,
@@ -176,7 +195,7 @@ def _codec_options(kind: str, config: SynthConfig) -> dict[str, Any]:
         "audio_bitrate": "96k",
     }
     if kind == "webm":
-        vp9 = {
+        vp9: EncoderOptions = {
             "vcodec": "libvpx-vp9",
             "crf": 30,
             "video_bitrate": 0,

@@ -5,11 +5,10 @@
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
 
 from cluster.dataset import Commit, Dataset, Part
 from cluster.objects import list_own
-from cluster.shards import DamagedMemberError, Status, members_of, read_member
+from cluster.shards import DamagedMemberError, IndexRow, Status, members_of, read_member
 from cluster.storage import Store, open_store
 from configs.load import UserError
 
@@ -39,7 +38,7 @@ def verify(uri: str) -> Iterator[str]:
             yield f"{name}: made with other settings than those of dataset.json"
         if name not in newest:
             continue
-        damages = [_damage(dataset, part) for part in (commit.index, commit.tar) if part]
+        damages = [_damage(dataset, stored) for stored in (commit.index, commit.tar) if stored]
         yield from filter(None, damages)
         if damages[0] is None:
             items = listed.get(commit.unit) if has_own_items else None
@@ -85,15 +84,15 @@ def _rows(
 ) -> Iterator[str]:
     """Checks counts and keys; where the tar is damaged, names the members hit."""
     rows = dataset.read_index(commit).to_pylist()
-    kept = [row for row in rows if row["status"] == Status.KEPT]
-    if len(kept) != commit.counts.get("kept", 0) or len(rows) != sum(commit.counts.values()):
-        yield f"{commit.index.name}: {len(kept)} kept of {len(rows)} rows, the commit says {commit.counts}"
+    samples = [row for row in rows if row["status"] == Status.KEPT]
+    if len(samples) != commit.counts.get("kept", 0) or len(rows) != sum(commit.counts.values()):
+        yield f"{commit.index.name}: {len(samples)} kept of {len(rows)} rows, the commit says {commit.counts}"
     if items is not None and items != hash(frozenset(row["item_id"] for row in rows)):
         yield f"{commit.index.name}: its rows are not of the items that the work list has for {commit.unit}"
     # a missing tar is reported already: there is no member to name
     has_tar = check_members and commit.tar and dataset.store.exists(commit.tar.name)
     tar = commit.tar.name if has_tar and commit.tar else ""
-    for row in kept:
+    for row in samples:
         if row["key"] in seen:
             yield f"{row['key']}: kept twice, in {seen[row['key']]} and {commit.unit}"
         seen[row["key"]] = commit.unit
@@ -101,7 +100,7 @@ def _rows(
             yield from _damaged_members(dataset.store, tar, row)
 
 
-def _damaged_members(store: Store, tar: str, row: dict[str, Any]) -> Iterator[str]:
+def _damaged_members(store: Store, tar: str, row: IndexRow) -> Iterator[str]:
     for member in members_of(row):
         try:
             read_member(store, tar, member)

@@ -23,7 +23,7 @@ import pyarrow as pa
 import soundfile
 import torch
 
-from cluster.dataset import Commit, Dataset
+from cluster.dataset import Commit, Dataset, Parent
 from cluster.pool import UnitOutput
 from cluster.progress import RunSummary
 from cluster.scratch import scratch_folder
@@ -139,7 +139,7 @@ def prepare(config: PrecomputeConfig) -> tuple[Dataset, Callable[[], "Precompute
     mel = replace(mel_of_clips(parent.meta), level=level)
     processor = read_processor(models["image_encoder"])
     _check_models(models, mel, ImageConfig.from_processor(processor), config)
-    parents = [{"uri": parent.uri, "snapshot": snapshot.id}]
+    parents: list[Parent] = [{"uri": parent.uri, "snapshot": snapshot.id}]
     semantic = _semantic(config, mel, processor, models)
     output = Dataset.create_or_open(absolute(config.output), "latents", dict(semantic), parents)
     _keep_models(output, models)

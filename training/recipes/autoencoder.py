@@ -25,8 +25,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from cluster.dataset import Snapshot
-from cluster.jsonl import JsonObject
+from cluster.dataset import DatasetMeta, Snapshot
 from configs.load import UserError
 from training.data.randomness import SampleKey, keyed_rng
 from training.pipeline.mel import LEVELS, MelConfig
@@ -63,7 +62,7 @@ class Config:
     level: str = "recorded"
 
 
-def geometry(snapshot: Snapshot, dataset_meta: JsonObject, config: Config) -> Geometry:
+def geometry(snapshot: Snapshot, dataset_meta: DatasetMeta, config: Config) -> Geometry:
     """`{"mel"}`: the geometry of the clips.
 
     `UserError` for other datasets and for levels that do not give the ratio.

@@ -16,7 +16,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from cluster.jsonl import JsonObject
+from cluster.dataset import DatasetMeta
 from configs.load import UserError
 from ingest.pixels import open_picture
 from training.pipeline.codec import ImageConfig, image_to_tensor
@@ -24,7 +24,7 @@ from training.pipeline.mel import MelConfig, wav_to_log_mel
 from training.recipes.recipe import Geometry
 
 
-def mel_of_clips(dataset_meta: JsonObject) -> MelConfig:
+def mel_of_clips(dataset_meta: DatasetMeta) -> MelConfig:
     """The spectrogram of a dataset of clips, from its semantic config.
 
     `UserError` where it is no dataset of clips.
@@ -38,7 +38,7 @@ def mel_of_clips(dataset_meta: JsonObject) -> MelConfig:
     return MelConfig(duration_s=config["clip"]["duration_s"])
 
 
-def mel_geometry(dataset_meta: JsonObject, level: str = "recorded") -> Geometry:
+def mel_geometry(dataset_meta: DatasetMeta, level: str = "recorded") -> Geometry:
     """`{"mel": …}`, plain data; `MelConfig(**geometry["mel"])` is the inverse."""
     return {"mel": replace(mel_of_clips(dataset_meta), level=level).settings()}
 

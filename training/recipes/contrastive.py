@@ -23,8 +23,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cluster.dataset import Snapshot
-from cluster.jsonl import JsonObject
+from cluster.dataset import DatasetMeta, Snapshot
 from configs.load import UserError
 from training.data.randomness import SampleKey
 from training.networks.towers import AudioTower, AudioTowerConfig, ImageTowerConfig, build_image_tower
@@ -56,7 +55,7 @@ class Config:
     temperature: float = 0.07
 
 
-def geometry(snapshot: Snapshot, dataset_meta: JsonObject, config: Config) -> Geometry:
+def geometry(snapshot: Snapshot, dataset_meta: DatasetMeta, config: Config) -> Geometry:
     """`{"mel"}`. `UserError` for other datasets and unknown towers."""
     if config.image.kind not in ("resnet", "clip"):
         raise UserError(f"contrastive.image.kind={config.image.kind}: give resnet or clip")

@@ -21,7 +21,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from cluster.dataset import Snapshot
+from cluster.dataset import DatasetMeta, Snapshot
 from cluster.jsonl import JsonObject
 from configs.load import UserError
 from training.data.npy import read_npy
@@ -63,7 +63,7 @@ class Config:
     time_spread: float = 1.0
 
 
-def geometry(snapshot: Snapshot, dataset_meta: JsonObject, config: Config) -> Geometry:
+def geometry(snapshot: Snapshot, dataset_meta: DatasetMeta, config: Config) -> Geometry:
     """Shapes, and mean and spread per latent channel and embedding dimension, merged over the commits.
 
     `UserError` for a dataset that is not of latents, is empty, or has not what `condition` needs.

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol, TypedDict
 
 from torch import Tensor, nn
 
-from cluster.dataset import Snapshot
+from cluster.dataset import DatasetMeta, Snapshot
 from training.data.randomness import SampleKey
 
 Batch = dict[str, Tensor]
@@ -99,7 +99,7 @@ class Recipe(Protocol):
     OPTIMISERS: tuple[Optimiser, ...]
     PARTS: PipelineParts
 
-    def geometry(self, snapshot: Snapshot, dataset_meta: dict[str, Any], config: Any) -> Geometry:
+    def geometry(self, snapshot: Snapshot, dataset_meta: DatasetMeta, config: Any) -> Geometry:
         """Shapes and statistics of the data. `UserError` for a dataset or settings that do not fit."""
 
     def build_model(self, config: Any, geometry: Geometry) -> nn.Module:

@@ -19,7 +19,7 @@ from cluster.dataset import Dataset
 from cluster.jsonl import read_lines
 from cluster.shards import Row
 from configs.load import UserError
-from ingest.remove import Found, seen_by
+from ingest.remove import Selection, seen_by
 from tests.fakes.latents import make_latents
 from tests.fakes.runs import losses, settings
 from training.data.catalogue import Catalogue
@@ -186,8 +186,8 @@ def row_of(latent: np.ndarray) -> Row:
 
 def test_a_take_down_in_a_dataset_mixed_in_names_the_checkpoints(pair: list[Dataset], tmp_path: Path) -> None:
     train(mixed(pair, tmp_path / "run", steps=4))
-    found = Found(pair[1], lambda _: True, {"k_000_0003": ("u0000000", "train")})
-    assert [(line["step"], line["samples"]) for line in seen_by(str(tmp_path / "run"), [found])] == [
+    selection = Selection(pair[1], lambda _: True, {"k_000_0003": ("u0000000", "train")})
+    assert [(line["step"], line["samples"]) for line in seen_by(str(tmp_path / "run"), [selection])] == [
         (4, 1),
         (4, 1),
     ]
