@@ -1,4 +1,4 @@
-"""Evaluate: what is refused, what is chosen, what stays in its folder, and how sure its numbers are."""
+"""Evaluate: what is refused, what is chosen, what stays in its folder."""
 
 import json
 import shutil
@@ -15,7 +15,6 @@ from ingest.report import ReportConfig, write_report
 from tests.fakes.chain import Chain
 from training.evaluate import EvaluateConfig, check_comparable, clear_examples, evaluate, find_clips
 from training.pipeline.mel import MelConfig
-from training.score import NUM_DERANGEMENTS, derangement, score
 
 
 def asked(chain: Chain, output: Path, **other: Any) -> EvaluateConfig:
@@ -199,58 +198,3 @@ def test_a_truth_of_another_form_is_one_line(text: str, chain: Chain, tmp_path: 
         path.write_text(text)
     with pytest.raises(UserError, match="is no truth file"):
         evaluate(asked(chain, tmp_path / "out", truth=f"{tmp_path}/truth"))
-
-
-TRUTHS = [
-    {"timbre": number % 5, "f0_hz": 100.0 + 20 * (number % 7), "rate_hz": 2.0 + number % 3}
-    for number in range(60)
-]
-MEDIA = [f"m{number // 5}" for number in range(60)]
-
-
-def test_the_truth_is_scored_as_the_ceiling_and_intervals_hold_the_scores() -> None:
-    half = [truth if number % 2 else TRUTHS[(number + 7) % 60] for number, truth in enumerate(TRUTHS)]
-    scores, intervals = score(half, TRUTHS, TRUTHS, MEDIA, seed=0)
-    again = score(half, TRUTHS, TRUTHS, MEDIA, seed=0)
-    assert (scores, intervals) == again, "seeded"
-    assert scores["timbre"]["real"] == 1.0 and intervals["timbre"]["real"] == [1.0, 1.0]
-    for attribute, shares in scores.items():
-        assert (
-            set(shares)
-            == set(intervals[attribute])
-            == {"generated", "real", "chance", "shuffled", "closed", "shuffled_closed"}
-        )
-        assert all(low <= shares[name] <= high for name, (low, high) in intervals[attribute].items())
-    low, high = intervals["timbre"]["generated"]
-    assert 0 < high - low < 0.5
-
-
-def test_intervals_are_wider_where_clips_of_a_medium_are_alike() -> None:
-    """Twelve media of which each is wholly right or wholly wrong say less than sixty clips that are so by
-    themselves.
-    """
-    wrong = {"timbre": 9, "f0_hz": 9.0, "rate_hz": 99.0}
-    by_media = [TRUTHS[number] if number // 5 % 2 else wrong for number in range(60)]
-    by_clip = [TRUTHS[number] if number % 2 else wrong for number in range(60)]
-    widths = []
-    for heard in (by_media, by_clip):
-        low, high = score(heard, TRUTHS, TRUTHS, MEDIA, seed=0)[1]["timbre"]["generated"]
-        widths.append(high - low)
-    assert widths[0] > 2 * widths[1]
-
-
-def test_one_medium_has_scores_and_no_intervals() -> None:
-    scores, intervals = score(TRUTHS, TRUTHS, TRUTHS, ["m"] * 60, seed=0)
-    assert scores["f0"]["generated"] == 1.0 and intervals == {}
-
-
-def test_a_derangement_meets_no_clip_of_the_same_medium() -> None:
-    uneven = ["a"] * 4 + ["b"] * 3 + ["c"] + ["d"] * 2
-    for media in (MEDIA, uneven, ["a", "b"]):
-        for number in range(NUM_DERANGEMENTS):
-            other = derangement(media, 3, number)
-            assert sorted(other) == list(range(len(media)))
-            assert all(media[place] != media[met] for place, met in enumerate(other))
-    for media in (["a"] * 7, ["a"] * 6 + ["b"], ["a", "a"]):
-        assert (derangement(media, 0) != np.arange(len(media))).all()
-    assert not np.array_equal(derangement(MEDIA, 0, 0), derangement(MEDIA, 0, 1))

@@ -19,7 +19,7 @@ from cluster.dataset import Dataset
 from cluster.jsonl import read_lines
 from tests.fakes.latents import make_latents
 from training.data.catalogue import Catalogue
-from training.data.choice import choose, seed_of
+from training.data.choice import choose
 from training.data.randomness import SampleKey
 from training.pipeline.mel import MelConfig
 from training.recipes import autoencoder, contrastive, diffusion
@@ -176,33 +176,3 @@ def test_one_whole_item_is_validated_even_where_all_that_were_chosen_are_gone(tm
     data.bury({str(keys[first]): "asked"})
     train(settings(data, tmp_path / "run", validate_every=1, validation_items=1))
     assert np.isfinite(read_lines(tmp_path / "run/validation.jsonl")[-1]["loss"])
-
-
-KEYS = np.array([f"youtube_{media}_{start:05d}" for media in range(20) for start in range(20)])
-
-
-def test_what_is_chosen_depends_on_keys_alone() -> None:
-    none = np.zeros(len(KEYS), bool)
-    chosen = choose(KEYS, none, 50)
-    assert chosen == sorted(chosen) and len(set(chosen)) == 50
-    assert len({KEYS[item].split("_")[1] for item in chosen}) > 12, "spread over the media"
-    some = none.copy()
-    some[chosen[::2]] = True
-    assert choose(KEYS, some, 50) == chosen, "a take-down moves nothing"
-    order = np.random.default_rng(0).permutation(len(KEYS))
-    assert {KEYS[order][item] for item in choose(KEYS[order], none, 50)} == {KEYS[item] for item in chosen}
-
-
-def test_choosing_from_few_or_none() -> None:
-    none = np.zeros(3, bool)
-    assert choose(KEYS[:3], none, 10) == [0, 1, 2]
-    assert choose(KEYS[:3], ~none, 10) == [] == choose(KEYS[:0], none[:0], 10)
-    gone = none.copy()
-    gone[choose(KEYS[:3], none, 1)] = True
-    taken = choose(KEYS[:3], gone, 1)
-    assert len(taken) == 2 and not gone[taken[-1]]
-
-
-def test_seeds_of_items_differ_and_stay() -> None:
-    seeds = {seed_of(seed, key) for seed in range(3) for key in KEYS}
-    assert len(seeds) == 3 * len(KEYS) and max(seeds) < 2**63 and seed_of(0, "a") == seed_of(0, "a")

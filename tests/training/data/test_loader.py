@@ -2,7 +2,6 @@
 never passed on.
 """
 
-import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +15,10 @@ from hypothesis import strategies as st
 
 from cluster.dataset import Dataset
 from configs.load import UserError
-from ingest.remove import rewrite_unit
 from tests.fakes.latents import make_latents
 from training.data.catalogue import Catalogue
 from training.data.loader import Loader
 from training.data.mixture import Mixture
-from training.data.npy import read_npy, to_npy
 from training.data.order import Order, check_geometry
 from training.data.randomness import SampleKey
 
@@ -261,48 +258,3 @@ def test_workers_lanes_and_batch_have_to_fit_each_other() -> None:
         check_geometry(48, 96, 5)
     with pytest.raises(UserError, match="multiple of lanes=48"):
         check_geometry(48, 50, 2)
-
-
-def test_a_split_without_samples_is_refused(tmp_path: Path) -> None:
-    dataset = make_latents(tmp_path / "data", units=1)
-    with pytest.raises(UserError, match="no sample of split=test"):
-        Catalogue.of(dataset, dataset.snapshot(), "test", MEMBERS)
-
-
-def test_a_take_down_with_its_old_generation_gone_moves_no_sample_of_a_pinned_run(tmp_path: Path) -> None:
-    dataset = make_latents(tmp_path / "data")
-    snapshot = dataset.snapshot()
-    before = Catalogue.of(dataset, snapshot, "train", MEMBERS)
-    gone = {"k_001_0003", "k_002_0013", "k_002_0001"}
-    for commit in snapshot.commits:
-        rewrite_unit(dataset, commit, lambda row: row["key"] in gone, "asked")
-        if commit.unit in ("u0000001", "u0000002") and commit.tar:
-            dataset.store.delete(commit.tar.name)
-            dataset.store.delete(commit.index.name)
-    after = Catalogue.of(dataset, snapshot, "train", MEMBERS)
-    assert list(after.keys) == list(before.keys)
-    old, new = (catalogue.read(list(range(len(before)))) for catalogue in (before_again(tmp_path), after))
-    assert {str(before.keys[sample]) for sample in old if old[sample] != new[sample]} == gone
-    assert all(new[sample] is None for sample in new if str(before.keys[sample]) in gone)
-
-
-def before_again(tmp_path: Path) -> Catalogue:
-    return catalogue_of(make_latents(tmp_path / "again"))
-
-
-@given(shape=st.lists(st.integers(0, 4), max_size=3), dtype=st.sampled_from(["float16", "float32", "int64"]))
-def test_an_array_comes_back_from_npy_as_numpy_reads_it(shape: list[int], dtype: str) -> None:
-    array = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype)
-    for found in (
-        read_npy(memoryview(to_npy(array))),
-        np.load(io.BytesIO(to_npy(array)), allow_pickle=False),
-    ):
-        assert found.dtype == array.dtype and found.shape == array.shape and (found == array).all()
-
-
-def test_npy_of_objects_of_another_version_and_cut_ones_are_refused() -> None:
-    whole, pickled = to_npy(np.zeros(9, np.float32)), io.BytesIO()
-    np.save(pickled, np.array([{}]), allow_pickle=True)
-    for wrong in (pickled.getvalue(), b"\x93NUMPY\x02\x00" + whole[8:], whole[:-1], whole[:20], b""):
-        with pytest.raises(ValueError):
-            read_npy(wrong)

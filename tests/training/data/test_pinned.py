@@ -8,21 +8,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
 from cluster.dataset import Dataset
-from cluster.shards import Row, write_shard
 from configs.load import UserError
 from ingest.gc import GcConfig, gc
 from ingest.remove import rewrite_unit
-from tests.fakes.latents import IMAGE_DIM, LATENT_SHAPE, make_latents
-from training.data.catalogue import Catalogue
-from training.data.npy import to_npy
+from tests.fakes.latents import make_latents
 from training.recipes import diffusion
 from training.run.prepare import prepare
-from training.run.setup import mixture_of
 from training.settings import TrainConfig
 from training.train import train
 
@@ -126,95 +121,3 @@ def test_samples_that_were_added_are_named_and_not_learnt(
     after = prepare(settings(data.uri, tmp_path / "run"))
     assert "42 samples in 3 units were added since this run pinned its snapshot" in caplog.text
     assert after.snapshots == before.snapshots
-
-
-def mixed_in(folder: Path, like: Dataset, rows: list[tuple[str, str]]) -> Dataset:
-    """A dataset of training samples (key, media id), made as `like`."""
-    dataset = Dataset.create_or_open(str(folder), "latents", like.meta["config"], [])
-    dataset.worklist.append([("item", {})], 1)
-    latent = np.zeros((2, *LATENT_SHAPE), np.float16)
-    members = {"latent.npy": to_npy(latent), "image.npy": to_npy(np.zeros(IMAGE_DIM, np.float16))}
-    made = [
-        Row("item", key, columns={"split": "train", "media_id": media}, members=members)
-        for key, media in rows
-    ]
-    scratch = folder.parent / f"scratch-{folder.name}"
-    scratch.mkdir()
-    dataset.commit(
-        "u0000000", 0, write_shard(scratch, made, COLUMNS), next(iter(like.commits().values())).statistics
-    )
-    return dataset
-
-
-def holding_out(tmp_path: Path) -> Dataset:
-    """A dataset that holds out one medium for validation and one for test."""
-    dataset = make_latents(tmp_path / "data", units=1)
-    dataset.worklist.append([("item", {})], 1)
-    members = {
-        "latent.npy": to_npy(np.zeros((2, *LATENT_SHAPE), np.float16)),
-        "image.npy": to_npy(np.zeros(IMAGE_DIM, np.float16)),
-    }
-    rows = [
-        Row("item", f"s_{media}_0", columns={"split": split, "media_id": media}, members=members)
-        for media, split in (("a", "validation"), ("b", "test"), ("c", "train"))
-    ]
-    (tmp_path / "scratch").mkdir()
-    dataset.commit(
-        "u0000001",
-        0,
-        write_shard(tmp_path / "scratch", rows, COLUMNS),
-        next(iter(dataset.commits().values())).statistics,
-    )
-    return dataset
-
-
-def test_what_data_holds_out_is_left_out_of_what_is_mixed_in(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    first = holding_out(tmp_path)
-    rows = [
-        ("s_a_0", "a"),
-        ("s_a_9000", "a"),
-        ("s_b_0", "b"),
-        ("s_c_0", "c"),
-        ("t_a_0", "a"),
-        ("k_000_0000", "d"),
-    ]
-    other = mixed_in(tmp_path / "other", first, rows)
-    caplog.set_level(logging.WARNING)
-    config = settings(first.uri, tmp_path / "run", more_data=[other.uri])
-    (_, catalogue) = mixture_of(config, [first.snapshot(), other.snapshot()]).catalogues
-    left = {str(key) for key, hole in zip(catalogue.keys, catalogue.holes, strict=True) if hole}
-    assert left == {"s_a_0", "s_a_9000", "s_b_0", "k_000_0000"} and len(catalogue) == len(rows)
-    assert "4 samples are left out" in caplog.text
-
-
-def test_a_dataset_of_nothing_but_held_out_samples_is_refused(tmp_path: Path) -> None:
-    first = holding_out(tmp_path)
-    other = mixed_in(tmp_path / "other", first, [("s_a_0", "a"), ("s_b_0", "b")])
-    with pytest.raises(UserError, match="holds out all of its samples"):
-        prepare(settings(first.uri, tmp_path / "run", more_data=[other.uri]))
-    assert not (tmp_path / "run").exists()
-
-
-def test_what_is_buried_while_a_run_trains_is_not_learnt_any_more(
-    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    keys = [f"k_{unit:03d}_{number:04d}" for unit in range(2) for number in range(1, 14)]
-    catalogue = Catalogue.of(data, data.snapshot(), "train", diffusion.MEMBERS)
-    secrets = {bytes(sample["latent.npy"]) for sample in catalogue.read(list(range(20))).values() if sample}
-    make_batch, calls, seen = diffusion.make_batch, [0], list[int]()
-
-    def counting(samples: Any, *more: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == 8:
-            data.bury({key: "asked" for key in keys[:20]})
-        if any(sample and bytes(sample["latent.npy"]) in secrets for sample in samples):
-            seen.append(calls[0])
-        return make_batch(samples, *more)
-
-    monkeypatch.setattr(diffusion, "make_batch", counting)
-    train(settings(data.uri, tmp_path / "run", steps=30))
-    assert 2 <= min(seen) < 8  # the first call is the check of the model
-    assert max(seen) <= 8 + 2 + 3  # the checkpoint after it, and what had been made ready by then
-    assert calls[0] == 31
