@@ -29,9 +29,10 @@ from cluster.shards import Row, write_shard
 from ingest.clip.clipper import AudioConfig, ClipConfig, Clipper, FrameConfig, MediaLimits
 from ingest.curate import CurateConfig, curate
 from ingest.ffmpeg import ffmpeg_exe
+from ingest.rows import CLIP_COLUMNS
 from ingest.sample import Item, Media
 from ingest.scenes import render_audio, render_image, sample_scene
-from ingest.shard import CLIP_COLUMNS, clip_row
+from ingest.shard import clip_row
 
 RATE_HZ = 16000
 WIDTH_PX = 192

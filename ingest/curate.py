@@ -34,7 +34,8 @@ from configs.load import UserError, at_least
 from ingest.dedup.fingerprint import AUDIO_BYTES, IMAGE_BYTES, SHADES, audio_distances, image_distances
 from ingest.dedup.neighbours import CHUNK, candidate_pairs
 from ingest.dedup.reuploads import LEAST_FRAMES, Tracks, find_reuploads
-from ingest.sample import ClipRow, split_group
+from ingest.rows import ClipRow
+from ingest.sample import split_group
 
 REASONS = ("", "duplicate", "near_duplicate", "channel_cap", "split_conflict")
 DUPLICATE, NEAR, CAPPED, SPLIT = range(1, 5)

@@ -38,7 +38,8 @@ from ingest.fetch.fetcher import Fetcher
 from ingest.fetch.settings import FetchConfig
 from ingest.licenses import allowed
 from ingest.remove import SeenBy, bury, find, open_derived, rewrite_all, seen_by
-from ingest.sample import RETRYABLE, ClipRow, Item, Reason, Refused
+from ingest.rows import ClipRow
+from ingest.sample import RETRYABLE, Item, Reason, Refused
 from ingest.sources.inaturalist import pair_license
 
 log = logging.getLogger(__name__)

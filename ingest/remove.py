@@ -48,7 +48,8 @@ from cluster.shards import (
 from cluster.storage import Store, open_store
 from configs.load import UserError, at_least
 from ingest.licenses import is_code, suggestion
-from ingest.sample import SELECTORS, ClipRow, Reason, ban, bans_of
+from ingest.rows import ClipRow
+from ingest.sample import SELECTORS, Reason, ban, bans_of
 
 log = logging.getLogger(__name__)
 # kept in a hole, so that the same command finds it again and completes a run that was cut off

@@ -34,7 +34,8 @@ from ingest.pages.card import plain, write_card
 from ingest.pages.charts import charts_of, loss_curve
 from ingest.pages.croissant import croissant_text
 from ingest.pages.survey import Survey, survey
-from ingest.sample import SELECTORS, ClipRow
+from ingest.rows import ClipRow
+from ingest.sample import SELECTORS
 
 log = logging.getLogger(__name__)
 MAX_SNAPSHOT = 1_000_000  # kept samples; beyond it hashing every commit takes longer than the page

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from cluster.jsonl import JsonObject
-from cluster.shards import IndexRow
 from configs.terminal import printable
 
 ACCESS_PARAMETER = re.compile(
@@ -280,27 +279,6 @@ def without_tokens(text: str, apart: bool = False) -> str:
         return found[1] + "***" + (hashlib.sha256(found[2].encode()).hexdigest()[:8] if apart else "")
 
     return ACCESS_PARAMETER.sub(mask, text)
-
-
-class ClipRow(IndexRow, total=False):
-    """A row of the index of clips. A refused item has fewer values; a removed one keeps its ids."""
-
-    source: str | None
-    media_id: str | None
-    url: str | None
-    license: str | None
-    channel: str | None
-    title: str | None
-    split: str | None
-    start_s: float | None
-    duration_s: float | None
-    frame_time_s: float | None
-    frame_offset_s: float | None
-    scores: str | None
-    image_hash: str | None
-    audio_fingerprint: str | None
-    audio_sequence: bytes | None
-    image_palette: bytes | None
 
 
 def sample_key(source: str, ids: tuple[str, ...], start_s: float) -> str:

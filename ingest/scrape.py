@@ -35,8 +35,9 @@ from ingest.fetch.fetcher import Fetcher
 from ingest.fetch.settings import FetchConfig
 from ingest.license_table import SITE_CODES
 from ingest.licenses import LicenseConfig, allowed, check_allow
+from ingest.rows import CLIP_COLUMNS
 from ingest.sample import RETRYABLE, Item, Media, Reason, Refused, split_group, without_tokens
-from ingest.shard import CLIP_COLUMNS, banned_row, clip_row, refused_row
+from ingest.shard import banned_row, clip_row, refused_row
 from ingest.sources.registry import enumerate_items
 from ingest.sources.settings import SourceConfig
 

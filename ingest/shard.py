@@ -9,35 +9,15 @@ import json
 from functools import cache
 from importlib.metadata import version
 
-import pyarrow as pa
 import soundfile
 
 from cluster.jsonl import JsonObject
 from cluster.shards import Row, Status
 from ingest.dedup.fingerprint import audio_fingerprint, audio_sequence, image_hash, image_palette
-from ingest.sample import Clip, ClipRow, Item, Media, Reason, Refused, sample_key, without_tokens
+from ingest.rows import ClipRow
+from ingest.sample import Clip, Item, Media, Reason, Refused, sample_key, without_tokens
 from ingest.sources.metadata import plain_json
 
-CLIP_COLUMNS = pa.schema(
-    [
-        ("source", pa.string()),
-        ("media_id", pa.string()),
-        ("url", pa.string()),
-        ("license", pa.string()),
-        ("channel", pa.string()),
-        ("title", pa.string()),
-        ("split", pa.string()),
-        ("start_s", pa.float64()),
-        ("duration_s", pa.float64()),
-        ("frame_time_s", pa.float64()),
-        ("frame_offset_s", pa.float64()),
-        ("scores", pa.string()),
-        ("image_hash", pa.string()),
-        ("audio_fingerprint", pa.string()),
-        ("audio_sequence", pa.binary()),
-        ("image_palette", pa.binary()),
-    ]
-)
 MAX_ID_CHARS = 60  # a tar member's name has 99 characters, for source, id, start and extension together
 # what may change a sample's bytes: their versions are kept with every sample
 TOOLS = ("av", "ffmpeg-python", "imageio-ffmpeg", "yt-dlp", "soundfile", "pillow", "numpy")

@@ -26,7 +26,8 @@ from cluster.shards import DamagedMemberError, Member, Status, members_of, read_
 from cluster.worklist import UnitTask
 from configs.load import UserError
 from configs.terminal import printable
-from ingest.sample import MEANINGS, RETRYABLE, ClipRow, Reason, bans_of, without_tokens
+from ingest.rows import ClipRow
+from ingest.sample import MEANINGS, RETRYABLE, Reason, bans_of, without_tokens
 
 SELECTORS = ("key", "id", "media", "unit")
 CORE = ("ordinal", "item_id", "key", "status", "reason", "detail", "members")

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from cluster.dataset import Dataset
 from cluster.shards import Shard, index_schema
 from ingest.curate import CurateConfig, curate
-from ingest.shard import CLIP_COLUMNS
+from ingest.rows import CLIP_COLUMNS
 
 UNIT_SAMPLES = 1000
 CLIPS_PER_MEDIUM = 10

@@ -23,8 +23,9 @@ from cluster.shards import Row, write_shard
 from configs.load import UserError
 from ingest.curate import CurateConfig, curate
 from ingest.dedup.fingerprint import audio_distances, image_distances
+from ingest.rows import CLIP_COLUMNS
 from ingest.sample import Clip, Item, Media
-from ingest.shard import CLIP_COLUMNS, clip_row
+from ingest.shard import clip_row
 from ingest.verify import verify
 from tests.ingest.dedup.test_fingerprint import (
     RATE,

@@ -14,7 +14,7 @@ from cluster.storage import FolderStore, RemoteStore
 from configs.load import UserError
 from ingest.gc import GcConfig, gc
 from ingest.remove import RemoveConfig, remove
-from ingest.shard import CLIP_COLUMNS
+from ingest.rows import CLIP_COLUMNS
 from ingest.verify import verify
 from tests.fakes.servers import has_s3_server
 from tests.fakes.takedown import (

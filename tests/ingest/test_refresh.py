@@ -23,9 +23,9 @@ from ingest.fetch.fetcher import Fetcher
 from ingest.fetch.settings import FetchConfig
 from ingest.refresh import RefreshConfig, ask_inaturalist, refresh
 from ingest.rights.permission import PATHS
+from ingest.rows import CLIP_COLUMNS
 from ingest.sample import Item
 from ingest.scrape import ScrapeConfig, scrape
-from ingest.shard import CLIP_COLUMNS
 from ingest.sources.settings import SourceConfig
 from ingest.verify import verify
 from tests.fakes.media import film

@@ -30,9 +30,10 @@ from ingest.licenses import url_of
 from ingest.pages.survey import survey
 from ingest.remove import RemoveConfig, remove
 from ingest.report import ReportConfig, commands_of, write_report
+from ingest.rows import CLIP_COLUMNS
 from ingest.sample import Clip, Item, Media, Reason, Refused
 from ingest.scrape import ScrapeConfig
-from ingest.shard import CLIP_COLUMNS, clip_row, refused_row
+from ingest.shard import clip_row, refused_row
 
 SECONDS, RATE_HZ = 0.5, 16000
 EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}[a](javascript:alert(3))|`<!--"

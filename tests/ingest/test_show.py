@@ -12,8 +12,9 @@ from cluster.dataset import Dataset
 from cluster.shards import Row, Status, read_member, write_shard
 from configs.load import UserError
 from ingest.remove import RemoveConfig, remove
+from ingest.rows import CLIP_COLUMNS
 from ingest.sample import MEANINGS, Item, Reason, Refused
-from ingest.shard import CLIP_COLUMNS, refused_row
+from ingest.shard import refused_row
 from ingest.show import LISTED, Entry, ShowConfig, lines_of, meaning_of, show
 from tests.fakes.servers import has_s3_server
 from tests.ingest.dedup.test_fingerprint import noise

@@ -14,8 +14,8 @@ from cluster.shards import write_shard
 from cluster.storage import open_store
 from configs.load import run_app
 from ingest.report import ReportConfig, commands_of, write_report
+from ingest.rows import CLIP_COLUMNS
 from ingest.scrape import ScrapeConfig, semantic
-from ingest.shard import CLIP_COLUMNS
 from ingest.sources.settings import SourceConfig
 from ingest.verify import verify
 from tests.ingest.test_report import clips_of
