@@ -45,6 +45,13 @@ FORBIDDEN = {
 BROAD_EXCEPT_ALLOWED = {"cluster/pool.py"}  # the unit border
 LONG_FUNCTION_ALLOWED = {"training/run/loop.py"}  # the training loop reads top to bottom
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
+TESTED_ELSEWHERE: dict[str, str] = {
+    "cluster/__main__.py": "a table of commands; tests/whole types them",
+    "cluster/demo.py": "`make demo` in CI is its test",
+    "ingest/__main__.py": "a table of commands; tests/whole types them",
+    "ingest/rows.py": "names and types of columns alone; the tests of their readers see them",
+}
+"""Modules without a test file of their name, and why."""
 MAX_FUNCTION_LINES = 60
 COMPUTED = (ast.Call, ast.BinOp, ast.IfExp, ast.ListComp, ast.DictComp, ast.SetComp)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -294,6 +301,27 @@ def check_shipped(tree: Tree) -> list[str]:
     ]
 
 
+def check_tests(tree: Tree) -> list[str]:
+    """Each module has a test file of its name in the folder that mirrors its own, or a reason for none."""
+    return [
+        f"{path} has no {_test_of(path)}.py and no reason for none"
+        for path in tree
+        if room_of(path)
+        and not path.endswith("__init__.py")
+        and path not in TESTED_ELSEWHERE
+        # a long one is split by subject: test_web_refusals.py belongs to web.py
+        and not any(
+            other == f"{_test_of(path)}.py" or other.startswith(f"{_test_of(path)}_") for other in tree
+        )
+    ]
+
+
+def _test_of(path: str) -> str:
+    """tests/ingest/fetch/test_web of ingest/fetch/web.py."""
+    module = PurePosixPath(path)
+    return f"tests/{module.parent}/test_{module.stem.strip('_')}"
+
+
 def public_functions(module: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
     for node in module.body:
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
@@ -349,6 +377,7 @@ RULES: list[Rule] = [
     check_tuple_packs,
     check_nested_comprehensions,
     check_shipped,
+    check_tests,
 ]
 
 LONG_BODY = "def f() -> None:\n" + "    a = 1\n" * 60
@@ -399,6 +428,11 @@ BREACHES: list[tuple[Rule, Tree]] = [
     (check_nested_comprehensions, {"ingest/a.py": "a = {b: [c for c in b] for b in d}"}),
     (check_shipped, {"training/pipeline/a.py": "from training.recipes.clips import decode_wav"}),
     (check_shipped, {"training/networks/a.py": "from configs.load import UserError"}),
+    (check_tests, {"ingest/a.py": ""}),
+    (
+        check_tests,
+        {"ingest/fetch/a.py": "", "tests/ingest/test_a.py": "", "tests/ingest/fetch/test_ab.py": ""},
+    ),
     (check_typed_signatures, {"ingest/a.py": "class A:\n    def f(self, *, b) -> None: ..."}),
 ]
 CLEAN: Tree = {
@@ -410,6 +444,12 @@ CLEAN: Tree = {
     "ingest/__init__.py": "",
     "training/run/loop.py": '"""Trains."""\nimport torch\nfrom ingest.sample import Item\n' + LONG_BODY,
     "tests/test_a.py": '"""Tests."""\nimport torch\nfrom ingest.b import A\nfrom training import loop\ndef test_x(a):\n    pass\n',
+    "tests/configs/test_load.py": "",
+    "tests/cluster/test_units.py": "",
+    "tests/cluster/test_pool.py": "",
+    "tests/ingest/test_a.py": "",
+    "tests/ingest/test_b_limits.py": "",
+    "tests/training/run/test_loop.py": "",
 }
 
 

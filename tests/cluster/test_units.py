@@ -8,7 +8,6 @@ import io
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,17 +18,16 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
-from tenacity import wait_none
 
 from cluster.dataset import Dataset
 from cluster.pool import UnitOutput
-from cluster.scratch import new_scratch, sweep
 from cluster.shards import Row, write_shard
-from cluster.storage import FolderStore, RemoteStore, StorageDownError
+from cluster.storage import FolderStore, StorageDownError
 from cluster.units import run_units
 from cluster.worklist import UnitTask
 from configs.load import StoppedError
 from tests.conftest import ROOT
+from tests.fakes.numbers import Died
 
 COLUMNS = pa.schema([("number", pa.int32())])
 
@@ -176,28 +174,6 @@ def test_a_killed_driver_or_raylet_costs_no_sample_and_leaves_no_process(
     assert len(list(log.iterdir())) == before + 30 - committed
 
 
-def test_scratch_of_dead_processes_is_swept_away_and_that_of_living_ones_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    code = "import sys, time; from cluster.scratch import new_scratch; print(new_scratch('spool'), flush=True); time.sleep(600)"
-    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert child.stdout
-    theirs, ours = Path(child.stdout.readline().strip()), new_scratch("u0000001")
-    (theirs / "big").write_bytes(b"x")
-    assert sweep() == 0 and theirs.exists()
-    child.kill()
-    child.wait()
-    assert sweep() == 1 and not theirs.exists() and ours.exists()
-    other = ours.rename(
-        ours.with_name(
-            ours.name.replace(f"-{os.getpid()}-", "-999999999-").replace("stillsound-", "stillsound-1")
-        )
-    )
-    assert sweep() == 0 and other.exists()  # of another container, whose processes we do not see
-
-
 def test_a_run_stops_with_one_line_when_the_storage_is_down_and_goes_on_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,20 +192,6 @@ def test_a_run_stops_with_one_line_when_the_storage_is_down_and_goes_on_later(
     assert len(calls) == 6
     summary = run_units(dataset, lambda: Slow(tmp_path, 0), 0, columns=COLUMNS, progress=False)
     assert summary.units_before == 5 and summary.units_done == 25
-
-
-def test_a_storage_that_does_not_answer_is_told_after_eight_tries(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]  # nobody answers there once it is closed
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "a",
-        "AWS_SECRET_ACCESS_KEY": "b",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("cluster.storage.wait_random_exponential", lambda **_: wait_none())
-    with pytest.raises(StorageDownError, match="does not answer"):
-        RemoteStore("s3://bucket/data").read("dataset.json")
 
 
 def test_a_run_in_which_nothing_succeeds_stops_early(tmp_path: Path) -> None:
@@ -264,10 +226,6 @@ def test_what_failed_in_passing_waits_for_its_second_attempt_and_for_the_next_ru
         assert sum(name == "item0005" for _, name, _ in tried) == attempts
     times = [when for when, name, _ in tried if name == "item0005"]
     assert times[1] - times[0] > 0.3
-
-
-class Died(BaseException):
-    """kill -9 in a test: no `except Exception` may catch it."""
 
 
 def passing_stage(task: UnitTask, scratch: Path) -> UnitOutput:

@@ -5,7 +5,6 @@ a page to look at.
 import csv
 import io
 import json
-import random
 import shutil
 import tarfile
 from collections import Counter
@@ -13,66 +12,31 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
 import webdataset
 import yaml
-from PIL import Image
 
 from cluster.dataset import Dataset
 from cluster.progress import RunSummary
-from cluster.seals import open_json, seal_json
 from cluster.worklist import UnitTask, WorkItem
 from configs.load import UserError
-from ingest.clip.clipper import ClipConfig, FrameConfig
+from ingest.clip.clipper import ClipConfig
 from ingest.fetch.settings import FetchConfig
 from ingest.pages.card import plain
 from ingest.report import ReportConfig, write_report
-from ingest.sample import Clip, Item, Media, safe_id, split_group
-from ingest.scrape import LicenseConfig, ScrapeConfig, ScrapeStage, SplitConfig, scrape, split_of
+from ingest.sample import safe_id
+from ingest.scrape import LicenseConfig, ScrapeStage, SplitConfig, scrape, split_of
 from ingest.serve import running_site
-from ingest.shard import clip_row
 from ingest.sources.registry import enumerate_items
 from ingest.sources.settings import SourceConfig
-from ingest.synth import SynthConfig, synth
 from ingest.verify import verify
+from tests.fakes.scraping import config
+from tests.ingest.conftest import SCENES
 
-SCENES = 3
 MP4S = ("mp40000", "mp40001")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two mp4, one webm, two stills, a silent video, and three files that cannot give a clip."""
-    root = tmp_path_factory.mktemp("world")
-    synth(
-        SynthConfig(str(root), videos=2, webm=1, hls=0, dash=0, stills=2, silent=1, scenes_per_video=SCENES)
-    )
-    (root / "media/broken.mp4").write_bytes(b"no video")
-    shutil.copy(root / "media/still0000.jpg", root / "media/mute.jpg")
-    (root / "media/mute.wav").write_bytes(b"no sound")
-    return root / "media"
-
-
-@pytest.fixture(scope="module")
-def done(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunSummary]:
-    """A finished scrape, and its summary. Tests that damage it work on a copy."""
-    output = tmp_path_factory.mktemp("out") / "clips"
-    return output, scrape(config(world, output), progress=False)
-
-
-def config(media: Path, output: Path, **changes: Any) -> ScrapeConfig:
-    settings: dict[str, Any] = {
-        "clip": ClipConfig(1.6),
-        "frame": FrameConfig(64),
-        "workers": 0,
-        "unit_size": 3,
-    }
-    settings["source"] = SourceConfig(str(media), "folder", "own")
-    return ScrapeConfig(output=str(output), **{**settings, **changes})
 
 
 def tars(output: Path) -> dict[str, bytes]:
@@ -219,93 +183,6 @@ def test_what_could_never_be_allowed_is_refused_before_it_is_asked_for(tmp_path:
     assert details == {"license CC-BY-NC-4.0 is not allowed", "license unknown is not allowed"}
 
 
-def test_verify_finds_a_flipped_byte_and_names_the_member(
-    done: tuple[Path, RunSummary], tmp_path: Path
-) -> None:
-    assert list(verify(str(done[0]))) == []
-    output = tmp_path / "clips"
-    shutil.copytree(done[0], output)
-    tar = sorted((output / "shards").glob("*.tar"))[0]
-    row = next(
-        row
-        for row in Dataset.open(str(output)).iter_rows()
-        if row["members"] and tar.name.startswith(row["unit"])
-    )
-    member = next(member for member in row["members"] if member["ext"] == "flac")
-    data = bytearray(tar.read_bytes())
-    data[member["offset"] + 100] ^= 1
-    tar.write_bytes(data)
-    whole, exact = verify(str(output))
-    assert "sha256" in whole and f"{row['key']}.flac" in exact
-
-
-def test_verify_finds_a_cut_tar_a_missing_one_and_a_damaged_index(
-    done: tuple[Path, RunSummary], tmp_path: Path
-) -> None:
-    output = tmp_path / "clips"
-    shutil.copytree(done[0], output)
-    first, second = sorted((output / "shards").glob("*.tar"))[:2]
-    first.write_bytes(
-        first.read_bytes()[: first.stat().st_size // 1024 * 512]
-    )  # reads as a valid, shorter tar
-    second.unlink()
-    index = sorted((output / "index").glob("*.parquet"))[2]
-    index.write_bytes(index.read_bytes()[:-1] + b"X")
-    problems = list(verify(str(output)))
-    assert any(first.name in problem and "committed were" in problem for problem in problems)
-    assert any(f"{second.name}: missing" in problem for problem in problems)
-    assert any(f"{index.name}: other bytes" in problem for problem in problems)
-
-
-def test_verify_finds_wrong_counts_and_a_key_kept_twice(
-    done: tuple[Path, RunSummary], tmp_path: Path
-) -> None:
-    output = tmp_path / "clips"
-    shutil.copytree(done[0], output)
-    first, second, *_ = (open_json(path.read_bytes()) for path in sorted((output / "commits").glob("*.json")))
-    first["counts"]["kept"] += 1
-    (output / f"commits/{first['unit']}.0.json").write_bytes(seal_json(first))
-    again = {**second, "unit": "u0000099"}
-    (output / "commits/u0000099.0.json").write_bytes(seal_json(again))
-    problems = list(verify(str(output)))
-    assert any(first["index"]["name"] in problem and "the commit says" in problem for problem in problems)
-    assert sum("kept twice" in problem for problem in problems) == second["counts"]["kept"]
-    assert any("u0000099" in problem and "work list does not have" in problem for problem in problems)
-
-
-def test_verify_names_a_commit_that_cannot_be_read(done: tuple[Path, RunSummary], tmp_path: Path) -> None:
-    output = tmp_path / "clips"
-    shutil.copytree(done[0], output)
-    first, second, *_ = sorted((output / "commits").glob("*.json"))
-    first.write_bytes(first.read_bytes()[:-1])
-    second.write_text(second.read_text().replace('"unit": "u', '"unit": "v'))
-    problems = list(verify(str(output)))
-    assert len(problems) == 2 and first.name in problems[0] and second.name in problems[1]
-
-
-def test_verify_finds_every_flipped_byte_wherever_it_is(
-    done: tuple[Path, RunSummary], tmp_path: Path
-) -> None:
-    output = tmp_path / "clips"
-    shutil.copytree(done[0], output)
-    Dataset.open(str(output)).bury({"some-key": "take-down"})
-    assert list(verify(str(output))) == []
-    kinds = ("dataset.json", "worklist/*", "shards/*", "index/*", "commits/*", "tombstones/*")
-    rng = random.Random(0)
-    for path in [next(iter(sorted(output.glob(kind)))) for kind in kinds]:
-        whole = path.read_bytes()
-        for place in {0, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(12))}:
-            path.write_bytes(
-                whole[:place] + bytes([whole[place] ^ (1 << rng.randrange(8))]) + whole[place + 1 :]
-            )
-            problems = list(verify(str(output)))
-            assert any(path.name in problem for problem in problems), (path.name, place)
-        path.write_bytes(whole[: len(whole) // 2])
-        assert any(path.name in problem for problem in verify(str(output))), path.name
-        path.write_bytes(whole)
-    assert list(verify(str(output))) == []
-
-
 def test_the_page_has_players_and_reasons(done: tuple[Path, RunSummary], tmp_path: Path) -> None:
     path = write_report(ReportConfig(str(done[0]), output=str(tmp_path / "page.html"), title="<Brook>"))
     page = Path(path).read_text()
@@ -378,15 +255,6 @@ def test_nothing_that_was_fetched_stays_in_the_spool(world: Path, tmp_path: Path
     assert not stage.spool.exists()
 
 
-def test_the_split_goes_by_media_observer_or_channel() -> None:
-    assert split_group("urls", "1", "ann", "media") != split_group("urls", "2", "ann", "media")
-    assert split_group("inaturalist", "1_2", "ann", "media") == split_group(
-        "inaturalist", "3_4", "ann", "media"
-    )
-    assert split_group("youtube", "1", "UCa", "channel") == split_group("youtube", "2", "UCa", "channel")
-    assert split_group("urls", "1", "", "channel") != split_group("urls", "2", "", "channel")
-
-
 def test_the_split_keeps_its_shares() -> None:
     splits = Counter(
         split_of(f"folder:{number}", SplitConfig(validation=0.2, test=0.1)) for number in range(4000)
@@ -394,19 +262,6 @@ def test_the_split_keeps_its_shares() -> None:
     assert splits["validation"] / 4000 == pytest.approx(0.2, abs=0.03) and splits[
         "test"
     ] / 4000 == pytest.approx(0.1, abs=0.03)
-
-
-def test_long_ids_fit_a_tar_and_stay_apart(tmp_path: Path) -> None:
-    jpeg = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(jpeg, "JPEG")
-    clip = Clip(3599.9, 1.6, 16000, np.zeros(25600, np.int16), jpeg.getvalue(), 64, 64, 3600.0, 0.0)
-    media = Media(tmp_path, tmp_path, False, "own")
-    keys = set()
-    for media_id in ("a" * 80, "a" * 79 + "b", "x/" * 40, "https://example.org/" + "y" * 200, "é" * 60):
-        row = clip_row(Item("inaturalist", media_id, ""), "", media, clip, "train", None, {})
-        keys.add(row.key)
-        assert row.key and len(f"{row.key}.flac") <= 99
-    assert len(keys) == 5
 
 
 @pytest.mark.parametrize(

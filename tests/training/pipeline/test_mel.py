@@ -8,7 +8,14 @@ import math
 import pytest
 import torch
 
-from training.pipeline.mel import MelConfig, filter_bank, log_mel_to_wav, mel_to_magnitude, wav_to_log_mel
+from training.pipeline.mel import (
+    MelConfig,
+    filter_bank,
+    log_mel_to_wav,
+    mel_to_magnitude,
+    to_audioldm_level,
+    wav_to_log_mel,
+)
 
 SHORT = MelConfig(duration_s=1.6)
 
@@ -67,3 +74,30 @@ def test_griffin_lim_does_not_depend_on_the_batch() -> None:
     log_mel = torch.cat([wav_to_log_mel(tone(f, SHORT), SHORT) for f in (300, 700)])
     together, alone = log_mel_to_wav(log_mel, SHORT, 4), log_mel_to_wav(log_mel[1:], SHORT, 4)
     assert torch.allclose(together[1:], alone, atol=1e-4)
+
+
+def test_audioldms_level_has_no_mean_and_a_peak_of_a_half() -> None:
+    wav = 0.01 * torch.randn(3, 4000) + torch.tensor([[0.3], [0.0], [-0.1]])
+    found = to_audioldm_level(wav)
+    assert found.mean(1).abs().max() < 1e-5
+    assert found.abs().amax(1) == pytest.approx([0.5] * 3, abs=1e-4)
+    assert not to_audioldm_level(torch.full((1, 100), 0.25)).any()
+
+
+def test_at_audioldms_level_neither_loudness_nor_offset_is_in_the_mel() -> None:
+    mel, wav = MelConfig(duration_s=0.4, level="audioldm"), torch.randn(1, 6400) * 0.1
+    assert torch.allclose(wav_to_log_mel(wav, mel), wav_to_log_mel(0.01 * wav + 0.2, mel), atol=1e-2)
+    recorded = MelConfig(duration_s=0.4)
+    assert (wav_to_log_mel(wav, recorded) - wav_to_log_mel(0.01 * wav, recorded)).mean() > 4
+
+
+def test_padding_is_silence_at_either_level() -> None:
+    mel = MelConfig(duration_s=0.4, level="audioldm")
+    tail = wav_to_log_mel(torch.rand(1, 3200), mel)[0, -10:]
+    assert torch.allclose(tail, torch.full_like(tail, torch.tensor(mel.floor).log()))
+
+
+def test_the_level_as_recorded_leaves_settings_as_they_were() -> None:
+    assert "level" not in MelConfig().settings()
+    for mel in (MelConfig(duration_s=0.4), MelConfig(level="audioldm")):
+        assert MelConfig(**mel.settings()) == mel

@@ -1,14 +1,58 @@
-"""The shapes the models promise, against the literals of AudioLDM, and what a hole in a batch does."""
+"""The diffusion recipe: AudioLDM's sizes, what is drawn from the keys, and statistics of latents."""
+
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from configs.load import UserError
 from tests.fakes.latents import IMAGE_DIM, LATENT_SHAPE
 from training.data.npy import to_npy
 from training.data.randomness import SampleKey
 from training.pipeline.mel import MelConfig
-from training.recipes import autoencoder, diffusion
+from training.recipes import diffusion
+
+MEL = MelConfig(duration_s=0.16)
+
+
+def moments(values: np.ndarray) -> dict[str, Any]:
+    return {
+        "image_count": len(values),
+        "image_sum": values.sum(0).tolist(),
+        "image_sumsq": (values**2).sum(0).tolist(),
+    }
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-5, 0.7, -300.0])
+def test_what_never_varied_is_divided_by_one(level: float) -> None:
+    values = np.random.default_rng(0).normal(2, 3, (500, 2)).astype(np.float16).astype(float)
+    values[:, 1] = np.float16(level)
+    mean, spread = diffusion.merge_moments([moments(values[:200]), moments(values[200:])], "image")
+    assert spread[1] == 1
+    assert spread[0] == pytest.approx(values[:, 0].std(), rel=1e-6)
+    new = diffusion.whiten(np.array([2, level + 0.05], np.float32), {"image_mean": mean, "image_std": spread})
+    assert new[1] == pytest.approx(0.05, abs=1e-3)
+
+
+def test_rounding_to_float16_is_no_variation() -> None:
+    dice = np.random.default_rng(0)
+    values = np.where(
+        dice.random((500, 1)) < 0.5, np.float16(1), np.nextafter(np.float16(1), np.float16(2))
+    ).astype(float)
+    assert diffusion.merge_moments([moments(values)], "image")[1] == [1]
+
+
+def test_a_small_spread_that_is_one_is_kept() -> None:
+    values = np.random.default_rng(0).normal(0, 1e-3, (500, 1))
+    assert diffusion.merge_moments([moments(values)], "image")[1] == pytest.approx([values.std()])
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, float("nan")])
+def test_a_condition_dropout_that_is_no_share_is_refused(dropout: float) -> None:
+    with pytest.raises(UserError, match="condition_dropout"):
+        diffusion.check_config(diffusion.Config(condition_dropout=dropout))
+
 
 FACTS = {
     "latent_shape": list(LATENT_SHAPE),
@@ -17,6 +61,8 @@ FACTS = {
     "image_mean": [0.0] * IMAGE_DIM,
     "image_std": [1.0] * IMAGE_DIM,
 }
+
+
 TINY = diffusion.Config(
     channels=[8, 16], head_counts=[2, 2], layers_per_block=1, attention=False, norm_groups=4
 )
@@ -36,18 +82,6 @@ def test_the_unet_of_each_size_has_audioldms_number_of_parameters(
     with torch.device("meta"):
         unet = diffusion.build_unet(diffusion.Config(channels=channels), 8, 512)
     assert millions(unet) == pytest.approx(parameters, abs=0.005)
-
-
-def test_the_autoencoder_has_audioldms_size_and_ratio() -> None:
-    mel = MelConfig()
-    with torch.device("meta"):
-        model = autoencoder.Autoencoder(autoencoder.Config(), mel)
-        assert (
-            model.codec.encode(torch.empty(1, 1, 1024, 64)).latent_dist.mean.shape
-            == (1, *mel.latent_shape)
-            == (1, 8, 256, 16)
-        )
-    assert millions(model.codec) == pytest.approx(55.4, abs=0.05)
 
 
 def sample(seed: int) -> dict[str, bytes]:

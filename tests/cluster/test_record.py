@@ -1,0 +1,88 @@
+"""What every verb does around its work: a plan without work, one JSON object, a record beside the output."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.record import Summary, cpu_seconds, run_verb
+
+
+@dataclass
+class Config:
+    output: str
+    url: str = ""
+
+
+def run(output: Path, do: Any, **flags: bool) -> Summary | None:
+    args = [f"output={output}", "url=https://user:secret@host/path"]
+    config = Config(str(output), "https://user:secret@host/path")
+    defaults = {"as_json": False, "dry_run": False}
+    return run_verb("sing", args, config, do, output=str(output), show=print, **{**defaults, **flags})
+
+
+def refuse() -> dict[str, Any]:
+    raise AssertionError("a dry run works")
+
+
+def test_a_dry_run_prints_the_plan_and_does_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path / "out", refuse, dry_run=True) is None
+    printed = capfd.readouterr().out
+    assert "sing would write to" in printed and "secret" not in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_json_is_all_of_stdout(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def do() -> dict[str, Any]:
+        subprocess.run([sys.executable, "-c", "print('a child')"], check=True)
+        return {"notes": 3}
+
+    run(tmp_path, do, as_json=True)
+    out, err = capfd.readouterr()
+    assert json.loads(out)["notes"] == 3
+    assert "a child" in err
+
+
+def test_the_record_has_the_settings_and_no_password(tmp_path: Path) -> None:
+    summary = run(tmp_path, lambda: {"notes": 3})
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.split("-")[1] == "sing"
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert "secret" not in (folder / "config.yaml").read_text()
+
+
+def test_a_run_that_fails_leaves_no_record(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        run(tmp_path, refuse)
+    assert not (tmp_path / "runs").exists()
+
+
+# what a child burns, less what the kernel rounds off
+TICKS_S = 0.2
+BURN = "import time\nwhile time.process_time() < 0.3: pass"
+
+
+def test_cpu_of_children_that_ended_counts() -> None:
+    before = cpu_seconds()
+    subprocess.run([sys.executable, "-c", BURN], check=True)
+    assert cpu_seconds() - before >= TICKS_S
+
+
+def test_cpu_of_living_children_counts_where_it_is_wanted() -> None:
+    child = subprocess.Popen([sys.executable, "-c", f"{BURN}\ntime.sleep(600)"])
+    try:
+        deadline = time.monotonic() + 60
+        while cpu_seconds(living=True) - cpu_seconds() < TICKS_S and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert cpu_seconds(living=True) - cpu_seconds() >= TICKS_S
+    finally:
+        os.kill(child.pid, 9)
+        child.wait()
