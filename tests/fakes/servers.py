@@ -24,6 +24,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import fsspec
+import pytest
 
 ROOT = Path(__file__).parents[2]
 MOTO = ROOT / ".venv-moto/bin/python"
@@ -31,6 +32,8 @@ RADOSGW = ROOT / "tests/fakes/radosgw.sh"
 FAULTS = ("503", "500", "409", "reset", "lost", "slow")
 SLOW_S = 0.3
 START_ATTEMPTS = 3
+# radosgw.sh: its stderr says what to install
+NOT_INSTALLED = 2
 HOP_HEADERS = ("connection", "keep-alive", "transfer-encoding", "expect", "content-length")
 
 
@@ -97,7 +100,14 @@ def radosgw() -> Iterator[str]:
                 port = free.getsockname()[1]
             try:
                 command = [str(RADOSGW), str(folder), str(port)]
-                if subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0:
+                log = Path(name, f"{attempt}.log")
+                # a file: the daemons would keep a pipe open
+                with log.open("w") as stderr:
+                    code = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=stderr).returncode
+                if code == NOT_INSTALLED:
+                    # once, not as the error of every test
+                    pytest.exit(log.read_text().strip(), returncode=code)
+                if code == 0:
                     yield f"http://127.0.0.1:{port}"
                     return
             finally:
