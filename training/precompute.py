@@ -36,7 +36,7 @@ from ingest.pixels import PictureError
 from training.data.heldout import HELD_OUT
 from training.data.npy import read_npy, to_npy
 from training.pipeline.codec import ImageConfig, Processor, embed_image_and_patches, encode_wav
-from training.pipeline.mel import LEVELS, MelConfig, MelSettings
+from training.pipeline.mel import LEVELS, MEL_FILE, MelConfig, MelSettings
 from training.pretrained import (
     RUN,
     check_finite,
@@ -48,7 +48,6 @@ from training.pretrained import (
     pictures_version,
     read_processor,
 )
-from training.recipes.autoencoder import MEL_FILE
 from training.recipes.clips import decode_image, decode_wav, mel_of_clips
 
 log = logging.getLogger(__name__)

@@ -15,16 +15,18 @@ from typing import Any
 from cluster.jsonl import JsonObject
 from configs.load import UserError, at_least, operational, positive, semantic_dict
 from training.data.order import BLOCK_SIZE, WINDOW_SIZE, check_geometry
-from training.recipes import autoencoder, contrastive, diffusion
+from training.recipes import autoencoder, contrastive, diffusion, vocoder
 from training.recipes.autoencoder import Config as AutoencoderConfig
 from training.recipes.contrastive import Config as ContrastiveConfig
 from training.recipes.diffusion import Config as DiffusionConfig
 from training.recipes.recipe import Recipe
+from training.recipes.vocoder import Config as VocoderConfig
 
 RECIPES: dict[str, Recipe] = {  # mypy checks each module against the contract here
     "autoencoder": autoencoder,
     "contrastive": contrastive,
     "diffusion": diffusion,
+    "vocoder": vocoder,
 }
 PRECISIONS = ("fp32", "bf16")
 NUMBERS = 2
@@ -109,6 +111,7 @@ class TrainConfig:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    vocoder: VocoderConfig = field(default_factory=VocoderConfig)
 
     def __post_init__(self) -> None:
         _check_choice(self, "recipe", RECIPES)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 KINDS = ("master", *MOMENTS)
@@ -160,9 +160,9 @@ def _publish_stage3(optimizer: Any) -> None:
         persistent[0].all_gather(persistent)
 
 
-def shapes_of(engine: Any) -> dict[str, list[int]]:
+def shapes_of(model: nn.Module) -> dict[str, list[int]]:
     """Of every parameter, whole. At ZeRO 3 one is empty between passes, and `ds_shape` keeps its shape."""
     shapes: dict[str, list[int]] = {}
-    for name, parameter in engine.module.named_parameters():
+    for name, parameter in model.named_parameters():
         shapes[name] = list(getattr(parameter, "ds_shape", parameter.shape))
     return shapes

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from transformers import SpeechT5HifiGan
 
 from ingest.pixels import to_srgb
 from training.pipeline.mel import MelConfig, log_mel_to_wav, wav_to_log_mel
@@ -200,6 +201,16 @@ def decode_latent(autoencoder: Any, latent: Tensor, mel: MelConfig) -> Tensor:
     log_mel = autoencoder.decode(latent.to(getattr(autoencoder, "dtype", latent.dtype))).sample[:, 0].float()
     check_log_mel(log_mel)
     return log_mel_to_wav(log_mel, mel)
+
+
+def vocode(vocoder: Any, log_mel: Tensor, num_samples: int) -> Tensor:
+    """[b, t, m] -> [b, num_samples] by a `SpeechT5HifiGan` or a `MMAudioVocoder`."""
+    if isinstance(vocoder, SpeechT5HifiGan):
+        wav: Tensor = vocoder(log_mel)
+    else:
+        wav = vocoder(log_mel.transpose(1, 2)).sample[:, 0]
+    # a kernel that is longer than its rate by an odd number adds a few samples at the end
+    return wav[:, :num_samples]
 
 
 def check_log_mel(log_mel: Tensor) -> None:

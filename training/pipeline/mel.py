@@ -22,6 +22,8 @@ from transformers.audio_utils import mel_filter_bank
 LEVELS = ("recorded", "audioldm")
 MelSettings = dict[str, Any]
 """`MelConfig.settings()` as JSON; older ones may lack what was added since."""
+MEL_FILE = "mel.json"
+"""Beside the weights of a codec or a vocoder: settings of its spectrograms. Published ones have none."""
 
 
 @dataclass(frozen=True)

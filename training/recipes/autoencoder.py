@@ -28,21 +28,19 @@ from torch import Tensor, nn
 from cluster.dataset import DatasetMeta, Snapshot
 from configs.load import UserError
 from training.data.randomness import SampleKey, keyed_rng
-from training.pipeline.mel import LEVELS, MelConfig
+from training.pipeline.mel import LEVELS, MEL_FILE, MelConfig
 from training.recipes.clips import decode_log_mel, mel_geometry, weights
-from training.recipes.recipe import ONE_OPTIMISER, Batch, Geometry, PipelineParts, Sample
+from training.recipes.recipe import ONE_OPTIMISER, Batch, DrawnKind, Geometry, PipelineParts, Sample
 
 MEMBERS: tuple[str, ...] = ("flac",)
 LEARNS_FROM: Literal["clips", "latents"] = "clips"
 COUPLES_SAMPLES = False
-DRAWS: Literal["", "latents", "log_mels"] = "log_mels"
+DRAWS: DrawnKind = "log_mels"
 OPTIMISERS = ONE_OPTIMISER
 PARTS = PipelineParts(codec=".")  # the model folder itself
 TYPICAL_LOG_MEL = -6.0  # of recordings, which have -11.5 to 3.5
 TYPICAL_SPREAD = 3.0
 AUDIOLDM_VALUES = 1024 * 64  # of the clip that its kl_weight is stated for
-MEL_FILE = "mel.json"
-"""Beside a codec's weights: settings of the spectrograms it was trained on. Published codecs have none."""
 
 
 @dataclass

@@ -30,12 +30,12 @@ from training.networks.towers import AudioTower, AudioTowerConfig, ImageTowerCon
 from training.pipeline.codec import ImageConfig, embed_image
 from training.pipeline.mel import MelConfig
 from training.recipes.clips import decode_image, decode_log_mel, mel_geometry, weights
-from training.recipes.recipe import ONE_OPTIMISER, Batch, Geometry, PipelineParts, Sample
+from training.recipes.recipe import ONE_OPTIMISER, Batch, DrawnKind, Geometry, PipelineParts, Sample
 
 MEMBERS: tuple[str, ...] = ("flac", "jpg", "json")
 LEARNS_FROM: Literal["clips", "latents"] = "clips"
 COUPLES_SAMPLES = True  # those of one micro batch are each other's negatives
-DRAWS: Literal["", "latents", "log_mels"] = ""
+DRAWS: DrawnKind = ""
 OPTIMISERS = ONE_OPTIMISER
 PARTS = PipelineParts(encoders=("image_encoder",))
 MASKED = -1e4  # finite: a row of which all is masked gives no NaN, and exp of it is 0

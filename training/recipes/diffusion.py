@@ -29,12 +29,12 @@ from training.data.randomness import VALIDATION, SampleKey, keyed_rng
 from training.networks.unet import build_unet
 from training.pipeline.codec import predict_flow
 from training.recipes.clips import weights
-from training.recipes.recipe import ONE_OPTIMISER, Batch, Geometry, PipelineParts, Sample
+from training.recipes.recipe import ONE_OPTIMISER, Batch, DrawnKind, Geometry, PipelineParts, Sample
 
 MEMBERS: tuple[str, ...] = ("latent.npy", "image.npy")
 LEARNS_FROM: Literal["clips", "latents"] = "latents"
 COUPLES_SAMPLES = False
-DRAWS: Literal["", "latents", "log_mels"] = "latents"
+DRAWS: DrawnKind = "latents"
 OPTIMISERS = ONE_OPTIMISER
 PARTS = PipelineParts(network="unet", codec="autoencoder", encoders=("image_encoder",), scheduler="scheduler")
 NUM_TIMESTEPS = 1000

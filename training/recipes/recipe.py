@@ -24,6 +24,9 @@ Batch = dict[str, Tensor]
 """Named arrays whose first axis is the sample. `weight` [b] is 1, or 0 for a hole. A condition is a vector
 [b, d] or a sequence [b, t, d]; where it may be absent, `<name>_present` [b] or [b, t] is 1 where it is."""
 
+DrawnKind = Literal["", "latents", "log_mels", "waves"]
+"""What a preview gets of a recipe: latents [b, c, t, f], log mels [b, t, m], waveforms [b, n], or nothing."""
+
 Sample = Mapping[str, Any]
 """A sample's members by extension, bytes or a view of them. None in its stead is a hole: removed, damaged or
 refused."""
@@ -52,13 +55,15 @@ class Geometry(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Optimiser:
-    """One of a recipe's optimisers: the parameters whose names begin with one of `prefixes`.
+    """One of a recipe's optimisers, and the children of the model whose parameters it steps.
 
-    A recipe with an adversary has two, which step in turn; each parameter belongs to exactly one.
+    A recipe with an adversary has two, which step in turn; each child belongs to exactly one. `children` ():
+    the model whole, of a recipe with one. `gives`: what of its losses the next one finds in its batch.
     """
 
     name: str
-    prefixes: tuple[str, ...] = ("",)
+    children: tuple[str, ...] = ()
+    gives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,14 +93,14 @@ class Recipe(Protocol):
 
     `MEMBERS`: extensions that a sample must have. `LEARNS_FROM`: the kind of dataset. `COUPLES_SAMPLES`:
     whether the loss of a sample depends on the others of its micro batch, so that `accumulate` changes the
-    numbers. `DRAWS`: what `draw` gives, "" where there is nothing to look at. `OPTIMISERS`: today's recipes
-    have one, and the engine builds one. `PARTS`: what `save` leaves for a pipeline.
+    numbers. `DRAWS`: what `draw` gives, "" where there is nothing to look at. `OPTIMISERS`: in the order in
+    which they step; the loss of the first is the one that counts. `PARTS`: what `save` leaves for a pipeline.
     """
 
     MEMBERS: tuple[str, ...]
     LEARNS_FROM: Literal["clips", "latents"]
     COUPLES_SAMPLES: bool
-    DRAWS: Literal["", "latents", "log_mels"]
+    DRAWS: DrawnKind
     OPTIMISERS: tuple[Optimiser, ...]
     PARTS: PipelineParts
 
@@ -103,7 +108,10 @@ class Recipe(Protocol):
         """Shapes and statistics of the data. `UserError` for a dataset or settings that do not fit."""
 
     def build_model(self, config: Any, geometry: Geometry) -> nn.Module:
-        """The module to train; `forward(batch)` gives `{"loss": [b], …}`, 0 for holes."""
+        """The module to train; `forward(batch)` gives `{"loss": [b], …}`, 0 for holes.
+
+        With several optimisers `forward(batch, name)` gives the losses of one of them.
+        """
 
     def make_batch(
         self, samples: Sequence[Sample | None], keys: Sequence[SampleKey], config: Any, geometry: Geometry

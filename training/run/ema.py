@@ -2,7 +2,7 @@
 
     ema = Ema(owned_by(fragments_of(engine, stage), …), decay=0.999)
     ema.update(step)                                    # no rank talks to another
-    with averaged(ema, engine, fragments, stage): ...   # the engine computes with the averages; all ranks
+    with averaged(ema, engines, fragments, stage): ...  # the engines compute with the averages; all ranks
 
 Decay 0 keeps plain weights. How it is stored and read back is training.checkpoints.parts's.
 """
@@ -52,18 +52,18 @@ class Ema:
 
 
 @contextlib.contextmanager
-def averaged(ema: Ema, engine: Any, fragments: list[Fragment], stage: int) -> Iterator[None]:
-    """The engine computes with the averages within the block, and with the live weights, bit for bit, after
+def averaged(ema: Ema, engines: list[Any], fragments: list[Fragment], stage: int) -> Iterator[None]:
+    """The engines compute with the averages within the block, and with the live weights, bit for bit, after
     it. All ranks take part.
 
     After an exception the weights stay averaged: such a rank ends, and its state is read from a checkpoint.
     """
-    _exchange(ema, engine, fragments, stage)
+    _exchange(ema, engines, fragments, stage)
     yield
-    _exchange(ema, engine, fragments, stage)
+    _exchange(ema, engines, fragments, stage)
 
 
-def _exchange(ema: Ema, engine: Any, fragments: list[Fragment], stage: int) -> None:
+def _exchange(ema: Ema, engines: list[Any], fragments: list[Fragment], stage: int) -> None:
     ema.swap()
     # at ZeRO 0 each rank averages a share of what all of them hold
     if stage == 0:
@@ -71,7 +71,8 @@ def _exchange(ema: Ema, engine: Any, fragments: list[Fragment], stage: int) -> N
         for rank in range(world):
             for fragment in owned_by(fragments, stage, rank, world):
                 dist.broadcast(fragment.values("master"), rank)
-    # at ZeRO 3 a whole parameter kept from the last forward pass would be used again as it was
-    if stage == 3:
-        engine.optimizer.empty_partition_cache()
-    publish(engine, stage)
+    for engine in engines:
+        # at ZeRO 3 a whole parameter kept from the last forward pass would be used again as it was
+        if stage == 3:
+            engine.optimizer.empty_partition_cache()
+        publish(engine, stage)

@@ -1,7 +1,7 @@
 """DeepSpeed, made from our settings: nothing is compiled at start-up, and it knows nothing of checkpoints.
 
     prepare_process(threads)                          # in a process group, before DeepSpeed is imported
-    engine = start_engine(model, config, world)
+    engines = start_engines(model, config, world)     # one for each optimiser of the recipe
 
 ZeRO 0 to 3, fp32 and bf16. Without Ray, `ensure_process_group` makes a group of one. What is saved of it is
 training.checkpoints.fragments's.
@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from configs.load import UserError
 from training.recipes.recipe import Batch
+from training.run.sides import sides_of
 from training.settings import TrainConfig
 
 
@@ -73,20 +74,23 @@ def ensure_process_group() -> None:
     dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
 
 
-def start_engine(model: nn.Module, config: TrainConfig, world: int) -> Any:
-    """The DeepSpeed engine around `model`, with AdamW as stock torch has it, in the groups of
-    `parameter_groups`.
-    """
+def start_engines(model: nn.Module, config: TrainConfig, world: int) -> list[Any]:
+    """DeepSpeed engines around `model`, one for each of the recipe's optimisers, in their order."""
     import deepspeed
 
-    # a recipe with an adversary has two, which step in turn: an engine each
-    assert len(config.module.OPTIMISERS) == 1, "the loop steps one optimiser"
     if config.activation_checkpointing:
         _checkpoint_activations(model)
     if config.compile:
         _mend_compiler()
         model.compile()
     deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
+    return [_start_engine(side, config, world) for side in sides_of(model, config.module.OPTIMISERS)]
+
+
+def _start_engine(model: nn.Module, config: TrainConfig, world: int) -> Any:
+    """With AdamW as stock torch has it, in the groups of `parameter_groups`."""
+    import deepspeed
+
     groups = parameter_groups(model, config.weight_decay)
     settings = engine_settings(config, world)
     engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=settings)
@@ -222,17 +226,20 @@ def peak_flops(device: torch.device, config: TrainConfig) -> float:
     return next((peak for model, peak in PEAK_FLOPS.items() if model in device_name), 0.0)
 
 
-def count_flops(engine: Any, batch: Batch, config: TrainConfig) -> float:
-    """Floating point operations of one step over all ranks: a forward pass, counted, and a backward pass of
-    twice as many. All ranks call it.
+def count_flops(engines: list[Any], batch: Batch, config: TrainConfig) -> float:
+    """Floating point operations of one step over all ranks: a forward pass of every engine, counted, and a
+    backward pass of twice as many. All ranks call it.
 
     What activation checkpointing computes again is not counted, as usual for the MFU (PaLM, Chowdhery et al.
-    2022, appendix B).
+    2022, appendix B). With opponents it is a little too much: a side's backward pass is not through all of
+    the other.
     """
     size = len(batch["weight"]) // config.accumulate
-    micro_batch = {name: values[:size].to(engine.device) for name, values in batch.items()}
+    micro_batch = {name: values[:size].to(engines[0].device) for name, values in batch.items()}
     # eager: a compiled graph hides its operations from the counter
     with torch.no_grad(), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
-        engine.module(micro_batch)
+        for optimiser, engine in zip(config.module.OPTIMISERS, engines, strict=True):
+            losses = engine.module(micro_batch)
+            micro_batch |= {name: losses[name] for name in optimiser.gives}
     forward: int = counter.get_total_flops()
     return 3.0 * forward / size * config.global_batch

@@ -63,19 +63,23 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class StepResult:
-    """`loss`: mean over the `count` samples of all ranks, 0 if all are holes."""
+    """`losses`: means over the `count` samples of all ranks, 0 if all are holes. They and `grad_norms` are in
+    the order of the recipe's optimisers.
+    """
 
-    loss: float
+    losses: list[float]
     count: int
-    grad_norm: float
+    grad_norms: list[float]
     stop_requested: bool
 
     def problem(self, step: int) -> str:
         """What of it is NaN or infinite; "" if nothing is."""
-        if not math.isfinite(self.loss):
-            return f"the loss of step {step} is {self.loss}"
-        if not math.isfinite(self.grad_norm):
-            return f"the gradient of step {step} is {self.grad_norm}"
+        for loss in self.losses:
+            if not math.isfinite(loss):
+                return f"the loss of step {step} is {loss}"
+        for grad_norm in self.grad_norms:
+            if not math.isfinite(grad_norm):
+                return f"the gradient of step {step} is {grad_norm}"
         return ""
 
 
@@ -130,7 +134,7 @@ def train_until(run: Run, progress: Progress) -> Outcome:
             step = progress.step + 1
             batch = samples.tensors or make_batch(run, samples.samples, samples.keys)
             # counted once: the batches of a run have one shape
-            run.flops_per_step = run.flops_per_step or count_flops(run.engine, batch, config)
+            run.flops_per_step = run.flops_per_step or count_flops(run.engines, batch, config)
 
             # --- Loss and update ----------------------------------------------------------------------------
             result = train_step(run, batch, step)
@@ -191,37 +195,40 @@ def train_step(run: Run, batch: Batch, step: int) -> StepResult:
     and counts 0 samples.
     """
     config = run.config
-    engine = run.engine
+    device = run.engine.device
     # for layers that draw, such as dropout: from the step, so that a resumed run draws the same
     torch.manual_seed(config.seed + step)
-    for group in engine.optimizer.param_groups:
-        group["lr"] = learning_rate(config, step)
+    for engine in run.engines:
+        for group in engine.optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
     # one all-reduce for both: every rank learns of a stop at the same step, so that all save the same one
     local = torch.stack([batch["weight"].sum(), torch.tensor(float(STOP_REQUESTED.is_set()))])
-    totals = local.to(engine.device)
+    totals = local.to(device)
     dist.all_reduce(totals)
     count, stop_requested = totals.tolist()
     # the engine averages over ranks and micro batches; the division by this makes it a mean over samples
     samples_per_micro_batch = max(count, 1) / (run.world * config.accumulate)
     micro_batch_size = len(batch["weight"]) // config.accumulate
-    loss_sum = torch.zeros(1, device=engine.device)
+    loss_sums = torch.zeros(len(run.engines), device=device)
     for index in range(config.accumulate):
         first = index * micro_batch_size
         micro_batch = {
-            name: values[first : first + micro_batch_size].to(engine.device, non_blocking=True)
+            name: values[first : first + micro_batch_size].to(device, non_blocking=True)
             for name, values in batch.items()
         }
-        loss = engine(micro_batch)["loss"].float().sum()
-        engine.backward(loss / samples_per_micro_batch)
-        # steps at the last micro batch only
-        engine.step()
-        loss_sum += loss.detach()
-    dist.all_reduce(loss_sum)
-    grad_norm = engine.get_global_grad_norm()
+        for side, (optimiser, engine) in enumerate(zip(config.module.OPTIMISERS, run.engines, strict=True)):
+            losses = engine(micro_batch)
+            micro_batch |= {name: losses[name] for name in optimiser.gives}
+            loss = losses["loss"].float().sum()
+            engine.backward(loss / samples_per_micro_batch)
+            # steps at the last micro batch only
+            engine.step()
+            loss_sums[side] += loss.detach()
+    dist.all_reduce(loss_sums)
     return StepResult(
-        loss=float(loss_sum) / max(count, 1),
+        losses=[loss_sum / max(count, 1) for loss_sum in loss_sums.tolist()],
         count=round(count),
-        grad_norm=0.0 if grad_norm is None else float(grad_norm),
+        grad_norms=[float(engine.get_global_grad_norm() or 0.0) for engine in run.engines],
         stop_requested=bool(stop_requested),
     )
 
@@ -230,7 +237,7 @@ def log_step(run: Run, step: int, result: StepResult, seconds: float, wait_s: fl
     """Rank 0: a line of metrics for a step."""
     if run.metrics:
         measured = StepMetrics(
-            result.loss, result.count, result.grad_norm, seconds, wait_s, run.flops_per_step
+            result.losses, result.count, result.grad_norms, seconds, wait_s, run.flops_per_step
         )
         run.metrics.log_step(step, measured)
 
@@ -244,7 +251,7 @@ def validate_and_preview(run: Run, step: int) -> None:
     if run.validation and (step % config.validate_every == 0 or is_last):
         losses = run.validation.measure(run.engine)
         if config.ema:
-            with averaged(run.ema, run.engine, run.fragments, config.zero_stage):
+            with averaged(run.ema, run.engines, run.fragments, config.zero_stage):
                 averaged_losses = run.validation.measure(run.engine)
             losses |= {f"ema_{name}": value for name, value in averaged_losses.items()}
         if run.metrics:

@@ -7,7 +7,8 @@ TensorBoard (and W&B).
 
 metrics.jsonl      step, loss (the mean over the samples of this step, null if it had none), holes (positions
                    of this step without a sample), samples (so far, without holes), lr, grad_norm, step_s,
-                   data_wait_s, tflops, mfu (of a device whose peak is known)
+                   data_wait_s, tflops, mfu (of a device whose peak is known); loss_<name> and
+                   grad_norm_<name> of a recipe's further optimisers
 validation.jsonl   step, loss, and the loss of each group of the recipe; ema_loss and so on by the averaged
                    weights, which are what ships
 events.jsonl       started, resumed, saved, rolled_back, damaged_validation, stopped, failed, finished
@@ -16,7 +17,7 @@ wandb-run.txt      the id of the run at W&B, and in wandb/ its files
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict, cast
@@ -25,6 +26,7 @@ import torch
 
 from cluster.jsonl import last_line
 from cluster.storage import Store
+from training.recipes.recipe import Optimiser
 from training.run.engine import peak_flops
 from training.run.journal import Journal
 from training.run.preview import Drawn
@@ -37,12 +39,13 @@ from training.settings import TrainConfig, learning_rate
 class StepMetrics:
     """What was measured of a step of `count` samples: `seconds` of work after `wait_s` of waiting for data.
 
-    `flops`: floating point operations of a step over all ranks.
+    `losses`, `grad_norms`: in the order of the recipe's optimisers. `flops`: floating point operations of a
+    step over all ranks.
     """
 
-    loss: float
+    losses: list[float]
     count: int
-    grad_norm: float
+    grad_norms: list[float]
     seconds: float
     wait_s: float
     flops: float
@@ -104,15 +107,18 @@ class MetricsLog:
         self.samples += measured.count
         line: StepLine = {
             "step": step,
-            "loss": measured.loss if measured.count else None,
+            "loss": measured.losses[0] if measured.count else None,
             "holes": self.config.global_batch - measured.count,
             "samples": self.samples,
             "lr": learning_rate(self.config, step),
-            "grad_norm": measured.grad_norm,
+            "grad_norm": measured.grad_norms[0],
             "step_s": round(step_s, 4),
             "data_wait_s": round(measured.wait_s, 4),
             "tflops": round(measured.flops / step_s / 1e12, 4),
         }
+        for optimiser, loss, grad_norm in self._others(measured):
+            line[f"loss_{optimiser.name}"] = loss
+            line[f"grad_norm_{optimiser.name}"] = grad_norm
         if self.peak_flops:
             line["mfu"] = round(measured.flops / step_s / self.peak_flops, 4)
         self.metrics.append(line)
@@ -120,6 +126,11 @@ class MetricsLog:
         hidden = ("step", "samples") if measured.count else ("step", "samples", "loss")
         plotted = {name: value for name, value in line.items() if name not in hidden}
         self._plot("train", step, cast(dict[str, float], plotted))
+
+    def _others(self, measured: StepMetrics) -> Iterator[tuple[Optimiser, float, float]]:
+        """The recipe's optimisers after the first, with their losses and gradient norms."""
+        optimisers = self.config.module.OPTIMISERS
+        return zip(optimisers[1:], measured.losses[1:], measured.grad_norms[1:], strict=True)
 
     def log_validation(self, step: int, losses: dict[str, float], damaged: list[str]) -> None:
         """A line for a measurement.

@@ -6,12 +6,12 @@ truth, for TensorBoard.
     preview.sounds(drawn)                         # by rank 0: [Drawn("clip_3/drawn", log_mel, wav, 16000), …]
 
 A recipe that can be looked at has `draw(module, batch, geometry)`, which gives `drawn` and `truth` as latents
-[b, c, t, f] or log mels [b, t, m]. Latents are decoded by the autoencoder stored beside them. It draws from
-fixed noise, so that pictures of two steps can be compared, and shows no hole. It measures nothing
-(training.run.validate does).
+[b, c, t, f], log mels [b, t, m] or waveforms [b, n]. Latents are decoded by the autoencoder
+stored beside them. It draws from fixed noise, so that pictures of two steps can be compared, and shows no
+hole. It measures nothing (training.run.validate does).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from configs.load import UserError
 from training.data.catalogue import Catalogue
 from training.data.choice import choose
 from training.data.randomness import VALIDATION, SampleKey
-from training.pipeline.mel import MelConfig, log_mel_to_wav
+from training.pipeline.mel import MelConfig, log_mel_to_wav, wav_to_log_mel
 from training.pretrained import fetch_models, load_autoencoder
 from training.recipes.recipe import Batch, Geometry, Recipe
 from training.settings import TrainConfig
@@ -101,12 +101,21 @@ class Preview:
         """Decoded, on this process's CPU."""
         previews = []
         for kind, values in drawn.items():
-            log_mels = self.codec.decode(values).sample[:, 0] if self.codec else values  # type: ignore[operator]
-            wavs = log_mel_to_wav(log_mels, self.mel).clamp(-1, 1)
+            log_mels, wavs = self._decoded(values)
             for name, log_mel, wav in zip(self.names, log_mels, wavs, strict=True):
                 preview = Drawn(f"{name}/{kind}", log_mel.numpy(), wav.numpy(), self.mel.sample_rate_hz)
                 previews.append(preview)
         return previews
+
+    def _decoded(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Log mels [b, t, m] and waveforms [b, n] of what the recipe drew."""
+        if self.recipe.DRAWS == "waves":
+            # of a crop: its own length, at the level that it has
+            duration_s = values.shape[1] / self.mel.sample_rate_hz
+            mel = replace(self.mel, duration_s=duration_s, downsampling=1, level="recorded")
+            return wav_to_log_mel(values, mel), values.clamp(-1, 1)
+        log_mels = self.codec.decode(values).sample[:, 0] if self.codec else values  # type: ignore[operator]
+        return log_mels, log_mel_to_wav(log_mels, self.mel).clamp(-1, 1)
 
 
 def _codec_of(latents: Dataset) -> nn.Module:

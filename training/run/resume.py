@@ -65,10 +65,10 @@ def _snapshot(run: Run) -> Write:
     buffers: dict[str, torch.Tensor] = {}
     shapes: dict[str, list[int]] = {}
     if run.rank == 0:
-        parameters = dict(run.engine.module.named_parameters())
-        state = run.engine.module.state_dict()
+        parameters = dict(run.model.named_parameters())
+        state = run.model.state_dict()
         buffers = {name: value for name, value in state.items() if name not in parameters}
-        shapes = shapes_of(run.engine)
+        shapes = shapes_of(run.model)
     return snapshot(run.owned, run.ema.tensors, buffers, shapes)
 
 
@@ -152,8 +152,9 @@ def _fetch(run: Run, checkpoint: Checkpoint, folder: Path) -> Callable[[], None]
         for fragment in run.fragments:
             fragment.set_step(checkpoint.step)
         for name, value in buffers.items():
-            run.engine.module.get_buffer(name).copy_(value)
-        publish(run.engine, run.config.zero_stage)
+            run.model.get_buffer(name).copy_(value)
+        for engine in run.engines:
+            publish(engine, run.config.zero_stage)
 
     return fill
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from cluster.dataset import Dataset, Snapshot
 from cluster.scratch import sweep
@@ -30,7 +31,7 @@ from training.data.mixture import Mixture
 from training.data.order import Order
 from training.data.takedown import Watched, watch_tombstones
 from training.run.ema import Ema
-from training.run.engine import prepare_process, start_engine
+from training.run.engine import prepare_process, start_engines
 from training.run.metrics import MetricsLog
 from training.run.plan import Plan
 from training.run.preview import Preview
@@ -45,7 +46,8 @@ log = logging.getLogger(__name__)
 class Run:
     """One rank's view of the run.
 
-    `fragments`: all that its optimiser works on; `owned`: those it saves and averages. `attempt` is the same
+    `engines`: one for each optimiser of the recipe, around `model` or parts of it. `fragments`: all that its
+    optimisers work on; `owned`: those it saves and averages. `attempt` is the same
     on all ranks and another one at every start. `metrics`: on rank 0, once it is known where the run resumes.
     """
 
@@ -53,7 +55,8 @@ class Run:
     store: Store
     rank: int
     world: int
-    engine: Any
+    model: nn.Module
+    engines: list[Any]
     fragments: list[Fragment]
     owned: list[Fragment]
     ema: Ema
@@ -67,6 +70,11 @@ class Run:
     saves: int = 0
     flops_per_step: float = 0.0
     rollbacks: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def engine(self) -> Any:
+        """The first: its loss is the one that is validated."""
+        return self.engines[0]
 
     @property
     def config(self) -> TrainConfig:
@@ -92,8 +100,10 @@ def set_up(plan: Plan, stack: ExitStack) -> Run:
     # seeded right before: the first weights are the same on every rank and in every start
     torch.manual_seed(config.seed)
     model = config.module.build_model(config.section, plan.geometry)
-    engine = start_engine(model, config, world)
-    fragments = fragments_of(engine, config.zero_stage)
+    engines = start_engines(model, config, world)
+    fragments: list[Fragment] = []
+    for engine in engines:
+        fragments += fragments_of(engine, config.zero_stage)
     owned = owned_by(fragments, config.zero_stage, rank, world)
     ema = Ema(owned, config.ema)
 
@@ -117,7 +127,8 @@ def set_up(plan: Plan, stack: ExitStack) -> Run:
         store=store,
         rank=rank,
         world=world,
-        engine=engine,
+        model=model,
+        engines=engines,
         fragments=fragments,
         owned=owned,
         ema=ema,
