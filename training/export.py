@@ -9,6 +9,7 @@ imports. `open_pipeline` is how every command opens a model. Nothing is uploaded
 
 import ast
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -21,21 +22,25 @@ from cluster.scratch import scratch_folder
 from configs.load import UserError
 from training.data.pinned import check_codec
 from training.pipeline.codec import Processor
+from training.pipeline.mel import MelConfig
 from training.pipeline.pipeline import Conditioning, StillsoundPipeline
 from training.pretrained import (
     RUN,
     fetch_models,
+    find_model,
     folder_sha256,
     is_finished,
     load_autoencoder,
     load_image_encoder,
     load_network,
+    load_vocoder,
     local_copy,
     plain_processor,
     read_processor,
 )
 from training.recipes import diffusion
 
+log = logging.getLogger(__name__)
 ROOT = Path(__file__).parent.parent
 PIPELINE = "training/pipeline/pipeline.py"
 PARTS = diffusion.PARTS  # the names of its folders, in a run as in an export
@@ -47,12 +52,14 @@ CONDITIONING = "conditioning.json"  # marks the model of a run
 class ExportConfig:
     """`model`: a finished diffusion run.
 
-    `latents`: for runs of before models carried their codec, where their latents are now.
+    `latents`: for runs of before models carried their codec, where their latents are now. `vocoder`: a finished
+    vocoder run, a `save_pretrained` folder or hub:owner/name; without one it is Griffin-Lim.
     """
 
     model: str
     output: str
     latents: str = ""
+    vocoder: str = ""
 
 
 class Exported(TypedDict):
@@ -67,7 +74,7 @@ PipelineArguments = dict[str, Any]
 
 def export(config: ExportConfig) -> Exported:
     """Writes the folder. `UserError` for a model that is not finished or an output not writable."""
-    pipeline = open_pipeline(config.model, config.latents)
+    pipeline = open_pipeline(config.model, config.latents, config.vocoder)
     folder = make_folder(config.output)
     pipeline.save_pretrained(folder)
     (folder / "pipeline.py").write_text(shipped_source())
@@ -75,23 +82,29 @@ def export(config: ExportConfig) -> Exported:
     # stock diffusers takes the class from the file pipeline.py of the folder, where it is trusted
     index["_class_name"] = ["pipeline", StillsoundPipeline.__name__]
     # of the files as written here: whoever opens the folder can tell a part that was exchanged
-    sha256 = {name: folder_sha256(folder / name) for name in PARTS.weights}
+    present = [name for name in PARTS.weights if (folder / name).is_dir()]
+    sha256 = {name: folder_sha256(folder / name) for name in present}
     index["conditioning"]["exported_sha256"] = sha256
     (folder / INDEX).write_text(json.dumps(index, indent=1))
     return {"output": str(folder)}
 
 
-def open_pipeline(model: str, latents: str = "") -> StillsoundPipeline:
+def open_pipeline(model: str, latents: str = "", vocoder: str = "") -> StillsoundPipeline:
     """The pipeline behind an exported folder or a diffusion run, on the GPU where there is one.
 
-    `UserError` where its codec or image tower is not the one it was trained with; `latents` as in
-    `ExportConfig`.
+    `UserError` where its codec or image tower is not the one it was trained with, or the vocoder is one of
+    other spectrograms; `latents` and `vocoder` as in `ExportConfig`.
     """
     folder = local_copy(model)
     if not folder.exists():
         raise UserError(f"model={model}: does not exist; give a finished diffusion run or an exported folder")
     exported = (folder / INDEX).is_file()
     arguments = _of_export(folder, model) if exported else _of_run(folder, model, latents)
+    if vocoder:
+        mel = MelConfig(**arguments["conditioning"]["mel"])
+        arguments[PARTS.vocoder] = load_vocoder(find_model(vocoder, "vocoder", PARTS.vocoder), mel)
+    if arguments.get(PARTS.vocoder) is None:
+        log.warning("model=%s has no vocoder: Griffin-Lim makes the sound; give one by vocoder=…", model)
     pipeline = StillsoundPipeline(**arguments)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -103,7 +116,10 @@ def _of_export(folder: Path, model: str) -> PipelineArguments:
     conditioning = json.loads((folder / INDEX).read_text())["conditioning"]
     _check_carried(folder, conditioning.get("exported_sha256", {}), model)
     conditioning["processor"] = _processor(conditioning["processor"], conditioning)
-    return {**_load_network(folder), **_load_ends(folder), "conditioning": conditioning}
+    parts = {**_load_network(folder), **_load_ends(folder), "conditioning": conditioning}
+    if (folder / PARTS.vocoder).is_dir():
+        parts[PARTS.vocoder] = load_vocoder(folder / PARTS.vocoder, MelConfig(**conditioning["mel"]))
+    return parts
 
 
 def _of_run(run: Path, model: str, latents: str) -> PipelineArguments:

@@ -10,24 +10,26 @@ copied to this machine first, for as long as the process lives; `hub:…` into t
 import atexit
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, MMAudioVocoder, UNet2DConditionModel
 from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModel, CLIPVisionModelWithProjection
+from transformers import AutoModel, CLIPVisionModelWithProjection, SpeechT5HifiGan
 from transformers.utils.logging import disable_progress_bar as quiet_transformers
 
 from cluster.dataset import Dataset
 from cluster.storage import open_store
 from configs.load import UserError
 from training.pipeline.codec import ImageConfig, Processor
+from training.pipeline.mel import MEL_FILE, MelConfig
 
 quiet_diffusers()
 quiet_transformers()
@@ -37,6 +39,9 @@ FINISHED = "FINISHED.json"  # written last, after the model
 NETWORKS: dict[str, type[Any]] = {
     "UNet2DConditionModel": UNet2DConditionModel
 }  # by `_class_name` in their config.json
+VOCODERS: dict[str, Any] = {"SpeechT5HifiGan": SpeechT5HifiGan, "MMAudioVocoder": MMAudioVocoder}
+# what a vocoder's spectrograms and a model's have to share; lengths and the codec's ratio may differ
+VOCODED = ("sample_rate_hz", "fft_size", "hop_size", "num_mels", "min_hz", "max_hz", "floor", "level")
 MAX_REASON = 200  # characters of a library's message in one of ours
 
 
@@ -149,6 +154,36 @@ def load_network(folder: Path) -> nn.Module:
     if name not in NETWORKS:
         raise UserError(f"model={folder}: holds a {name}, need one of {', '.join(NETWORKS)}")
     return _load_whole(NETWORKS[name], folder, "model")
+
+
+def load_vocoder(folder: Path, mel: MelConfig) -> nn.Module:
+    """A `SpeechT5HifiGan` or a `MMAudioVocoder`, frozen, in eval mode.
+
+    `UserError` for another class, and for one of other spectrograms than `mel`.
+    """
+    config = json.loads((folder / "config.json").read_text())
+    kind = config.get("_class_name") or (config.get("architectures") or ["model of no name"])[0]
+    if kind not in VOCODERS:
+        raise UserError(f"vocoder={folder}: holds a {kind}, need one of {', '.join(VOCODERS)}")
+    _check_spectrogram(folder, config, mel)
+    return _load_whole(VOCODERS[kind], folder, "vocoder")
+
+
+def _check_spectrogram(folder: Path, config: dict[str, Any], mel: MelConfig) -> None:
+    """`UserError` where a vocoder was trained on other spectrograms; of published ones little is known."""
+    stated = {
+        "num_mels": config.get("model_in_dim", config.get("num_mels")),
+        "hop_size": math.prod(config.get("upsample_rates", ())),
+        "sample_rate_hz": config.get("sampling_rate", mel.sample_rate_hz),
+    }
+    if (folder / MEL_FILE).is_file():
+        stated = json.loads((folder / MEL_FILE).read_text())
+    for name in VOCODED:
+        if name in stated and stated[name] != getattr(mel, name):
+            raise UserError(
+                f"vocoder={folder}: was trained on spectrograms of {name}={stated[name]}, "
+                f"the model makes {name}={getattr(mel, name)}; train one on its clips: recipe=vocoder"
+            )
 
 
 def _load_whole(loader: Any, folder: Path, setting: str, **options: Any) -> nn.Module:

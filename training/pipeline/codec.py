@@ -4,7 +4,7 @@
     embedding = embed_image(tower, pixels[None])          # [1, d]
     mean, std = encode_wav(autoencoder, wav, mel)         # [b, n] -> two of [b, c, t, f]
     flow = predict_flow(network, latent, times, embedding, dtype)
-    wav = decode_latent(autoencoder, latent, mel)         # [b, c, t, f] -> [b, n]
+    wav = decode_latent(autoencoder, latent, mel, vocoder)     # [b, c, t, f] -> [b, n]
 
 Plain functions over stock models (`AutoencoderKL`, transformers image towers, diffusers networks), shared by
 precompute, the recipes and the pipeline. `training.export` copies this text into the file that ships.
@@ -193,14 +193,16 @@ def predict_flow(
     return flow
 
 
-def decode_latent(autoencoder: Any, latent: Tensor, mel: MelConfig) -> Tensor:
-    """[b, c, t, f] -> waveforms [b, n], by Griffin-Lim.
+def decode_latent(autoencoder: Any, latent: Tensor, mel: MelConfig, vocoder: Any = None) -> Tensor:
+    """[b, c, t, f] -> waveforms [b, n], by the vocoder, or without one by Griffin-Lim.
 
     `BadMelError` where the decoded mels cannot be those of a sound.
     """
     log_mel = autoencoder.decode(latent.to(getattr(autoencoder, "dtype", latent.dtype))).sample[:, 0].float()
     check_log_mel(log_mel)
-    return log_mel_to_wav(log_mel, mel)
+    if vocoder is None:
+        return log_mel_to_wav(log_mel, mel)
+    return vocode(vocoder, log_mel.to(vocoder.dtype), log_mel.shape[1] * mel.hop_size).float()
 
 
 def vocode(vocoder: Any, log_mel: Tensor, num_samples: int) -> Tensor:

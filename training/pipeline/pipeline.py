@@ -36,9 +36,13 @@ Conditioning = dict[str, Any]
 class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers hides its types from mypy
     """A network, a codec, an image encoder and a scheduler, under the names of their folders.
 
+    A vocoder if there is one; Griffin-Lim otherwise.
+
     `conditioning`: latent_mean/std, image_mean/std, null_embedding, condition_dropout, latent_shape, mel, and
     the image tower's `processor`.
     """
+
+    _optional_components = ["vocoder"]
 
     def __init__(
         self,
@@ -46,12 +50,17 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
         autoencoder: Any,
         image_encoder: Any,
         scheduler: Any,
+        vocoder: Any = None,
         conditioning: Conditioning | None = None,
     ):
         super().__init__()
         assert conditioning is not None, "a default only keeps diffusers from taking it for a model"
         self.register_modules(
-            unet=unet, autoencoder=autoencoder, image_encoder=image_encoder, scheduler=scheduler
+            unet=unet,
+            autoencoder=autoencoder,
+            image_encoder=image_encoder,
+            scheduler=scheduler,
+            vocoder=vocoder,
         )
         self.register_to_config(conditioning=conditioning)
         self.mel = MelConfig(**conditioning["mel"])
@@ -153,7 +162,8 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
         return self._waves(mean)
 
     def _waves(self, latent: Tensor) -> np.ndarray:
-        return decode_latent(self.autoencoder, latent, self.mel).clamp(-1, 1).float().cpu().numpy()
+        wav = decode_latent(self.autoencoder, latent, self.mel, self.vocoder)
+        return wav.clamp(-1, 1).float().cpu().numpy()
 
     def _moment(self, name: str) -> Tensor:
         return torch.tensor(self.config.conditioning[name], device=self.device)

@@ -36,7 +36,14 @@ LEARNS_FROM: Literal["clips", "latents"] = "latents"
 COUPLES_SAMPLES = False
 DRAWS: DrawnKind = "latents"
 OPTIMISERS = ONE_OPTIMISER
-PARTS = PipelineParts(network="unet", codec="autoencoder", encoders=("image_encoder",), scheduler="scheduler")
+# a vocoder only where export was given one
+PARTS = PipelineParts(
+    network="unet",
+    codec="autoencoder",
+    vocoder="vocoder",
+    encoders=("image_encoder",),
+    scheduler="scheduler",
+)
 NUM_TIMESTEPS = 1000
 DRAW_STEPS = 10  # of a preview: rough, but every rank waits for it
 LEAST_SPREAD = 1e-4  # of embeddings and latents; less is rounding
