@@ -12,8 +12,10 @@ from ingest.clip.clipper import ClipConfig, FrameConfig
 from ingest.scrape import ScrapeConfig, SplitConfig, scrape
 from ingest.sources.settings import SourceConfig
 from ingest.synth import SynthConfig, synth
+from training.networks.discriminators import DiscriminatorConfig
+from training.networks.vocoders import VocoderConfig
 from training.precompute import PrecomputeConfig, precompute
-from training.recipes import autoencoder, contrastive, diffusion
+from training.recipes import autoencoder, contrastive, diffusion, vocoder
 from training.settings import TrainConfig
 from training.train import train
 
@@ -31,7 +33,7 @@ class Chain:
 
 
 def make_chain(root: Path) -> Chain:
-    """world, clips, contrastive, autoencoder, latents, diffusion below `root`."""
+    """world, clips, contrastive, autoencoder, vocoder, latents, diffusion below `root`."""
     chain = Chain(root)
     synth(
         SynthConfig(
@@ -73,6 +75,14 @@ def make_chain(root: Path) -> Chain:
             data=chain.clips, output=chain.autoencoder, recipe="autoencoder", autoencoder=codec, **shared
         )
     )
+    maker = vocoder.Config(
+        generator=VocoderConfig(channels=64, block_kernels=[3], dilations=[1]),
+        discriminators=DiscriminatorConfig(
+            periods=[2], period_channels=[4, 8], num_scales=1, scale_channels=[4, 4, 8, 8, 8, 8, 8]
+        ),
+        crop_frames=16,
+    )
+    train(TrainConfig(data=chain.clips, output=chain.vocoder, recipe="vocoder", vocoder=maker, **shared))
     models = {"autoencoder": chain.autoencoder, "image_encoder": chain.contrastive}
     precompute(PrecomputeConfig(data=chain.clips, output=chain.latents, workers=0, **models), progress=False)
     unet = diffusion.Config(

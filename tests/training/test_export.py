@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from diffusers import DiffusionPipeline
 
 from cluster.dataset import Dataset
 from configs.load import UserError
+from ingest.pixels import open_picture
 from tests.fakes.chain import Chain, frames_of
 from training.export import ExportConfig, export, open_pipeline
 from training.generate import GenerateConfig, generate
@@ -53,6 +55,55 @@ np.save({str(tmp_path / "wav.npy")!r}, pipe(Image.open({str(picture)!r}), seed=0
     ours, _ = soundfile.read(tmp_path / "ours" / f"{picture.stem}.wav", dtype="float32")
     theirs = np.load(tmp_path / "wav.npy")[0]
     assert np.abs(ours - theirs).max() < 2 / 32768
+
+
+def test_a_vocoder_ships_with_the_model_and_makes_its_sound(chain: Chain, tmp_path: Path) -> None:
+    picture = frames_of(chain, tmp_path / "frames")[0]
+    exported = str(tmp_path / "export")
+    export(ExportConfig(model=chain.diffusion, output=exported, vocoder=chain.vocoder))
+    sounds = {}
+    for name, model, vocoder in (
+        ("griffin_lim", chain.diffusion, ""),
+        ("vocoder", chain.diffusion, chain.vocoder),
+        ("exported", exported, ""),
+    ):
+        settings = {"images": str(picture), "steps": 2, "threads": 1}
+        output = str(tmp_path / name)
+        generate(GenerateConfig(model=model, output=output, vocoder=vocoder, **settings))
+        sounds[name] = (tmp_path / name / f"{picture.stem}.wav").read_bytes()
+    assert sounds["exported"] == sounds["vocoder"] != sounds["griffin_lim"]
+    pipe = DiffusionPipeline.from_pretrained(exported, trust_remote_code=True)
+    wav = pipe(open_picture(picture), seed=0, steps=2)
+    ours, _ = soundfile.read(tmp_path / "vocoder" / f"{picture.stem}.wav", dtype="float32")
+    assert np.abs(wav[0] - ours).max() < 2 / 32768
+
+
+def test_a_vocoder_that_was_exchanged_in_an_export_is_refused(chain: Chain, tmp_path: Path) -> None:
+    export(ExportConfig(model=chain.diffusion, output=str(tmp_path / "export"), vocoder=chain.vocoder))
+    with open(tmp_path / "export/vocoder/config.json", "a") as file:
+        file.write(" ")
+    with pytest.raises(UserError, match="its vocoder .* is not the one it was made with"):
+        open_pipeline(str(tmp_path / "export"))
+
+
+def test_a_vocoder_of_other_spectrograms_is_refused(chain: Chain, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(f"{chain.vocoder}/model", tmp_path / "vocoder"))
+    mel = json.loads((folder / "mel.json").read_text())
+    (folder / "mel.json").write_text(json.dumps(mel | {"level": "audioldm"}))
+    with pytest.raises(UserError, match="level=audioldm, the model makes level=recorded"):
+        open_pipeline(chain.diffusion, vocoder=str(folder))
+    # a published one states no more than its config
+    (folder / "mel.json").unlink()
+    assert open_pipeline(chain.diffusion, vocoder=str(folder)).vocoder is not None
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"upsample_rates": [5, 4, 2, 2]}))
+    with pytest.raises(UserError, match="hop_size=80, the model makes hop_size=160"):
+        open_pipeline(chain.diffusion, vocoder=str(folder))
+
+
+def test_a_codec_is_no_vocoder(chain: Chain) -> None:
+    with pytest.raises(UserError, match="holds a AutoencoderKL, need one of SpeechT5HifiGan"):
+        open_pipeline(chain.diffusion, vocoder=chain.autoencoder)
 
 
 def latents_by_another_codec(chain: Chain, folder: Path) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from tests.fakes.runs import settings
 from training.checkpoints.fragments import Fragment, fragments_of, owned_by, publish, shapes_of
-from training.run.engine import ensure_process_group, prepare_process, start_engine
+from training.run.engine import ensure_process_group, prepare_process, start_engines
 
 SHAPES = {"0.weight": [4, 3], "0.bias": [4], "1.weight": [2, 4], "1.bias": [2]}
 
@@ -18,13 +18,13 @@ def engine_at(stage: int, folder: Path) -> Any:
     prepare_process(1)
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
-    return start_engine(model, settings("data", folder, zero_stage=stage), 1)
+    return start_engines(model, settings("data", folder, zero_stage=stage), 1)[0]
 
 
 @pytest.mark.parametrize("stage", range(4))
 def test_every_value_is_in_one_fragment(stage: int, tmp_path: Path) -> None:
     engine = engine_at(stage, tmp_path)
-    assert shapes_of(engine) == SHAPES
+    assert shapes_of(engine.module) == SHAPES
     sizes = {name: torch.Size(shape).numel() for name, shape in SHAPES.items()}
     assert {fragment.name: fragment.size for fragment in fragments_of(engine, stage)} == sizes
     assert all(fragment.start == 0 for fragment in fragments_of(engine, stage))

@@ -15,7 +15,7 @@ from tests.fakes.runs import TINY, settings
 from training.checkpoints.fragments import fragments_of
 from training.pipeline.mel import MelConfig
 from training.recipes import contrastive, diffusion
-from training.run.engine import ensure_process_group, parameter_groups, prepare_process, start_engine
+from training.run.engine import ensure_process_group, parameter_groups, prepare_process, start_engines
 from training.settings import NUMBERS, identity
 from training.train import prepare, train
 
@@ -76,7 +76,7 @@ def test_weights_move_as_with_plain_adamw_whose_vectors_do_not_decay(
         gradient_clip=0.0,
         global_batch=8,
     )
-    engine = start_engine(model, config, 1)
+    (engine,) = start_engines(model, config, 1)
     for _ in range(STEPS):
         engine.backward(engine(tensors())["loss"].mean())
         engine.step()

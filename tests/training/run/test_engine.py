@@ -7,7 +7,7 @@ import pytest
 
 from cluster.jsonl import read_lines
 from tests.fakes.runs import losses, settings
-from training.run.engine import start_engine
+from training.run.engine import start_engines
 from training.train import train
 
 
@@ -26,9 +26,13 @@ def test_options_that_save_memory_change_no_loss(
     data: str, tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engines: list[Any] = []
-    monkeypatch.setattr(
-        "training.run.setup.start_engine", lambda *args: engines.append(start_engine(*args)) or engines[-1]
-    )
+
+    def started(*args: Any) -> list[Any]:
+        new = start_engines(*args)
+        engines.extend(new)
+        return new
+
+    monkeypatch.setattr("training.run.setup.start_engines", started)
     for name, change in (("plain", {}), ("option", {option: True})):
         train(settings(data, tmp_path / name, **change))
     assert losses(tmp_path / "option") == pytest.approx(losses(tmp_path / "plain"), rel=1e-6)
