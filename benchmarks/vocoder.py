@@ -9,13 +9,13 @@ of what was made. Cost: CPU-seconds for a second of sound, the median of three r
 
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from benchmarks.command_line import parse_options
 from benchmarks.machine import machine
 from cluster.dataset import Dataset
 from training.data.catalogue import Catalogue
@@ -86,5 +86,7 @@ def measure(to_wav: ToWav, real: Tensor, mel: MelConfig) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    options = {"clips": "64", "threads": "1"} | dict(arg.split("=", 1) for arg in sys.argv[1:])
-    main(options["data"], options["vocoder"], int(options["clips"]), int(options["threads"]))
+    options = parse_options()
+    clips = int(options.get("clips", 64))
+    threads = int(options.get("threads", 1))
+    main(options["data"], options["vocoder"], clips, threads)

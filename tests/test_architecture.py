@@ -29,6 +29,7 @@ BRIDGES = {
     "cluster.scratch",
     "cluster.units",
     "cluster.record",
+    "ingest.licenses",  # what weights may be used for, as what clips may
     "ingest.photos",  # which files are photos, for stills and generate
     "ingest.pixels",  # one way for pictures: ingest, training and the exported pipeline
     "ingest.sample",

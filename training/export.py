@@ -45,15 +45,15 @@ ROOT = Path(__file__).parent.parent
 PIPELINE = "training/pipeline/pipeline.py"
 PARTS = diffusion.PARTS  # the names of its folders, in a run as in an export
 INDEX = "model_index.json"  # diffusers' name; marks an exported folder
-CONDITIONING = "conditioning.json"  # marks the model of a run
+CONDITIONING = diffusion.CONDITIONING
 
 
 @dataclass
 class ExportConfig:
     """`model`: a finished diffusion run.
 
-    `latents`: for runs of before models carried their codec, where their latents are now. `vocoder`: a finished
-    vocoder run, a `save_pretrained` folder or hub:owner/name; without one it is Griffin-Lim.
+    `latents`: for runs of before models carried their codec, where their latents are now.
+    `vocoder`: a finished run, a `save_pretrained` folder or hub:owner/name; without one it is Griffin-Lim.
     """
 
     model: str

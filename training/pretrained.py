@@ -71,8 +71,8 @@ def local_copy(path: str) -> Path:
 def hub_copy(path: str) -> Path:
     """`hub:owner/name[/folder][@revision]`: its folder in the Hugging Face cache, downloaded if missing.
 
-    Only settings and weights: safetensors, or where there are none the files of PyTorch, which are read as
-    plain tensors.
+    Only settings, weights and what states their license: safetensors, or where there are none the files of
+    PyTorch, which are read as plain tensors.
     """
     name, _, revision = path.removeprefix(HUB).partition("@")
     owner, repository, *folders = [*name.split("/"), ""]
@@ -81,6 +81,7 @@ def hub_copy(path: str) -> Path:
         # safetensors first: a .bin is a pickle, even if it is read without running any
         for weights in ("*.safetensors", "*.bin"):
             patterns = [f"{folder}/{pattern}".removeprefix("/") for pattern in ("*.json", weights)]
+            patterns += ["README.md", "LICENSE*"]
             copy = snapshot_download(
                 f"{owner}/{repository}", revision=revision or None, allow_patterns=patterns
             )
@@ -105,14 +106,16 @@ def is_finished(folder: Path) -> bool:
     return (folder / FINISHED).is_file() or not (folder / RUN).is_file()
 
 
-def find_model(path: str, setting: str, inside: str = "") -> Path:
-    """The `save_pretrained` folder behind `path`: itself, `path/model`, or `inside` one of them.
+def find_model(path: str, setting: str, *inside: str) -> Path:
+    """The `save_pretrained` folder behind `path`: itself, `path/model`, or one of `inside` in one of them.
 
     `UserError`, naming `setting`, where no config.json is found there.
     """
     root = local_copy(path)
-    # a run keeps its model in model/; where a model has several parts, `inside` is the folder of this one
-    candidates = (root / inside, root, root / "model" / inside, root / "model")
+    # a run keeps its model in model/; where a model has several parts, `inside` are folders of this one
+    candidates: list[Path] = []
+    for folder in (root, root / "model"):
+        candidates += [*(folder / name for name in inside), folder]
     for folder in candidates:
         if (folder / "config.json").is_file() and is_finished(root):
             return folder

@@ -49,6 +49,10 @@ class TrainConfig:
     # start at step 0 if the run has steps behind it but no usable checkpoint; else it changes nothing
     restart: bool = operational(False)
     recipe: str = "diffusion"
+    # weights to start from: a run, a save_pretrained folder, a URI, or hub:owner/name@revision
+    init_from: str = operational("")
+    # of those weights, where nothing beside them states one
+    init_license: str = operational("")
 
     # --- Data: `more_data` is mixed in, made with the same settings; validation and previews are of `data` --
     more_data: list[str] = operational([])

@@ -29,6 +29,7 @@ from cluster.dataset import DatasetMeta, Snapshot
 from configs.load import UserError
 from training.data.randomness import SampleKey, keyed_rng
 from training.pipeline.mel import LEVELS, MEL_FILE, MelConfig
+from training.pretrained import find_model, load_autoencoder
 from training.recipes.clips import decode_log_mel, mel_geometry, weights
 from training.recipes.recipe import ONE_OPTIMISER, Batch, DrawnKind, Geometry, PipelineParts, Sample
 
@@ -132,6 +133,12 @@ def _start_at_typical_levels(codec: AutoencoderKL) -> None:
 def build_model(config: Config, geometry: Geometry) -> nn.Module:
     """The module to train; its `forward` takes `make_batch`'s tensors."""
     return Autoencoder(config, MelConfig(**geometry["mel"]))
+
+
+def initial(source: str, config: Config, geometry: Geometry) -> dict[str, Tensor]:
+    """A published `AutoencoderKL` of mels, or one of ours."""
+    codec = load_autoencoder(find_model(source, "init_from", "autoencoder", "vae"))
+    return {f"codec.{name}": tensor for name, tensor in codec.state_dict().items()}
 
 
 def make_batch(

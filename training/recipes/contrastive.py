@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cluster.dataset import DatasetMeta, Snapshot
@@ -29,6 +29,7 @@ from training.data.randomness import SampleKey
 from training.networks.towers import AudioTower, AudioTowerConfig, ImageTowerConfig, build_image_tower
 from training.pipeline.codec import ImageConfig, embed_image
 from training.pipeline.mel import MelConfig
+from training.pretrained import find_model, load_image_encoder
 from training.recipes.clips import decode_image, decode_log_mel, mel_geometry, weights
 from training.recipes.recipe import ONE_OPTIMISER, Batch, DrawnKind, Geometry, PipelineParts, Sample
 
@@ -38,6 +39,7 @@ COUPLES_SAMPLES = True  # those of one micro batch are each other's negatives
 DRAWS: DrawnKind = ""
 OPTIMISERS = ONE_OPTIMISER
 PARTS = PipelineParts(encoders=("image_encoder",))
+AUDIO = "audio.safetensors"  # all but the image tower
 MASKED = -1e4  # finite: a row of which all is masked gives no NaN, and exp of it is 0
 HOLE = -1  # no medium has this number
 MEL_CENTRE = -6.0  # of recordings' log mels, so that the tower starts with values around 0
@@ -160,6 +162,17 @@ def build_model(config: Config, geometry: Geometry) -> nn.Module:
     return Contrastive(config, MelConfig(**geometry["mel"]))
 
 
+def initial(source: str, config: Config, geometry: Geometry) -> dict[str, Tensor]:
+    """A published image tower, or both towers of ours."""
+    folder = find_model(source, "init_from", PARTS.encoders[0])
+    tower = load_image_encoder(folder)
+    state = {f"image.{name}": tensor for name, tensor in tower.state_dict().items()}
+    # beside the folder of the image tower, in a model of ours
+    if (folder.parent / AUDIO).is_file():
+        state |= load_file(folder.parent / AUDIO)
+    return state
+
+
 def make_batch(
     samples: Sequence[Sample | None], keys: Sequence[SampleKey], config: Config, geometry: Geometry
 ) -> Batch:
@@ -209,4 +222,4 @@ def save(state: dict[str, Tensor], config: Config, geometry: Geometry, folder: P
     }
     (folder / "image_encoder" / "preprocessor_config.json").write_text(json.dumps(settings, indent=1))
     audio = {name: tensor.contiguous() for name, tensor in state.items() if not name.startswith("image.")}
-    save_file(audio, folder / "audio.safetensors")
+    save_file(audio, folder / AUDIO)

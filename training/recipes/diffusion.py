@@ -28,6 +28,7 @@ from training.data.npy import read_npy
 from training.data.randomness import VALIDATION, SampleKey, keyed_rng
 from training.networks.unet import build_unet
 from training.pipeline.codec import predict_flow
+from training.pretrained import find_model, load_network
 from training.recipes.clips import weights
 from training.recipes.recipe import ONE_OPTIMISER, Batch, DrawnKind, Geometry, PipelineParts, Sample
 
@@ -36,6 +37,7 @@ LEARNS_FROM: Literal["clips", "latents"] = "latents"
 COUPLES_SAMPLES = False
 DRAWS: DrawnKind = "latents"
 OPTIMISERS = ONE_OPTIMISER
+CONDITIONING = "conditioning.json"  # marks the model of a run
 # a vocoder only where export was given one
 PARTS = PipelineParts(
     network="unet",
@@ -158,6 +160,17 @@ def build_model(config: Config, geometry: Geometry) -> nn.Module:
     return Diffusion(config, geometry)
 
 
+def initial(source: str, config: Config, geometry: Geometry) -> dict[str, Tensor]:
+    """A network of this shape, and of ours the null embedding."""
+    folder = find_model(source, "init_from", PARTS.network)
+    network = load_network(folder)
+    state = {f"unet.{name}": tensor for name, tensor in network.state_dict().items()}
+    conditioning = folder.parent / CONDITIONING
+    if conditioning.is_file():
+        state["null_embedding"] = torch.tensor(json.loads(conditioning.read_text())["null_embedding"])
+    return state
+
+
 def make_batch(
     samples: Sequence[Sample | None], keys: Sequence[SampleKey], config: Config, geometry: Geometry
 ) -> Batch:
@@ -241,4 +254,4 @@ def save(state: dict[str, Tensor], config: Config, geometry: Geometry, folder: P
         "null_embedding": model.null_embedding.tolist(),
         "condition_dropout": config.condition_dropout,
     }
-    (folder / "conditioning.json").write_text(json.dumps(conditioning, indent=1))
+    (folder / CONDITIONING).write_text(json.dumps(conditioning, indent=1))

@@ -118,6 +118,12 @@ class Recipe(Protocol):
     ) -> Batch:
         """The arrays of a batch; all that is random is drawn from the keys, never from a rank."""
 
+    def initial(self, source: str, config: Any, geometry: Geometry) -> dict[str, Tensor]:
+        """The weights behind `init_from`, published or of another run, under the names of this model.
+
+        `UserError` where they are missing, or are of another kind of model.
+        """
+
     def loss_groups(self, batch: Batch) -> list[str] | None:
         """A name per sample under which validation also reports its loss apart; None for none."""
 

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cluster.dataset import Snapshot
+from cluster.dataset import DatasetMeta, Snapshot
 from configs.load import UserError, at_least, positive
 from training.data.randomness import SampleKey, keyed_rng
 from training.networks.discriminators import SCALE_KERNELS, DiscriminatorConfig, WaveDiscriminators
@@ -32,6 +33,7 @@ from training.networks.vocoders import KINDS, VocoderConfig, build_vocoder
 from training.networks.weight_norm import fold_weights, normalise_weights
 from training.pipeline.codec import vocode
 from training.pipeline.mel import LEVELS, MEL_FILE, MelConfig, to_audioldm_level, wav_to_log_mel
+from training.pretrained import find_model, load_vocoder
 from training.recipes.clips import decode_wav, mel_geometry, weights
 from training.recipes.recipe import Batch, DrawnKind, Geometry, Optimiser, PipelineParts, Sample
 from training.recipes.spectra import stft_distance
@@ -44,6 +46,7 @@ GENERATOR = Optimiser("generator", ("generator",), gives=("made",))
 DISCRIMINATORS = Optimiser("discriminators", ("discriminators",))
 OPTIMISERS: tuple[Optimiser, ...] = (GENERATOR, DISCRIMINATORS)
 PARTS = PipelineParts(vocoder=".")  # the model folder itself
+OPPONENTS = "discriminators.safetensors"
 SCALE_LAYERS = len(SCALE_KERNELS) + 1
 
 
@@ -66,7 +69,7 @@ class Config:
     stft_weight: float = 0.0
 
 
-def geometry(snapshot: Snapshot, dataset_meta: dict[str, Any], config: Config) -> Geometry:
+def geometry(snapshot: Snapshot, dataset_meta: DatasetMeta, config: Config) -> Geometry:
     """`{"mel"}`: the spectrogram of the clips.
 
     `UserError` for other datasets, and for settings that no vocoder can be trained with.
@@ -176,6 +179,17 @@ def build_model(config: Config, geometry: Geometry) -> nn.Module:
     return Vocoder(config, MelConfig(**geometry["mel"]))
 
 
+def initial(source: str, config: Config, geometry: Geometry) -> dict[str, Tensor]:
+    """A published generator or one of ours, whose opponents are beside it."""
+    folder = find_model(source, "init_from", "vocoder")
+    generator = load_vocoder(folder, MelConfig(**geometry["mel"]))
+    normalise_weights(generator)
+    state = {f"generator.{name}": tensor for name, tensor in generator.state_dict().items()}
+    if (folder / OPPONENTS).is_file():
+        state |= load_file(folder / OPPONENTS)
+    return state
+
+
 def make_batch(
     samples: Sequence[Sample | None], keys: Sequence[SampleKey], config: Config, geometry: Geometry
 ) -> Batch:
@@ -228,3 +242,8 @@ def save(state: dict[str, Tensor], config: Config, geometry: Geometry, folder: P
     generator.load_state_dict(fold_weights(trained))
     generator.save_pretrained(folder)
     (folder / MEL_FILE).write_text(json.dumps(asdict(mel), indent=1))
+    # for whoever trains on: new opponents would first have to learn what the generator knows
+    opponents = {
+        name: tensor.contiguous() for name, tensor in state.items() if name.startswith("discriminators.")
+    }
+    save_file(opponents, folder / OPPONENTS)

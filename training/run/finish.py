@@ -13,6 +13,7 @@ from training.checkpoints.parts import Parts
 from training.checkpoints.store import read_marker
 from training.pretrained import fetch_models
 from training.run.history import FINISHED, Finished
+from training.run.initial import ORIGIN
 from training.run.setup import Run
 
 
@@ -40,6 +41,9 @@ def _save_model(run: Run, step: int, scratch: Path) -> Path:
     # from the checkpoint, not from the engine: no rank holds all averages, and what ships is what is stored
     state = Parts(run.store, read_marker(run.store, step), scratch / "parts").average()
     config.module.save(state, config.section, run.plan.geometry, model)
+    if run.plan.origin:
+        # a model is as restricted as the weights that it was made from
+        (model / ORIGIN).write_text(json.dumps(run.plan.origin, indent=1))
     if config.module.LEARNS_FROM == "latents":
         # what decodes it belongs to the model, wherever the latents go
         fetch_models(Dataset.open(config.data), model)

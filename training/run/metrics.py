@@ -17,7 +17,7 @@ wandb-run.txt      the id of the run at W&B, and in wandb/ its files
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict, cast
@@ -26,7 +26,6 @@ import torch
 
 from cluster.jsonl import last_line
 from cluster.storage import Store
-from training.recipes.recipe import Optimiser
 from training.run.engine import peak_flops
 from training.run.journal import Journal
 from training.run.preview import Drawn
@@ -52,7 +51,7 @@ class StepMetrics:
 
 
 class StepLine(TypedDict):
-    """A line of metrics.jsonl; `mfu` of a device whose peak is known."""
+    """A line of metrics.jsonl; `mfu` of a device whose peak is known. Further optimisers add theirs."""
 
     step: int
     loss: float | None
@@ -116,21 +115,23 @@ class MetricsLog:
             "data_wait_s": round(measured.wait_s, 4),
             "tflops": round(measured.flops / step_s / 1e12, 4),
         }
-        for optimiser, loss, grad_norm in self._others(measured):
-            line[f"loss_{optimiser.name}"] = loss
-            line[f"grad_norm_{optimiser.name}"] = grad_norm
         if self.peak_flops:
             line["mfu"] = round(measured.flops / step_s / self.peak_flops, 4)
-        self.metrics.append(line)
+        opponents = self._of_opponents(measured)
+        self.metrics.append({**line, **opponents})
         # a plot of the step or the samples over the step says nothing; a loss of no sample is NaN
         hidden = ("step", "samples") if measured.count else ("step", "samples", "loss")
         plotted = {name: value for name, value in line.items() if name not in hidden}
-        self._plot("train", step, cast(dict[str, float], plotted))
+        self._plot("train", step, cast(dict[str, float], plotted) | opponents)
 
-    def _others(self, measured: StepMetrics) -> Iterator[tuple[Optimiser, float, float]]:
-        """The recipe's optimisers after the first, with their losses and gradient norms."""
-        optimisers = self.config.module.OPTIMISERS
-        return zip(optimisers[1:], measured.losses[1:], measured.grad_norms[1:], strict=True)
+    def _of_opponents(self, measured: StepMetrics) -> dict[str, float]:
+        """Losses and gradient norms of the optimisers after the first."""
+        names = [optimiser.name for optimiser in self.config.module.OPTIMISERS]
+        values: dict[str, float] = {}
+        for name, loss, grad_norm in list(zip(names, measured.losses, measured.grad_norms, strict=True))[1:]:
+            values[f"loss_{name}"] = loss
+            values[f"grad_norm_{name}"] = grad_norm
+        return values
 
     def log_validation(self, step: int, losses: dict[str, float], damaged: list[str]) -> None:
         """A line for a measurement.

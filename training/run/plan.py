@@ -3,23 +3,34 @@ from step to step.
 """
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 from cluster.dataset import Snapshot
 from training.recipes.recipe import Geometry
 from training.settings import TrainConfig
 
 
+class Origin(TypedDict):
+    """Where the first weights of a run are from; `sha256` of their names and values."""
+
+    init_from: str
+    sha256: str
+    license: str
+
+
 @dataclass(frozen=True)
 class Plan:
     """What the driver hands to every worker.
 
-    `snapshots`: pinned, that of `data` first. `attempt`: a name for this start.
+    `snapshots`: pinned, that of `data` first. `attempt`: a name for this start. `origin`: of the first
+    weights; None for random ones.
     """
 
     config: TrainConfig
     snapshots: list[Snapshot]
     geometry: Geometry
     attempt: str
+    origin: Origin | None = None
 
     @property
     def stop_name(self) -> str:

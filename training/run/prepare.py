@@ -16,6 +16,7 @@ import torch
 
 from cluster.dataset import Dataset, Snapshot
 from cluster.jsonl import JsonObject
+from cluster.runs import committed_steps
 from cluster.scratch import scratch_folder
 from cluster.storage import Store, absolute, open_store
 from configs.load import UserError, describe_difference, semantic_hash
@@ -23,13 +24,15 @@ from training.data.catalogue import Catalogue
 from training.data.mixture import weighted_statistics
 from training.data.pinned import added_since, check_codec, check_pinned, codec_of, probe_of
 from training.data.randomness import SampleKey
-from training.pretrained import fetch_models
+from training.pretrained import HUB, fetch_models
 from training.recipes.recipe import Geometry
 from training.run.engine import check_compiler
 from training.run.history import RESTART, RUN, check_past, finished_step, forget
-from training.run.plan import Plan
+from training.run.initial import check_origin, read_origin
+from training.run.plan import Origin, Plan
 from training.run.preview import Preview
 from training.run.setup import mixture_of
+from training.run.sides import sides_of
 from training.run.wandb_run import check_wandb
 from training.settings import TrainConfig, identity
 
@@ -39,12 +42,16 @@ MODEL_ERRORS = (ValueError, RuntimeError, TypeError, ZeroDivisionError, IndexErr
 
 
 class RunRecord(TypedDict):
-    """run.json. `facts` is the recipe's geometry; `probes` pin bytes of each dataset, but in old runs."""
+    """run.json. `facts` is the recipe's geometry; `probes` pin bytes of each dataset, but in old runs.
+
+    `origin`: of the first weights, if these are not random.
+    """
 
     config: JsonObject
     snapshots: list[JsonObject]
     facts: Geometry
     probes: NotRequired[list[Any]]
+    origin: NotRequired[Origin]
 
 
 def prepare(config: TrainConfig) -> Plan:
@@ -52,6 +59,8 @@ def prepare(config: TrainConfig) -> Plan:
     # workers may run in another folder
     more_data = [absolute(uri) for uri in config.more_data]
     config = replace(config, data=absolute(config.data), more_data=more_data, output=absolute(config.output))
+    if config.init_from and not config.init_from.startswith(HUB):
+        config = replace(config, init_from=absolute(config.init_from))
 
     # --- Machine --------------------------------------------------------------------------------------------
     check_compiler(config)
@@ -69,6 +78,7 @@ def prepare(config: TrainConfig) -> Plan:
         record = _new_record(config, datasets)
     else:
         _check_same(stored, config, is_finished)
+        check_origin(config, stored["facts"], stored.get("origin"), bool(committed_steps(store)))
         record = stored if is_finished else _resumed_record(stored, config, datasets)
 
     # --- What the run would need later ----------------------------------------------------------------------
@@ -82,7 +92,8 @@ def prepare(config: TrainConfig) -> Plan:
     # --- Bind, last of all: a start that was refused binds nothing ------------------------------------------
     if stored is None:
         _bind(config, record)
-    return Plan(config, snapshots, record["facts"], f"{time.time_ns():x}")
+    attempt = f"{time.time_ns():x}"
+    return Plan(config, snapshots, record["facts"], attempt, record.get("origin"))
 
 
 # --- run.json -----------------------------------------------------------------------------------------------
@@ -97,12 +108,16 @@ def _new_record(config: TrainConfig, datasets: list[Dataset]) -> RunRecord:
         # refused here if they are damaged, not when the model is finished
         with scratch_folder("models") as folder:
             fetch_models(datasets[0], folder)
-    return {
+    record: RunRecord = {
         "config": identity(config),
         "snapshots": [snapshot.to_json() for snapshot in snapshots],
         "facts": geometry,
         "probes": probes,
     }
+    origin = read_origin(config, geometry)
+    if origin:
+        record["origin"] = origin
+    return record
 
 
 def _resumed_record(stored: RunRecord, config: TrainConfig, datasets: list[Dataset]) -> RunRecord:
@@ -250,7 +265,10 @@ def check_model(config: TrainConfig, geometry: Geometry) -> None:
     try:
         with torch.device("meta"), torch.no_grad():
             model = recipe.build_model(config.section, geometry)
-            model({name: values.to("meta") for name, values in batch.items()})
+            on_meta = {name: values.to("meta") for name, values in batch.items()}
+            for optimiser, side in zip(recipe.OPTIMISERS, sides_of(model, recipe.OPTIMISERS), strict=True):
+                losses = side(on_meta)
+                on_meta |= {name: losses[name] for name in optimiser.gives}
     except UserError:
         raise
     except MODEL_ERRORS as error:

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import nn
 
 from cluster.dataset import Dataset, Snapshot
+from cluster.runs import committed_steps
 from cluster.scratch import sweep
 from cluster.storage import Store, open_store
 from configs.load import UserError
@@ -32,6 +33,7 @@ from training.data.order import Order
 from training.data.takedown import Watched, watch_tombstones
 from training.run.ema import Ema
 from training.run.engine import prepare_process, start_engines
+from training.run.initial import fill
 from training.run.metrics import MetricsLog
 from training.run.plan import Plan
 from training.run.preview import Preview
@@ -100,6 +102,9 @@ def set_up(plan: Plan, stack: ExitStack) -> Run:
     # seeded right before: the first weights are the same on every rank and in every start
     torch.manual_seed(config.seed)
     model = config.module.build_model(config.section, plan.geometry)
+    # a run that has a checkpoint never reads its first weights again: they may be gone
+    if plan.origin and not broadcast(bool(committed_steps(store))):
+        fill(model, config, plan.geometry, plan.origin)
     engines = start_engines(model, config, world)
     fragments: list[Fragment] = []
     for engine in engines:

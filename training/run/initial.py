@@ -1,0 +1,177 @@
+"""Weights to start from: published ones or those of another run, with their license.
+
+    origin = read_origin(config, geometry)          # the driver: found, read, compared; None for random ones
+    fill(model, config, geometry, origin)           # each rank, of a run that has no checkpoint yet
+
+What was loaded, what is new and what was left over is one table in the log; nothing is partial in silence.
+The license of the weights is pinned in run.json and goes with the finished model (origin.json). A run that
+resumes never reads them again.
+"""
+
+import hashlib
+import json
+import logging
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from configs.load import UserError
+from ingest.licenses import license_code, suggestion
+from training.pretrained import RUN, local_copy
+from training.recipes.recipe import Geometry
+from training.run.plan import Origin
+from training.settings import TrainConfig
+
+log = logging.getLogger(__name__)
+ORIGIN = "origin.json"
+# what a run without another origin was made from is its operator's
+OWN = "own"
+UNKNOWN = ("", "unknown")
+LICENSE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
+
+
+@dataclass
+class PartCounts:
+    """Tensors of one part of a model."""
+
+    loaded: int = 0
+    new: int = 0
+    left_over: int = 0
+    other_shape: int = 0
+
+
+# --- In the driver ------------------------------------------------------------------------------------------
+
+
+def read_origin(config: TrainConfig, geometry: Geometry) -> Origin | None:
+    """What `init_from` names, after a look at all of it; the table is logged.
+
+    `UserError` where it is missing or damaged, fits nothing of the model, or its license is not known.
+    """
+    if not config.init_from:
+        return None
+    license = license_of(config.init_from, config.init_license)
+    weights = config.module.initial(config.init_from, config.section, geometry)
+    with torch.device("meta"):
+        model = config.module.build_model(config.section, geometry)
+    counts = compare(model, weights)
+    log.info("init_from=%s (license %s):\n%s", config.init_from, license, table(counts))
+    if not any(part.loaded for part in counts.values()):
+        raise UserError(
+            f"init_from={config.init_from}: none of its {len(weights)} tensors fits the model; "
+            f"give the settings of {config.recipe}.* that it was trained with"
+        )
+    return {"init_from": config.init_from, "sha256": digest(weights), "license": license}
+
+
+def check_origin(config: TrainConfig, geometry: Geometry, pinned: Origin | None, has_steps: bool) -> None:
+    """`UserError` where a run that exists was started from other weights than are given now."""
+    source = pinned["init_from"] if pinned else ""
+    if source == config.init_from and (has_steps or not source):
+        return
+    # the same weights may have moved
+    current = read_origin(config, geometry)
+    is_same = current is not None and pinned is not None and current["sha256"] == pinned["sha256"]
+    if not is_same:
+        raise UserError(
+            f"init_from={config.init_from}: this run was started from {source or 'random weights'}; "
+            "give the same, or another output"
+        )
+
+
+def compare(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, PartCounts]:
+    """What fits, by the first part of the names."""
+    counts: dict[str, PartCounts] = defaultdict(PartCounts)
+    expected = model.state_dict()
+    for name, tensor in expected.items():
+        part = counts[name.split(".")[0]]
+        if name not in weights:
+            part.new += 1
+        elif weights[name].shape != tensor.shape:
+            part.other_shape += 1
+        else:
+            part.loaded += 1
+    for name in weights.keys() - expected.keys():
+        counts[name.split(".")[0]].left_over += 1
+    return dict(counts)
+
+
+def table(counts: dict[str, PartCounts]) -> str:
+    """One line for each part of the model."""
+    lines = [f"{'part':24} {'loaded':>8} {'new':>8} {'left over':>10} {'other shape':>12}"]
+    for name, part in sorted(counts.items()):
+        lines.append(f"{name:24} {part.loaded:8} {part.new:8} {part.left_over:10} {part.other_shape:12}")
+    return "\n".join(lines)
+
+
+def digest(weights: dict[str, Tensor]) -> str:
+    """sha256 over names, shapes and values, whatever files they were read from."""
+    total = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().float().contiguous()
+        total.update(f"{name} {list(tensor.shape)} ".encode())
+        total.update(tensor.numpy().tobytes())
+    return total.hexdigest()
+
+
+# --- In each rank -------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def fill(model: nn.Module, config: TrainConfig, geometry: Geometry, origin: Origin) -> None:
+    """Overwrites the random weights that `origin` has; `UserError` where it has changed meanwhile."""
+    weights = config.module.initial(origin["init_from"], config.section, geometry)
+    if digest(weights) != origin["sha256"]:
+        raise UserError(
+            f"init_from={origin['init_from']}: holds other weights than when this run was bound to them; "
+            "restore them, or start another output"
+        )
+    for name, tensor in model.state_dict().items():
+        if name in weights and weights[name].shape == tensor.shape:
+            tensor.copy_(weights[name])
+
+
+# --- License ------------------------------------------------------------------------------------------------
+
+
+def license_of(source: str, stated: str) -> str:
+    """The code of the license of weights: as stated by the user, else by what is beside them.
+
+    `UserError` where neither says one that is understood.
+    """
+    if stated:
+        code = license_code(stated)
+        if code in UNKNOWN:
+            raise UserError(f"init_license={stated}: is no license{suggestion(stated)}")
+        return code
+    folder = local_copy(source)
+    for candidate in (folder, folder / "model", folder.parent):
+        code = _stated_beside(candidate)
+        if code not in UNKNOWN:
+            return code
+    raise UserError(
+        f"init_from={source}: nothing beside these weights states their license; state it: "
+        "init_license=apache-2.0, or what their publisher says"
+    )
+
+
+def _stated_beside(folder: Path) -> str:
+    """What origin.json, run.json, a model card or a license file of a folder states; "" for nothing."""
+    if (folder / ORIGIN).is_file():
+        return str(json.loads((folder / ORIGIN).read_text())["license"])
+    if (folder / RUN).is_file():
+        return OWN
+    card = folder / "README.md"
+    if card.is_file():
+        front, _, _ = card.read_text(errors="replace").partition("\n---")
+        for line in front.splitlines() if front.startswith("---") else ():
+            if line.startswith("license:"):
+                return license_code(line.partition(":")[2].strip().strip("\"'"))
+    for name in LICENSE_FILES:
+        if (folder / name).is_file():
+            lines = (folder / name).read_text(errors="replace").split("\n\n")[0].split()
+            return license_code(" ".join(lines))
+    return ""
