@@ -92,12 +92,12 @@ def plain_step(config: TrainConfig, dataset: Dataset) -> Callable[[], None]:
     keys = [SampleKey(0, 0, index) for index in indexes]
     batch = recipe.make_batch([samples[index] for index in indexes], keys, config.section, geometry)
     model = recipe.build_model(config.section, geometry)
-    sides = sides_of(model, recipe.OPTIMISERS)
+    sides = sides_of(model, config.optimisers)
     adams = [torch.optim.AdamW(side.parameters(), lr=config.lr, fused=True) for side in sides]
 
     def step() -> None:
         full = dict(batch)
-        for optimiser, side, adam in zip(recipe.OPTIMISERS, sides, adams, strict=True):
+        for optimiser, side, adam in zip(config.optimisers, sides, adams, strict=True):
             adam.zero_grad()
             losses = side(full)
             full |= {name: losses[name] for name in optimiser.gives}

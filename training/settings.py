@@ -19,7 +19,7 @@ from training.recipes import autoencoder, contrastive, diffusion, vocoder
 from training.recipes.autoencoder import Config as AutoencoderConfig
 from training.recipes.contrastive import Config as ContrastiveConfig
 from training.recipes.diffusion import Config as DiffusionConfig
-from training.recipes.recipe import Recipe
+from training.recipes.recipe import Optimiser, Recipe
 from training.recipes.vocoder import Config as VocoderConfig
 
 RECIPES: dict[str, Recipe] = {  # mypy checks each module against the contract here
@@ -170,6 +170,11 @@ class TrainConfig:
     def section(self) -> Any:
         """The settings of the chosen recipe."""
         return getattr(self, self.recipe)
+
+    @property
+    def optimisers(self) -> tuple[Optimiser, ...]:
+        """Of the chosen recipe."""
+        return self.module.optimisers(self.section)
 
     @property
     def module(self) -> Recipe:

@@ -31,13 +31,19 @@ from training.data.randomness import SampleKey, keyed_rng
 from training.pipeline.mel import LEVELS, MEL_FILE, MelConfig
 from training.pretrained import find_model, load_autoencoder
 from training.recipes.clips import decode_log_mel, mel_geometry, weights
-from training.recipes.recipe import ONE_OPTIMISER, Batch, DrawnKind, Geometry, PipelineParts, Sample
+from training.recipes.recipe import (
+    ONE_OPTIMISER,
+    Batch,
+    DrawnKind,
+    Geometry,
+    Optimiser,
+    PipelineParts,
+    Sample,
+)
 
 MEMBERS: tuple[str, ...] = ("flac",)
 LEARNS_FROM: Literal["clips", "latents"] = "clips"
-COUPLES_SAMPLES = False
 DRAWS: DrawnKind = "log_mels"
-OPTIMISERS = ONE_OPTIMISER
 PARTS = PipelineParts(codec=".")  # the model folder itself
 TYPICAL_LOG_MEL = -6.0  # of recordings, which have -11.5 to 3.5
 TYPICAL_SPREAD = 3.0
@@ -128,6 +134,16 @@ def _start_at_typical_levels(codec: AutoencoderKL) -> None:
         codec.decoder.conv_out.bias.fill_(TYPICAL_LOG_MEL)
         codec.encoder.conv_in.weight.div_(TYPICAL_SPREAD)
         codec.encoder.conv_in.bias.copy_(-codec.encoder.conv_in.weight.sum((1, 2, 3)) * TYPICAL_LOG_MEL)
+
+
+def optimisers(config: Config) -> tuple[Optimiser, ...]:
+    """One, of all parameters."""
+    return ONE_OPTIMISER
+
+
+def couples_samples(config: Config) -> bool:
+    """No: each loss is of its own sample."""
+    return False
 
 
 def build_model(config: Config, geometry: Geometry) -> nn.Module:

@@ -31,13 +31,19 @@ from training.pipeline.codec import ImageConfig, embed_image
 from training.pipeline.mel import MelConfig
 from training.pretrained import find_model, load_image_encoder
 from training.recipes.clips import decode_image, decode_log_mel, mel_geometry, weights
-from training.recipes.recipe import ONE_OPTIMISER, Batch, DrawnKind, Geometry, PipelineParts, Sample
+from training.recipes.recipe import (
+    ONE_OPTIMISER,
+    Batch,
+    DrawnKind,
+    Geometry,
+    Optimiser,
+    PipelineParts,
+    Sample,
+)
 
 MEMBERS: tuple[str, ...] = ("flac", "jpg", "json")
 LEARNS_FROM: Literal["clips", "latents"] = "clips"
-COUPLES_SAMPLES = True  # those of one micro batch are each other's negatives
 DRAWS: DrawnKind = ""
-OPTIMISERS = ONE_OPTIMISER
 PARTS = PipelineParts(encoders=("image_encoder",))
 AUDIO = "audio.safetensors"  # all but the image tower
 MASKED = -1e4  # finite: a row of which all is masked gives no NaN, and exp of it is 0
@@ -155,6 +161,16 @@ class _GatherFeatures(torch.autograd.Function):
         dist.all_reduce(total)
         world = dist.get_world_size()
         return total.reshape(-1, world, *total.shape[1:])[:, dist.get_rank()]
+
+
+def optimisers(config: Config) -> tuple[Optimiser, ...]:
+    """One, of all parameters."""
+    return ONE_OPTIMISER
+
+
+def couples_samples(config: Config) -> bool:
+    """Yes: those of one micro batch are each other's negatives."""
+    return True
 
 
 def build_model(config: Config, geometry: Geometry) -> nn.Module:

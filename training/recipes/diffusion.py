@@ -30,13 +30,19 @@ from training.networks.unet import build_unet
 from training.pipeline.codec import predict_flow
 from training.pretrained import find_model, load_network
 from training.recipes.clips import weights
-from training.recipes.recipe import ONE_OPTIMISER, Batch, DrawnKind, Geometry, PipelineParts, Sample
+from training.recipes.recipe import (
+    ONE_OPTIMISER,
+    Batch,
+    DrawnKind,
+    Geometry,
+    Optimiser,
+    PipelineParts,
+    Sample,
+)
 
 MEMBERS: tuple[str, ...] = ("latent.npy", "image.npy")
 LEARNS_FROM: Literal["clips", "latents"] = "latents"
-COUPLES_SAMPLES = False
 DRAWS: DrawnKind = "latents"
-OPTIMISERS = ONE_OPTIMISER
 CONDITIONING = "conditioning.json"  # marks the model of a run
 # a vocoder only where export was given one
 PARTS = PipelineParts(
@@ -153,6 +159,16 @@ class Diffusion(nn.Module):
         flow = predict_flow(self.unet, mixed, time * NUM_TIMESTEPS, condition, dtype)
         error = (flow - (noise - latent)).square().mean((1, 2, 3))
         return {"loss": error * batch["weight"]}
+
+
+def optimisers(config: Config) -> tuple[Optimiser, ...]:
+    """One, of all parameters."""
+    return ONE_OPTIMISER
+
+
+def couples_samples(config: Config) -> bool:
+    """No: each loss is of its own sample."""
+    return False
 
 
 def build_model(config: Config, geometry: Geometry) -> nn.Module:

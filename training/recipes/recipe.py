@@ -91,21 +91,23 @@ ONE_OPTIMISER: tuple[Optimiser, ...] = (Optimiser("model"),)
 class Recipe(Protocol):
     """The contract. `config` is the recipe's own `Config`, a section of the training settings.
 
-    `MEMBERS`: extensions that a sample must have. `LEARNS_FROM`: the kind of dataset. `COUPLES_SAMPLES`:
-    whether the loss of a sample depends on the others of its micro batch, so that `accumulate` changes the
-    numbers. `DRAWS`: what `draw` gives, "" where there is nothing to look at. `OPTIMISERS`: in the order in
-    which they step; the loss of the first is the one that counts. `PARTS`: what `save` leaves for a pipeline.
+    `MEMBERS`: extensions that a sample must have. `LEARNS_FROM`: the kind of dataset. `DRAWS`: what `draw`
+    gives, "" where there is nothing to look at. `PARTS`: what `save` leaves for a pipeline.
     """
 
     MEMBERS: tuple[str, ...]
     LEARNS_FROM: Literal["clips", "latents"]
-    COUPLES_SAMPLES: bool
     DRAWS: DrawnKind
-    OPTIMISERS: tuple[Optimiser, ...]
     PARTS: PipelineParts
 
     def geometry(self, snapshot: Snapshot, dataset_meta: DatasetMeta, config: Any) -> Geometry:
         """Shapes and statistics of the data. `UserError` for a dataset or settings that do not fit."""
+
+    def optimisers(self, config: Any) -> tuple[Optimiser, ...]:
+        """In the order in which they step; the loss of the first is the one that counts."""
+
+    def couples_samples(self, config: Any) -> bool:
+        """Whether a sample's loss depends on the others of its micro batch: then `accumulate` changes it."""
 
     def build_model(self, config: Any, geometry: Geometry) -> nn.Module:
         """The module to train; `forward(batch)` gives `{"loss": [b], …}`, 0 for holes.

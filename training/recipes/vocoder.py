@@ -40,11 +40,9 @@ from training.recipes.spectra import stft_distance
 
 MEMBERS: tuple[str, ...] = ("flac",)
 LEARNS_FROM: Literal["clips", "latents"] = "clips"
-COUPLES_SAMPLES = False
 DRAWS: DrawnKind = "waves"
 GENERATOR = Optimiser("generator", ("generator",), gives=("made",))
 DISCRIMINATORS = Optimiser("discriminators", ("discriminators",))
-OPTIMISERS: tuple[Optimiser, ...] = (GENERATOR, DISCRIMINATORS)
 PARTS = PipelineParts(vocoder=".")  # the model folder itself
 OPPONENTS = "discriminators.safetensors"
 SCALE_LAYERS = len(SCALE_KERNELS) + 1
@@ -172,6 +170,16 @@ def crop_of(mel: MelConfig, crop_frames: int) -> MelConfig:
     frames = min(crop_frames or mel.num_frames, mel.num_frames)
     duration_s = frames * mel.hop_size / mel.sample_rate_hz
     return replace(mel, duration_s=duration_s, downsampling=1, level="recorded")
+
+
+def optimisers(config: Config) -> tuple[Optimiser, ...]:
+    """The generator's, then the discriminators'."""
+    return GENERATOR, DISCRIMINATORS
+
+
+def couples_samples(config: Config) -> bool:
+    """No: each loss is of its own sample."""
+    return False
 
 
 def build_model(config: Config, geometry: Geometry) -> nn.Module:

@@ -84,7 +84,7 @@ def start_engines(model: nn.Module, config: TrainConfig, world: int) -> list[Any
         _mend_compiler()
         model.compile()
     deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
-    return [_start_engine(side, config, world) for side in sides_of(model, config.module.OPTIMISERS)]
+    return [_start_engine(side, config, world) for side in sides_of(model, config.optimisers)]
 
 
 def _start_engine(model: nn.Module, config: TrainConfig, world: int) -> Any:
@@ -238,7 +238,7 @@ def count_flops(engines: list[Any], batch: Batch, config: TrainConfig) -> float:
     micro_batch = {name: values[:size].to(engines[0].device) for name, values in batch.items()}
     # eager: a compiled graph hides its operations from the counter
     with torch.no_grad(), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
-        for optimiser, engine in zip(config.module.OPTIMISERS, engines, strict=True):
+        for optimiser, engine in zip(config.optimisers, engines, strict=True):
             losses = engine.module(micro_batch)
             micro_batch |= {name: losses[name] for name in optimiser.gives}
     forward: int = counter.get_total_flops()

@@ -216,7 +216,7 @@ def train_step(run: Run, batch: Batch, step: int) -> StepResult:
             name: values[first : first + micro_batch_size].to(device, non_blocking=True)
             for name, values in batch.items()
         }
-        for side, (optimiser, engine) in enumerate(zip(config.module.OPTIMISERS, run.engines, strict=True)):
+        for side, (optimiser, engine) in enumerate(zip(config.optimisers, run.engines, strict=True)):
             losses = engine(micro_batch)
             micro_batch |= {name: losses[name] for name in optimiser.gives}
             loss = losses["loss"].float().sum()

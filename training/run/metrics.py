@@ -126,7 +126,7 @@ class MetricsLog:
 
     def _of_opponents(self, measured: StepMetrics) -> dict[str, float]:
         """Losses and gradient norms of the optimisers after the first."""
-        names = [optimiser.name for optimiser in self.config.module.OPTIMISERS]
+        names = [optimiser.name for optimiser in self.config.optimisers]
         values: dict[str, float] = {}
         for name, loss, grad_norm in list(zip(names, measured.losses, measured.grad_norms, strict=True))[1:]:
             values[f"loss_{name}"] = loss

@@ -209,7 +209,7 @@ def _check_same_datasets(pinned: list[str], config: TrainConfig) -> None:
 
 def _comparable(settings: JsonObject, config: TrainConfig) -> JsonObject:
     """Without `accumulate` if the loss is a sum over samples: any number of micro batches gives the same."""
-    couples = config.module.COUPLES_SAMPLES
+    couples = config.module.couples_samples(config.section)
     return {name: value for name, value in settings.items() if couples or name != "accumulate"}
 
 
@@ -266,7 +266,7 @@ def check_model(config: TrainConfig, geometry: Geometry) -> None:
         with torch.device("meta"), torch.no_grad():
             model = recipe.build_model(config.section, geometry)
             on_meta = {name: values.to("meta") for name, values in batch.items()}
-            for optimiser, side in zip(recipe.OPTIMISERS, sides_of(model, recipe.OPTIMISERS), strict=True):
+            for optimiser, side in zip(config.optimisers, sides_of(model, config.optimisers), strict=True):
                 losses = side(on_meta)
                 on_meta |= {name: losses[name] for name in optimiser.gives}
     except UserError:

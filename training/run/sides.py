@@ -1,6 +1,6 @@
 """A model that several optimisers step: one engine for each, around the children that are its own.
 
-    sides = [Side(model, optimiser) for optimiser in recipe.OPTIMISERS]
+    sides = [Side(model, optimiser) for optimiser in config.optimisers]
     losses = sides[0](batch)            # model(batch, "generator"); gradients only for the generator
 
 One optimiser needs no side: its engine wraps the model itself. Knows nothing of DeepSpeed.

@@ -1,8 +1,13 @@
 """The contract: every recipe of the table has it."""
 
-import pytest
+import json
 
-from training.recipes.recipe import ONE_OPTIMISER, PipelineParts
+import pytest
+import torch
+
+from tests.fakes.chain import Chain
+from training.recipes.recipe import PipelineParts
+from training.run.sides import sides_of
 from training.settings import RECIPES, TrainConfig
 
 
@@ -13,11 +18,14 @@ def test_a_recipe_has_a_section_of_its_own_settings(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_parameter_belongs_to_exactly_one_optimiser(name: str) -> None:
-    prefixes = [prefix for optimiser in RECIPES[name].OPTIMISERS for prefix in optimiser.prefixes]
-    for parameter in ("unet.conv_in.weight", "log_scale"):
-        assert sum(parameter.startswith(prefix) for prefix in prefixes) == 1
-    assert len(ONE_OPTIMISER) == 1
+def test_the_optimisers_share_out_all_children(chain: Chain, name: str) -> None:
+    run = json.loads((chain.root / name / "run.json").read_text())
+    config = TrainConfig(data="x", output="y", recipe=name)
+    with torch.device("meta"):
+        model = RECIPES[name].build_model(config.section, run["facts"])
+    sides = sides_of(model, config.optimisers)
+    owned = [parameter for side in sides for parameter, _ in side.named_parameters()]
+    assert sorted(owned) == sorted(parameter for parameter, _ in model.named_parameters())
 
 
 def test_weights_are_in_the_order_of_the_pipeline_without_what_is_not_there() -> None:

@@ -201,8 +201,8 @@ def test_the_number_of_micro_batches_may_change_at_a_resume(data: str, tmp_path:
 def test_it_may_not_where_a_micro_batch_holds_the_negatives(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert contrastive.COUPLES_SAMPLES
-    monkeypatch.setattr(diffusion, "COUPLES_SAMPLES", True, raising=False)
+    assert contrastive.couples_samples(contrastive.Config())
+    monkeypatch.setattr(diffusion, "couples_samples", lambda config: True)
     prepare(settings(data, tmp_path / "run"))
     with pytest.raises(UserError, match="accumulate: 1 .existing. -> 2 .yours."):
         prepare(settings(data, tmp_path / "run", accumulate=2))
