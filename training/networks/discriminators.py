@@ -1,12 +1,13 @@
-"""Discriminators of waveforms: of many periods and many scales (Kong et al. 2020, section 2.3).
+"""Discriminators: of waveforms by many periods and scales, and of spectrograms by patches.
 
     discriminators = WaveDiscriminators(DiscriminatorConfig())
     for logits, features in discriminators(wav):        # wav [b, n]; logits [b, k], features a list of layers
+    logits = PatchDiscriminator(channels=64)(log_mel)   # [b, 1, t, m] -> [b, 1, t', m']
 
-One that sees a waveform folded at period p, as an image p wide, for each of some primes, so that their grids
-overlap little; and one for each of some rates, on the waveform as it is. No batch norm: nothing depends on
-what is beside a sample. Kong et al. have spectral norm in the first scale; weight norm here in all: it
-has no state. No loss here (training.recipes.vocoder).
+Of waveforms (Kong et al. 2020, section 2.3): one that sees a waveform folded at period p, as an image p wide,
+for each of some primes, so that their grids overlap little; and one for each of some rates. No batch norm:
+nothing depends on what is beside a sample. Kong et al. have spectral norm in the first scale; weight norm
+here in all: it has no state. No loss here (training.recipes.vocoder, autoencoder).
 """
 
 import math
@@ -26,6 +27,10 @@ SCALE_STRIDES = (1, 2, 2, 4, 4, 1)
 SCALE_GROUPS = (1, 4, 16, 16, 16, 16)
 LAST_KERNEL = 5
 LOGIT_KERNEL = 3
+PATCH_KERNEL = 4
+PATCH_SLOPE = 0.2
+PATCH_GROUPS = 32
+MAX_WIDENING = 8
 
 
 @dataclass
@@ -110,6 +115,35 @@ class ScaleDiscriminator(nn.Module):
 
     def forward(self, wav: Tensor) -> Opinion:
         return _judge(wav, self.layers, self.logits)
+
+
+class PatchDiscriminator(nn.Module):
+    """A logit for each patch of a spectrogram (Isola et al. 2017, section 3.2.2), as AudioLDM has it.
+
+    But with group norm: batch norm would couple the samples of a batch.
+    """
+
+    def __init__(self, channels: int, num_layers: int = 3):
+        super().__init__()
+        layers: list[nn.Module] = [
+            nn.Conv2d(1, channels, PATCH_KERNEL, 2, padding=1),
+            nn.LeakyReLU(PATCH_SLOPE),
+        ]
+        width = channels
+        for index in range(1, num_layers + 1):
+            wider = channels * min(2**index, MAX_WIDENING)
+            stride = 2 if index < num_layers else 1
+            # no bias: the norm's takes its place
+            layers.append(nn.Conv2d(width, wider, PATCH_KERNEL, stride, padding=1, bias=False))
+            layers.append(nn.GroupNorm(math.gcd(PATCH_GROUPS, wider), wider))
+            layers.append(nn.LeakyReLU(PATCH_SLOPE))
+            width = wider
+        layers.append(nn.Conv2d(width, 1, PATCH_KERNEL, 1, padding=1))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        logits: Tensor = self.layers(log_mel)
+        return logits
 
 
 def _judge(hidden: Tensor, layers: nn.ModuleList, last: nn.Module) -> Opinion:

@@ -4,7 +4,8 @@
     model = autoencoder.build_model(config, geometry)
     losses = model(autoencoder.make_batch(samples, keys, config, geometry))["loss"]        # [b]
 
-Loss: AudioLDM's, absolute error plus KL (Liu et al. 2023, section 4), without its discriminator. Theirs is
+Loss: AudioLDM's, absolute error plus KL (Liu et al. 2023, section 4), and by option a patch discriminator.
+Without it, theirs is
 
     sum of |x - y| over a clip's 1024 x 64 values + kl_weight * mean of the KL to N(0, 1) over the latent's
 
@@ -22,15 +23,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from cluster.dataset import DatasetMeta, Snapshot
-from configs.load import UserError
+from configs.load import UserError, at_least, positive
 from training.data.randomness import SampleKey, keyed_rng
+from training.networks.discriminators import PatchDiscriminator
 from training.pipeline.mel import LEVELS, MEL_FILE, MelConfig
 from training.pretrained import find_model, load_autoencoder
-from training.recipes.clips import decode_log_mel, mel_geometry, weights
+from training.recipes.clips import decode_log_mel, load_opponents, mel_geometry, save_opponents, weights
 from training.recipes.recipe import (
     ONE_OPTIMISER,
     Batch,
@@ -45,6 +49,9 @@ MEMBERS: tuple[str, ...] = ("flac",)
 LEARNS_FROM: Literal["clips", "latents"] = "clips"
 DRAWS: DrawnKind = "log_mels"
 PARTS = PipelineParts(codec=".")  # the model folder itself
+CODEC = Optimiser("codec", ("codec",), gives=("decoded",))
+DISCRIMINATOR = Optimiser("discriminator", ("discriminator",))
+MAX_ADAPTIVE = 1e4  # as in Esser et al.'s code
 TYPICAL_LOG_MEL = -6.0  # of recordings, which have -11.5 to 3.5
 TYPICAL_SPREAD = 3.0
 AUDIOLDM_VALUES = 1024 * 64  # of the clip that its kl_weight is stated for
@@ -55,13 +62,16 @@ class Config:
     """`channels`: one width per level, three levels are a ratio of 4. `crop_frames` 0: complete clips.
 
     `kl_weight` in AudioLDM's units, where theirs is 1000. `level`: recorded, or audioldm (each clip's mean
-    removed, its peak at 0.5).
+    removed, its peak at 0.5). `discriminator_weight` 0: no adversary; AudioLDM has 0.5, from step 50,001 on.
     """
 
     channels: list[int] = field(default_factory=lambda: [128, 256, 512])
     layers_per_block: int = 2
     norm_groups: int = 32
     attention: bool = True
+    discriminator_weight: float = 0.0
+    discriminator_start: int = 50001
+    discriminator_channels: int = 64
     kl_weight: float = 1000.0
     crop_frames: int = 0
     level: str = "recorded"
@@ -88,6 +98,8 @@ def check_config(config: Config) -> None:
     """`UserError` for settings that no codec can be trained with."""
     if not 0 <= config.kl_weight < math.inf:
         raise UserError(f"autoencoder.kl_weight={config.kl_weight}: give 0 or more (AudioLDM has 1000)")
+    at_least(config, 0, "discriminator_weight", section="autoencoder.", meaning="none")
+    positive(config, "discriminator_channels", section="autoencoder.")
     if config.level not in LEVELS:
         raise UserError(f"autoencoder.level={config.level}: give one of {', '.join(LEVELS)}")
 
@@ -98,6 +110,7 @@ class Autoencoder(nn.Module):
     def __init__(self, config: Config, mel: MelConfig):
         super().__init__()
         levels = len(config.channels)
+        self.config = config
         self.kl_weight = config.kl_weight / AUDIOLDM_VALUES
         self.codec = AutoencoderKL(
             in_channels=1,
@@ -111,20 +124,92 @@ class Autoencoder(nn.Module):
             sample_size=mel.num_frames,
             mid_block_add_attention=config.attention,
         )
+        if config.discriminator_weight:
+            self.discriminator = PatchDiscriminator(config.discriminator_channels)
         if not self.codec.decoder.conv_out.weight.is_meta:  # built without memory, to check its settings
             _start_at_typical_levels(self.codec)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, optimiser: str = CODEC.name) -> Batch:
+        """The losses of an optimiser: [b] each, 0 for holes."""
+        return self._judge(batch) if optimiser == DISCRIMINATOR.name else self._reconstruct(batch)
+
+    def _reconstruct(self, batch: Batch) -> Batch:
+        """The codec's."""
         dtype = self.codec.dtype  # of the weights; the batch and the losses are float32
         moments = self.codec.quant_conv(self.codec.encoder(batch["log_mel"].to(dtype))).float()
         mean, log_variance = moments.chunk(2, dim=1)
         log_variance = log_variance.clamp(-30, 20)  # as diffusers has it: exp of it stays finite
         latent = mean + (0.5 * log_variance).exp() * batch["noise"]
-        decoded = self.codec.decoder(self.codec.post_quant_conv(latent.to(dtype)))
-        error = (decoded.float() - batch["log_mel"]).abs().mean((1, 2, 3))
+        hidden: list[Tensor] = []
+        watch = self.codec.decoder.conv_out.register_forward_pre_hook(
+            lambda _, given: hidden.append(given[0])
+        )
+        decoded = self.codec.decoder(self.codec.post_quant_conv(latent.to(dtype))).float()
+        watch.remove()
+        error = (decoded - batch["log_mel"]).abs().mean((1, 2, 3))
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean((1, 2, 3))
         weight = batch["weight"]
-        return {"loss": (error + self.kl_weight * kl) * weight, "error": error * weight, "kl": kl * weight}
+        losses = {"error": error * weight, "kl": kl * weight}
+        loss = error + self.kl_weight * kl
+        if not self.config.discriminator_weight or not self.codec.training:
+            return {"loss": loss * weight, **losses}
+        if self._is_opposed(batch):
+            loss = loss + self._adversarial(decoded, batch, hidden[0].detach())
+        return {"loss": loss * weight, **losses, "decoded": decoded.detach()}
+
+    def _is_opposed(self, batch: Batch) -> bool:
+        """Whether the discriminator is heeded yet."""
+        return int(batch["step"][0]) >= self.config.discriminator_start
+
+    def _adversarial(self, decoded: Tensor, batch: Batch, hidden: Tensor) -> Tensor:
+        """[b]: how far the discriminator takes what was decoded for decoded, times its adaptive weight.
+
+        Esser et al. 2021, eq. 7: the norm of the error's gradient at the last layer of the decoder over that
+        of the adversary, both over the micro batches of all ranks. Both follow from gradients at its output,
+        so that the decoder is passed through backwards once, and at ZeRO 3, too.
+        """
+        dtype = next(self.discriminator.parameters()).dtype
+        if not torch.is_grad_enabled():
+            # nothing to balance: shapes are checked, or operations counted
+            unbalanced: Tensor = -self.discriminator(decoded.to(dtype)).float().mean((1, 2, 3))
+            return unbalanced
+        output = decoded.detach().requires_grad_()
+        error = (output - batch["log_mel"]).abs().mean((1, 2, 3))
+        fooled = -self.discriminator(output.to(dtype)).float().mean((1, 2, 3))
+        error_sum = (error * batch["weight"]).sum()
+        fooled_sum = (fooled * batch["weight"]).sum()
+        (of_error,) = torch.autograd.grad(error_sum, output)
+        (of_adversary,) = torch.autograd.grad(fooled_sum, output)
+        norms = [_last_layer_norm(hidden, gradient) for gradient in (of_error, of_adversary)]
+        adaptive = (norms[0] / (norms[1] + 1e-4)).clamp(max=MAX_ADAPTIVE)
+        # the value of `fooled` with the gradient of it, which is known already
+        along = (decoded * of_adversary).sum((1, 2, 3))
+        opposed: Tensor = adaptive * (fooled.detach() + along - along.detach())
+        return self.config.discriminator_weight * opposed
+
+    def _judge(self, batch: Batch) -> Batch:
+        """The discriminator's hinge loss: real spectrograms above 1, decoded ones below -1."""
+        dtype = next(self.discriminator.parameters()).dtype
+        both = torch.cat([batch["log_mel"], batch["decoded"]]).to(dtype)
+        of_real, of_decoded = self.discriminator(both).float().chunk(2)
+        hinge = 0.5 * ((1 - of_real).relu() + (1 + of_decoded).relu()).mean((1, 2, 3))
+        heeded = float(self._is_opposed(batch))
+        return {"loss": heeded * hinge * batch["weight"]}
+
+
+@torch.no_grad()
+def _last_layer_norm(hidden: Tensor, gradient: Tensor) -> Tensor:
+    """Norm of the gradient of the decoder's last kernels, 3 x 3, over all ranks.
+
+    From what the layer took [b, c, t, m] and the gradient of what it gave [b, 1, t, m].
+    """
+    of_kernels: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
+        hidden.float(), (1, hidden.shape[1], 3, 3), gradient, stride=1, padding=1
+    )
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(of_kernels)
+    norm: Tensor = torch.linalg.vector_norm(of_kernels)
+    return norm
 
 
 def _start_at_typical_levels(codec: AutoencoderKL) -> None:
@@ -137,13 +222,13 @@ def _start_at_typical_levels(codec: AutoencoderKL) -> None:
 
 
 def optimisers(config: Config) -> tuple[Optimiser, ...]:
-    """One, of all parameters."""
-    return ONE_OPTIMISER
+    """The codec's, and the discriminator's if there is one."""
+    return (CODEC, DISCRIMINATOR) if config.discriminator_weight else ONE_OPTIMISER
 
 
 def couples_samples(config: Config) -> bool:
-    """No: each loss is of its own sample."""
-    return False
+    """With a discriminator: its weight follows from the gradients of a micro batch."""
+    return config.discriminator_weight > 0
 
 
 def build_model(config: Config, geometry: Geometry) -> nn.Module:
@@ -153,8 +238,10 @@ def build_model(config: Config, geometry: Geometry) -> nn.Module:
 
 def initial(source: str, config: Config, geometry: Geometry) -> dict[str, Tensor]:
     """A published `AutoencoderKL` of mels, or one of ours."""
-    codec = load_autoencoder(find_model(source, "init_from", "autoencoder", "vae"))
-    return {f"codec.{name}": tensor for name, tensor in codec.state_dict().items()}
+    folder = find_model(source, "init_from", "autoencoder", "vae")
+    codec = load_autoencoder(folder)
+    state = {f"codec.{name}": tensor for name, tensor in codec.state_dict().items()}
+    return state | load_opponents(folder)
 
 
 def make_batch(
@@ -197,3 +284,4 @@ def save(state: dict[str, Tensor], config: Config, geometry: Geometry, folder: P
     model.load_state_dict(state)
     model.codec.save_pretrained(folder)
     (folder / MEL_FILE).write_text(json.dumps(asdict(mel), indent=1))
+    save_opponents(state, "discriminator", folder)

@@ -9,11 +9,13 @@ Each member has one decoder and none is pickle. Not for latents (training.recipe
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cluster.dataset import DatasetMeta
@@ -22,6 +24,8 @@ from ingest.pixels import open_picture
 from training.pipeline.codec import ImageConfig, image_to_tensor
 from training.pipeline.mel import MelConfig, wav_to_log_mel
 from training.recipes.recipe import Geometry
+
+OPPONENTS = "opponents.safetensors"
 
 
 def mel_of_clips(dataset_meta: DatasetMeta) -> MelConfig:
@@ -58,6 +62,22 @@ def decode_log_mel(flac: bytes, mel: MelConfig) -> Tensor:
 def decode_image(jpeg: bytes, config: ImageConfig) -> Tensor:
     """A picture's bytes -> float32 [3, size, size], normalised. Raises `PictureError`."""
     return image_to_tensor(open_picture(jpeg), config)
+
+
+def save_opponents(state: dict[str, Tensor], child: str, folder: Path) -> None:
+    """The part of a model that it learnt against, beside what ships: for whoever trains on.
+
+    New opponents would first have to learn what the model knows.
+    """
+    opponents = {name: tensor.contiguous() for name, tensor in state.items() if name.startswith(f"{child}.")}
+    if opponents:
+        save_file(opponents, folder / OPPONENTS)
+
+
+def load_opponents(folder: Path) -> dict[str, Tensor]:
+    """What `save_opponents` wrote; nothing where there is none, as beside published models."""
+    path = folder / OPPONENTS
+    return load_file(path) if path.is_file() else {}
 
 
 def weights(samples: Sequence[Any]) -> Tensor:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cluster.dataset import DatasetMeta, Snapshot
@@ -34,7 +33,7 @@ from training.networks.weight_norm import fold_weights, normalise_weights
 from training.pipeline.codec import vocode
 from training.pipeline.mel import LEVELS, MEL_FILE, MelConfig, to_audioldm_level, wav_to_log_mel
 from training.pretrained import find_model, load_vocoder
-from training.recipes.clips import decode_wav, mel_geometry, weights
+from training.recipes.clips import decode_wav, load_opponents, mel_geometry, save_opponents, weights
 from training.recipes.recipe import Batch, DrawnKind, Geometry, Optimiser, PipelineParts, Sample
 from training.recipes.spectra import stft_distance
 
@@ -44,7 +43,6 @@ DRAWS: DrawnKind = "waves"
 GENERATOR = Optimiser("generator", ("generator",), gives=("made",))
 DISCRIMINATORS = Optimiser("discriminators", ("discriminators",))
 PARTS = PipelineParts(vocoder=".")  # the model folder itself
-OPPONENTS = "discriminators.safetensors"
 SCALE_LAYERS = len(SCALE_KERNELS) + 1
 
 
@@ -193,9 +191,7 @@ def initial(source: str, config: Config, geometry: Geometry) -> dict[str, Tensor
     generator = load_vocoder(folder, MelConfig(**geometry["mel"]))
     normalise_weights(generator)
     state = {f"generator.{name}": tensor for name, tensor in generator.state_dict().items()}
-    if (folder / OPPONENTS).is_file():
-        state |= load_file(folder / OPPONENTS)
-    return state
+    return state | load_opponents(folder)
 
 
 def make_batch(
@@ -250,8 +246,4 @@ def save(state: dict[str, Tensor], config: Config, geometry: Geometry, folder: P
     generator.load_state_dict(fold_weights(trained))
     generator.save_pretrained(folder)
     (folder / MEL_FILE).write_text(json.dumps(asdict(mel), indent=1))
-    # for whoever trains on: new opponents would first have to learn what the generator knows
-    opponents = {
-        name: tensor.contiguous() for name, tensor in state.items() if name.startswith("discriminators.")
-    }
-    save_file(opponents, folder / OPPONENTS)
+    save_opponents(state, "discriminators", folder)

@@ -236,6 +236,7 @@ def count_flops(engines: list[Any], batch: Batch, config: TrainConfig) -> float:
     """
     size = len(batch["weight"]) // config.accumulate
     micro_batch = {name: values[:size].to(engines[0].device) for name, values in batch.items()}
+    micro_batch["step"] = torch.full((size,), config.steps, device=engines[0].device)
     # eager: a compiled graph hides its operations from the counter
     with torch.no_grad(), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         for optimiser, engine in zip(config.optimisers, engines, strict=True):

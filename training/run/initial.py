@@ -148,20 +148,27 @@ def license_of(source: str, stated: str) -> str:
             raise UserError(f"init_license={stated}: is no license{suggestion(stated)}")
         return code
     folder = local_copy(source)
-    for candidate in (folder, folder / "model", folder.parent):
-        code = _stated_beside(candidate)
-        if code not in UNKNOWN:
-            return code
+    folders = (folder, folder / "model", folder.parent)
+    # first of all what a run of ours recorded: such a run is as restricted as what it began with
+    for read in (_recorded, _stated):
+        for candidate in folders:
+            code = read(candidate)
+            if code not in UNKNOWN:
+                return code
     raise UserError(
         f"init_from={source}: nothing beside these weights states their license; state it: "
         "init_license=apache-2.0, or what their publisher says"
     )
 
 
-def _stated_beside(folder: Path) -> str:
-    """What origin.json, run.json, a model card or a license file of a folder states; "" for nothing."""
-    if (folder / ORIGIN).is_file():
-        return str(json.loads((folder / ORIGIN).read_text())["license"])
+def _recorded(folder: Path) -> str:
+    """The license of the origin of a finished model of ours; "" for none."""
+    path = folder / ORIGIN
+    return str(json.loads(path.read_text())["license"]) if path.is_file() else ""
+
+
+def _stated(folder: Path) -> str:
+    """What run.json, a model card or a license file of a folder states; "" for nothing."""
     if (folder / RUN).is_file():
         return OWN
     card = folder / "README.md"

@@ -216,6 +216,9 @@ def train_step(run: Run, batch: Batch, step: int) -> StepResult:
             name: values[first : first + micro_batch_size].to(device, non_blocking=True)
             for name, values in batch.items()
         }
+        if len(run.engines) > 1:
+            # an opponent may be heeded from a step on
+            micro_batch["step"] = torch.full((micro_batch_size,), step, device=device)
         for side, (optimiser, engine) in enumerate(zip(config.optimisers, run.engines, strict=True)):
             losses = engine(micro_batch)
             micro_batch |= {name: losses[name] for name in optimiser.gives}

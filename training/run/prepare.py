@@ -188,6 +188,9 @@ def _check_same(stored: RunRecord, config: TrainConfig, finished: bool) -> None:
             "finish it there or start another output"
         )
     stored_settings["numbers"] = settings["numbers"]
+    # settings that were added since: their defaults are what the run began with
+    defaults = identity(TrainConfig(data="", output="", recipe=config.recipe))
+    stored_settings = _completed(stored_settings, settings, defaults)
     if semantic_hash(stored_settings) != semantic_hash(settings):
         difference = describe_difference(stored_settings, settings)
         raise UserError(
@@ -195,6 +198,17 @@ def _check_same(stored: RunRecord, config: TrainConfig, finished: bool) -> None:
             "use these, or another output"
         )
     _check_same_datasets([str(snapshot["uri"]) for snapshot in stored["snapshots"]], config)
+
+
+def _completed(stored: JsonObject, current: JsonObject, defaults: JsonObject) -> JsonObject:
+    """`stored` with the defaults of the settings that it lacks, at every depth."""
+    completed = dict(stored)
+    for name, value in current.items():
+        if name not in stored:
+            completed[name] = defaults.get(name, value)
+        elif isinstance(value, dict) and isinstance(stored[name], dict):
+            completed[name] = _completed(stored[name], value, defaults.get(name, {}))
+    return completed
 
 
 def _check_same_datasets(pinned: list[str], config: TrainConfig) -> None:
@@ -266,6 +280,8 @@ def check_model(config: TrainConfig, geometry: Geometry) -> None:
         with torch.device("meta"), torch.no_grad():
             model = recipe.build_model(config.section, geometry)
             on_meta = {name: values.to("meta") for name, values in batch.items()}
+            # read, not computed with: a value that meta tensors do not have
+            on_meta["step"] = torch.full((1,), config.steps, device="cpu")
             for optimiser, side in zip(config.optimisers, sides_of(model, config.optimisers), strict=True):
                 losses = side(on_meta)
                 on_meta |= {name: losses[name] for name in optimiser.gives}

@@ -9,13 +9,17 @@ from typing import Any
 import pytest
 import torch
 
+from cluster.jsonl import read_lines
 from configs.load import UserError, load_config
 from tests.conftest import ROOT
+from tests.fakes.clips import make_clips
+from tests.fakes.runs import settings
 from training.pipeline.mel import MelConfig
 from training.precompute import level_of
 from training.recipes import autoencoder
 from training.recipes.autoencoder import Autoencoder, Config
 from training.settings import TrainConfig
+from training.train import train
 
 TINY = Config(channels=[8, 8, 8], layers_per_block=1, norm_groups=4, attention=False)
 
@@ -87,3 +91,112 @@ def test_a_run_from_before_codecs_said_so_has_its_clips_as_recorded(tmp_path: Pa
     (tmp_path / "model").mkdir()
     (tmp_path / "run.json").write_text(json.dumps({}))
     assert level_of(tmp_path / "model") == level_of(tmp_path) == "recorded"
+
+
+# --- The adversary ------------------------------------------------------------------------------------------
+
+OPPOSED = replace(TINY, discriminator_weight=0.5, discriminator_start=3, discriminator_channels=8)
+
+
+def opposed_model() -> Any:
+    torch.manual_seed(0)
+    return Autoencoder(OPPOSED, MelConfig())
+
+
+def opposed_batch(step: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    log_mel = torch.randn(3, 1, 64, 64, generator=generator) - 6
+    noise = torch.randn(3, 8, 16, 16, generator=generator)
+    weight = torch.tensor([1.0, 0.0, 1.0])
+    return {"log_mel": log_mel, "noise": noise, "weight": weight, "step": torch.full((3,), step)}
+
+
+def test_before_its_step_the_adversary_is_not_heeded() -> None:
+    torch.manual_seed(0)
+    alone = Autoencoder(TINY, MelConfig())
+    model = opposed_model()
+    model.codec.load_state_dict(alone.codec.state_dict())
+    batch = opposed_batch(2)
+    losses = model(batch)
+    assert torch.equal(losses["loss"], alone(batch)["loss"])
+    assert not model(batch | {"decoded": losses["decoded"]}, "discriminator")["loss"].any()
+
+
+def test_its_weight_is_esser_et_als() -> None:
+    """Against autograd at the last layer, twice through the discriminator, as their code has it."""
+    model = opposed_model()
+    batch = opposed_batch(3)
+    loss = model(batch)["loss"]
+    gradients = torch.autograd.grad(loss.sum(), list(model.codec.parameters()))
+    last = model.codec.decoder.conv_out.weight
+    plain = model(batch | {"step": torch.zeros(3)})
+    latent = model.codec.quant_conv(model.codec.encoder(batch["log_mel"]))
+    mean, log_variance = latent.chunk(2, dim=1)
+    latent = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * batch["noise"]
+    decoded = model.codec.decoder(model.codec.post_quant_conv(latent))
+    weight = batch["weight"]
+    error = ((decoded - batch["log_mel"]).abs().mean((1, 2, 3)) * weight).sum()
+    fooled = (-model.discriminator(decoded).mean((1, 2, 3)) * weight).sum()
+    norms = [torch.autograd.grad(value, last, retain_graph=True)[0].norm() for value in (error, fooled)]
+    adaptive = (norms[0] / (norms[1] + 1e-4)).clamp(max=1e4)
+    expected = plain["loss"].sum() + 0.5 * adaptive * fooled
+    assert loss.sum().item() == pytest.approx(expected.item(), rel=1e-4)
+    expected = plain["loss"].sum() + 0.5 * adaptive.detach() * fooled
+    for found, right in zip(
+        gradients, torch.autograd.grad(expected, list(model.codec.parameters())), strict=True
+    ):
+        assert torch.allclose(found, right, rtol=1e-3, atol=1e-6)
+
+
+def test_the_codec_gets_no_gradient_of_the_discriminators_loss() -> None:
+    model = opposed_model()
+    batch = opposed_batch(3)
+    decoded = model(batch)["decoded"]
+    loss = model(batch | {"decoded": decoded}, "discriminator")["loss"]
+    assert loss[1] == 0 and loss[0] > 0
+    loss.sum().backward()
+    assert all(parameter.grad is None for parameter in model.codec.parameters())
+    assert all(parameter.grad is not None for parameter in model.discriminator.parameters())
+
+
+def test_validation_is_without_the_adversary() -> None:
+    model = opposed_model().eval()
+    batch = opposed_batch(3)
+    del batch["step"]
+    assert torch.allclose(model(batch)["loss"], model(batch)["error"] + model.kl_weight * model(batch)["kl"])
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_both_optimisers_resume_bit_for_bit(tmp_path: Path, stage: int) -> None:
+    clips = make_clips(tmp_path / "clips").uri
+    opposed = replace(OPPOSED, crop_frames=64)
+    more = {
+        "recipe": "autoencoder",
+        "autoencoder": opposed,
+        "steps": 8,
+        "global_batch": 4,
+        "zero_stage": stage,
+    }
+    train(settings(clips, tmp_path / "whole", **more))
+    train(settings(clips, tmp_path / "run", **{**more, "steps": 4}))
+    train(settings(clips, tmp_path / "run", **more))
+    lines = [read_lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "run")]
+    assert [line["loss"] for line in lines[0]] == [line["loss"] for line in lines[1]]
+    judged = [line["loss_discriminator"] for line in lines[0]]
+    assert judged == [line["loss_discriminator"] for line in lines[1]]
+    assert judged[:2] == [0, 0] and all(judged[2:])
+
+
+def test_a_run_of_before_there_was_an_adversary_resumes(tmp_path: Path) -> None:
+    clips = make_clips(tmp_path / "clips").uri
+    more = {"recipe": "autoencoder", "autoencoder": replace(TINY, crop_frames=16), "global_batch": 4}
+    train(settings(clips, tmp_path / "run", **more, steps=4))
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    for name in ("discriminator_weight", "discriminator_start", "discriminator_channels"):
+        del record["config"]["autoencoder"][name]
+    (tmp_path / "run/run.json").write_text(json.dumps(record))
+    train(settings(clips, tmp_path / "run", **more, steps=8))
+    assert read_lines(tmp_path / "run/metrics.jsonl")[-1]["step"] == 8
+    opposed = {**more, "autoencoder": replace(TINY, crop_frames=16, discriminator_weight=0.5)}
+    with pytest.raises(UserError, match="discriminator_weight: 0.0 .existing. -> 0.5 .yours."):
+        train(settings(clips, tmp_path / "run", **opposed, steps=8))
