@@ -99,12 +99,7 @@ def set_up(plan: Plan, stack: ExitStack) -> Run:
     mixture = mixture_of(config, plan.snapshots)
 
     # --- Model and engine -----------------------------------------------------------------------------------
-    # seeded right before: the first weights are the same on every rank and in every start
-    torch.manual_seed(config.seed)
-    model = config.module.build_model(config.section, plan.geometry)
-    # a run that has a checkpoint never reads its first weights again: they may be gone
-    if plan.origin and not broadcast(bool(committed_steps(store))):
-        fill(model, config, plan.geometry, plan.origin)
+    model = first_model(plan, store)
     engines = start_engines(model, config, world)
     fragments: list[Fragment] = []
     for engine in engines:
@@ -144,6 +139,18 @@ def set_up(plan: Plan, stack: ExitStack) -> Run:
         preview=preview,
         hide_removed=hide_removed,
     )
+
+
+def first_model(plan: Plan, store: Store) -> nn.Module:
+    """The model of step 0: random weights, or those of `init_from` where the run has no checkpoint yet."""
+    config = plan.config
+    # seeded right before: the first weights are the same on every rank and in every start
+    torch.manual_seed(config.seed)
+    model = config.module.build_model(config.section, plan.geometry)
+    # a run that has a checkpoint never reads them again: they may be gone
+    if plan.origin and not broadcast(bool(committed_steps(store))):
+        fill(model, config, plan.geometry, plan.origin)
+    return model
 
 
 def check_shared(output: str) -> None:
