@@ -1,7 +1,7 @@
 """The one pipeline behind generate, evaluate and export: a picture goes in, waveforms come out.
 
     pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)   # stock diffusers, an export
-    wav = pipe(images, seed=0, guidance=2.0, steps=25)                         # float32 [b, n]
+    audios = pipe(image="a.jpg", num_inference_steps=25, guidance_scale=2.0).audios    # float32 [b, n]
 
 `training.export` ships this text as pipeline.py beside model_index.json, after the files of ours that it
 imports: so it imports only files of this folder, of training/networks and ingest.pixels. It trains nothing
@@ -10,14 +10,16 @@ and reads no datasets.
 
 import inspect
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AudioPipelineOutput, DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
+from ingest.pixels import open_picture
 from training.pipeline.codec import (
     ImageConfig,
     decode_latent,
@@ -31,6 +33,35 @@ from training.pipeline.mel import MelConfig
 USUAL_GUIDANCE = 2.0
 Conditioning = dict[str, Any]
 """Whatever a model states of its data and training beside its weights: conditioning.json of a run."""
+
+
+Picture = str | Path | Image.Image | np.ndarray | Tensor
+Pictures = Picture | Sequence[Picture]
+Generators = torch.Generator | Sequence[torch.Generator]
+
+
+def as_list(images: Pictures) -> list[Picture]:
+    """One picture, a list, or an array or tensor of several, as a list."""
+    if isinstance(images, np.ndarray | Tensor):
+        return [images] if images.ndim == 3 else list(images)
+    return [images] if isinstance(images, str | Path | Image.Image) else list(images)
+
+
+def as_picture(picture: Picture) -> Image.Image:
+    """A file, an array [h, w, 3] or a tensor [3, h, w], of bytes or of 0..1. `ValueError` for others."""
+    if isinstance(picture, Image.Image):
+        return picture
+    if isinstance(picture, str | Path):
+        return open_picture(picture)
+    values = picture.detach().cpu().permute(1, 2, 0).numpy() if isinstance(picture, Tensor) else picture
+    if values.ndim != 3 or values.shape[2] != 3:
+        given = tuple(picture.shape)
+        raise ValueError(f"a picture of shape {given}: give an array [h, w, 3] or a tensor [3, h, w]")
+    if values.dtype != np.uint8:
+        if not (0 <= values.min() and values.max() <= 1):
+            raise ValueError(f"a picture of {values.min():g} to {values.max():g}: give bytes, or 0 to 1")
+        values = (values * 255).round().astype(np.uint8)
+    return Image.fromarray(values)
 
 
 class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers hides its types from mypy
@@ -73,23 +104,50 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
     @torch.no_grad()
     def __call__(
         self,
-        images: Image.Image | Sequence[Image.Image],
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        images: Pictures | None = None,
+        generator: Generators | None = None,
         seed: int = 0,
         guidance: float | None = None,
         steps: int = 25,
-    ) -> np.ndarray:
-        """Waveforms float32 [b, n] in -1..1, one per picture; `generator` (CPU; or one for each picture) is
-        used before `seed`.
+        *,
+        image: Pictures | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        num_waveforms_per_image: int = 1,
+        return_dict: bool = True,
+    ) -> AudioPipelineOutput | tuple[np.ndarray] | np.ndarray:
+        """Sounds of pictures, float32 [b, n] in -1..1, those of one picture after another.
 
-        Classifier-free guidance (Ho and Salimans 2022, eq. 6) with the learnt null embedding. guidance 1 =
-        none; None: 2, or 1 where no null embedding was trained, which any other value needs (`ValueError`).
-        `BadMelError` where no sound comes out.
+        `image`: a path, a PIL picture, an array [h, w, 3], a tensor [3, h, w], or a list of them; arrays and
+        tensors of bytes, or of 0..1. With it comes an `AudioPipelineOutput`; `images`, `guidance` and `steps`
+        are older names, with which the bare array comes. `generator` (CPU; or one for each sound) is used
+        before `seed`.
+
+        Classifier-free guidance (Ho and Salimans 2022, eq. 6) with the learnt null embedding. 1 = none; None:
+        2, or 1 where no null embedding was trained, which any other value needs (`ValueError`). `BadMelError`
+        where no sound comes out.
         """
-        guidance = self.guidance_for(guidance)
-        condition = self.embed(images)
+        pictures = images if image is None else image
+        if pictures is None or (image is not None and images is not None):
+            raise ValueError("image: give a picture, or a list of them")
+        if num_waveforms_per_image < 1:
+            raise ValueError(f"num_waveforms_per_image={num_waveforms_per_image}: give 1 or more")
+        condition = self.embed(pictures)
+        condition = condition.repeat_interleave(num_waveforms_per_image, dim=0)
+        wavs = self._sample(
+            condition,
+            torch.Generator().manual_seed(seed) if generator is None else generator,
+            self.guidance_for(guidance if guidance_scale is None else guidance_scale),
+            steps if num_inference_steps is None else num_inference_steps,
+        )
+        if image is None:
+            return wavs
+        return AudioPipelineOutput(audios=wavs) if return_dict else (wavs,)
+
+    def _sample(self, condition: Tensor, generator: Generators, guidance: float, steps: int) -> np.ndarray:
+        """Waveforms [b, n] under whitened embeddings [b, d]."""
         # drawn on the CPU: a seed gives the same noise on every device
-        latent = self._noise(len(condition), generator or torch.Generator().manual_seed(seed)).to(condition)
+        latent = self._noise(len(condition), generator).to(condition)
         self._set_times(steps, latent.device)
         for timestep in self.progress_bar(self.scheduler.timesteps):
             flow = self._flow(latent, timestep, condition, guidance)
@@ -98,13 +156,13 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
         std = self._moment("latent_std")[:, None, None].to(latent)
         return self._waves(latent * std + mean)
 
-    def _noise(self, count: int, generator: torch.Generator | Sequence[torch.Generator]) -> Tensor:
-        """[count, c, t, f]; a generator for each picture makes its noise independent of the others."""
+    def _noise(self, count: int, generator: Generators) -> Tensor:
+        """[count, c, t, f]; a generator for each sound makes its noise independent of the others."""
         shape = tuple(self.config.conditioning["latent_shape"])
         if isinstance(generator, torch.Generator):
             return torch.randn((count, *shape), generator=generator)
         if len(generator) != count:
-            raise ValueError(f"{len(generator)} generators for {count} pictures: give one, or one for each")
+            raise ValueError(f"{len(generator)} generators for {count} sounds: give one, or one for each")
         return torch.stack([torch.randn(shape, generator=each) for each in generator])
 
     @property
@@ -147,9 +205,9 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
         return torch.lerp(free, guided, guidance)
 
     @torch.no_grad()
-    def embed(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
+    def embed(self, images: Pictures) -> Tensor:
         """Whitened embeddings [b, d] of pictures."""
-        pictures = [images] if isinstance(images, Image.Image) else list(images)
+        pictures = [as_picture(one) for one in as_list(images)]
         pixels = torch.stack([image_to_tensor(picture, self.image_config) for picture in pictures])
         embedding = embed_image(self.image_encoder, pixels.to(self.device)).float()
         # rounded as the embeddings were when they were stored for training

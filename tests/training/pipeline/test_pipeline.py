@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    AudioPipelineOutput,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
 from PIL import Image
 
 from configs.load import StoppedError, UserError
@@ -130,3 +135,68 @@ def test_a_decoder_that_diverged_ends_in_an_error_and_no_file(bias: float, tmp_p
             )
         )
     assert not list((tmp_path / "wavs").iterdir())
+
+
+# --- As diffusers calls it ----------------------------------------------------------------------------------
+
+
+def test_it_is_called_as_other_pipelines_of_diffusers() -> None:
+    pipe = pipeline()
+    output = pipe(
+        image=PICTURE,
+        num_inference_steps=2,
+        guidance_scale=3.0,
+        num_waveforms_per_image=3,
+        generator=torch.Generator().manual_seed(1),
+    )
+    assert isinstance(output, AudioPipelineOutput)
+    assert output.audios.shape == (3, MEL.num_samples)
+    assert len({wav.tobytes() for wav in output.audios}) == 3
+    (same,) = pipe(image=PICTURE, num_inference_steps=2, return_dict=False)
+    assert np.array_equal(same, pipe(PICTURE, steps=2))
+
+
+def test_a_picture_is_the_same_in_every_form(tmp_path: Path) -> None:
+    pipe = pipeline()
+    PICTURE.save(tmp_path / "a.png")
+    array = np.asarray(PICTURE)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    forms = [
+        str(tmp_path / "a.png"),
+        tmp_path / "a.png",
+        array,
+        array / np.float32(255),
+        tensor,
+        tensor / 255,
+    ]
+    expected = pipe.embed(PICTURE)
+    for form in [*forms, [PICTURE], array[None], tensor[None]]:
+        assert torch.equal(pipe.embed(form), expected)
+    assert torch.allclose(pipe.embed(forms), expected.expand(len(forms), -1), atol=1e-5)
+
+
+def test_a_file_is_upright_and_on_white(tmp_path: Path) -> None:
+    turned = PICTURE.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.png", exif=exif)
+    assert torch.equal(pipeline().embed(tmp_path / "turned.png"), pipeline().embed(PICTURE))
+    Image.new("RGBA", (40, 32), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    white = Image.new("RGB", (40, 32), "white")
+    assert torch.equal(pipeline().embed(tmp_path / "clear.png"), pipeline().embed(white))
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        ({}, "image: give a picture"),
+        ({"images": PICTURE, "image": PICTURE}, "image: give a picture"),
+        ({"image": np.zeros((3, 8, 8), np.uint8)}, r"shape \(3, 8, 8\): give an array \[h, w, 3\]"),
+        ({"image": np.full((8, 8, 3), 2.0)}, "of 2 to 2: give bytes, or 0 to 1"),
+        ({"image": PICTURE, "num_waveforms_per_image": 0}, "num_waveforms_per_image=0: give 1 or more"),
+        ({"image": PICTURE, "generator": []}, "0 generators for 1 sounds"),
+    ],
+)
+def test_what_cannot_be_a_call_is_one_clear_error(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipeline()(**arguments)
