@@ -10,18 +10,21 @@ imports. `open_pipeline` is how every command opens a model. Nothing is uploaded
 import ast
 import json
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from PIL import Image
 
 from cluster.dataset import Dataset
 from cluster.scratch import scratch_folder
-from configs.load import UserError
+from configs.load import StoppedError, UserError
 from training.data.pinned import check_codec
-from training.pipeline.codec import Processor
+from training.pipeline.codec import BadMelError, Processor
 from training.pipeline.mel import MelConfig
 from training.pipeline.pipeline import Conditioning, StillsoundPipeline
 from training.pretrained import (
@@ -44,6 +47,7 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).parent.parent
 PIPELINE = "training/pipeline/pipeline.py"
 PARTS = diffusion.PARTS  # the names of its folders, in a run as in an export
+CHECK_STEPS = 2  # enough to pass through every part
 INDEX = "model_index.json"  # diffusers' name; marks an exported folder
 CONDITIONING = diffusion.CONDITIONING
 
@@ -73,9 +77,16 @@ PipelineArguments = dict[str, Any]
 
 
 def export(config: ExportConfig) -> Exported:
-    """Writes the folder. `UserError` for a model that is not finished or an output not writable."""
+    """Writes the folder, opens it again and compares what it gives.
+
+    `UserError` for a model that is not finished or an output not writable, `StoppedError` where what was
+    written gives another sound.
+    """
     pipeline = open_pipeline(config.model, config.latents, config.vocoder)
     folder = make_folder(config.output)
+    if pipeline.vocoder is None and (folder / INDEX).is_file():
+        # of an older export into this folder: it would be opened with this one
+        shutil.rmtree(folder / PARTS.vocoder, ignore_errors=True)
     pipeline.save_pretrained(folder)
     (folder / "pipeline.py").write_text(shipped_source())
     index = json.loads((folder / INDEX).read_text())
@@ -86,7 +97,25 @@ def export(config: ExportConfig) -> Exported:
     sha256 = {name: folder_sha256(folder / name) for name in present}
     index["conditioning"]["exported_sha256"] = sha256
     (folder / INDEX).write_text(json.dumps(index, indent=1))
+    check_written(pipeline, folder)
     return {"output": str(folder)}
+
+
+def check_written(pipeline: StillsoundPipeline, folder: Path) -> None:
+    """`StoppedError` unless the folder, opened, gives the same sound of a grey picture, bit for bit."""
+    grey = Image.new("RGB", (64, 64), "grey")
+    sounds: list[np.ndarray] = []
+    for pipe in (pipeline, open_pipeline(str(folder))):
+        try:
+            sounds += pipe(image=grey, num_inference_steps=CHECK_STEPS, guidance_scale=1.0, return_dict=False)
+        except BadMelError as error:
+            raise StoppedError(f"output={folder}: this model gives no sound: {error}") from error
+    if not np.array_equal(sounds[0], sounds[1]):
+        difference = float(np.abs(sounds[0] - sounds[1]).max())
+        raise StoppedError(
+            f"output={folder}: what was written gives another sound (by {difference:.3g}); "
+            "check the disk, and export again"
+        )
 
 
 def open_pipeline(model: str, latents: str = "", vocoder: str = "") -> StillsoundPipeline:

@@ -14,10 +14,10 @@ import torch
 from diffusers import DiffusionPipeline
 
 from cluster.dataset import Dataset
-from configs.load import UserError
+from configs.load import StoppedError, UserError
 from ingest.pixels import open_picture
 from tests.fakes.chain import Chain, frames_of
-from training.export import ExportConfig, export, open_pipeline
+from training.export import ExportConfig, check_written, export, open_pipeline
 from training.generate import GenerateConfig, generate
 from training.precompute import PrecomputeConfig, precompute
 from training.pretrained import load_autoencoder
@@ -76,6 +76,24 @@ def test_a_vocoder_ships_with_the_model_and_makes_its_sound(chain: Chain, tmp_pa
     wav = pipe(open_picture(picture), seed=0, steps=2)
     ours, _ = soundfile.read(tmp_path / "vocoder" / f"{picture.stem}.wav", dtype="float32")
     assert np.abs(wav[0] - ours).max() < 2 / 32768
+
+
+def test_an_export_without_a_vocoder_leaves_none_of_an_older_one(chain: Chain, tmp_path: Path) -> None:
+    for vocoder in (chain.vocoder, ""):
+        export(ExportConfig(model=chain.diffusion, output=str(tmp_path), vocoder=vocoder))
+        assert (tmp_path / "vocoder").is_dir() == bool(vocoder)
+    assert open_pipeline(str(tmp_path)).vocoder is None
+
+
+def test_what_was_written_is_heard_before_it_is_done(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = open_pipeline(chain.diffusion)
+    with torch.no_grad():
+        next(pipeline.unet.parameters()).mul_(1.01)
+    export(ExportConfig(model=chain.diffusion, output=str(tmp_path)))
+    with pytest.raises(StoppedError, match="gives another sound"):
+        check_written(pipeline, tmp_path)
 
 
 def test_a_vocoder_that_was_exchanged_in_an_export_is_refused(chain: Chain, tmp_path: Path) -> None:
