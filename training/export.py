@@ -24,6 +24,7 @@ from cluster.dataset import Dataset
 from cluster.scratch import scratch_folder
 from configs.load import StoppedError, UserError
 from training.data.pinned import check_codec
+from training.networks.istft_vocoder import IstftVocoder
 from training.pipeline.codec import BadMelError, Processor
 from training.pipeline.mel import MelConfig
 from training.pipeline.pipeline import Conditioning, StillsoundPipeline
@@ -46,6 +47,7 @@ from training.recipes import diffusion
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).parent.parent
 PIPELINE = "training/pipeline/pipeline.py"
+ISTFT_VOCODER = "training/networks/istft_vocoder.py"
 PARTS = diffusion.PARTS  # the names of its folders, in a run as in an export
 CHECK_STEPS = 2  # enough to pass through every part
 INDEX = "model_index.json"  # diffusers' name; marks an exported folder
@@ -96,6 +98,10 @@ def export(config: ExportConfig) -> Exported:
     present = [name for name in PARTS.weights if (folder / name).is_dir()]
     sha256 = {name: folder_sha256(folder / name) for name in present}
     index["conditioning"]["exported_sha256"] = sha256
+    if isinstance(pipeline.vocoder, IstftVocoder):
+        # stock diffusers takes a class that it does not have from a file beside its weights
+        index[PARTS.vocoder] = [Path(ISTFT_VOCODER).stem, IstftVocoder.__name__]
+        (folder / PARTS.vocoder / Path(ISTFT_VOCODER).name).write_text((ROOT / ISTFT_VOCODER).read_text())
     (folder / INDEX).write_text(json.dumps(index, indent=1))
     check_written(pipeline, folder)
     return {"output": str(folder)}

@@ -28,6 +28,7 @@ from transformers.utils.logging import disable_progress_bar as quiet_transformer
 from cluster.dataset import Dataset
 from cluster.storage import open_store
 from configs.load import UserError
+from training.networks.istft_vocoder import IstftVocoder
 from training.pipeline.codec import ImageConfig, Processor
 from training.pipeline.mel import MEL_FILE, MelConfig
 
@@ -39,7 +40,11 @@ FINISHED = "FINISHED.json"  # written last, after the model
 NETWORKS: dict[str, type[Any]] = {
     "UNet2DConditionModel": UNet2DConditionModel
 }  # by `_class_name` in their config.json
-VOCODERS: dict[str, Any] = {"SpeechT5HifiGan": SpeechT5HifiGan, "MMAudioVocoder": MMAudioVocoder}
+VOCODERS: dict[str, Any] = {
+    "SpeechT5HifiGan": SpeechT5HifiGan,
+    "MMAudioVocoder": MMAudioVocoder,
+    "IstftVocoder": IstftVocoder,
+}
 # what a vocoder's spectrograms and a model's have to share; lengths and the codec's ratio may differ
 VOCODED = ("sample_rate_hz", "fft_size", "hop_size", "num_mels", "min_hz", "max_hz", "floor", "level")
 MAX_REASON = 200  # characters of a library's message in one of ours
@@ -176,7 +181,7 @@ def _check_spectrogram(folder: Path, config: dict[str, Any], mel: MelConfig) -> 
     """`UserError` where a vocoder was trained on other spectrograms; of published ones little is known."""
     stated = {
         "num_mels": config.get("model_in_dim", config.get("num_mels")),
-        "hop_size": math.prod(config.get("upsample_rates", ())),
+        "hop_size": config.get("hop_size") or math.prod(config.get("upsample_rates", ())),
         "sample_rate_hz": config.get("sampling_rate", mel.sample_rate_hz),
     }
     if (folder / MEL_FILE).is_file():

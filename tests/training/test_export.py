@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 
 from cluster.dataset import Dataset
 from configs.load import StoppedError, UserError
@@ -19,6 +20,7 @@ from ingest.pixels import open_picture
 from tests.fakes.chain import Chain, frames_of
 from training.export import ExportConfig, check_written, export, open_pipeline
 from training.generate import GenerateConfig, generate
+from training.networks.istft_vocoder import IstftVocoder
 from training.precompute import PrecomputeConfig, precompute
 from training.pretrained import load_autoencoder
 from training.recipes import diffusion
@@ -76,6 +78,27 @@ def test_a_vocoder_ships_with_the_model_and_makes_its_sound(chain: Chain, tmp_pa
     wav = pipe(open_picture(picture), seed=0, steps=2)
     ours, _ = soundfile.read(tmp_path / "vocoder" / f"{picture.stem}.wav", dtype="float32")
     assert np.abs(wav[0] - ours).max() < 2 / 32768
+
+
+def test_a_vocoder_of_ours_ships_with_its_class(chain: Chain, tmp_path: Path) -> None:
+    light = IstftVocoder(num_mels=64, width=16, num_layers=2)
+    light.save_pretrained(tmp_path / "light")
+    exported = tmp_path / "export"
+    export(ExportConfig(model=chain.diffusion, output=str(exported), vocoder=str(tmp_path / "light")))
+    program = f"""
+import numpy as np, sys
+from PIL import Image
+from diffusers import DiffusionPipeline
+pipe = DiffusionPipeline.from_pretrained({str(exported)!r}, trust_remote_code=True)
+assert not any(name.split(".")[0] in ("training", "configs", "cluster", "ingest") for name in sys.modules)
+picture = Image.new("RGB", (40, 40), "red")
+np.save({str(tmp_path / "wav.npy")!r}, pipe(image=picture, num_inference_steps=2).audios)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["HF_HOME"] = str(tmp_path / "hub")
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env=environment)
+    ours = open_pipeline(str(exported))(image=Image.new("RGB", (40, 40), "red"), num_inference_steps=2)
+    assert np.abs(np.load(tmp_path / "wav.npy") - ours.audios).max() < 1e-5
 
 
 def test_an_export_without_a_vocoder_leaves_none_of_an_older_one(chain: Chain, tmp_path: Path) -> None:

@@ -1,27 +1,32 @@
-"""Vocoders, log mels -> waveforms: HiFi-GAN and BigVGAN-v2 as transformers and diffusers have them.
+"""Vocoders, log mels -> waveforms: HiFi-GAN and BigVGAN-v2 as transformers and diffusers have them, and ours.
 
     vocoder = build_vocoder(VocoderConfig(kind="hifigan"), num_mels=64, sample_rate_hz=16000)
     wav = vocode(vocoder, log_mel, num_samples)          # training.pipeline.codec; [b, t, m] -> [b, n]
 
-Stock classes, so that published weights load by name and ours load anywhere. No loss and no data here
+Stock classes where there are, so that published weights load by name. No loss and no data here
 (training.recipes.vocoder).
 """
 
+import math
 from dataclasses import dataclass, field
 
 from diffusers import MMAudioVocoder
 from torch import nn
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
-KINDS = ("hifigan", "bigvgan")
+from training.networks.istft_vocoder import IstftVocoder
+
+KINDS = ("hifigan", "bigvgan", "istft")
 
 
 @dataclass
 class VocoderConfig:
     """`kind` hifigan: `SpeechT5HifiGan`, by default AudioLDM's (Kong et al. 2020, V1, at 16 kHz); bigvgan:
-    `MMAudioVocoder` (Lee et al. 2023), whose activations oscillate and do not alias.
+    `MMAudioVocoder` (Lee et al. 2023), whose activations oscillate and do not alias; istft: `IstftVocoder`
+    (as Vocos, Siuzdak 2024), at a small part of their cost.
 
-    `channels` of the first layer; each of `rates` halves them. The product of `rates` is the hop.
+    `channels` of the first layer; each of `rates` halves them. The product of `rates` is the hop. Of istft,
+    `channels` is the width of all `layers`, and the other lists do not matter.
     """
 
     kind: str = "hifigan"
@@ -30,10 +35,21 @@ class VocoderConfig:
     rate_kernels: list[int] = field(default_factory=lambda: [16, 16, 8, 4, 4])
     block_kernels: list[int] = field(default_factory=lambda: [3, 7, 11])
     dilations: list[int] = field(default_factory=lambda: [1, 3, 5])
+    layers: int = 8
+    fft_size: int = 1024
 
 
 def build_vocoder(config: VocoderConfig, num_mels: int, sample_rate_hz: int) -> nn.Module:
-    """A stock vocoder of random weights."""
+    """A vocoder of random weights."""
+    if config.kind == "istft":
+        istft: nn.Module = IstftVocoder(
+            num_mels=num_mels,
+            width=config.channels,
+            num_layers=config.layers,
+            fft_size=config.fft_size,
+            hop_size=math.prod(config.rates),
+        )
+        return istft
     if config.kind == "bigvgan":
         bigvgan: nn.Module = MMAudioVocoder(
             num_mels=num_mels,

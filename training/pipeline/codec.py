@@ -206,7 +206,7 @@ def decode_latent(autoencoder: Any, latent: Tensor, mel: MelConfig, vocoder: Any
 
 
 def vocode(vocoder: Any, log_mel: Tensor, num_samples: int) -> Tensor:
-    """[b, t, m] -> [b, num_samples] by a `SpeechT5HifiGan` or a `MMAudioVocoder`."""
+    """[b, t, m] -> [b, num_samples] by a `SpeechT5HifiGan`, or as a `MMAudioVocoder` is called."""
     if isinstance(vocoder, SpeechT5HifiGan):
         wav: Tensor = vocoder(log_mel)
     else:

@@ -28,6 +28,7 @@ from cluster.dataset import DatasetMeta, Snapshot
 from configs.load import UserError, at_least, positive
 from training.data.randomness import SampleKey, keyed_rng
 from training.networks.discriminators import SCALE_KERNELS, DiscriminatorConfig, WaveDiscriminators
+from training.networks.istft_vocoder import IstftVocoder
 from training.networks.vocoders import KINDS, VocoderConfig, build_vocoder
 from training.networks.weight_norm import fold_weights, normalise_weights
 from training.pipeline.codec import vocode
@@ -112,7 +113,7 @@ class Vocoder(nn.Module):
         self.config = config
         self.mel = crop_of(mel, config.crop_frames)
         self.generator = build_vocoder(config.generator, mel.num_mels, mel.sample_rate_hz)
-        normalise_weights(self.generator)
+        _normalise(self.generator)
         self.discriminators = WaveDiscriminators(config.discriminators)
 
     def forward(self, batch: Batch, optimiser: str = GENERATOR.name) -> Batch:
@@ -163,6 +164,12 @@ class Vocoder(nn.Module):
         return {"loss": loss * batch["weight"]}
 
 
+def _normalise(generator: nn.Module) -> None:
+    """Of what is all convolutions; Vocos has layer norms instead."""
+    if not isinstance(generator, IstftVocoder):
+        normalise_weights(generator)
+
+
 def crop_of(mel: MelConfig, crop_frames: int) -> MelConfig:
     """The spectrogram of a crop, of waveforms that have their level already; 0 frames: of a complete clip."""
     frames = min(crop_frames or mel.num_frames, mel.num_frames)
@@ -189,7 +196,7 @@ def initial(source: str, config: Config, geometry: Geometry) -> dict[str, Tensor
     """A published generator or one of ours, whose opponents are beside it."""
     folder = find_model(source, "init_from", "vocoder")
     generator = load_vocoder(folder, MelConfig(**geometry["mel"]))
-    normalise_weights(generator)
+    _normalise(generator)
     state = {f"generator.{name}": tensor for name, tensor in generator.state_dict().items()}
     return state | load_opponents(folder)
 

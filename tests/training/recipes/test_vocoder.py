@@ -21,6 +21,7 @@ from tests.fakes.clips import make_clips, tone
 from tests.fakes.runs import losses, run_command, settings
 from training.data.randomness import SampleKey
 from training.networks.discriminators import DiscriminatorConfig, WaveDiscriminators
+from training.networks.istft_vocoder import IstftVocoder
 from training.networks.vocoders import VocoderConfig, build_vocoder
 from training.pipeline.codec import vocode
 from training.pipeline.mel import MelConfig
@@ -35,6 +36,7 @@ SMALL = DiscriminatorConfig(
 GENERATORS = {
     "hifigan": VocoderConfig("hifigan", channels=64, block_kernels=[3], dilations=[1]),
     "bigvgan": VocoderConfig("bigvgan", 64, rate_kernels=[11, 8, 4, 4, 4], block_kernels=[3], dilations=[1]),
+    "istft": VocoderConfig("istft", channels=16, layers=2, fft_size=512),
 }
 TINY = vocoder.Config(generator=GENERATORS["hifigan"], discriminators=SMALL, crop_frames=16)
 # the same as arguments of a command
@@ -122,7 +124,8 @@ def test_stock_classes_load_what_is_saved(kind: str, tmp_path: Path) -> None:
         if name.endswith(".gain"):
             parameter.data *= 1.5
     vocoder.save(model.state_dict(), config, GEOMETRY, tmp_path)
-    stock: Any = {"hifigan": SpeechT5HifiGan, "bigvgan": MMAudioVocoder}[kind].from_pretrained(tmp_path)
+    classes = {"hifigan": SpeechT5HifiGan, "bigvgan": MMAudioVocoder, "istft": IstftVocoder}
+    stock: Any = classes[kind].from_pretrained(tmp_path)
     log_mel = batch_of(config, {"flac": tone(440)})["log_mel"]
     with torch.no_grad():
         trained = vocode(model.generator, log_mel, 2560)
@@ -134,7 +137,7 @@ def test_stock_classes_load_what_is_saved(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change,message",
     [
-        ({"generator": VocoderConfig(kind="wavenet")}, "kind=wavenet: give one of hifigan, bigvgan"),
+        ({"generator": VocoderConfig(kind="wavenet")}, "kind=wavenet: give one of hifigan, bigvgan, istft"),
         ({"generator": VocoderConfig(rates=[5, 4, 2, 2])}, "multiply to 80, need the hop of 160"),
         ({"generator": VocoderConfig(rate_kernels=[16])}, r"rate_kernels=\[16\]: give 5"),
         ({"discriminators": DiscriminatorConfig(scale_channels=[8])}, r"scale_channels=\[8\]: give 7"),
