@@ -115,7 +115,9 @@ def check_written(pipeline: StillsoundPipeline, folder: Path) -> None:
         try:
             sounds += pipe(image=grey, num_inference_steps=CHECK_STEPS, guidance_scale=1.0, return_dict=False)
         except BadMelError as error:
-            raise StoppedError(f"output={folder}: this model gives no sound: {error}") from error
+            # no fault of the export: generate and evaluate refuse such a model
+            log.warning("model of output=%s gives no sound: %s", folder, error)
+            return
     if not np.array_equal(sounds[0], sounds[1]):
         difference = float(np.abs(sounds[0] - sounds[1]).max())
         raise StoppedError(

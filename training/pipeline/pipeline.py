@@ -81,8 +81,8 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
         autoencoder: Any,
         image_encoder: Any,
         scheduler: Any,
-        vocoder: Any = None,
         conditioning: Conditioning | None = None,
+        vocoder: Any = None,
     ):
         super().__init__()
         assert conditioning is not None, "a default only keeps diffusers from taking it for a model"

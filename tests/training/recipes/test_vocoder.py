@@ -194,17 +194,17 @@ def test_it_is_previewed_as_it_sounds(clips: str, tmp_path: Path) -> None:
     assert list((tmp_path / "tensorboard").iterdir())
 
 
+@pytest.mark.timeout(900)  # two starts of Ray, each of minutes on a busy machine
 def test_killed_workers_resume_bit_for_bit(clips: str, tmp_path: Path) -> None:
     args = [*TINY_ARGS, "steps=24", "checkpoint_every=4", "beta1=0.8"]
-    assert run_command(clips, tmp_path / "whole", 2, *args).wait(300) == 0
+    assert run_command(clips, tmp_path / "whole", 2, *args).wait(400) == 0
     process = run_command(clips, tmp_path / "run", 2, *args)
     while process.poll() is None and not list((tmp_path / "run").glob("checkpoints/*/COMMITTED.json")):
         time.sleep(0.02)
     if process.poll() is None:
         os.kill(read_lines(tmp_path / "run/events.jsonl")[-1]["pids"][-1], signal.SIGKILL)
-    assert process.wait(300) == 0
+    assert process.wait(400) == 0
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
-    one = [*args, "lr=1e-3"]
-    assert run_command(clips, tmp_path / "one", 1, *one).wait(300) == 0
+    alone = run(clips, tmp_path / "alone", steps=24, global_batch=8, zero_stage=1)
     # an opponent amplifies rounding: 1e-5 for the others, 1e-4 here
-    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
+    assert [line["loss"] for line in alone] == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
