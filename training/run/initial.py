@@ -100,10 +100,13 @@ def compare(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, PartCount
 
 
 def table(counts: dict[str, PartCounts]) -> str:
-    """One line for each part of the model."""
-    lines = [f"{'part':24} {'loaded':>8} {'new':>8} {'left over':>10} {'other shape':>12}"]
+    """One line for each part of the model: loaded, new, left over, and of another shape.
+
+    Narrow, so that a log of 80 letters a line does not wrap it.
+    """
+    lines = [f"{'part':15}{'loaded':>8}{'new':>6}{'left':>6}{'shape':>7}"]
     for name, part in sorted(counts.items()):
-        lines.append(f"{name:24} {part.loaded:8} {part.new:8} {part.left_over:10} {part.other_shape:12}")
+        lines.append(f"{name:15}{part.loaded:8}{part.new:6}{part.left_over:6}{part.other_shape:7}")
     return "\n".join(lines)
 
 
