@@ -7,11 +7,12 @@ writes FOLDER/1.pt, 2.pt and 4.pt: the loss, and the gradients as DeepSpeed aver
 
 import multiprocessing
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from training.pipeline.mel import MelConfig
 from training.recipes import contrastive
@@ -21,6 +22,8 @@ TOWER = contrastive.ImageTowerConfig(kind="resnet", widths=[8], depths=[1], stem
 CONFIG = contrastive.Config(
     image=TOWER, audio=contrastive.AudioTowerConfig(width=16, depths=[1]), embedding_dim=8
 )
+Build = Callable[[], nn.Module]
+BatchOf = Callable[[int, int], dict[str, torch.Tensor]]
 # of the global batch: two media have two clips, one sample is missing
 MEDIA = [0, 1, 2, 0, 3, 4, -1, 1]
 
@@ -35,12 +38,16 @@ def batch_of(rank: int, world: int) -> dict[str, torch.Tensor]:
     return {name: tensor[rank::world] for name, tensor in global_batch.items()}
 
 
-def step(rank: int, world: int, folder: Path) -> None:
+def build() -> nn.Module:
+    return contrastive.Contrastive(CONFIG, MEL)
+
+
+def step(rank: int, world: int, folder: Path, build: Build, batch_of: BatchOf) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / f"store-{world}"), world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
     torch.manual_seed(0)
-    model: Any = contrastive.Contrastive(CONFIG, MEL)
+    model = build()
     loss = model(batch_of(rank, world))["loss"].mean()
     loss.backward()
     results = {"loss": loss.detach()}
@@ -54,10 +61,13 @@ def step(rank: int, world: int, folder: Path) -> None:
         torch.save(results, folder / f"{world}.pt")
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, build: Build = build, batch_of: BatchOf = batch_of) -> None:
+    """Another recipe's step by its own `build` and `batch_of`."""
     context = multiprocessing.get_context("fork")  # torch is imported once for all of them
     for world in (1, 2, 4):
-        ranks = [context.Process(target=step, args=(rank, world, folder)) for rank in range(world)]
+        ranks = [
+            context.Process(target=step, args=(rank, world, folder, build, batch_of)) for rank in range(world)
+        ]
         for process in ranks:
             process.start()
         for process in ranks:

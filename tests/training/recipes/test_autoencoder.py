@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -164,6 +166,15 @@ def test_validation_is_without_the_adversary() -> None:
     batch = opposed_batch(3)
     del batch["step"]
     assert torch.allclose(model(batch)["loss"], model(batch)["error"] + model.kl_weight * model(batch)["kl"])
+
+
+def test_any_number_of_workers_weighs_the_adversary_alike(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.fakes.opposed_ranks", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+    alone = torch.load(tmp_path / "1.pt")
+    for world in (2, 4):
+        for name, value in torch.load(tmp_path / f"{world}.pt").items():
+            assert torch.allclose(value, alone[name], rtol=1e-3, atol=1e-6), (world, name)
 
 
 @pytest.mark.parametrize("stage", range(4))
