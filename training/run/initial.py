@@ -53,8 +53,9 @@ def read_origin(config: TrainConfig, geometry: Geometry) -> Origin | None:
     """
     if not config.init_from:
         return None
-    license = license_of(config.init_from, config.init_license)
+    # first: what is missing has no license either
     weights = config.module.initial(config.init_from, config.section, geometry)
+    license = license_of(config.init_from, config.init_license)
     with torch.device("meta"):
         model = config.module.build_model(config.section, geometry)
     counts = compare(model, weights)

@@ -124,6 +124,11 @@ def test_weights_of_which_nothing_fits_are_refused(chain: Chain, tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
+def test_what_is_missing_is_said_to_be_missing(clips: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="init_from=.*nowhere: does not exist"):
+        train(config(clips, tmp_path / "run", tmp_path / "nowhere"))
+
+
 # --- Runs ---------------------------------------------------------------------------------------------------
 
 
