@@ -17,8 +17,6 @@ from torch import Tensor, nn
 
 KERNEL = 7
 WIDENING = 3
-# magnitudes of a window of full scale are below it; exp of more would only overflow
-MAX_LOG_MAGNITUDE = math.log(1e2)
 
 
 class Block(nn.Module):
@@ -66,7 +64,8 @@ class IstftVocoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers 
         for block in self.blocks:
             hidden = block(hidden)
         log_magnitude, phase = self.head(self.norm_out(hidden.transpose(1, 2))).float().chunk(2, dim=2)
-        magnitude = log_magnitude.clamp(max=MAX_LOG_MAGNITUDE).exp()
+        # no sound of full scale has more in a window than its length; exp of more would only overflow
+        magnitude = log_magnitude.clamp(max=math.log(self.config.fft_size)).exp()
         spectrum = torch.polar(magnitude, phase).transpose(1, 2)
         wav = self._inverse_stft(spectrum).clamp(-1, 1)[:, None].to(log_mel.dtype)
         return DecoderOutput(sample=wav) if return_dict else (wav,)
