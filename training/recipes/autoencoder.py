@@ -4,8 +4,9 @@
     model = autoencoder.build_model(config, geometry)
     losses = model(autoencoder.make_batch(samples, keys, config, geometry))["loss"]        # [b]
 
-Loss: AudioLDM's, absolute error plus KL (Liu et al. 2023, section 4), and by option a patch discriminator.
-Without it, theirs is
+Loss: AudioLDM's, absolute error plus KL (Liu et al. 2023, section 4), and by option a patch discriminator
+and the distance of modulation spectra (training.recipes.spectra), which theirs has not. Without these, theirs
+is
 
     sum of |x - y| over a clip's 1024 x 64 values + kl_weight * mean of the KL to N(0, 1) over the latent's
 
@@ -44,6 +45,7 @@ from training.recipes.recipe import (
     PipelineParts,
     Sample,
 )
+from training.recipes.spectra import MODULATION_WINDOWS, modulation_distance
 
 MEMBERS: tuple[str, ...] = ("flac",)
 LEARNS_FROM: Literal["clips", "latents"] = "clips"
@@ -63,6 +65,7 @@ class Config:
 
     `kl_weight` in AudioLDM's units, where theirs is 1000. `level`: recorded, or audioldm (each clip's mean
     removed, its peak at 0.5). `discriminator_weight` 0: no adversary; AudioLDM has 0.5, from step 50,001 on.
+    `spectral_weight`: of `spectra.modulation_distance`, beside a mean absolute error of weight 1.
     """
 
     channels: list[int] = field(default_factory=lambda: [128, 256, 512])
@@ -73,6 +76,7 @@ class Config:
     discriminator_start: int = 50001
     discriminator_channels: int = 64
     kl_weight: float = 1000.0
+    spectral_weight: float = 0.0
     crop_frames: int = 0
     level: str = "recorded"
 
@@ -91,6 +95,11 @@ def geometry(snapshot: Snapshot, dataset_meta: DatasetMeta, config: Config) -> G
         raise UserError(f"autoencoder.channels has {levels} levels: a ratio of {ratio}, need {need}")
     if config.crop_frames % ratio:
         raise UserError(f"autoencoder.crop_frames={config.crop_frames}: give a multiple of {ratio}, or 0")
+    if config.spectral_weight and 0 < config.crop_frames < MODULATION_WINDOWS[0]:
+        raise UserError(
+            f"autoencoder.crop_frames={config.crop_frames}: spectral_weight needs {MODULATION_WINDOWS[0]} or "
+            f"more, and {MODULATION_WINDOWS[-1]} for all of its windows"
+        )
     return geometry
 
 
@@ -98,7 +107,7 @@ def check_config(config: Config) -> None:
     """`UserError` for settings that no codec can be trained with."""
     if not 0 <= config.kl_weight < math.inf:
         raise UserError(f"autoencoder.kl_weight={config.kl_weight}: give 0 or more (AudioLDM has 1000)")
-    at_least(config, 0, "discriminator_weight", section="autoencoder.", meaning="none")
+    at_least(config, 0, "discriminator_weight", "spectral_weight", section="autoencoder.", meaning="none")
     positive(config, "discriminator_channels", section="autoencoder.")
     if config.level not in LEVELS:
         raise UserError(f"autoencoder.level={config.level}: give one of {', '.join(LEVELS)}")
@@ -151,6 +160,10 @@ class Autoencoder(nn.Module):
         weight = batch["weight"]
         losses = {"error": error * weight, "kl": kl * weight}
         loss = error + self.kl_weight * kl
+        if self.config.spectral_weight:
+            spectral = modulation_distance(decoded[:, 0], batch["log_mel"][:, 0])
+            losses["spectral"] = spectral * weight
+            loss = loss + self.config.spectral_weight * spectral
         if not self.config.discriminator_weight or not self.codec.training:
             return {"loss": loss * weight, **losses}
         if self._is_opposed(batch):

@@ -52,7 +52,9 @@ def test_the_preset_of_audioldms_size_has_its_weight() -> None:
     assert config.autoencoder.kl_weight == Config().kl_weight == 1000
 
 
-@pytest.mark.parametrize("change", [{"kl_weight": -1.0}, {"kl_weight": float("nan")}, {"level": "loud"}])
+@pytest.mark.parametrize(
+    "change", [{"kl_weight": -1.0}, {"kl_weight": float("nan")}, {"level": "loud"}, {"spectral_weight": -1.0}]
+)
 def test_settings_that_no_codec_can_be_trained_with_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"autoencoder.{next(iter(change))}="):
         autoencoder.check_config(replace(TINY, **change))
@@ -93,6 +95,44 @@ def test_a_run_from_before_codecs_said_so_has_its_clips_as_recorded(tmp_path: Pa
     (tmp_path / "model").mkdir()
     (tmp_path / "run.json").write_text(json.dumps({}))
     assert level_of(tmp_path / "model") == level_of(tmp_path) == "recorded"
+
+
+# --- The spectral term --------------------------------------------------------------------------------------
+
+
+def test_the_spectral_term_is_added_by_its_weight_and_changes_nothing_at_none() -> None:
+    plain = losses(TINY, frames=64)
+    found = losses(replace(TINY, spectral_weight=0.5), frames=64)
+    assert "spectral" not in plain and (found["spectral"] > 0).all()
+    assert torch.allclose(found["loss"], plain["loss"] + 0.5 * found["spectral"])
+
+
+def test_a_hole_has_no_spectral_term() -> None:
+    torch.manual_seed(0)
+    model: Any = Autoencoder(replace(TINY, spectral_weight=0.5), MelConfig())
+    batch = {"log_mel": torch.randn(2, 1, 64, 64), "noise": torch.zeros(2, 8, 16, 16)}
+    found = model(batch | {"weight": torch.tensor([1.0, 0.0])})
+    assert found["spectral"][1] == found["loss"][1] == 0 < found["spectral"][0]
+
+
+def test_a_run_with_the_spectral_term_learns_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+    clips = make_clips(tmp_path / "clips").uri
+    codec = replace(TINY, spectral_weight=0.5, crop_frames=32)
+    more = {"recipe": "autoencoder", "autoencoder": codec, "global_batch": 4, "lr": 3e-3}
+    train(settings(clips, tmp_path / "whole", **more, steps=40))
+    train(settings(clips, tmp_path / "run", **more, steps=20))
+    train(settings(clips, tmp_path / "run", **more, steps=40))
+    whole, run = (
+        [line["loss"] for line in read_lines(tmp_path / name / "metrics.jsonl")] for name in ("whole", "run")
+    )
+    assert whole == run and sum(whole[-5:]) < 0.9 * sum(whole[:5])
+
+
+def test_a_crop_too_short_for_its_windows_is_refused(tmp_path: Path) -> None:
+    clips = make_clips(tmp_path / "clips").uri
+    codec = replace(TINY, spectral_weight=0.5, crop_frames=4)
+    with pytest.raises(UserError, match="crop_frames=4: spectral_weight needs 16 or more, and 128"):
+        train(settings(clips, tmp_path / "run", recipe="autoencoder", autoencoder=codec))
 
 
 # --- The adversary ------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""The distance of spectra: zero for equal sounds, blind to phase, finite on silence."""
+"""Distances of spectra: zero for equal sounds, blind to phase, finite on silence, and hear a lost beat."""
 
 import torch
 
-from training.recipes.spectra import stft_distance
+from training.recipes.spectra import modulation_distance, stft_distance
 
 
 def noise(seed: int) -> torch.Tensor:
@@ -34,3 +34,37 @@ def test_silence_has_a_finite_distance_and_gradient() -> None:
     distance.sum().backward()
     assert torch.isfinite(distance).all() and torch.isfinite(made.grad).all()
     assert torch.isfinite(stft_distance(tone(0.0), torch.zeros(1, 8000))).all()
+
+
+def beats(shift: int) -> torch.Tensor:
+    """A log mel [1, 128, 64] that beats every 8 frames."""
+    time = torch.arange(128.0)[None, :, None] + shift
+    return -6 + 3 * torch.sin(2 * torch.pi * time / 8).expand(1, 128, 64)
+
+
+def test_a_lost_beat_is_far_and_a_shifted_one_near() -> None:
+    flat = torch.full((1, 128, 64), -6.0)
+    lost = modulation_distance(flat, beats(0))
+    shifted = modulation_distance(beats(2), beats(0))
+    # the absolute error says the opposite: the shifted one is further off
+    assert (beats(2) - beats(0)).abs().mean() > 1.3 * (flat - beats(0)).abs().mean()
+    assert lost > 2 * shifted
+
+
+def test_modulation_is_per_sample_and_zero_for_equal_ones() -> None:
+    mixed = torch.cat([beats(0), torch.full((1, 128, 64), -6.0)])
+    distance = modulation_distance(mixed, beats(0).expand(2, -1, -1))
+    assert distance[0] == 0 and distance[1] > 0.3
+
+
+def test_its_unit_is_that_of_an_absolute_error() -> None:
+    noise = torch.randn(1, 512, 64, generator=torch.Generator().manual_seed(0))
+    distance = modulation_distance(noise, torch.zeros(1, 512, 64))
+    assert 0.7 < distance / noise.abs().mean() < 1.3
+
+
+def test_a_crop_shorter_than_a_window_is_compared_with_the_shorter_ones() -> None:
+    made = torch.randn(1, 17, 4, requires_grad=True)
+    distance = modulation_distance(made, torch.zeros(1, 17, 4))
+    distance.sum().backward()
+    assert distance > 0 and torch.isfinite(made.grad).all()
