@@ -53,6 +53,8 @@ class TrainConfig:
     init_from: str = operational("")
     # of those weights, where nothing beside them states one
     init_license: str = operational("")
+    # names of the parameters that are trained, as shell patterns; none: all of them
+    train_only: list[str] = field(default_factory=list)
 
     # --- Data: `more_data` is mixed in, made with the same settings; validation and previews are of `data` --
     more_data: list[str] = operational([])

@@ -4,14 +4,14 @@ world size.
     for fragment in fragments_of(engine, stage):      # name, start, size: `size` values of a parameter
         fragment.values("exp_avg")                    # a flat fp32 view: "master", "exp_avg" or "exp_avg_sq"
 
-ZeRO 1 to 3 give every value of every parameter to one rank; ZeRO 0 gives all of them to all ranks, and
-`owned_by` divides them. A checkpoint is made of fragments, so that any number of ranks can read it.
+ZeRO 1 to 3 give every value of every trained parameter to one rank; ZeRO 0 gives all of them to all ranks,
+and `owned_by` divides them. A checkpoint is made of fragments, so that any number of ranks can read it.
 
 Knows nothing of files. It reads fields that DeepSpeed does not document; each is named where it is used, as
 of DeepSpeed 0.19.8, and tests/training/checkpoints/test_fragments.py fails where one changes.
 """
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Container, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -76,9 +76,14 @@ def fragments_of(engine: Any, stage: int) -> list[Fragment]:
     return list(_stage3(engine) if stage == 3 else _partitioned(engine))
 
 
+def trained_parameters(module: Any) -> Iterator[tuple[str, Any]]:
+    """What an optimiser steps, by name: all that is not frozen."""
+    return ((name, value) for name, value in module.named_parameters() if value.requires_grad)
+
+
 def _whole(engine: Any) -> Iterator[Fragment]:
     """ZeRO 0: every rank steps every parameter whole. `engine.optimizer` is torch's AdamW itself."""
-    for name, parameter in engine.module.named_parameters():
+    for name, parameter in trained_parameters(engine.module):
         yield Fragment(name, 0, parameter.numel(), parameter, 0, engine.optimizer.state)
 
 
@@ -90,7 +95,7 @@ def _partitioned(engine: Any) -> Iterator[Fragment]:
     `single_partition_of_fp32_groups[param_group_index]`); it is None where the rank steps none of them.
     """
     optimizer = engine.optimizer
-    for name, parameter in engine.module.named_parameters():
+    for name, parameter in trained_parameters(engine.module):
         mapping = parameter._hp_mapping
         if mapping is None:
             continue
@@ -108,7 +113,7 @@ def _stage3(engine: Any) -> Iterator[Fragment]:
     """
     optimizer = engine.optimizer
     rank = torch.distributed.get_rank()
-    for name, parameter in engine.module.named_parameters():
+    for name, parameter in trained_parameters(engine.module):
         group, offset, part_size = optimizer.grad_position[optimizer.get_param_id(parameter)]
         start = rank * part_size
         size = min(part_size, parameter.ds_numel - start)
@@ -160,9 +165,12 @@ def _publish_stage3(optimizer: Any) -> None:
         persistent[0].all_gather(persistent)
 
 
-def shapes_of(model: nn.Module) -> dict[str, list[int]]:
-    """Of every parameter, whole. At ZeRO 3 one is empty between passes, and `ds_shape` keeps its shape."""
+def shapes_of(model: nn.Module, frozen: Container[str] = ()) -> dict[str, list[int]]:
+    """Of every parameter that is not among the frozen ones, whole. At ZeRO 3 one is empty between passes, and
+    `ds_shape` keeps its shape.
+    """
     shapes: dict[str, list[int]] = {}
     for name, parameter in model.named_parameters():
-        shapes[name] = list(getattr(parameter, "ds_shape", parameter.shape))
+        if name not in frozen:
+            shapes[name] = list(getattr(parameter, "ds_shape", parameter.shape))
     return shapes

@@ -1,7 +1,7 @@
 """What is in the files of a checkpoint: fragments of the fp32 weights, of AdamW's moments and of the moving
 average, by name.
 
-    write = snapshot(fragments, ema.tensors, buffers, shapes)          # now, in memory
+    write = snapshot(fragments, ema.tensors, untrained, shapes)        # now, in memory
     write(folder)                                                      # later, in a thread
     parts = Parts(store, checkpoint, folder)
     parts.fetch("exp_avg", [(address, tensor)], rank)                  # downloads, checks, changes nothing
@@ -41,7 +41,7 @@ BUFFERS = "buffers.safetensors"
 
 class PartContent(TypedDict):
     """What part.json states beside the files: `fragments` in their order in the files; `shapes` of all
-    parameters, whole, by rank 0 alone.
+    trained parameters, whole, by rank 0 alone.
     """
 
     fragments: list[Address]
@@ -55,10 +55,12 @@ class NotFiniteError(ArithmeticError):
 def snapshot(
     fragments: list[Fragment],
     average: list[Tensor],
-    buffers: dict[str, Tensor],
+    untrained: dict[str, Tensor],
     shapes: dict[str, list[int]],
 ) -> Write:
     """Copies a rank's share to the host; the function returned writes the copies and returns their content.
+
+    `untrained`: what no optimiser steps, buffers and frozen weights. `shapes`: of all that is stepped, whole.
 
     `NotFiniteError` if a weight is NaN or infinite.
     """
@@ -68,15 +70,15 @@ def snapshot(
     copies[AVERAGE] = [_copied(tensor) for tensor in average]
     if not all(bool(torch.isfinite(tensor).all()) for tensor in copies["master"]):
         raise NotFiniteError("a weight is NaN or infinite")
-    copied_buffers = {name: _copied(tensor) for name, tensor in buffers.items()}
+    copied_untrained = {name: _copied(tensor) for name, tensor in untrained.items()}
     content: PartContent = {"fragments": [fragment.address for fragment in fragments], "shapes": shapes}
 
     def write(folder: Path) -> PartContent:
         for kind, tensors in copies.items():
             by_index = {str(index): tensor for index, tensor in enumerate(tensors)}
             _write_file(by_index, folder / f"{kind}.safetensors")
-        if copied_buffers:
-            _write_file(copied_buffers, folder / BUFFERS)
+        if copied_untrained:
+            _write_file(copied_untrained, folder / BUFFERS)
         return content
 
     return write
@@ -148,8 +150,8 @@ class Parts:
         """Of the fragments in a rank's files, in their order."""
         return [Address(*address) for address in self._content(rank)["fragments"]]
 
-    def buffers(self) -> dict[str, Tensor]:
-        """What the model keeps beside its parameters."""
+    def untrained(self) -> dict[str, Tensor]:
+        """What no optimiser steps: the model's buffers, and its frozen weights."""
         return load_file(self.file(0, BUFFERS)) if self.checkpoint.file_of(0, BUFFERS) else {}
 
     def average(self) -> dict[str, Tensor]:
@@ -164,7 +166,7 @@ class Parts:
             for index, address in enumerate(self.addresses(rank)):
                 flat[address.name].narrow(0, address.start, address.size).copy_(tensors[str(index)])
         parameters = {name: tensor.reshape(shapes[name]) for name, tensor in flat.items()}
-        return parameters | self.buffers()
+        return parameters | self.untrained()
 
     def fetch(self, kind: str, targets: list[tuple[Address, Tensor]], rank: int) -> Callable[[], None]:
         """Downloads and checks all that the flat `targets` need; the function returned fills them.

@@ -22,6 +22,7 @@ from torch._C._distributed_c10d import HashStore
 from torch.utils.flop_counter import FlopCounterMode
 
 from configs.load import UserError
+from training.checkpoints.fragments import trained_parameters
 from training.recipes.recipe import Batch
 from training.run.sides import sides_of
 from training.settings import TrainConfig
@@ -120,7 +121,8 @@ EngineSettings = dict[str, Any]
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[ParameterGroup]:
-    """For AdamW: matrices and kernels decay; vectors (norms, biases, null embeddings, temperature) do not.
+    """For AdamW, of what is trained: matrices and kernels decay; vectors (norms, biases, null embeddings,
+    temperature) do not.
 
     A vector has no scale that a later layer could undo, so that decay would only pull it to zero: a
     temperature to 1, a norm to silence (Goyal et al. 2017, section 5.3; CLIP, Radford et al. 2021, section
@@ -128,7 +130,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[ParameterGro
     """
     matrices: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
-    for parameter in model.parameters():
+    for _, parameter in trained_parameters(model):
         (matrices if parameter.ndim > 1 else vectors).append(parameter)
     groups: list[ParameterGroup] = [
         {"params": matrices, "weight_decay": weight_decay},

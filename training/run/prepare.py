@@ -33,6 +33,7 @@ from training.run.plan import Origin, Plan
 from training.run.preview import Preview
 from training.run.setup import mixture_of
 from training.run.sides import sides_of
+from training.run.trained import check_each_side, choose_trained
 from training.run.wandb_run import check_wandb
 from training.settings import TrainConfig, identity
 
@@ -279,10 +280,13 @@ def check_model(config: TrainConfig, geometry: Geometry) -> None:
     try:
         with torch.device("meta"), torch.no_grad():
             model = recipe.build_model(config.section, geometry)
+            choose_trained(model, config)
+            sides = sides_of(model, config.optimisers)
+            check_each_side(sides)
             on_meta = {name: values.to("meta") for name, values in batch.items()}
             # read, not computed with: a value that meta tensors do not have
             on_meta["step"] = torch.full((1,), config.steps, device="cpu")
-            for optimiser, side in zip(config.optimisers, sides_of(model, config.optimisers), strict=True):
+            for optimiser, side in zip(config.optimisers, sides, strict=True):
                 losses = side(on_meta)
                 on_meta |= {name: losses[name] for name in optimiser.gives}
     except UserError:

@@ -33,6 +33,7 @@ from training.run.journal import Journal
 from training.run.plan import Progress
 from training.run.ranks import broadcast, gather
 from training.run.setup import Run
+from training.run.trained import fill_frozen
 
 # a run that meets the same NaN again and again makes no progress; three leave room for bad luck
 MAX_ROLLBACKS = 3
@@ -61,15 +62,15 @@ def save(run: Run, progress: Progress) -> None:
 
 
 def _snapshot(run: Run) -> Write:
-    """Rank 0 also keeps what all ranks have alike: buffers and shapes."""
+    """Rank 0 also keeps what all ranks have alike: buffers, frozen weights and shapes."""
     buffers: dict[str, torch.Tensor] = {}
     shapes: dict[str, list[int]] = {}
     if run.rank == 0:
         parameters = dict(run.model.named_parameters())
         state = run.model.state_dict()
         buffers = {name: value for name, value in state.items() if name not in parameters}
-        shapes = shapes_of(run.model)
-    return snapshot(run.owned, run.ema.tensors, buffers, shapes)
+        shapes = shapes_of(run.model, run.frozen)
+    return snapshot(run.owned, run.ema.tensors, buffers | run.frozen, shapes)
 
 
 def _metadata(run: Run, progress: Progress) -> Metadata:
@@ -143,7 +144,9 @@ def _fetch(run: Run, checkpoint: Checkpoint, folder: Path) -> Callable[[], None]
     addresses = [fragment.address for fragment in run.owned]
     averages = list(zip(addresses, run.ema.tensors, strict=True))
     fills.append(parts.fetch(AVERAGE, averages, run.rank))
-    buffers = parts.buffers()
+    parameters = dict(run.model.named_parameters())
+    untrained = parts.untrained()
+    frozen = {name: value for name, value in untrained.items() if name in parameters}
 
     @torch.no_grad()
     def fill() -> None:
@@ -151,8 +154,11 @@ def _fetch(run: Run, checkpoint: Checkpoint, folder: Path) -> Callable[[], None]
             fill_kind()
         for fragment in run.fragments:
             fragment.set_step(checkpoint.step)
-        for name, value in buffers.items():
-            run.model.get_buffer(name).copy_(value)
+        for name in untrained.keys() - frozen.keys():
+            run.model.get_buffer(name).copy_(untrained[name])
+        fill_frozen(run.model, frozen, run.config.zero_stage)
+        if run.rank == 0:
+            run.frozen = frozen
         for engine in run.engines:
             publish(engine, run.config.zero_stage)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from cluster.dataset import Dataset, Snapshot
 from cluster.runs import committed_steps
@@ -38,6 +38,7 @@ from training.run.metrics import MetricsLog
 from training.run.plan import Plan
 from training.run.preview import Preview
 from training.run.ranks import broadcast
+from training.run.trained import choose_trained, frozen_values
 from training.run.validate import Validation
 from training.settings import TrainConfig
 
@@ -49,8 +50,9 @@ class Run:
     """One rank's view of the run.
 
     `engines`: one for each optimiser of the recipe, around `model` or parts of it. `fragments`: all that its
-    optimisers work on; `owned`: those it saves and averages. `attempt` is the same
-    on all ranks and another one at every start. `metrics`: on rank 0, once it is known where the run resumes.
+    optimisers work on; `owned`: those it saves and averages. `frozen`: what is not trained, by name; on rank
+    0, which saves it. `attempt` is the same on all ranks and another one at every start. `metrics`: on rank
+    0, once it is known where the run resumes.
     """
 
     plan: Plan
@@ -61,6 +63,7 @@ class Run:
     engines: list[Any]
     fragments: list[Fragment]
     owned: list[Fragment]
+    frozen: dict[str, Tensor]
     ema: Ema
     saver: Saver
     attempt: str
@@ -100,6 +103,7 @@ def set_up(plan: Plan, stack: ExitStack) -> Run:
 
     # --- Model and engine -----------------------------------------------------------------------------------
     model = first_model(plan, store)
+    frozen = frozen_values(model) if rank == 0 else {}
     engines = start_engines(model, config, world)
     fragments: list[Fragment] = []
     for engine in engines:
@@ -131,6 +135,7 @@ def set_up(plan: Plan, stack: ExitStack) -> Run:
         engines=engines,
         fragments=fragments,
         owned=owned,
+        frozen=frozen,
         ema=ema,
         saver=saver,
         attempt=attempt,
@@ -150,6 +155,7 @@ def first_model(plan: Plan, store: Store) -> nn.Module:
     # a run that has a checkpoint never reads them again: they may be gone
     if plan.origin and not broadcast(bool(committed_steps(store))):
         fill(model, config, plan.geometry, plan.origin)
+    choose_trained(model, config)
     return model
 
 

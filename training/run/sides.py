@@ -22,6 +22,8 @@ class Side(nn.Module):
             self.add_module(name, model.get_submodule(name))
         # in a tuple: registered, the children of the other side would be this one's, too
         self.whole = (model,)
+        # what is frozen stays so
+        self.trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def forward(self, batch: Batch) -> Batch:
         self.take_gradients()
@@ -33,7 +35,7 @@ class Side(nn.Module):
         """For this side's parameters alone: those of an opponent are constants of its loss."""
         for parameter in self.whole[0].parameters():
             parameter.requires_grad_(False)
-        for parameter in self.parameters():
+        for parameter in self.trained:
             parameter.requires_grad_(True)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from training.recipes.recipe import Batch, Optimiser
-from training.run.sides import Side, sides_of
+from training.run.sides import sides_of
 
 PAIR = (Optimiser("maker", ("maker",), gives=("made",)), Optimiser("judge", ("judge",)))
 
@@ -45,9 +45,10 @@ def test_a_child_of_nobody_is_refused() -> None:
 def test_only_the_own_side_gets_gradients() -> None:
     model = Pair()
     batch: Batch = {"noise": torch.ones(2, 3)}
-    losses = Side(model, PAIR[0])(batch)
+    maker, judge = sides_of(model, PAIR)
+    losses = maker(batch)
     losses["loss"].sum().backward()
     assert model.judge.weight.grad is None and model.maker.weight.grad is not None
     model.maker.weight.grad = None
-    Side(model, PAIR[1])(batch | {"made": losses["made"]})["loss"].sum().backward()
+    judge(batch | {"made": losses["made"]})["loss"].sum().backward()
     assert model.maker.weight.grad is None and model.judge.weight.grad is not None
