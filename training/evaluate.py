@@ -70,8 +70,8 @@ class Evaluation(TypedDict):
 @dataclass
 class EvaluateConfig:
     """`truth`: a folder of <media id>.json; `split`: which clips; at most `num_clips`, chosen by their keys;
-    `guidance` by default 2, or 1 for a model without a null embedding; `vocoder` as in export; `threads` 0:
-    all cores.
+    `guidance` by default 2, or 1 for a model without a null embedding; `vocoder` and `sampler` as in
+    export; `threads` 0: all cores.
     """
 
     model: str
@@ -84,6 +84,7 @@ class EvaluateConfig:
     guidance: float | None = None
     steps: int = 25
     vocoder: str = ""
+    sampler: str = ""
     batch: int = operational(32)
     threads: int = operational(0)
 
@@ -106,7 +107,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     folder = make_folder(config.output)
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     dataset = Dataset.open(config.data, "clips")
-    pipeline = open_pipeline(config.model, vocoder=config.vocoder)
+    pipeline = open_pipeline(config.model, vocoder=config.vocoder, sampler=config.sampler)
     check_comparable(dataset, pipeline.mel)
     config = replace(config, guidance=choose_guidance(pipeline, config.guidance))
     clips = find_clips(dataset, config, pipeline.mel.num_samples)

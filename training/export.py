@@ -17,7 +17,6 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 
 from cluster.dataset import Dataset
@@ -37,10 +36,12 @@ from training.pretrained import (
     load_autoencoder,
     load_image_encoder,
     load_network,
+    load_scheduler,
     load_vocoder,
     local_copy,
     plain_processor,
     read_processor,
+    scheduler_of,
 )
 from training.recipes import diffusion
 
@@ -60,12 +61,14 @@ class ExportConfig:
 
     `latents`: for runs of before models carried their codec, where their latents are now.
     `vocoder`: a finished run, a `save_pretrained` folder or hub:owner/name; without one it is Griffin-Lim.
+    `sampler`: ddim, euler, dpmsolver or unipc in place of the model's own.
     """
 
     model: str
     output: str
     latents: str = ""
     vocoder: str = ""
+    sampler: str = ""
 
 
 class Exported(TypedDict):
@@ -84,7 +87,7 @@ def export(config: ExportConfig) -> Exported:
     `UserError` for a model that is not finished or an output not writable, `StoppedError` where what was
     written gives another sound.
     """
-    pipeline = open_pipeline(config.model, config.latents, config.vocoder)
+    pipeline = open_pipeline(config.model, config.latents, config.vocoder, config.sampler)
     folder = make_folder(config.output)
     if pipeline.vocoder is None and (folder / INDEX).is_file():
         # of an older export into this folder: it would be opened with this one
@@ -126,17 +129,18 @@ def check_written(pipeline: StillsoundPipeline, folder: Path) -> None:
         )
 
 
-def open_pipeline(model: str, latents: str = "", vocoder: str = "") -> StillsoundPipeline:
+def open_pipeline(model: str, latents: str = "", vocoder: str = "", sampler: str = "") -> StillsoundPipeline:
     """The pipeline behind an exported folder or a diffusion run, on the GPU where there is one.
 
     `UserError` where its codec or image tower is not the one it was trained with, or the vocoder is one of
-    other spectrograms; `latents` and `vocoder` as in `ExportConfig`.
+    other spectrograms; `latents`, `vocoder` and `sampler` as in `ExportConfig`.
     """
     folder = local_copy(model)
     if not folder.exists():
         raise UserError(f"model={model}: does not exist; give a finished diffusion run or an exported folder")
     exported = (folder / INDEX).is_file()
     arguments = _of_export(folder, model) if exported else _of_run(folder, model, latents)
+    arguments[PARTS.scheduler] = scheduler_of(sampler, arguments[PARTS.scheduler])
     if vocoder:
         mel = MelConfig(**arguments["conditioning"]["mel"])
         arguments[PARTS.vocoder] = load_vocoder(find_model(vocoder, "vocoder", PARTS.vocoder), mel)
@@ -234,9 +238,11 @@ def _pinned_hashes(folder: Path) -> set[str]:
 
 
 def _load_network(folder: Path) -> PipelineArguments:
-    """What was trained, and what integrates its flow."""
-    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / PARTS.scheduler)
-    return {PARTS.network: load_network(folder / PARTS.network), PARTS.scheduler: scheduler}
+    """What was trained, and what samples it."""
+    return {
+        PARTS.network: load_network(folder / PARTS.network),
+        PARTS.scheduler: load_scheduler(folder / PARTS.scheduler),
+    }
 
 
 def _load_ends(folder: Path) -> PipelineArguments:

@@ -29,7 +29,8 @@ NUM_LISTED = 5  # bad pictures that an error names
 @dataclass
 class GenerateConfig:
     """`images`: a file, a folder with all below it, or a glob. `guidance` 1 = none, by default 2, or 1 for a
-    model without a null embedding; `steps` of the sampler; `threads` 0: all cores; `vocoder` as in export.
+    model without a null embedding; `steps` of the sampler; `threads` 0: all cores; `vocoder` and `sampler`
+    as in export.
 
     `skip_unreadable`: pictures that cannot be used are named and left out; otherwise one such picture is an
     error before any work.
@@ -43,6 +44,7 @@ class GenerateConfig:
     steps: int = 25
     skip_unreadable: bool = False
     vocoder: str = ""
+    sampler: str = ""
     threads: int = operational(0)
 
 
@@ -68,7 +70,7 @@ def generate(config: GenerateConfig) -> Sounds:
     for path, why in skipped.items():
         log.warning("%s is left out: %s", path, why)
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
-    pipeline = open_pipeline(config.model, vocoder=config.vocoder)
+    pipeline = open_pipeline(config.model, vocoder=config.vocoder, sampler=config.sampler)
     guidance = choose_guidance(pipeline, config.guidance)
     folder = make_folder(config.output)
     wavs = []

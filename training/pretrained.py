@@ -16,8 +16,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import AutoencoderKL, MMAudioVocoder, UNet2DConditionModel
+from diffusers import AutoencoderKL, MMAudioVocoder, SchedulerMixin, UNet2DConditionModel
 from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
@@ -31,10 +32,12 @@ from configs.load import UserError
 from training.networks.istft_vocoder import IstftVocoder
 from training.pipeline.codec import ImageConfig, Processor
 from training.pipeline.mel import MEL_FILE, MelConfig
+from training.pipeline.sampling import build_scheduler, objective_of
 
 quiet_diffusers()
 quiet_transformers()
 HUB = "hub:"
+SCHEDULER_FILE = "scheduler_config.json"  # diffusers' name
 RUN = "run.json"  # marks the folder of a run
 FINISHED = "FINISHED.json"  # written last, after the model
 NETWORKS: dict[str, type[Any]] = {
@@ -192,6 +195,35 @@ def _check_spectrogram(folder: Path, config: dict[str, Any], mel: MelConfig) -> 
                 f"vocoder={folder}: was trained on spectrograms of {name}={stated[name]}, "
                 f"the model makes {name}={getattr(mel, name)}; train one on its clips: recipe=vocoder"
             )
+
+
+def load_scheduler(folder: Path) -> Any:
+    """The scheduler of diffusers that a folder names. `UserError` for none, or one of another prediction."""
+    path = folder / SCHEDULER_FILE
+    try:
+        name = json.loads(path.read_text())["_class_name"]
+        kind: Any = getattr(diffusers, name, None)
+        if SchedulerMixin not in getattr(kind, "__mro__", ()):
+            raise ValueError(f"{name} is no scheduler of diffusers")
+        scheduler = kind.from_pretrained(folder)
+        objective_of(scheduler)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:MAX_REASON]
+        raise UserError(f"{path}: cannot be used ({reason}); restore it, or export again") from error
+    return scheduler
+
+
+def scheduler_of(sampler: str, stored: Any) -> Any:
+    """The scheduler of a sampler by name, for what the model with the `stored` one predicts; "": that one.
+
+    `UserError` for an unknown sampler, or one that does not fit.
+    """
+    if not sampler:
+        return stored
+    try:
+        return build_scheduler(sampler, objective_of(stored))
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _load_whole(loader: Any, folder: Path, setting: str, **options: Any) -> nn.Module:

@@ -31,6 +31,7 @@ from training.pipeline.codec import (
     embed_image_and_patches,
     encode_wav,
 )
+from training.pipeline.sampling import NUM_TIMESTEPS
 from training.precompute import PrecomputeConfig, precompute, read_clip
 from training.pretrained import find_model, load_autoencoder, load_image_encoder, read_processor
 from training.recipes import diffusion
@@ -297,7 +298,7 @@ def test_an_oracle_of_the_flow_gives_the_sound_of_the_clips_own_latent(chain: Ch
     assert torch.allclose(pipe.embed(picture), batch["image"], atol=1e-2)
 
     def oracle(mixed: Tensor, timestep: Tensor, **conditions: object) -> SimpleNamespace:
-        return SimpleNamespace(sample=(mixed - batch["latent"]) / (timestep / diffusion.NUM_TIMESTEPS))
+        return SimpleNamespace(sample=(mixed - batch["latent"]) / (timestep / NUM_TIMESTEPS))
 
     mean = torch.tensor(geometry["latent_mean"])[:, None, None]
     std = torch.tensor(geometry["latent_std"])[:, None, None]

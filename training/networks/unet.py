@@ -1,7 +1,7 @@
 """AudioLDM's UNet, conditioned on one vector: diffusers' `UNet2DConditionModel` with our shapes.
 
     unet = build_unet(config, latent_channels=8, condition_dim=512)
-    flow = predict_flow(unet, latent, times, condition, torch.float32)      # training.pipeline.codec
+    flow = predict(unet, latent, times, condition, torch.float32)      # training.pipeline.codec
 
 Knows nothing of losses, data or files (training.recipes.diffusion does).
 """

@@ -3,7 +3,7 @@
     pixels = image_to_tensor(picture, image)              # any picture -> [3, s, s], normalised
     embedding = embed_image(tower, pixels[None])          # [1, d]
     mean, std = encode_wav(autoencoder, wav, mel)         # [b, n] -> two of [b, c, t, f]
-    flow = predict_flow(network, latent, times, embedding, dtype)
+    flow = predict(network, latent, times, embedding, dtype)
     wav = decode_latent(autoencoder, latent, mel, vocoder)     # [b, c, t, f] -> [b, n]
 
 Plain functions over stock models (`AutoencoderKL`, transformers image towers, diffusers networks), shared by
@@ -180,17 +180,16 @@ def encode_wav(autoencoder: Any, wav: Tensor, mel: MelConfig) -> tuple[Tensor, T
     return moments.mean.float(), moments.std.float()
 
 
-def predict_flow(
-    network: Any, latent: Tensor, times: Tensor, condition: Tensor, dtype: torch.dtype
-) -> Tensor:
-    """Flow float32 [b, c, t, f] of noisy latents at `times` (0 to 1000) under conditions [b, d].
+def predict(network: Any, latent: Tensor, times: Tensor, condition: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a network was trained to predict, a flow, noise or v, float32 [b, c, t, f].
 
-    `dtype` of the weights: they may be half precision; what is integrated over time stays float32.
+    Of noisy latents at `times` (0 to 1000) under conditions [b, d]. `dtype` of the weights: they may be half
+    precision; what is integrated over time stays float32.
     """
     # the embedding enters as a class label would: our UNet is conditioned on nothing else (networks/unet)
     output = network(latent.to(dtype), times, encoder_hidden_states=None, class_labels=condition.to(dtype))
-    flow: Tensor = output.sample.float()
-    return flow
+    prediction: Tensor = output.sample.float()
+    return prediction
 
 
 def decode_latent(autoencoder: Any, latent: Tensor, mel: MelConfig, vocoder: Any = None) -> Tensor:

@@ -8,7 +8,6 @@ imports: so it imports only files of this folder, of training/networks and inges
 and reads no datasets.
 """
 
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,10 @@ from training.pipeline.codec import (
     embed_image,
     encode_wav,
     image_to_tensor,
-    predict_flow,
+    predict,
 )
 from training.pipeline.mel import MelConfig
+from training.pipeline.sampling import integrate
 
 USUAL_GUIDANCE = 2.0
 Conditioning = dict[str, Any]
@@ -147,11 +147,12 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
     def _sample(self, condition: Tensor, generator: Generators, guidance: float, steps: int) -> np.ndarray:
         """Waveforms [b, n] under whitened embeddings [b, d]."""
         # drawn on the CPU: a seed gives the same noise on every device
-        latent = self._noise(len(condition), generator).to(condition)
-        self._set_times(steps, latent.device)
-        for timestep in self.progress_bar(self.scheduler.timesteps):
-            flow = self._flow(latent, timestep, condition, guidance)
-            latent = self.scheduler.step(flow, timestep, latent).prev_sample
+        noise = self._noise(len(condition), generator).to(condition)
+
+        def predicted(latent: Tensor, timestep: Tensor) -> Tensor:
+            return self._predict(latent, timestep, condition, guidance)
+
+        latent = integrate(self.scheduler, noise, steps, predicted, self.progress_bar)
         mean = self._moment("latent_mean")[:, None, None].to(latent)
         std = self._moment("latent_std")[:, None, None].to(latent)
         return self._waves(latent * std + mean)
@@ -184,24 +185,14 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
             raise ValueError(f"guidance={guidance}: {reason}; give 1")
         return guidance
 
-    def _set_times(self, steps: int, device: torch.device) -> None:
-        """Evaluates at 1, 1 - 1/steps, …, 1/steps.
-
-        The default of diffusers spends the last evaluation at 0.001, where there is nothing left to change.
-        """
-        if "sigmas" in inspect.signature(self.scheduler.set_timesteps).parameters:
-            self.scheduler.set_timesteps(sigmas=[1 - step / steps for step in range(steps)], device=device)
-        else:  # a solver put in by the user whose grid is its own
-            self.scheduler.set_timesteps(steps, device=device)
-
-    def _flow(self, latent: Tensor, timestep: Tensor, condition: Tensor, guidance: float) -> Tensor:
-        """Flow [b, c, t, f]: from the null embedding's through the condition's, `guidance` times as far."""
+    def _predict(self, latent: Tensor, timestep: Tensor, condition: Tensor, guidance: float) -> Tensor:
+        """[b, c, t, f]: from the null's prediction through the condition's, `guidance` times as far."""
         dtype = self.unet.dtype
-        guided = predict_flow(self.unet, latent, timestep, condition, dtype)
+        guided = predict(self.unet, latent, timestep, condition, dtype)
         if guidance == 1:
             return guided
         null = self._moment("null_embedding").to(condition).expand_as(condition)
-        free = predict_flow(self.unet, latent, timestep, null, dtype)
+        free = predict(self.unet, latent, timestep, null, dtype)
         return torch.lerp(free, guided, guidance)
 
     @torch.no_grad()

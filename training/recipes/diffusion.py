@@ -1,35 +1,42 @@
-"""AudioLDM's UNet with an image embedding instead of the text's, trained as a rectified flow on latents.
+"""AudioLDM's UNet with an image embedding instead of the text's, on latents.
 
     batch = diffusion.make_batch(samples, keys, config, geometry)
     losses = diffusion.build_model(config, geometry)(batch)["loss"]      # [b]
 
-x_t = (1 - t) x + t noise, the network predicts noise - x (Liu et al. 2022, eq. 1), t logit-normal (Esser et
-al. 2024, eq. 19). All randomness is drawn from the samples' keys in `make_batch`, never from a rank. The
-image embedding enters as AudioLDM's text embedding does (FiLM beside the time embedding); a learnt null
-embedding stands in for a tenth of the samples.
+What it predicts, a rectified flow, the noise or v, is training.recipes.objectives'. All randomness is drawn
+from the samples' keys in `make_batch`, never from a rank. The image embedding enters as AudioLDM's text
+embedding does (FiLM beside the time embedding); a learnt null embedding stands in for a tenth of the samples.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from cluster.dataset import DatasetMeta, Snapshot
 from cluster.jsonl import JsonObject
-from configs.load import UserError
+from configs.load import UserError, at_least
 from training.data.npy import read_npy
 from training.data.randomness import VALIDATION, SampleKey, keyed_rng
 from training.networks.unet import build_unet
-from training.pipeline.codec import predict_flow
+from training.pipeline.codec import predict
+from training.pipeline.sampling import build_scheduler, integrate
 from training.pretrained import find_model, load_network
 from training.recipes.clips import weights
+from training.recipes.objectives import (
+    OBJECTIVES,
+    TIMES,
+    draw_time,
+    min_snr,
+    mix,
+    target,
+    timesteps,
+)
 from training.recipes.recipe import (
     ONE_OPTIMISER,
     Batch,
@@ -52,11 +59,12 @@ PARTS = PipelineParts(
     encoders=("image_encoder",),
     scheduler="scheduler",
 )
-NUM_TIMESTEPS = 1000
 DRAW_STEPS = 10  # of a preview: rough, but every rank waits for it
 LEAST_SPREAD = 1e-4  # of embeddings and latents; less is rounding
 FLOAT16_STEP = 2.0**-11  # relative: the precision in which both are stored
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # the middles of five equal parts
+# what a finished model is sampled with, unless another sampler is asked for
+USUAL_SAMPLERS = {"flow": "euler", "eps": "ddim", "v": "ddim"}
 
 
 @dataclass
@@ -64,7 +72,9 @@ class Config:
     """AudioLDM-S by default: 185.04 M parameters with 512-wide embeddings.
 
     `channels` to `norm_groups` as in training.networks.unet. `condition_dropout`: the share of samples with
-    the null embedding. Times are the logistic of a normal variable of `time_mean` and `time_spread`.
+    the null embedding. `objective`: flow, eps or v. `times`: uniform or logit_normal, the logistic of a
+    normal variable of `time_mean` and `time_spread`; by default the second for flow, the first for eps and v.
+    `min_snr`: gamma of the weights of Hang et al. (5 there); 0 weighs all times alike.
     """
 
     condition: str = "image"
@@ -76,6 +86,14 @@ class Config:
     condition_dropout: float = 0.1
     time_mean: float = 0.0
     time_spread: float = 1.0
+    objective: str = "flow"
+    times: str = ""
+    min_snr: float = 0.0
+
+    @property
+    def drawn_times(self) -> str:
+        """What `times` means."""
+        return self.times or ("logit_normal" if self.objective == "flow" else "uniform")
 
 
 def geometry(snapshot: Snapshot, dataset_meta: DatasetMeta, config: Config) -> Geometry:
@@ -116,6 +134,11 @@ def check_config(config: Config) -> None:
         )
     if not 0 <= config.condition_dropout < 1:
         raise UserError(f"diffusion.condition_dropout={config.condition_dropout}: give 0 or more, below 1")
+    if config.objective not in OBJECTIVES:
+        raise UserError(f"diffusion.objective={config.objective}: give one of {', '.join(OBJECTIVES)}")
+    if config.times not in ("", *TIMES):
+        raise UserError(f"diffusion.times={config.times}: give one of {', '.join(TIMES)}")
+    at_least(config, 0, "min_snr", section="diffusion.", meaning="off")
 
 
 def merge_moments(statistics: list[JsonObject], name: str) -> tuple[list[float], list[float]]:
@@ -134,13 +157,15 @@ def merge_moments(statistics: list[JsonObject], name: str) -> tuple[list[float],
 
 
 class Diffusion(nn.Module):
-    """`latent`, `noise` [b, c, t, f], `time` [b], `image` [b, d], `drop` [b] -> flow-matching loss [b].
+    """`latent`, `noise` [b, c, t, f], `time` [b], `image` [b, d], `drop` [b] -> loss [b].
 
     The batch and the loss are float32; the network computes in the precision of its weights.
     """
 
     def __init__(self, config: Config, geometry: Geometry):
         super().__init__()
+        self.objective = config.objective
+        self.min_snr = config.min_snr
         image_dim = len(geometry["image_mean"])
         self.unet = build_unet(config, geometry["latent_shape"][0], image_dim)
         self.null_embedding = nn.Parameter(torch.zeros(image_dim))
@@ -154,10 +179,12 @@ class Diffusion(nn.Module):
         dtype = self.null_embedding.dtype
         null = self.null_embedding.to(image.dtype).expand_as(image)
         condition = torch.lerp(image, null, batch["drop"][:, None])
-        # x_t = (1 - t) x + t noise, whose derivative by t is noise - x (Liu et al. 2022, eq. 1)
-        mixed = torch.lerp(latent, noise, time[:, None, None, None])
-        flow = predict_flow(self.unet, mixed, time * NUM_TIMESTEPS, condition, dtype)
-        error = (flow - (noise - latent)).square().mean((1, 2, 3))
+        mixed = mix(self.objective, latent, noise, time)
+        prediction = predict(self.unet, mixed, timesteps(self.objective, time), condition, dtype)
+        error = (prediction - target(self.objective, latent, noise, time)).square().mean((1, 2, 3))
+        # in training only: losses of validation can be compared whatever the weights
+        if self.min_snr and self.training:
+            error = error * min_snr(self.objective, time, self.min_snr)
         return {"loss": error * batch["weight"]}
 
 
@@ -214,9 +241,10 @@ def make_batch(
         if key.epoch == VALIDATION:
             time[index] = VALIDATION_TIMES[key.position % len(VALIDATION_TIMES)]
             continue
-        # logit-normal: more often in the middle, where the flow is hardest (Esser et al. 2024, eq. 19)
-        logit = config.time_mean + config.time_spread * keyed_rng(key, "time").standard_normal()
-        time[index] = 1 / (1 + np.exp(-logit))
+        time[index] = draw_time(
+            *(config.objective, config.drawn_times, config.time_mean, config.time_spread),
+            keyed_rng(key, "time"),
+        )
         drop[index] = float(keyed_rng(key, "dropout").random() < config.condition_dropout)
     weight = weights(samples)
     return {"latent": latent, "noise": noise, "time": time, "image": image, "drop": drop, "weight": weight}
@@ -230,18 +258,19 @@ def loss_groups(batch: Batch) -> list[str]:
 def draw(model: nn.Module, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
     """Latents [b, c, t, f] for the batch's images, and the true ones.
 
-    From the batch's noise in DRAW_STEPS Euler steps without guidance.
+    From the batch's noise in DRAW_STEPS evaluations without guidance.
     """
     device = batch["noise"].device
     mean = torch.tensor(geometry["latent_mean"], device=device)[:, None, None]
     std = torch.tensor(geometry["latent_std"], device=device)[:, None, None]
     dtype = next(model.parameters()).dtype
-    latent = batch["noise"]
-    times = torch.linspace(1, 0, DRAW_STEPS + 1).tolist()
-    for time, after in pairwise(times):
-        label = torch.full((len(latent),), time * NUM_TIMESTEPS, device=latent.device)
-        flow = predict_flow(model.unet, latent, label, batch["image"], dtype)
-        latent = latent + (after - time) * flow
+
+    def predicted(latent: Tensor, time: Tensor) -> Tensor:
+        return predict(model.unet, latent, time.to(device).expand(len(latent)), batch["image"], dtype)
+
+    objective = str(model.objective)
+    scheduler = build_scheduler(USUAL_SAMPLERS[objective], objective)
+    latent = integrate(scheduler, batch["noise"], DRAW_STEPS, predicted)
     return {"drawn": latent * std + mean, "truth": batch["latent"] * std + mean}
 
 
@@ -262,7 +291,7 @@ def save(state: dict[str, Tensor], config: Config, geometry: Geometry, folder: P
     model = Diffusion(config, geometry)
     model.load_state_dict(state)
     model.unet.save_pretrained(folder / PARTS.network)
-    FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TIMESTEPS).save_pretrained(
+    build_scheduler(USUAL_SAMPLERS[config.objective], config.objective).save_pretrained(
         folder / PARTS.scheduler
     )
     conditioning = {

@@ -12,15 +12,15 @@ from diffusers import (
     AudioPipelineOutput,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
-    FlowMatchEulerDiscreteScheduler,
 )
 from PIL import Image
 
 from configs.load import StoppedError, UserError
-from training.export import ExportConfig, export
+from training.export import ExportConfig, export, open_pipeline
 from training.generate import GenerateConfig, check_sampling, choose_guidance, generate
 from training.pipeline.mel import MelConfig
 from training.pipeline.pipeline import StillsoundPipeline
+from training.pipeline.sampling import SAMPLERS, build_scheduler, objective_of
 from training.recipes import autoencoder, contrastive, diffusion
 
 MEL = MelConfig(duration_s=0.16)
@@ -33,7 +33,7 @@ PROCESSOR = {"size": {"height": 32, "width": 32}, "image_mean": [0.5] * 3, "imag
 PICTURE = Image.new("RGB", (40, 32), (200, 30, 90))
 
 
-def pipeline(**other: Any) -> StillsoundPipeline:
+def pipeline(objective: str = "flow", **other: Any) -> StillsoundPipeline:
     """Of random weights, with `other` in its conditioning."""
     torch.manual_seed(0)
     dim, (channels, *_) = 8, MEL.latent_shape
@@ -53,7 +53,7 @@ def pipeline(**other: Any) -> StillsoundPipeline:
         unet=diffusion.build_unet(UNET, channels, dim).eval(),
         autoencoder=autoencoder.Autoencoder(CODEC, MEL).codec.eval(),
         image_encoder=contrastive.build_image_tower(TOWER, 512).eval(),
-        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000),
+        scheduler=build_scheduler("euler" if objective == "flow" else "ddim", objective),
         conditioning={**conditioning, "processor": PROCESSOR, **other},
     )
     pipe.set_progress_bar_config(disable=True)
@@ -90,6 +90,44 @@ def test_a_solver_with_a_grid_of_its_own_can_be_put_in() -> None:
     pipe = pipeline()
     pipe.scheduler = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
     assert np.isfinite(pipe(PICTURE, steps=4, guidance=1)).all()
+
+
+@pytest.mark.parametrize("objective", ["flow", "eps", "v"])
+def test_a_model_is_sampled_by_the_sampler_that_is_named(objective: str, tmp_path: Path) -> None:
+    folder = exported(pipeline(objective), tmp_path)
+    sounds = set()
+    for sampler, classes in SAMPLERS.items():
+        if objective not in classes:
+            with pytest.raises(UserError, match=f"sampler={sampler}: cannot sample a model of objective"):
+                open_pipeline(folder, sampler=sampler)
+            continue
+        pipe = open_pipeline(folder, sampler=sampler)
+        assert isinstance(pipe.scheduler, classes[objective])
+        sounds.add(pipe(PICTURE, steps=3).tobytes())
+    own = open_pipeline(folder)
+    assert own(PICTURE, steps=3).tobytes() in sounds and len(sounds) == (3 if objective == "flow" else 4)
+    with pytest.raises(UserError, match="sampler=heun: give one of ddim"):
+        open_pipeline(folder, sampler="heun")
+
+
+def test_an_export_keeps_the_sampler_it_was_made_with(tmp_path: Path) -> None:
+    folder = exported(pipeline("v"), tmp_path)
+    again = tmp_path / "again"
+    export(ExportConfig(model=folder, output=str(again), sampler="unipc"))
+    stock = DiffusionPipeline.from_pretrained(again, trust_remote_code=True)
+    assert type(stock.scheduler).__name__ == "UniPCMultistepScheduler"
+    assert objective_of(stock.scheduler) == "v"
+
+
+def test_a_scheduler_of_another_prediction_is_refused(tmp_path: Path) -> None:
+    folder = Path(exported(pipeline("eps"), tmp_path))
+    path = folder / "scheduler/scheduler_config.json"
+    path.write_text(path.read_text().replace('"epsilon"', '"sample"'))
+    with pytest.raises(UserError, match="scheduler_config.json: cannot be used .prediction_type=sample"):
+        open_pipeline(str(folder))
+    path.write_text(path.read_text().replace('"DDIMScheduler"', '"UNet2DConditionModel"'))
+    with pytest.raises(UserError, match="UNet2DConditionModel is no scheduler of diffusers"):
+        open_pipeline(str(folder))
 
 
 def test_without_a_trained_null_embedding_the_default_is_no_guidance_and_it_is_logged(

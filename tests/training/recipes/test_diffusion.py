@@ -1,5 +1,7 @@
 """The diffusion recipe: AudioLDM's sizes, what is drawn from the keys, and statistics of latents."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,9 @@ from tests.fakes.latents import IMAGE_DIM, LATENT_SHAPE
 from training.data.npy import to_npy
 from training.data.randomness import SampleKey
 from training.pipeline.mel import MelConfig
-from training.recipes import diffusion
+from training.pipeline.sampling import objective_of
+from training.pretrained import load_scheduler
+from training.recipes import diffusion, objectives
 
 MEL = MelConfig(duration_s=0.16)
 
@@ -121,6 +125,48 @@ def test_a_samples_noise_does_not_depend_on_its_place_in_the_batch() -> None:
     pair = diffusion.make_batch([sample(0), sample(1)], keys, TINY, FACTS)
     alone = diffusion.make_batch([sample(1)], keys[1:], TINY, FACTS)
     assert all(torch.equal(pair[name][1], alone[name][0]) for name in pair)
+
+
+@pytest.mark.parametrize(
+    "setting,message",
+    [
+        ({"objective": "x0"}, "diffusion.objective=x0: give one of flow, eps, v"),
+        ({"times": "normal"}, "diffusion.times=normal: give one of uniform, logit_normal"),
+        ({"min_snr": -1.0}, r"diffusion.min_snr=-1.0: give 0 \(off\) or more"),
+    ],
+)
+def test_an_objective_that_is_none_is_refused(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        diffusion.check_config(diffusion.Config(**setting))
+
+
+@pytest.mark.parametrize("objective", ["flow", "eps", "v"])
+def test_the_loss_is_the_objectives_and_is_weighed_in_training_alone(objective: str) -> None:
+    torch.manual_seed(0)
+    config = replace(TINY, objective=objective, min_snr=5.0)
+    model = diffusion.build_model(config, FACTS)
+    keys = [SampleKey(0, 0, position) for position in range(8)]
+    batch = diffusion.make_batch([sample(seed) for seed in range(8)], keys, config, FACTS)
+    told: list[torch.Tensor] = []
+    model.unet.register_forward_hook(lambda module, given, result: told.append(result.sample))
+    loss = model.eval()(batch)["loss"]
+    wanted = objectives.target(objective, batch["latent"], batch["noise"], batch["time"])
+    assert torch.allclose(loss, (told[0] - wanted).square().mean((1, 2, 3)), atol=1e-6)
+    weight = objectives.min_snr(objective, batch["time"], 5.0)
+    assert torch.allclose(model.train()(batch)["loss"], loss * weight, atol=1e-6)
+    assert (batch["time"] * 1000 % 1 < 1e-3).all() == (objective != "flow")
+
+
+@pytest.mark.parametrize("objective", ["flow", "eps", "v"])
+def test_a_finished_model_has_the_scheduler_of_its_objective(objective: str, tmp_path: Path) -> None:
+    config = replace(TINY, objective=objective)
+    model = diffusion.build_model(config, FACTS)
+    diffusion.save(model.state_dict(), config, FACTS, tmp_path)
+    scheduler = load_scheduler(tmp_path / "scheduler")
+    assert objective_of(scheduler) == objective
+    assert type(scheduler).__name__ == (
+        "FlowMatchEulerDiscreteScheduler" if objective == "flow" else "DDIMScheduler"
+    )
 
 
 def test_condition_dropout_is_drawn_once_at_its_rate() -> None:

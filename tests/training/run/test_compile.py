@@ -26,6 +26,7 @@ from configs.load import UserError, load_config
 from tests.conftest import ROOT
 from tests.fakes.latents import make_latents
 from tests.fakes.runs import settings
+from training.pipeline.sampling import NUM_TIMESTEPS
 from training.recipes import diffusion
 from training.settings import TrainConfig
 from training.train import train
@@ -47,7 +48,7 @@ class Small(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def forward(
         self, sample: Tensor, timestep: Tensor, encoder_hidden_states: None, class_labels: Tensor
     ) -> UNet2DConditionOutput:
-        seen = class_labels + timestep[:, None] / diffusion.NUM_TIMESTEPS
+        seen = class_labels + timestep[:, None] / NUM_TIMESTEPS
         return UNet2DConditionOutput(sample=self.last(self.grow(self.block(self.shrink(sample), seen)), None))
 
 
