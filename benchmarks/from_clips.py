@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import soundfile
 import torch
+from PIL import Image
 from torch import nn
 
 from benchmarks.command_line import parse_options
@@ -45,6 +46,7 @@ from training.train import train
 CLIP_S = 2.56
 RATE_HZ = 16000
 CLIPS = 64
+PICTURE_PX = 256
 SETTINGS: dict[str, Any] = {
     "autoencoder": autoencoder.Config(channels=[32, 64, 128], kl_weight=98.0),
     "vocoder": vocoder.Config(
@@ -56,21 +58,25 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def make_noise_clips(uri: str) -> Dataset:
-    """Clips of noise in one tar, by the real commit protocol."""
-    config = {"audio": {"sample_rate_hz": RATE_HZ}, "clip": {"duration_s": CLIP_S}}
+def make_noise_clips(uri: str, duration_s: float = CLIP_S) -> Dataset:
+    """Clips of noise, each with a picture of noise, in one tar, by the real commit protocol."""
+    config = {"audio": {"sample_rate_hz": RATE_HZ}, "clip": {"duration_s": duration_s}}
     dataset = Dataset.create_or_open(uri, "clips", config, [])
     dataset.worklist.append([("noise", {})], 1)
     rng = np.random.default_rng(0)
     rows = []
     for index in range(CLIPS):
         flac = io.BytesIO()
-        wav = 0.1 * rng.standard_normal(int(CLIP_S * RATE_HZ)).astype(np.float32)
+        wav = 0.1 * rng.standard_normal(int(duration_s * RATE_HZ)).astype(np.float32)
         soundfile.write(flac, wav, RATE_HZ, format="FLAC")
-        row = Row(
-            "noise", f"noise_{index:03d}", columns={"split": "train"}, members={"flac": flac.getvalue()}
-        )
-        rows.append(row)
+        jpg = io.BytesIO()
+        pixels = rng.integers(0, 256, (PICTURE_PX, PICTURE_PX, 3), np.uint8)
+        Image.fromarray(pixels).save(jpg, "JPEG")
+        key = f"noise_{index:03d}"
+        # each of a video of its own: none is masked as a negative
+        json_text = json.dumps({"source": "noise", "media_id": key}).encode()
+        members = {"flac": flac.getvalue(), "jpg": jpg.getvalue(), "json": json_text}
+        rows.append(Row("noise", key, columns={"split": "train"}, members=members))
     (task,) = dataset.worklist.units()
     with tempfile.TemporaryDirectory() as folder:
         columns = pa.schema([("split", pa.string())])

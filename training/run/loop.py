@@ -15,7 +15,6 @@ import logging
 import math
 import os
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum
@@ -27,9 +26,9 @@ import torch.distributed as dist
 
 from cluster.record import cpu_seconds
 from training.checkpoints.parts import NotFiniteError
-from training.data.loader import Loader
-from training.data.randomness import SampleKey
-from training.recipes.recipe import Batch, Sample
+from training.data.loader import Loader, Make
+from training.recipes.recipe import Batch
+from training.run.batches import make_batch
 from training.run.ema import averaged
 from training.run.engine import count_flops
 from training.run.finish import finish
@@ -127,12 +126,13 @@ def train_until(run: Run, progress: Progress) -> Outcome:
     config = run.config
     if progress.step >= config.steps:
         return Outcome(Ending.FINISHED, progress)
-    with open_loader(run, progress) as loader:
+    make = partial(make_batch, config, run.plan.geometry, run.engine.device)
+    with open_loader(run, progress, make) as loader:
         for samples in loader:
             # --- Batch --------------------------------------------------------------------------------------
             started = time.monotonic()
             step = progress.step + 1
-            batch = samples.tensors or make_batch(run, samples.samples, samples.keys)
+            batch = samples.tensors or make(samples.samples, samples.keys)
             # counted once: the batches of a run have one shape
             run.flops_per_step = run.flops_per_step or count_flops(run.engines, batch, config)
 
@@ -167,24 +167,13 @@ def train_until(run: Run, progress: Progress) -> Outcome:
     return Outcome(Ending.FINISHED if progress.step == config.steps else Ending.STOPPED, progress)
 
 
-def open_loader(run: Run, progress: Progress) -> Loader:
-    """This rank's samples from `progress` on; for a GPU its thread also makes the batches of them."""
+def open_loader(run: Run, progress: Progress, make: Make) -> Loader:
+    """This rank's samples from `progress` on; for a GPU its threads also make the batches of them."""
     config = run.config
     # a CPU's cores have enough to do
-    ahead = None if run.engine.device.type == "cpu" else partial(make_batch, run)
+    ahead = None if run.engine.device.type == "cpu" else make
     position = progress.position(config)
     return Loader(run.mixture, config.global_batch, run.rank, run.world, position, config.prefetch, ahead)
-
-
-def make_batch(run: Run, samples: Sequence[Sample | None], keys: Sequence[SampleKey]) -> Batch:
-    """As the recipe makes it; for a GPU in memory that it can read while the next kernels are launched."""
-    batch = run.config.module.make_batch(samples, keys, run.config.section, run.plan.geometry)
-    device = run.engine.device
-    if device.type != "cuda":
-        return batch
-    # a thread starts on the first GPU, whichever the rank's is
-    with torch.cuda.device(device):
-        return {name: values.pin_memory() for name, values in batch.items()}
 
 
 def train_step(run: Run, batch: Batch, step: int) -> StepResult:
