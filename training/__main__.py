@@ -183,9 +183,11 @@ def run_in_output(
 def _show_training(summary: Summary) -> None:
     model = f"the model is in {summary['model']}"
     if summary["finished_before"]:
-        console.print(f"finished: all {summary['steps']} steps are done; {model}")
+        reason = summary["reason"] or f"all {summary['steps']} steps are done"
+        console.print(f"finished: {reason}; {model}")
     else:
-        console.print(f"trained to step {summary['steps']} in {summary['seconds']:.0f} s; {model}")
+        reason = f"; {summary['reason']}" if summary["reason"] else ""
+        console.print(f"trained to step {summary['steps']} in {summary['seconds']:.0f} s{reason}; {model}")
 
 
 def _show_checkpoint(line: "Line") -> None:

@@ -106,6 +106,9 @@ class TrainConfig:
     validate_every: int = operational(0)
     validation_split: str = operational("validation")
     validation_items: int = operational(256)
+    # ship the weights of the best validation; end after so many validations without a gain (0: never)
+    keep_best: bool = operational(False)
+    patience: int = operational(0)
     preview_every: int = operational(0)
     preview_items: int = operational(4)
     # a project of Weights & Biases, beside TensorBoard
@@ -128,9 +131,13 @@ class TrainConfig:
         positive(self, "checkpoint_every", "keep_checkpoints", "threads", "prefetch")
         positive(self, "validation_items", "preview_items")
         at_least(self, 0, "workers", "warmup_steps", "max_failures", "weight_decay")
-        at_least(self, 0, "gradient_clip", "validate_every", "preview_every", meaning="off")
+        at_least(self, 0, "gradient_clip", "validate_every", "preview_every", "patience", meaning="off")
         if not 0 <= self.ema < 1:
             raise UserError(f"ema={self.ema}: give 0 or more, below 1")
+        if (self.keep_best or self.patience) and not self.validate_every:
+            raise UserError(
+                "validate_every=0: keep_best and patience go by validation; give it every 100 steps"
+            )
         self._check_zero_stage()
         self._check_datasets()
         workers = max(1, self.workers)

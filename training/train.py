@@ -37,7 +37,7 @@ from cluster.scratch import scratch_folder
 from cluster.storage import Store, open_store
 from configs.load import StoppedError
 from training.run.engine import ensure_process_group, wants_gpu
-from training.run.history import EVENTS, FINISHED, events, finished_step
+from training.run.history import EVENTS, FINISHED, events, finished_step, is_finished
 from training.run.interrupt import STOP_REQUESTED, listen
 from training.run.loop import work
 from training.run.plan import Plan
@@ -51,11 +51,16 @@ HEALTH_CHECK_S = "0.5"
 
 
 class Summary(TypedDict):
-    """What a run came to. `cpu_s`: of the workers that came to the end; 0 if the run was finished before."""
+    """What a run came to. `cpu_s`: of the workers that came to the end; 0 if the run was finished before.
+
+    `shipped_step`: whose weights the model has. `reason`: why it ended there, of a run with a guard.
+    """
 
     steps: int
     finished_before: bool
     resumed_from: int
+    shipped_step: int
+    reason: str
     seconds: float
     cpu_s: float
     model: str
@@ -73,11 +78,11 @@ def train(config: TrainConfig) -> Summary:
     store = open_store(plan.config.output)
     step_before = finished_step(store)
     num_events_before = len(events(store))
-    finished_before = step_before >= config.steps
+    finished_before = is_finished(store, config.steps, config.patience)
     if not finished_before:
         _run_workers(plan)
         store.delete(plan.stop_name)
-        if finished_step(store) < config.steps:
+        if not is_finished(store, config.steps, config.patience):
             raise StoppedError(_reason(store))
     finished = json.loads(store.read(FINISHED))
     new_events = events(store)[num_events_before:]
@@ -86,6 +91,8 @@ def train(config: TrainConfig) -> Summary:
         "steps": finished["step"],
         "finished_before": finished_before,
         "resumed_from": starts[0] if starts else step_before,
+        "shipped_step": finished.get("shipped_step", finished["step"]),
+        "reason": finished.get("reason", ""),
         "seconds": round(time.monotonic() - started, 1),
         "cpu_s": 0.0 if finished_before else finished["cpu_s"],
         "model": f"{config.output}/model",

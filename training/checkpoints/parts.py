@@ -36,7 +36,9 @@ from training.checkpoints.fragments import KINDS, Address, Fragment
 from training.checkpoints.store import PART, Checkpoint, DamagedError, Write, download
 
 AVERAGE = "average"
+BEST = "best"
 BUFFERS = "buffers.safetensors"
+BEST_BUFFERS = "best-buffers.safetensors"
 
 
 class PartContent(TypedDict):
@@ -48,6 +50,17 @@ class PartContent(TypedDict):
     shapes: dict[str, list[int]]
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Averaged weights of an earlier step, a tensor for each fragment, and on rank 0 the buffers.
+
+    On the host, and never written to.
+    """
+
+    average: list[Tensor]
+    buffers: dict[str, Tensor]
+
+
 class NotFiniteError(ArithmeticError):
     """A weight is NaN or infinite: such a checkpoint is not worth keeping."""
 
@@ -57,34 +70,41 @@ def snapshot(
     average: list[Tensor],
     untrained: dict[str, Tensor],
     shapes: dict[str, list[int]],
+    best: Kept | None = None,
 ) -> Write:
     """Copies a rank's share to the host; the function returned writes the copies and returns their content.
 
     `untrained`: what no optimiser steps, buffers and frozen weights. `shapes`: of all that is stepped, whole.
+    `best`: the weights of the best step, where they are kept.
 
     `NotFiniteError` if a weight is NaN or infinite.
     """
     copies: dict[str, list[Tensor]] = {}
     for kind in KINDS:
-        copies[kind] = [_copied(fragment.values(kind)) for fragment in fragments]
-    copies[AVERAGE] = [_copied(tensor) for tensor in average]
+        copies[kind] = [copied(fragment.values(kind)) for fragment in fragments]
+    copies[AVERAGE] = [copied(tensor) for tensor in average]
     if not all(bool(torch.isfinite(tensor).all()) for tensor in copies["master"]):
         raise NotFiniteError("a weight is NaN or infinite")
-    copied_untrained = {name: _copied(tensor) for name, tensor in untrained.items()}
+    beside = {BUFFERS: {name: copied(tensor) for name, tensor in untrained.items()}}
+    if best:
+        copies[BEST] = best.average
+        beside[BEST_BUFFERS] = best.buffers
     content: PartContent = {"fragments": [fragment.address for fragment in fragments], "shapes": shapes}
 
     def write(folder: Path) -> PartContent:
         for kind, tensors in copies.items():
             by_index = {str(index): tensor for index, tensor in enumerate(tensors)}
             _write_file(by_index, folder / f"{kind}.safetensors")
-        if copied_untrained:
-            _write_file(copied_untrained, folder / BUFFERS)
+        for name, named in beside.items():
+            if named:
+                _write_file(named, folder / name)
         return content
 
     return write
 
 
-def _copied(tensor: Tensor) -> Tensor:
+def copied(tensor: Tensor) -> Tensor:
+    """On the host, of its own memory."""
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
@@ -152,21 +172,35 @@ class Parts:
 
     def untrained(self) -> dict[str, Tensor]:
         """What no optimiser steps: the model's buffers, and its frozen weights."""
-        return load_file(self.file(0, BUFFERS)) if self.checkpoint.file_of(0, BUFFERS) else {}
+        return self._beside(BUFFERS)
 
-    def average(self) -> dict[str, Tensor]:
-        """The state dict of the averaged model, whole."""
+    def best_buffers(self) -> dict[str, Tensor]:
+        """Those of the best step."""
+        return self._beside(BEST_BUFFERS)
+
+    def _beside(self, name: str) -> dict[str, Tensor]:
+        """What rank 0 has in a file; nothing where there is none."""
+        return load_file(self.file(0, name)) if self.checkpoint.file_of(0, name) else {}
+
+    @property
+    def has_best(self) -> bool:
+        """Whether the weights of the best step are in it."""
+        return self.checkpoint.file_of(0, f"{BEST}.safetensors") is not None
+
+    def average(self, kind: str = AVERAGE) -> dict[str, Tensor]:
+        """The state dict of the averaged model, whole; of the best step for `BEST`."""
         shapes = self._content(0)["shapes"]
         # NaN: a value that no part holds would be noticed
         flat = {
             name: torch.full((int(torch.Size(shape).numel()),), torch.nan) for name, shape in shapes.items()
         }
         for rank in range(self.world):
-            tensors = load_file(self.file(rank, f"{AVERAGE}.safetensors"))
+            tensors = load_file(self.file(rank, f"{kind}.safetensors"))
             for index, address in enumerate(self.addresses(rank)):
                 flat[address.name].narrow(0, address.start, address.size).copy_(tensors[str(index)])
         parameters = {name: tensor.reshape(shapes[name]) for name, tensor in flat.items()}
-        return parameters | self.untrained()
+        beside = self.untrained() | (self.best_buffers() if kind == BEST else {})
+        return parameters | beside
 
     def fetch(self, kind: str, targets: list[tuple[Address, Tensor]], rank: int) -> Callable[[], None]:
         """Downloads and checks all that the flat `targets` need; the function returned fills them.

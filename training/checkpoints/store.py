@@ -53,6 +53,14 @@ class FileEntry(TypedDict):
     sha256: str
 
 
+class GuardState(TypedDict, total=False):
+    """Of training.run.guard: the best validation so far, and how many came since. Empty before the first."""
+
+    best_step: int
+    best_loss: float
+    waited: int
+
+
 class Metadata(TypedDict, total=False):
     """What a marker states of its checkpoint beside the files, under the key "facts".
 
@@ -66,6 +74,7 @@ class Metadata(TypedDict, total=False):
     position: int
     skipped: int
     snapshots: list[str]
+    guard: GuardState
 
 
 Write = Callable[[Path], Mapping[str, object]]

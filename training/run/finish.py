@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.dataset import Dataset
 from cluster.scratch import scratch_folder
-from training.checkpoints.parts import Parts
+from training.checkpoints.parts import AVERAGE, BEST, Parts
 from training.checkpoints.store import read_marker
 from training.pretrained import fetch_models
 from training.run.history import FINISHED, Finished
@@ -18,7 +18,9 @@ from training.run.setup import Run
 
 
 def finish(run: Run, step: int, cpu_s: float) -> None:
-    """The model as its recipe saves it, from the averaged weights, with its codec; then FINISHED.json."""
+    """The model as its recipe saves it, from the averaged weights (of the best step, where these are kept),
+    with its codec; then FINISHED.json.
+    """
     store = run.store
     with scratch_folder("finish") as scratch:
         model = _save_model(run, step, scratch)
@@ -30,6 +32,7 @@ def finish(run: Run, step: int, cpu_s: float) -> None:
             store.replace(name, path.read_bytes())
             sizes[name] = path.stat().st_size
     record: Finished = {"step": step, "cpu_s": round(cpu_s, 1), "time": time.time(), "files": sizes}
+    record.update(run.guard.outcome(step))  # type: ignore[typeddict-item]
     store.replace(FINISHED, json.dumps(record).encode())
 
 
@@ -39,7 +42,8 @@ def _save_model(run: Run, step: int, scratch: Path) -> Path:
     model = scratch / "model"
     model.mkdir()
     # from the checkpoint, not from the engine: no rank holds all averages, and what ships is what is stored
-    state = Parts(run.store, read_marker(run.store, step), scratch / "parts").average()
+    parts = Parts(run.store, read_marker(run.store, step), scratch / "parts")
+    state = parts.average(BEST if run.guard.kept else AVERAGE)
     config.module.save(state, config.section, run.plan.geometry, model)
     if run.plan.origin:
         # a model is as restricted as the weights that it was made from

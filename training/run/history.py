@@ -39,9 +39,16 @@ class Event(TypedDict, total=False):
 
 
 class Finished(TypedDict, total=False):
-    """FINISHED.json. `files`: sizes by name; older versions list none."""
+    """FINISHED.json. `files`: sizes by name; older versions list none.
+
+    Of a run with a guard (training.run.guard): the step whose weights are the model, how many validations
+    brought no gain, and why it ended.
+    """
 
     step: int
+    shipped_step: int
+    waited: int
+    reason: str
     cpu_s: float
     time: float
     files: dict[str, int]
@@ -67,6 +74,16 @@ def finished_step(store: Store) -> int:
         log.warning("%s: finished, but %s is missing or cut off; the model is written again", store.uri, name)
         return 0
     return int(finished["step"])
+
+
+def is_finished(store: Store, steps: int, patience: int) -> bool:
+    """Whether the run came to `steps`, or ended before because validation got no better.
+
+    More steps, or more patience, let it go on.
+    """
+    step = finished_step(store)
+    waited = read_finished(store).get("waited", 0)
+    return step >= steps or (step > 0 and 0 < patience <= waited)
 
 
 def _exists(store: Store, name: str, size: int | None) -> bool:

@@ -37,7 +37,7 @@ from training.run.interrupt import STOP_REQUESTED, watch_store
 from training.run.metrics import MetricsLog, StepMetrics
 from training.run.plan import Plan, Progress
 from training.run.ranks import gather
-from training.run.resume import record_failure, resume, roll_back, save
+from training.run.resume import buffers_of, record_failure, resume, roll_back, save
 from training.run.setup import Run, set_up
 from training.settings import learning_rate
 
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 class Ending(Enum):
     """Why the batch loop ended."""
 
-    FINISHED = "all steps are done"
+    FINISHED = "all steps are done, or validation gets no better"
     STOPPED = "a stop was requested, and the run is saved"
     FAILED = "a loss, a gradient or a weight is NaN or infinite"
 
@@ -122,9 +122,11 @@ def open_log(run: Run, progress: Progress, stack: ExitStack) -> list[int]:
 
 
 def train_until(run: Run, progress: Progress) -> Outcome:
-    """Trains from `progress` on until all steps are done, a stop is requested or something is not finite."""
+    """Trains from `progress` on until all steps are done, validation gets no better, a stop is requested or
+    something is not finite.
+    """
     config = run.config
-    if progress.step >= config.steps:
+    if progress.step >= config.steps or run.guard.is_over:
         return Outcome(Ending.FINISHED, progress)
     make = partial(make_batch, config, run.plan.geometry, run.engine.device)
     with open_loader(run, progress, make) as loader:
@@ -153,7 +155,8 @@ def train_until(run: Run, progress: Progress) -> Outcome:
             validate_and_preview(run, step)
 
             # --- Checkpoint ---------------------------------------------------------------------------------
-            is_ending = step == config.steps or result.stop_requested
+            is_done = step == config.steps or run.guard.is_over
+            is_ending = is_done or result.stop_requested
             if step % config.checkpoint_every == 0 or is_ending:
                 # what was removed is out of the run by the time that a checkpoint says so
                 run.hide_removed()
@@ -164,7 +167,7 @@ def train_until(run: Run, progress: Progress) -> Outcome:
             if is_ending:
                 break
     # on the last step a stop is of no use: the run is finished
-    return Outcome(Ending.FINISHED if progress.step == config.steps else Ending.STOPPED, progress)
+    return Outcome(Ending.FINISHED if is_done else Ending.STOPPED, progress)
 
 
 def open_loader(run: Run, progress: Progress, make: Make) -> Loader:
@@ -246,6 +249,9 @@ def validate_and_preview(run: Run, step: int) -> None:
             with averaged(run.ema, run.engines, run.fragments, config.zero_stage):
                 averaged_losses = run.validation.measure(run.engine)
             losses |= {f"ema_{name}": value for name, value in averaged_losses.items()}
+        if run.guard.is_on:
+            run.guard.heed(step, losses, run.ema.tensors, buffers_of(run))
+            losses["best_step"] = run.guard.best_step
         if run.metrics:
             run.metrics.log_validation(step, losses, sorted(run.validation.damaged))
     if run.preview and (step % config.preview_every == 0 or is_last):
@@ -275,4 +281,4 @@ def finish_run(run: Run, progress: Progress, pids: list[int]) -> None:
     cpu_s = sum(gather(cpu_seconds(), run.world))
     if run.metrics:
         finish(run, progress.step, cpu_s)
-        run.metrics.log_event("finished", progress.step, pids=pids)
+        run.metrics.log_event("finished", progress.step, pids=pids, **run.guard.outcome(progress.step))

@@ -27,7 +27,7 @@ from training.data.randomness import SampleKey
 from training.pretrained import HUB, fetch_models
 from training.recipes.recipe import Geometry
 from training.run.engine import check_compiler
-from training.run.history import RESTART, RUN, check_past, finished_step, forget
+from training.run.history import RESTART, RUN, check_past, forget, is_finished
 from training.run.initial import check_origin, read_origin
 from training.run.plan import Origin, Plan
 from training.run.preview import Preview
@@ -70,17 +70,17 @@ def prepare(config: TrainConfig) -> Plan:
     # --- Data and the run's past ----------------------------------------------------------------------------
     datasets = [Dataset.open(uri) for uri in config.all_data]
     store = open_store(config.output)
-    is_finished = finished_step(store) >= config.steps
-    missing = "" if is_finished else check_past(store, config.restart)
+    is_done = is_finished(store, config.steps, config.patience)
+    missing = "" if is_done else check_past(store, config.restart)
     if missing:
         raise UserError(f"output={config.output}: {missing}; {RESTART}")
     stored = _read_record(store, config)
     if stored is None:
         record = _new_record(config, datasets)
     else:
-        _check_same(stored, config, is_finished)
+        _check_same(stored, config, is_done)
         check_origin(config, stored["facts"], stored.get("origin"), bool(committed_steps(store)))
-        record = stored if is_finished else _resumed_record(stored, config, datasets)
+        record = stored if is_done else _resumed_record(stored, config, datasets)
 
     # --- What the run would need later ----------------------------------------------------------------------
     snapshots = [Snapshot.from_json(snapshot) for snapshot in record["snapshots"]]

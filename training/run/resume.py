@@ -18,7 +18,7 @@ import torch.distributed as dist
 from cluster.runs import committed_steps
 from cluster.scratch import scratch_folder
 from training.checkpoints.fragments import KINDS, publish, shapes_of
-from training.checkpoints.parts import AVERAGE, NotFiniteError, Parts, snapshot
+from training.checkpoints.parts import AVERAGE, BEST, Kept, NotFiniteError, Parts, snapshot
 from training.checkpoints.store import (
     Checkpoint,
     DamagedError,
@@ -63,18 +63,23 @@ def save(run: Run, progress: Progress) -> None:
 
 def _snapshot(run: Run) -> Write:
     """Rank 0 also keeps what all ranks have alike: buffers, frozen weights and shapes."""
-    buffers: dict[str, torch.Tensor] = {}
+    buffers = buffers_of(run)
     shapes: dict[str, list[int]] = {}
     if run.rank == 0:
-        parameters = dict(run.model.named_parameters())
-        state = run.model.state_dict()
-        buffers = {name: value for name, value in state.items() if name not in parameters}
         shapes = shapes_of(run.model, run.frozen)
-    return snapshot(run.owned, run.ema.tensors, buffers | run.frozen, shapes)
+    return snapshot(run.owned, run.ema.tensors, buffers | run.frozen, shapes, run.guard.kept)
+
+
+def buffers_of(run: Run) -> dict[str, torch.Tensor]:
+    """What the model keeps beside its parameters, on rank 0, which saves it."""
+    if run.rank > 0:
+        return {}
+    parameters = dict(run.model.named_parameters())
+    return {name: value for name, value in run.model.state_dict().items() if name not in parameters}
 
 
 def _metadata(run: Run, progress: Progress) -> Metadata:
-    return {
+    metadata: Metadata = {
         "workers": run.world,
         "zero_stage": run.config.zero_stage,
         "precision": run.config.precision,
@@ -83,6 +88,9 @@ def _metadata(run: Run, progress: Progress) -> Metadata:
         "skipped": progress.skipped,
         "snapshots": [snapshot.id for snapshot in run.plan.snapshots],
     }
+    if run.guard.state:
+        metadata["guard"] = run.guard.state
+    return metadata
 
 
 # --- Resume -------------------------------------------------------------------------------------------------
@@ -144,6 +152,10 @@ def _fetch(run: Run, checkpoint: Checkpoint, folder: Path) -> Callable[[], None]
     addresses = [fragment.address for fragment in run.owned]
     averages = list(zip(addresses, run.ema.tensors, strict=True))
     fills.append(parts.fetch(AVERAGE, averages, run.rank))
+    kept: Kept | None = None
+    if run.guard.keeps and parts.has_best:
+        kept = Kept([torch.empty(address.size) for address in addresses], parts.best_buffers())
+        fills.append(parts.fetch(BEST, list(zip(addresses, kept.average, strict=True)), run.rank))
     parameters = dict(run.model.named_parameters())
     untrained = parts.untrained()
     frozen = {name: value for name, value in untrained.items() if name in parameters}
@@ -159,6 +171,7 @@ def _fetch(run: Run, checkpoint: Checkpoint, folder: Path) -> Callable[[], None]
         fill_frozen(run.model, frozen, run.config.zero_stage)
         if run.rank == 0:
             run.frozen = frozen
+        run.guard.restore(checkpoint.metadata.get("guard", {}), kept)
         for engine in run.engines:
             publish(engine, run.config.zero_stage)
 

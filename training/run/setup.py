@@ -33,6 +33,7 @@ from training.data.order import Order
 from training.data.takedown import Watched, watch_tombstones
 from training.run.ema import Ema
 from training.run.engine import prepare_process, start_engines
+from training.run.guard import Guard
 from training.run.initial import fill
 from training.run.metrics import MetricsLog
 from training.run.plan import Plan
@@ -65,6 +66,7 @@ class Run:
     owned: list[Fragment]
     frozen: dict[str, Tensor]
     ema: Ema
+    guard: Guard
     saver: Saver
     attempt: str
     mixture: Mixture
@@ -137,6 +139,7 @@ def set_up(plan: Plan, stack: ExitStack) -> Run:
         owned=owned,
         frozen=frozen,
         ema=ema,
+        guard=Guard.of(config),
         saver=saver,
         attempt=attempt,
         mixture=mixture,
