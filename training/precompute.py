@@ -45,6 +45,7 @@ from training.pretrained import (
     folder_sha256,
     load_autoencoder,
     load_image_encoder,
+    mel_of_codec,
     pictures_version,
     read_processor,
 )
@@ -135,7 +136,7 @@ def prepare(config: PrecomputeConfig) -> tuple[Dataset, Callable[[], "Precompute
         "image_encoder": find_model(config.image_encoder, "image_encoder", "image_encoder"),
     }
     level = config.level if config.level != "auto" else level_of(models["autoencoder"])
-    mel = replace(mel_of_clips(parent.meta), level=level)
+    mel = mel_of_codec(models["autoencoder"], replace(mel_of_clips(parent.meta), level=level))
     processor = read_processor(models["image_encoder"])
     _check_models(models, mel, ImageConfig.from_processor(processor), config)
     parents: list[Parent] = [{"uri": parent.uri, "snapshot": snapshot.id}]
@@ -187,6 +188,8 @@ def _semantic(
 def check_autoencoder(autoencoder: Any, mel: MelConfig, path: str) -> None:
     """`UserError` where an autoencoder is not finite, or does not shrink mels by `mel.downsampling`."""
     check_finite(autoencoder, "autoencoder", path)
+    if mel.is_sequence:  # `mel_of_codec` has read it off the codec
+        return
     ratio = 2 ** (len(autoencoder.config.block_out_channels) - 1)
     if ratio != mel.downsampling:
         need = f"need {mel.downsampling}: give one of three levels"

@@ -6,8 +6,9 @@
     flow = predict(network, latent, times, embedding, dtype)
     wav = decode_latent(autoencoder, latent, mel, vocoder)     # [b, c, t, f] -> [b, n]
 
-Plain functions over stock models (`AutoencoderKL`, transformers image towers, diffusers networks), shared by
-precompute, the recipes and the pipeline. `training.export` copies this text into the file that ships.
+Plain functions over stock models (`AutoencoderKL`, `MMAudioVAE`, transformers image towers, diffusers
+networks), shared by precompute, the recipes and the pipeline. `training.export` copies this text into the
+file that ships.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from torch import Tensor, nn
 from transformers import SpeechT5HifiGan
@@ -175,9 +177,24 @@ def embed_image_and_patches(tower: Any, pixels: Tensor) -> tuple[Tensor, Tensor]
 
 def encode_wav(autoencoder: Any, wav: Tensor, mel: MelConfig) -> tuple[Tensor, Tensor]:
     """[b, n] -> mean and standard deviation of the latent, each [b, c, t, f]."""
-    log_mel = wav_to_log_mel(wav, mel)[:, None]
-    moments = autoencoder.encode(log_mel.to(getattr(autoencoder, "dtype", log_mel.dtype))).latent_dist
+    log_mel = wav_to_log_mel(wav, mel)
+    log_mel = log_mel.to(getattr(autoencoder, "dtype", log_mel.dtype))
+    if mel.is_sequence:
+        # past the front end of a `MMAudioVAE`: training and Griffin-Lim have ours
+        moments = DiagonalGaussianDistribution(autoencoder.vae.encode(log_mel.transpose(1, 2))[..., None])
+    else:
+        moments = autoencoder.encode(log_mel[:, None]).latent_dist
     return moments.mean.float(), moments.std.float()
+
+
+def decode_log_mel(autoencoder: Any, latent: Tensor, mel: MelConfig) -> Tensor:
+    """[b, c, t, f] -> log mels float32 [b, t, m], unchecked."""
+    latent = latent.to(getattr(autoencoder, "dtype", latent.dtype))
+    if mel.is_sequence:
+        bands_first: Tensor = autoencoder.decode(latent[..., 0]).sample
+        return bands_first.transpose(1, 2).float()
+    log_mel: Tensor = autoencoder.decode(latent).sample[:, 0]
+    return log_mel.float()
 
 
 def predict(network: Any, latent: Tensor, times: Tensor, condition: Tensor, dtype: torch.dtype) -> Tensor:
@@ -197,7 +214,7 @@ def decode_latent(autoencoder: Any, latent: Tensor, mel: MelConfig, vocoder: Any
 
     `BadMelError` where the decoded mels cannot be those of a sound.
     """
-    log_mel = autoencoder.decode(latent.to(getattr(autoencoder, "dtype", latent.dtype))).sample[:, 0].float()
+    log_mel = decode_log_mel(autoencoder, latent, mel)
     check_log_mel(log_mel)
     if vocoder is None:
         return log_mel_to_wav(log_mel, mel)

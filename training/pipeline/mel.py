@@ -20,6 +20,20 @@ from torch import Tensor
 from transformers.audio_utils import mel_filter_bank
 
 LEVELS = ("recorded", "audioldm")
+SPECTROGRAMS: dict[str, dict[str, Any]] = {
+    "audioldm": {},
+    "mmaudio": {
+        "hop_size": 256,
+        "num_mels": 80,
+        "downsampling": 2,
+        "latent_channels": 20,
+        "latent_bands": 1,
+    },
+}
+"""Whose, at 16 kHz, and in what they differ from `MelConfig`'s defaults. MMAudio's: latents 20 x 250 x 1 of
+8 s, 31.25 a second (Cheng et al. 2024); natural logarithms, where its weights were trained on log10."""
+ADDED: dict[str, Any] = {"level": "recorded", "latent_bands": 0}
+"""Settings that were not always there, at what they meant then."""
 MelSettings = dict[str, Any]
 """`MelConfig.settings()` as JSON; older ones may lack what was added since."""
 MEL_FILE = "mel.json"
@@ -30,7 +44,8 @@ MEL_FILE = "mel.json"
 class MelConfig:
     """Settings of the spectrogram; lengths are properties.
 
-    The autoencoder shrinks time and mels by `downsampling` each.
+    The autoencoder shrinks time and mels by `downsampling` each; with `latent_bands` 1 only time: its latents
+    are sequences, of mels as channels.
     """
 
     duration_s: float = 10.24
@@ -44,6 +59,7 @@ class MelConfig:
     downsampling: int = 4
     latent_channels: int = 8
     level: str = "recorded"
+    latent_bands: int = 0
 
     @property
     def num_frames(self) -> int:
@@ -59,14 +75,20 @@ class MelConfig:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, time, mel bands."""
-        return self.latent_channels, self.num_frames // self.downsampling, self.num_mels // self.downsampling
+        bands = self.latent_bands or self.num_mels // self.downsampling
+        return self.latent_channels, self.num_frames // self.downsampling, bands
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether latents have one band: those of a one-dimensional autoencoder."""
+        return self.latent_bands == 1
 
     def settings(self) -> MelSettings:
         """Plain data of which `MelConfig(**settings)` is the inverse.
 
-        The recorded level is left out, so that hashes are those of before there was another.
+        What is as it was before there was a choice is left out, so that hashes stay.
         """
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("level", "recorded")}
+        return {name: value for name, value in asdict(self).items() if ADDED.get(name) != value}
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The mel autoencoder: a small `AutoencoderKL` on raw log mels, as AudioLDM has it.
+"""The mel autoencoder: a small `AutoencoderKL` on raw log mels, as AudioLDM has it, or MMAudio's.
 
     geometry = autoencoder.geometry(snapshot, dataset_meta, config)
     model = autoencoder.build_model(config, geometry)
@@ -13,6 +13,9 @@ is
 with a kl_weight of 1000; ours is that divided by 1024 x 64, whatever is cropped: mean error + kl_weight /
 65536 * mean KL. So `kl_weight` is in their units, and 1000 is .0153 beside a mean error. Trains on random
 crops in time; the network is convolutional, so complete clips pass through it afterwards.
+
+`kind` mel2d has latents [c, t, f], bands shrunk as time is; mmaudio (`MMAudioVAE`, Cheng et al. 2024) has
+[c, t, 1], sequences for a transformer, of its own spectrogram (training.pipeline.mel). Its loss is ours.
 """
 
 import json
@@ -25,16 +28,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.distributed as dist
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, MMAudioVAE
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_weight
+from torch.nn.grad import conv1d_weight, conv2d_weight
 
 from cluster.dataset import DatasetMeta, Snapshot
 from configs.load import UserError, at_least, positive
 from training.data.randomness import SampleKey, keyed_rng
 from training.networks.discriminators import PatchDiscriminator
+from training.networks.mmaudio import build_mmaudio, stock_state, to_natural_log, trainable_state
 from training.pipeline.mel import LEVELS, MEL_FILE, MelConfig
-from training.pretrained import find_model, load_autoencoder
+from training.pretrained import find_model, load_autoencoder, mel_of_codec
 from training.recipes.clips import decode_log_mel, load_opponents, mel_geometry, save_opponents, weights
 from training.recipes.recipe import (
     ONE_OPTIMISER,
@@ -56,18 +60,25 @@ DISCRIMINATOR = Optimiser("discriminator", ("discriminator",))
 MAX_ADAPTIVE = 1e4  # as in Esser et al.'s code
 TYPICAL_LOG_MEL = -6.0  # of recordings, which have -11.5 to 3.5
 TYPICAL_SPREAD = 3.0
+# by kind, whose spectrogram
+SPECTROGRAM_OF = {"mel2d": "audioldm", "mmaudio": "mmaudio"}
 AUDIOLDM_VALUES = 1024 * 64  # of the clip that its kl_weight is stated for
 
 
 @dataclass
 class Config:
-    """`channels`: one width per level, three levels are a ratio of 4. `crop_frames` 0: complete clips.
+    """`kind`: mel2d or mmaudio. `channels`: one width per level; of mel2d three levels are a ratio of 4; of
+    mmaudio, whose ratio is 2, multiples of the first, and it has no use for `norm_groups` and `attention`.
+    `crop_frames` 0: complete clips.
 
     `kl_weight` in AudioLDM's units, where theirs is 1000. `level`: recorded, or audioldm (each clip's mean
     removed, its peak at 0.5). `discriminator_weight` 0: no adversary; AudioLDM has 0.5, from step 50,001 on.
     `spectral_weight`: of `spectra.modulation_distance`, beside a mean absolute error of weight 1.
+    `init_log10`: the weights of `init_from` take log10 mels, as MMAudio's own at 16 kHz; they are converted
+    exactly.
     """
 
+    kind: str = "mel2d"
     channels: list[int] = field(default_factory=lambda: [128, 256, 512])
     layers_per_block: int = 2
     norm_groups: int = 32
@@ -79,6 +90,7 @@ class Config:
     spectral_weight: float = 0.0
     crop_frames: int = 0
     level: str = "recorded"
+    init_log10: bool = False
 
 
 def geometry(snapshot: Snapshot, dataset_meta: DatasetMeta, config: Config) -> Geometry:
@@ -87,12 +99,13 @@ def geometry(snapshot: Snapshot, dataset_meta: DatasetMeta, config: Config) -> G
     `UserError` for other datasets and for levels that do not give the ratio.
     """
     check_config(config)
-    geometry = mel_geometry(dataset_meta, config.level)
+    geometry = mel_geometry(dataset_meta, config.level, SPECTROGRAM_OF[config.kind])
     levels = len(config.channels)
     ratio = 2 ** (levels - 1)
     need = geometry["mel"]["downsampling"]
-    if ratio != need:
+    if config.kind == "mel2d" and ratio != need:
         raise UserError(f"autoencoder.channels has {levels} levels: a ratio of {ratio}, need {need}")
+    ratio = need
     if config.crop_frames % ratio:
         raise UserError(f"autoencoder.crop_frames={config.crop_frames}: give a multiple of {ratio}, or 0")
     if config.spectral_weight and 0 < config.crop_frames < MODULATION_WINDOWS[0]:
@@ -105,6 +118,12 @@ def geometry(snapshot: Snapshot, dataset_meta: DatasetMeta, config: Config) -> G
 
 def check_config(config: Config) -> None:
     """`UserError` for settings that no codec can be trained with."""
+    if config.kind not in SPECTROGRAM_OF:
+        raise UserError(f"autoencoder.kind={config.kind}: give one of {', '.join(SPECTROGRAM_OF)}")
+    if config.kind == "mmaudio":
+        _check_mmaudio(config)
+    elif config.init_log10:
+        raise UserError("autoencoder.init_log10=true: only of kind=mmaudio; AudioLDM's take natural ones")
     if not 0 <= config.kl_weight < math.inf:
         raise UserError(f"autoencoder.kl_weight={config.kl_weight}: give 0 or more (AudioLDM has 1000)")
     at_least(config, 0, "discriminator_weight", "spectral_weight", section="autoencoder.", meaning="none")
@@ -113,29 +132,28 @@ def check_config(config: Config) -> None:
         raise UserError(f"autoencoder.level={config.level}: give one of {', '.join(LEVELS)}")
 
 
+def _check_mmaudio(config: Config) -> None:
+    """`UserError` for widths that its stock class has no settings for."""
+    widths = config.channels
+    if len(widths) < 2 or any(width % widths[0] for width in widths):
+        raise UserError(
+            f"autoencoder.channels={widths}: give 2 levels or more, multiples of the first "
+            "(MMAudio has [384, 768, 1536])"
+        )
+
+
 class Autoencoder(nn.Module):
-    """Log mels [b, 1, frames, mels] -> losses. `codec` is the `AutoencoderKL`."""
+    """Log mels [b, 1, frames, mels] -> losses. `codec` is the `AutoencoderKL` or `MMAudioVAE`."""
 
     def __init__(self, config: Config, mel: MelConfig):
         super().__init__()
-        levels = len(config.channels)
         self.config = config
         self.kl_weight = config.kl_weight / AUDIOLDM_VALUES
-        self.codec = AutoencoderKL(
-            in_channels=1,
-            out_channels=1,
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            block_out_channels=tuple(config.channels),
-            layers_per_block=config.layers_per_block,
-            latent_channels=mel.latent_channels,
-            norm_num_groups=config.norm_groups,
-            sample_size=mel.num_frames,
-            mid_block_add_attention=config.attention,
-        )
+        self.codec = _build_codec(config, mel)
         if config.discriminator_weight:
             self.discriminator = PatchDiscriminator(config.discriminator_channels)
-        if not self.codec.decoder.conv_out.weight.is_meta:  # built without memory, to check its settings
+        # not where it is built without memory, to check its settings
+        if config.kind == "mel2d" and not self.codec.decoder.conv_out.weight.is_meta:
             _start_at_typical_levels(self.codec)
 
     def forward(self, batch: Batch, optimiser: str = CODEC.name) -> Batch:
@@ -144,16 +162,11 @@ class Autoencoder(nn.Module):
 
     def _reconstruct(self, batch: Batch) -> Batch:
         """The codec's."""
-        dtype = self.codec.dtype  # of the weights; the batch and the losses are float32
-        moments = self.codec.quant_conv(self.codec.encoder(batch["log_mel"].to(dtype))).float()
-        mean, log_variance = moments.chunk(2, dim=1)
-        log_variance = log_variance.clamp(-30, 20)  # as diffusers has it: exp of it stays finite
+        mean, log_variance = self.encode(batch["log_mel"])
         latent = mean + (0.5 * log_variance).exp() * batch["noise"]
         hidden: list[Tensor] = []
-        watch = self.codec.decoder.conv_out.register_forward_pre_hook(
-            lambda _, given: hidden.append(given[0])
-        )
-        decoded = self.codec.decoder(self.codec.post_quant_conv(latent.to(dtype))).float()
+        watch = self.decoder.conv_out.register_forward_pre_hook(lambda _, given: hidden.append(given[0]))
+        decoded = self.decode(latent)
         watch.remove()
         error = (decoded - batch["log_mel"]).abs().mean((1, 2, 3))
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean((1, 2, 3))
@@ -169,6 +182,30 @@ class Autoencoder(nn.Module):
         if self._is_opposed(batch):
             loss = loss + self._adversarial(decoded, batch, hidden[0].detach())
         return {"loss": loss * weight, **losses, "decoded": decoded.detach()}
+
+    @property
+    def decoder(self) -> Any:
+        """Of the codec; its last layer is `conv_out`."""
+        return self.codec.vae.decoder if self.config.kind == "mmaudio" else self.codec.decoder
+
+    def encode(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+        """[b, 1, t, m] -> mean and logarithm of the variance, float32 [b, c, t, f]."""
+        given = log_mel.to(self.codec.dtype)  # of the weights; the batch and the losses are float32
+        if self.config.kind == "mmaudio":
+            moments = self.codec.vae.encode(given[:, 0].transpose(1, 2))[..., None]
+        else:
+            moments = self.codec.quant_conv(self.codec.encoder(given))
+        mean, log_variance = moments.float().chunk(2, dim=1)
+        return mean, log_variance.clamp(-30, 20)  # as diffusers has it: exp of it stays finite
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """[b, c, t, f] -> log mels float32 [b, 1, t, m]."""
+        given = latent.to(self.codec.dtype)
+        if self.config.kind == "mmaudio":
+            bands_first: Tensor = self.codec.vae.decode(given[..., 0])
+            return bands_first.transpose(1, 2)[:, None].float()
+        decoded: Tensor = self.codec.decoder(self.codec.post_quant_conv(given))
+        return decoded.float()
 
     def _is_opposed(self, batch: Batch) -> bool:
         """Whether the discriminator is heeded yet."""
@@ -193,12 +230,22 @@ class Autoencoder(nn.Module):
         fooled_sum = (fooled * batch["weight"]).sum()
         (of_error,) = torch.autograd.grad(error_sum, output)
         (of_adversary,) = torch.autograd.grad(fooled_sum, output)
-        norms = [_last_layer_norm(hidden, gradient) for gradient in (of_error, of_adversary)]
+        norms = [
+            _last_layer_norm(hidden, self._before_spread(gradient)) for gradient in (of_error, of_adversary)
+        ]
         adaptive = (norms[0] / (norms[1] + 1e-4)).clamp(max=MAX_ADAPTIVE)
         # the value of `fooled` with the gradient of it, which is known already
         along = (decoded * of_adversary).sum((1, 2, 3))
         opposed: Tensor = adaptive * (fooled.detach() + along - along.detach())
         return self.config.discriminator_weight * opposed
+
+    def _before_spread(self, gradient: Tensor) -> Tensor:
+        """The gradient [b, 1, t, m] of log mels -> that of what the last layer gave."""
+        if self.config.kind == "mmaudio":
+            # [b, m, t]: it gives standardised bands as channels
+            standardised: Tensor = gradient[:, 0].transpose(1, 2) * self.codec.vae.data_std
+            return standardised
+        return gradient
 
     def _judge(self, batch: Batch) -> Batch:
         """The discriminator's hinge loss: real spectrograms above 1, decoded ones below -1."""
@@ -210,15 +257,37 @@ class Autoencoder(nn.Module):
         return {"loss": heeded * hinge * batch["weight"]}
 
 
+def _build_codec(config: Config, mel: MelConfig) -> Any:
+    """Of random weights."""
+    if config.kind == "mmaudio":
+        return build_mmaudio(
+            config.channels, config.layers_per_block, mel, mean=TYPICAL_LOG_MEL, spread=TYPICAL_SPREAD
+        )
+    levels = len(config.channels)
+    return AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=tuple(config.channels),
+        layers_per_block=config.layers_per_block,
+        latent_channels=mel.latent_channels,
+        norm_num_groups=config.norm_groups,
+        sample_size=mel.num_frames,
+        mid_block_add_attention=config.attention,
+    )
+
+
 @torch.no_grad()
 def _last_layer_norm(hidden: Tensor, gradient: Tensor) -> Tensor:
-    """Norm of the gradient of the decoder's last kernels, 3 x 3, over all ranks.
+    """Norm of the gradient of the decoder's last kernels, 3 x 3 or 3, over all ranks.
 
-    From what the layer took [b, c, t, m] and the gradient of what it gave [b, 1, t, m].
+    From what the layer took, [b, c, t, m] or [b, c, t], and the gradient of what it gave, [b, 1, t, m] or
+    [b, m, t].
     """
-    of_kernels: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
-        hidden.float(), (1, hidden.shape[1], 3, 3), gradient, stride=1, padding=1
-    )
+    kernels = (gradient.shape[1], hidden.shape[1], *[3] * (hidden.ndim - 2))
+    differentiate: Any = conv1d_weight if hidden.ndim == 3 else conv2d_weight
+    of_kernels: Tensor = differentiate(hidden.float(), kernels, gradient, stride=1, padding=1)
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(of_kernels)
     norm: Tensor = torch.linalg.vector_norm(of_kernels)
@@ -250,17 +319,27 @@ def build_model(config: Config, geometry: Geometry) -> nn.Module:
 
 
 def initial(source: str, config: Config, geometry: Geometry) -> dict[str, Tensor]:
-    """A published `AutoencoderKL` of mels, or one of ours."""
+    """A published `AutoencoderKL` of mels or `MMAudioVAE`, or one of ours.
+
+    `UserError` for one of the other kind, or of another spectrogram.
+    """
     folder = find_model(source, "init_from", "autoencoder", "vae")
-    codec = load_autoencoder(folder)
-    state = {f"codec.{name}": tensor for name, tensor in codec.state_dict().items()}
-    return state | load_opponents(folder)
+    mel = MelConfig(**geometry["mel"])
+    if mel_of_codec(folder, mel) != mel:
+        raise UserError(
+            f"init_from={source}: holds a codec of other mels than autoencoder.kind={config.kind} has; "
+            f"give kind={'mel2d' if config.kind == 'mmaudio' else 'mmaudio'}, or other weights"
+        )
+    state = load_autoencoder(folder).state_dict()
+    if config.kind == "mmaudio":
+        state = trainable_state(to_natural_log(state) if config.init_log10 else state)
+    return {f"codec.{name}": tensor for name, tensor in state.items()} | load_opponents(folder)
 
 
 def make_batch(
     samples: Sequence[Sample | None], keys: Sequence[SampleKey], config: Config, geometry: Geometry
 ) -> Batch:
-    """`log_mel` [b, 1, crop, mels], `noise` [b, c, crop/4, mels/4], `weight` [b].
+    """`log_mel` [b, 1, crop, mels], `noise` [b, c, t, f] as latents, `weight` [b].
 
     Crop and noise come from the keys.
     """
@@ -285,16 +364,22 @@ def loss_groups(batch: Batch) -> None:
 
 def draw(model: nn.Module, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
     """Log mels [b, crop, mels] through the codec and back, and what went in."""
-    codec: Any = model.codec
-    latent = codec.encode(batch["log_mel"].to(codec.dtype)).latent_dist.mean
-    return {"drawn": codec.decode(latent).sample[:, 0], "truth": batch["log_mel"][:, 0]}
+    trained: Any = model
+    latent, _ = trained.encode(batch["log_mel"])
+    return {"drawn": trained.decode(latent)[:, 0], "truth": batch["log_mel"][:, 0]}
 
 
 def save(state: dict[str, Tensor], config: Config, geometry: Geometry, folder: Path) -> None:
-    """Writes what `AutoencoderKL.from_pretrained(folder)` loads, and beside it mel.json: of what mels."""
+    """Writes what the stock class loads by `from_pretrained`, and beside it mel.json: of what mels."""
     mel = MelConfig(**geometry["mel"])
     model = Autoencoder(config, mel)
     model.load_state_dict(state)
-    model.codec.save_pretrained(folder)
+    if config.kind == "mmaudio":
+        # its front end stays as it was made: no precision of training has rounded it
+        stock = MMAudioVAE.from_config(model.codec.config)
+        stock.load_state_dict(stock.state_dict() | stock_state(model.codec.state_dict()))
+        stock.save_pretrained(folder)
+    else:
+        model.codec.save_pretrained(folder)
     (folder / MEL_FILE).write_text(json.dumps(asdict(mel), indent=1))
     save_opponents(state, "discriminator", folder)

@@ -22,14 +22,14 @@ from cluster.dataset import DatasetMeta
 from configs.load import UserError
 from ingest.pixels import open_picture
 from training.pipeline.codec import ImageConfig, image_to_tensor
-from training.pipeline.mel import MelConfig, wav_to_log_mel
+from training.pipeline.mel import SPECTROGRAMS, MelConfig, wav_to_log_mel
 from training.recipes.recipe import Geometry
 
 OPPONENTS = "opponents.safetensors"
 
 
-def mel_of_clips(dataset_meta: DatasetMeta) -> MelConfig:
-    """The spectrogram of a dataset of clips, from its semantic config.
+def mel_of_clips(dataset_meta: DatasetMeta, spectrogram: str = "audioldm") -> MelConfig:
+    """The spectrogram of a dataset of clips, from its semantic config; `spectrogram`: one of SPECTROGRAMS.
 
     `UserError` where it is no dataset of clips.
     """
@@ -39,12 +39,14 @@ def mel_of_clips(dataset_meta: DatasetMeta) -> MelConfig:
     rate = config["audio"]["sample_rate_hz"]
     if rate != MelConfig.sample_rate_hz:
         raise UserError(f"data: has audio.sample_rate_hz={rate}; the models take {MelConfig.sample_rate_hz}")
-    return MelConfig(duration_s=config["clip"]["duration_s"])
+    return MelConfig(duration_s=config["clip"]["duration_s"], **SPECTROGRAMS[spectrogram])
 
 
-def mel_geometry(dataset_meta: DatasetMeta, level: str = "recorded") -> Geometry:
+def mel_geometry(
+    dataset_meta: DatasetMeta, level: str = "recorded", spectrogram: str = "audioldm"
+) -> Geometry:
     """`{"mel": …}`, plain data; `MelConfig(**geometry["mel"])` is the inverse."""
-    return {"mel": replace(mel_of_clips(dataset_meta), level=level).settings()}
+    return {"mel": replace(mel_of_clips(dataset_meta, spectrogram), level=level).settings()}
 
 
 def decode_wav(flac: bytes) -> np.ndarray:

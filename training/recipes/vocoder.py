@@ -32,7 +32,7 @@ from training.networks.istft_vocoder import IstftVocoder
 from training.networks.vocoders import KINDS, VocoderConfig, build_vocoder
 from training.networks.weight_norm import fold_weights, normalise_weights
 from training.pipeline.codec import vocode
-from training.pipeline.mel import LEVELS, MEL_FILE, MelConfig, to_audioldm_level, wav_to_log_mel
+from training.pipeline.mel import LEVELS, MEL_FILE, SPECTROGRAMS, MelConfig, to_audioldm_level, wav_to_log_mel
 from training.pretrained import find_model, load_vocoder
 from training.recipes.clips import decode_wav, load_opponents, mel_geometry, save_opponents, weights
 from training.recipes.recipe import Batch, DrawnKind, Geometry, Optimiser, PipelineParts, Sample
@@ -50,7 +50,7 @@ SCALE_LAYERS = len(SCALE_KERNELS) + 1
 @dataclass
 class Config:
     """`crop_frames` 0: complete clips. `level`: recorded, or audioldm (each clip's mean removed, its peak at
-    0.5).
+    0.5). `spectrogram`: audioldm (64 mels, a hop of 160), or mmaudio (80, 256).
 
     `mel_weight`, `feature_weight`, `adversarial_weight`: HiFi-GAN's. `stft_weight`: of
     `spectra.stft_distance`, which HiFi-GAN does without.
@@ -60,6 +60,7 @@ class Config:
     discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     crop_frames: int = 64
     level: str = "recorded"
+    spectrogram: str = "audioldm"
     mel_weight: float = 45.0
     feature_weight: float = 2.0
     adversarial_weight: float = 1.0
@@ -71,7 +72,9 @@ def geometry(snapshot: Snapshot, dataset_meta: DatasetMeta, config: Config) -> G
 
     `UserError` for other datasets, and for settings that no vocoder can be trained with.
     """
-    geometry = mel_geometry(dataset_meta, config.level)
+    if config.spectrogram not in SPECTROGRAMS:
+        raise UserError(f"vocoder.spectrogram={config.spectrogram}: give one of {', '.join(SPECTROGRAMS)}")
+    geometry = mel_geometry(dataset_meta, config.level, config.spectrogram)
     check_config(config, MelConfig(**geometry["mel"]))
     return geometry
 

@@ -24,6 +24,7 @@ from configs.load import UserError
 from training.data.catalogue import Catalogue
 from training.data.choice import choose
 from training.data.randomness import VALIDATION, SampleKey
+from training.pipeline.codec import decode_log_mel
 from training.pipeline.mel import MelConfig, log_mel_to_wav, wav_to_log_mel
 from training.pretrained import fetch_models, load_autoencoder
 from training.recipes.recipe import Batch, Geometry, Recipe
@@ -114,7 +115,7 @@ class Preview:
             duration_s = values.shape[1] / self.mel.sample_rate_hz
             mel = replace(self.mel, duration_s=duration_s, downsampling=1, level="recorded")
             return wav_to_log_mel(values, mel), values.clamp(-1, 1)
-        log_mels = self.codec.decode(values).sample[:, 0] if self.codec else values  # type: ignore[operator]
+        log_mels = decode_log_mel(self.codec, values, self.mel) if self.codec else values
         return log_mels, log_mel_to_wav(log_mels, self.mel).clamp(-1, 1)
 
 

@@ -2,21 +2,27 @@
 
 import json
 import logging
+import math
+import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import MMAudioVAE
 
 from cluster.jsonl import read_lines
 from configs.load import UserError, load_config
 from tests.conftest import ROOT
 from tests.fakes.clips import make_clips
-from tests.fakes.runs import settings
-from training.pipeline.mel import MelConfig
+from tests.fakes.runs import losses as run_losses
+from tests.fakes.runs import run_command, settings
+from training.pipeline.mel import SPECTROGRAMS, MelConfig
 from training.precompute import level_of
 from training.recipes import autoencoder
 from training.recipes.autoencoder import Autoencoder, Config
@@ -251,3 +257,104 @@ def test_a_run_of_before_there_was_an_adversary_resumes(tmp_path: Path) -> None:
     opposed = {**more, "autoencoder": replace(TINY, crop_frames=16, discriminator_weight=0.5)}
     with pytest.raises(UserError, match="discriminator_weight: 0.0 .existing. -> 0.5 .yours."):
         train(settings(clips, tmp_path / "run", **opposed, steps=8))
+
+
+# --- MMAudio's ----------------------------------------------------------------------------------------------
+
+FLAT = Config(kind="mmaudio", channels=[16, 32], layers_per_block=1, crop_frames=32, discriminator_channels=8)
+FLAT_ARGS = [
+    "recipe=autoencoder",
+    "autoencoder.kind=mmaudio",
+    "autoencoder.channels=[16,32]",
+    "autoencoder.layers_per_block=1",
+    "autoencoder.crop_frames=32",
+]
+
+
+def run_flat(clips: str, output: Path, **changes: Any) -> list[float]:
+    """Losses of a run of the one-dimensional codec."""
+    defaults = {"recipe": "autoencoder", "autoencoder": FLAT, "steps": 8, "global_batch": 8}
+    train(settings(clips, output, **{**defaults, **changes}))
+    return [line["loss"] for line in read_lines(output / "metrics.jsonl")]
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_a_flat_codec_resumes_bit_for_bit(tmp_path: Path, stage: int) -> None:
+    clips = make_clips(tmp_path / "clips").uri
+    opposed = replace(FLAT, discriminator_weight=0.5, discriminator_start=3, spectral_weight=0.1)
+    more: dict[str, Any] = {"zero_stage": stage, "autoencoder": opposed}
+    whole = run_flat(clips, tmp_path / "whole", **more)
+    run_flat(clips, tmp_path / "run", steps=4, **more)
+    assert run_flat(clips, tmp_path / "run", **more) == whole
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_flat_codec_learns_and_stock_diffusers_loads_it(tmp_path: Path, precision: str) -> None:
+    clips = make_clips(tmp_path / "clips").uri
+    found = run_flat(clips, tmp_path / "run", steps=60, lr=3e-3, precision=precision, preview_every=60)
+    assert sum(found[-5:]) < 0.8 * sum(found[:5])
+    stock = MMAudioVAE.from_pretrained(tmp_path / "run/model")
+    assert stock.config.hop_length == 256 and stock.config.mel_bins == 80
+    wav = 0.25 * torch.sin(torch.arange(10240.0) * 0.2)[None]
+    with torch.no_grad():
+        decoded = stock(wav).sample
+        # as it was made: no precision of training has rounded its front end
+        assert torch.equal(
+            stock.mel_converter.mel_basis, MMAudioVAE.from_config(stock.config).mel_converter.mel_basis
+        )
+    truth = stock.mel_converter(wav)
+    assert (decoded - truth).abs().mean() < 0.75 * (truth - truth.mean()).abs().mean()
+
+
+def test_killed_workers_of_a_flat_codec_resume_bit_for_bit(tmp_path: Path) -> None:
+    clips = make_clips(tmp_path / "clips").uri
+    args = [*FLAT_ARGS, "steps=24", "checkpoint_every=4"]
+    assert run_command(clips, tmp_path / "whole", 2, *args).wait(400) == 0
+    process = run_command(clips, tmp_path / "run", 2, *args)
+    while process.poll() is None and not list((tmp_path / "run").glob("checkpoints/*/COMMITTED.json")):
+        time.sleep(0.02)
+    if process.poll() is None:
+        os.kill(read_lines(tmp_path / "run/events.jsonl")[-1]["pids"][-1], signal.SIGKILL)
+    assert process.wait(400) == 0
+    assert run_losses(tmp_path / "run") == run_losses(tmp_path / "whole")
+    alone = run_flat(clips, tmp_path / "alone", steps=24, zero_stage=1)
+    assert alone == pytest.approx(run_losses(tmp_path / "whole"), rel=1e-5)
+
+
+def test_a_flat_codec_starts_from_a_stock_one_and_from_log10_weights(tmp_path: Path) -> None:
+    facts: Any = {"mel": MelConfig(duration_s=0.64, **SPECTROGRAMS["mmaudio"]).settings()}
+    torch.manual_seed(0)
+    stock = autoencoder.build_model(FLAT, facts)
+    autoencoder.save(stock.state_dict(), FLAT, facts, tmp_path)
+    weights = autoencoder.initial(str(tmp_path), FLAT, facts)
+    assert weights.keys() == stock.state_dict().keys()
+    converted = autoencoder.initial(str(tmp_path), replace(FLAT, init_log10=True), facts)
+    assert torch.allclose(converted["codec.vae.data_std"], weights["codec.vae.data_std"] * math.log(10))
+    other: Any = {"mel": MelConfig(duration_s=0.64).settings()}
+    with pytest.raises(UserError, match="other mels than autoencoder.kind=mel2d has; give kind=mmaudio"):
+        autoencoder.initial(str(tmp_path), TINY, other)
+
+
+@pytest.mark.parametrize(
+    "change,says",
+    [
+        ({"kind": "wavelets"}, "kind=wavelets: give one of mel2d, mmaudio"),
+        ({"kind": "mmaudio", "channels": [16, 24]}, r"channels=\[16, 24\]: give 2 levels or more, multiples"),
+        ({"kind": "mmaudio", "channels": [16]}, r"channels=\[16\]: give 2 levels"),
+        ({"init_log10": True}, "init_log10=true: only of kind=mmaudio"),
+    ],
+)
+def test_settings_of_no_kind_are_refused(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        autoencoder.check_config(replace(TINY, **change))
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_the_norm_at_the_last_layer_is_autograds(dims: int) -> None:
+    torch.manual_seed(0)
+    layer: Any = (torch.nn.Conv1d(4, 5, 3, padding=1), torch.nn.Conv2d(4, 1, 3, padding=1))[dims - 1]
+    hidden = torch.randn(2, 4, *[8] * dims)
+    output = layer(hidden)
+    (output**2).sum().backward()
+    found = autoencoder._last_layer_norm(hidden, 2 * output.detach())
+    assert found.item() == pytest.approx(layer.weight.grad.norm().item(), rel=1e-5)
