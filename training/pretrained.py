@@ -25,7 +25,14 @@ from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModel, CLIPVisionModelWithProjection, SpeechT5HifiGan
+from transformers import (
+    AutoModel,
+    ClapAudioModelWithProjection,
+    ClapModel,
+    ClapTextModelWithProjection,
+    CLIPVisionModelWithProjection,
+    SpeechT5HifiGan,
+)
 from transformers.utils.logging import disable_progress_bar as quiet_transformers
 
 from cluster.dataset import Dataset
@@ -49,6 +56,11 @@ VOCODERS: dict[str, Any] = {
     "SpeechT5HifiGan": SpeechT5HifiGan,
     "MMAudioVocoder": MMAudioVocoder,
     "IstftVocoder": IstftVocoder,
+}
+CLAPS: dict[str, Any] = {  # by `model_type` in their config.json
+    "clap": ClapModel,
+    "clap_audio_model": ClapAudioModelWithProjection,
+    "clap_text_model": ClapTextModelWithProjection,
 }
 # what a vocoder's spectrograms and a model's have to share; lengths and the codec's ratio may differ
 VOCODED = ("sample_rate_hz", "fft_size", "hop_size", "num_mels", "min_hz", "max_hz", "floor", "level")
@@ -193,6 +205,17 @@ def load_image_encoder(folder: Path) -> nn.Module:
     clip = json.loads((folder / "config.json").read_text()).get("model_type") in ("clip", "clip_vision_model")
     loader: Any = CLIPVisionModelWithProjection if clip else AutoModel
     return _load_whole(loader, folder, "image_encoder", dtype=torch.float32, local_files_only=True)
+
+
+def load_clap(folder: Path) -> nn.Module:
+    """A `ClapModel`, or one branch of it with its projection, frozen, in eval mode, float32.
+
+    `UserError` for another class, or where weights are missing.
+    """
+    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    if kind not in CLAPS:
+        raise UserError(f"{folder}: holds a {kind}, need one of {', '.join(CLAPS)}")
+    return _load_whole(CLAPS[kind], folder, "init_from", dtype=torch.float32, local_files_only=True)
 
 
 def load_network(folder: Path) -> nn.Module:

@@ -3,16 +3,27 @@
     build_image_tower(ImageTowerConfig(kind="clip"), embedding_dim=512)      # of transformers; [b, 3, s, s]
     AudioTower(AudioTowerConfig(), num_mels=64)              # [b, frames, mels] -> [b, 2 * width]
 
-Image towers are stock, so that `from_pretrained` loads them anywhere. No head, no loss and no data here
-(training.recipes.contrastive).
+CLAP's are in training.networks.clap. Image towers are stock, so that `from_pretrained` loads them anywhere.
+No head, no loss and no data here (training.recipes.contrastive).
 """
 
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from transformers import BitConfig, BitModel, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import (
+    BitConfig,
+    BitModel,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
+from training.networks.clap import HtsatConfig
+
+IMAGE_KINDS = ("", "resnet", "clip", "siglip")
+AUDIO_KINDS = ("conv", "clap")
 HEAD_WIDTH = 64  # of a ViT at every size (Dosovitskiy et al. 2021, table 1)
 STEM_KERNEL = 5
 NORM_GROUPS = 8
@@ -21,8 +32,8 @@ NORM_GROUPS = 8
 @dataclass
 class ImageTowerConfig:
     """`kind` resnet: a BiT ResNet (group norm, so nothing depends on the batch) of `widths` and `depths` per
-    level; `kind` clip: a ViT of `widths[0]`, `depths[0]` layers, heads of 64 and patches of `patch`.
-    `size_px`: side of its square."""
+    level; `kind` clip: a ViT of `widths[0]`, `depths[0]` layers, heads of 64 and patches of `patch`; `kind`
+    siglip: such a ViT that pools by attention; `kind` "": no pictures. `size_px`: side of its square."""
 
     kind: str = "clip"
     widths: list[int] = field(default_factory=lambda: [768])
@@ -35,33 +46,48 @@ class ImageTowerConfig:
 
 @dataclass
 class AudioTowerConfig:
-    """Residual convolutions over time with the mels as channels.
+    """`kind` conv: residual convolutions over time with the mels as channels; `kind` clap: `htsat`, which
+    projects by itself.
 
-    Every entry of `depths` is a level of that many blocks, at half the frame rate of the one before.
+    Of conv, every entry of `depths` is a level of that many blocks of `width`, at half the frame rate of the
+    one before.
     """
 
     width: int = 512
     depths: list[int] = field(default_factory=lambda: [3, 3, 9, 3])
+    kind: str = "conv"
+    htsat: HtsatConfig = field(default_factory=HtsatConfig)
 
 
 def build_image_tower(image: ImageTowerConfig, embedding_dim: int) -> nn.Module:
-    """A CLIP vision model, which projects to `embedding_dim`, or a BiT ResNet; of random weights."""
-    return _clip(image, embedding_dim) if image.kind == "clip" else _resnet(image)
+    """Of random weights. CLIP's projects to `embedding_dim` by itself."""
+    if image.kind == "resnet":
+        return _resnet(image)
+    return _clip(image, embedding_dim) if image.kind == "clip" else _siglip(image)
 
 
 def _clip(image: ImageTowerConfig, embedding_dim: int) -> nn.Module:
-    width = image.widths[0]
-    vision = CLIPVisionConfig(
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=image.depths[0],
-        num_attention_heads=width // HEAD_WIDTH,
-        patch_size=image.patch,
-        image_size=image.size_px,
-        projection_dim=embedding_dim,
-    )
+    vision = CLIPVisionConfig(**_vit(image), projection_dim=embedding_dim)
     tower: nn.Module = CLIPVisionModelWithProjection(vision)
     return tower
+
+
+def _siglip(image: ImageTowerConfig) -> nn.Module:
+    tower: nn.Module = SiglipVisionModel(SiglipVisionConfig(**_vit(image)))
+    return tower
+
+
+def _vit(image: ImageTowerConfig) -> dict[str, int]:
+    """Settings that ViTs of transformers share."""
+    width = image.widths[0]
+    return {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": image.depths[0],
+        "num_attention_heads": width // HEAD_WIDTH,
+        "patch_size": image.patch,
+        "image_size": image.size_px,
+    }
 
 
 def _resnet(image: ImageTowerConfig) -> nn.Module:

@@ -1,16 +1,16 @@
-"""Contrastive image-audio training: CLAP's idea (Wu et al. 2023) with images instead of text.
+"""Contrastive training as CLAP's (Wu et al. 2023): sounds with pictures, with captions, or with both.
 
     batch = contrastive.make_batch(samples, keys, config, geometry)
     losses = contrastive.build_model(config, geometry)(batch)["loss"]      # [b]
 
-Both towers come from transformers and are saved apart, so that `image_encoder` loads by name or folder; what
-the other models are conditioned on is its pooled output before the projection. Loss: symmetric InfoNCE with a
-learnt temperature (Radford et al. 2021) over one micro batch of all ranks together: features are gathered
-with their gradients, so that any number of workers computes the same loss, and `accumulate` divides the
-negatives. Clips of one medium are never each other's negatives.
+Towers come from transformers and are saved apart, so that `image_encoder` loads by name or folder, and CLAP's
+as `ClapModel`; what the other models are conditioned on is the image tower's pooled output before the
+projection. Loss: symmetric InfoNCE with a learnt temperature (Radford et al. 2021) over one micro batch of
+all ranks together (training.recipes.matching), of three modalities the mean of the pairs. `accumulate`
+divides the negatives. Clips of one medium, and in pairs with captions those of one caption, are never each
+other's negatives. A sample without a caption has no part in the pairs with captions.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -20,17 +20,42 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cluster.dataset import DatasetMeta, Snapshot
-from configs.load import UserError
+from configs.load import UserError, positive
 from training.data.randomness import SampleKey
-from training.networks.towers import AudioTower, AudioTowerConfig, ImageTowerConfig, build_image_tower
+from training.networks.clap import (
+    TextTowerConfig,
+    build_clap_audio,
+    build_clap_text,
+    embed_sounds,
+    embed_texts,
+)
+from training.networks.towers import (
+    AUDIO_KINDS,
+    IMAGE_KINDS,
+    AudioTower,
+    AudioTowerConfig,
+    ImageTowerConfig,
+    build_image_tower,
+)
 from training.pipeline.codec import ImageConfig, embed_image
 from training.pipeline.mel import MelConfig
-from training.pretrained import find_model, load_image_encoder
-from training.recipes.clips import decode_image, decode_log_mel, mel_geometry, weights
+from training.recipes import clap_mel
+from training.recipes.captions import (
+    facts_of,
+    load_tokenizer,
+    number_of,
+    pinned_tokenizer,
+    save_tokenizer,
+    text_of,
+    token_ids,
+)
+from training.recipes.clap_mel import FrontEndConfig
+from training.recipes.clap_weights import read_weights, save_towers
+from training.recipes.clips import decode_image, decode_log_mel, decode_wav, mel_geometry, weights
+from training.recipes.matching import HOLE, gather_features, gather_rows, no_negatives, pair_loss
 from training.recipes.recipe import (
     ONE_OPTIMISER,
     Batch,
@@ -45,122 +70,216 @@ MEMBERS: tuple[str, ...] = ("flac", "jpg", "json")
 LEARNS_FROM: Literal["clips", "latents"] = "clips"
 DRAWS: DrawnKind = ""
 PARTS = PipelineParts(encoders=("image_encoder",))
-AUDIO = "audio.safetensors"  # all but the image tower
-MASKED = -1e4  # finite: a row of which all is masked gives no NaN, and exp of it is 0
-HOLE = -1  # no medium has this number
-MEL_CENTRE = -6.0  # of recordings' log mels, so that the tower starts with values around 0
-MEL_SPREAD = 4.0
-MAX_SCALE = 100  # Radford et al. 2021, section 2.5: a colder temperature makes training unstable
+# of each pair, in the order of the modalities, the name of its temperature
+SCALES = {
+    ("image", "audio"): "log_scale",
+    ("audio", "text"): "text_log_scale",
+    ("image", "text"): "caption_log_scale",
+}
 
 
 @dataclass
 class Config:
-    """`embedding_dim`: where both towers meet."""
+    """`embedding_dim`: where all towers meet. `image.kind` or `text.kind` may be "": without pictures it is
+    CLAP. `front_end`: what the audio tower hears.
+    """
 
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
     audio: AudioTowerConfig = field(default_factory=AudioTowerConfig)
     embedding_dim: int = 512
     temperature: float = 0.07
+    text: TextTowerConfig = field(default_factory=TextTowerConfig)
+    front_end: FrontEndConfig = field(default_factory=FrontEndConfig)
+
+    @property
+    def modalities(self) -> list[str]:
+        present = {"image": self.image.kind, "audio": self.audio.kind, "text": self.text.kind}
+        return [name for name, kind in present.items() if kind]
 
 
 def geometry(snapshot: Snapshot, dataset_meta: DatasetMeta, config: Config) -> Geometry:
-    """`{"mel"}`. `UserError` for other datasets and unknown towers."""
-    if config.image.kind not in ("resnet", "clip"):
-        raise UserError(f"contrastive.image.kind={config.image.kind}: give resnet or clip")
+    """`{"mel"}`, and the `tokenizer` of captions. `UserError` for other datasets and unknown towers."""
+    check_config(config)
+    facts = mel_geometry(dataset_meta)
+    mel = MelConfig(**facts["mel"])
+    if config.audio.kind == "clap":
+        _check_htsat(config, *shape_of(config, mel))
+    if config.text.kind:
+        facts["tokenizer"] = facts_of(load_tokenizer(config.text.tokenizer))
+    return facts
+
+
+def check_config(config: Config) -> None:
+    """`UserError` for settings that no model can be made of."""
+    kinds = {"image": IMAGE_KINDS, "audio": AUDIO_KINDS, "text": ("", "clap")}
+    for name, choices in kinds.items():
+        kind = getattr(config, name).kind
+        if kind not in choices:
+            known = ", ".join(choice or '""' for choice in choices)
+            raise UserError(f"contrastive.{name}.kind={kind}: give one of {known}")
+    if len(config.modalities) < 2:
+        raise UserError(
+            "contrastive.image.kind=: sounds need a partner; give a tower, or contrastive.text.kind=clap"
+        )
     widths = len(config.image.widths)
     depths = len(config.image.depths)
     if widths != depths:
         raise UserError(f"contrastive.image: widths has {widths} entries, depths {depths}: give as many")
-    return mel_geometry(dataset_meta)
+    front_end = config.front_end
+    for value, setting, choices in (
+        (front_end.kind, "kind", clap_mel.KINDS),
+        (front_end.padding, "padding", clap_mel.PADDINGS),
+    ):
+        if value not in choices:
+            raise UserError(f"contrastive.front_end.{setting}={value}: give one of {', '.join(choices)}")
+    positive(
+        front_end, "sample_rate_hz", "fft_size", "hop_size", "num_mels", section="contrastive.front_end."
+    )
+    text = config.text
+    if not 2 <= text.max_tokens <= text.positions:
+        raise UserError(
+            f"contrastive.text.max_tokens={text.max_tokens}: "
+            f"give 2 to contrastive.text.positions={text.positions}"
+        )
+
+
+def _check_htsat(config: Config, frames: int, num_mels: int) -> None:
+    """`UserError` where a spectrogram cannot be folded into the square of `contrastive.audio.htsat`."""
+    htsat = config.audio.htsat
+    setting = f"contrastive.audio.htsat.spec_size={htsat.spec_size}"
+    if len(htsat.depths) != len(htsat.heads):
+        raise UserError(
+            f"contrastive.audio.htsat: depths has {len(htsat.depths)} entries, heads {len(htsat.heads)}: "
+            "give as many"
+        )
+    if htsat.spec_size % num_mels:
+        raise UserError(f"{setting}: is no multiple of {num_mels} mels; give one")
+    if frames > htsat.max_frames(num_mels):
+        raise UserError(
+            f"{setting}: has room for {htsat.max_frames(num_mels)} frames of {num_mels} mels, clips have "
+            f"{frames}; give {2 * htsat.spec_size}"
+        )
+    last = htsat.spec_size // htsat.patch // 2 ** (len(htsat.depths) - 1)
+    if last < htsat.window or last % htsat.window:
+        raise UserError(
+            f"contrastive.audio.htsat.window={htsat.window}: the last of {len(htsat.depths)} levels has "
+            f"{last} x {last} patches, which windows must divide; give {last}, or fewer levels"
+        )
+
+
+def shape_of(config: Config, mel: MelConfig) -> tuple[int, int]:
+    """Frames and mels of what the audio tower hears of a clip."""
+    if config.front_end.kind == "clap":
+        return config.front_end.num_frames, config.front_end.num_mels
+    return mel.num_frames, mel.num_mels
 
 
 class Contrastive(nn.Module):
-    """Images [b, 3, s, s] and log mels [b, frames, mels] -> losses."""
+    """Images [b, 3, s, s], log mels [b, frames, mels] and token ids [b, n] -> losses."""
 
-    def __init__(self, config: Config, mel: MelConfig):
+    def __init__(self, config: Config, facts: Geometry):
         super().__init__()
-        clip = config.image.kind == "clip"  # it has its own projection
-        self.image: Any = build_image_tower(config.image, config.embedding_dim)
-        self.audio = AudioTower(config.audio, mel.num_mels)
-        self.image_head = nn.Identity() if clip else nn.Linear(config.image.widths[-1], config.embedding_dim)
-        self.audio_head = nn.Linear(2 * config.audio.width, config.embedding_dim)
-        # a vector of one: DeepSpeed cannot broadcast scalars
-        self.log_scale = nn.Parameter(torch.tensor([math.log(1 / config.temperature)]))
+        dim = config.embedding_dim
+        _, num_mels = shape_of(config, MelConfig(**facts["mel"]))
+        self.modalities = config.modalities
+        self.projects = config.audio.kind == "clap"
+        # in this order: the first weights of a run are drawn in it
+        if config.image.kind:
+            self.image: Any = build_image_tower(config.image, dim)
+        if self.projects:
+            self.audio = build_clap_audio(
+                config.audio.htsat, num_mels, dim, clap_mel.NORMS[config.front_end.kind]
+            )
+        else:
+            self.audio = AudioTower(config.audio, num_mels)
+        if config.image.kind:
+            # CLIP's has its own projection
+            clip = config.image.kind == "clip"
+            self.image_head = nn.Identity() if clip else nn.Linear(config.image.widths[-1], dim)
+        self.audio_head = nn.Identity() if self.projects else nn.Linear(2 * config.audio.width, dim)
+        if config.text.kind:
+            tokenizer = facts["tokenizer"]
+            self.pad = tokenizer["pad"]
+            self.text = build_clap_text(config.text, tokenizer["vocab_size"], self.pad, dim)
+        self.pairs = [pair for pair in SCALES if set(pair) <= set(self.modalities)]
+        for pair in self.pairs:
+            # as `ClapModel`: one from sounds to texts, one back. No scalar: DeepSpeed cannot broadcast it
+            count = 2 if pair == ("audio", "text") else 1
+            start = torch.full((count,), math.log(1 / config.temperature))
+            self.register_parameter(SCALES[pair], nn.Parameter(start))
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        dtype = self.log_scale.dtype  # of the weights; the batch and the losses are float32
-        image = self.image_head(embed_image(self.image, batch["image"].to(dtype)))
-        audio = self.audio_head(self.audio(batch["log_mel"].to(dtype)))
-        image = nn.functional.normalize(image.float(), dim=-1)
-        audio = nn.functional.normalize(audio.float(), dim=-1)
+    def forward(self, batch: Batch) -> Batch:
+        features = self.embed(batch)
         weight = batch["weight"]
         media = torch.where(weight == 0, HOLE, batch["media"])
-        # of all ranks together; `truth` is where the own partner of each sample is among them
-        pairs = torch.cat([image, audio], 1)
-        all_media = media
+        numbers = torch.stack([media, batch.get("caption", media)], 1)
+        # of all ranks together; `truth` is where the own partners of each sample are among them
+        every = torch.cat(features, 1)
+        all_numbers = numbers
         truth = torch.arange(len(media), device=media.device)
         # a validation batch is one rank's
         if self.training and dist.is_initialized() and dist.get_world_size() > 1:
-            pairs = gather_features(pairs)
-            all_media = gather_rows(media)
+            every = gather_features(every)
+            all_numbers = gather_rows(numbers)
             truth = truth * dist.get_world_size() + dist.get_rank()
-        images, audios = pairs.chunk(2, dim=1)
-        masked = no_negatives(media, all_media, truth)
-        scale = self.log_scale.float().exp().clamp(max=MAX_SCALE)
-        # Radford et al. 2021, figure 3: each picture finds its sound among all, and each sound its picture
-        across = (scale * image @ audios.T).masked_fill(masked, MASKED)
-        down = (scale * audio @ images.T).masked_fill(masked, MASKED)
-        loss = 0.5 * sum(
-            nn.functional.cross_entropy(logits, truth, reduction="none") for logits in (across, down)
+        own = dict(zip(self.modalities, features, strict=True))
+        others = dict(zip(self.modalities, every.chunk(len(features), dim=1), strict=True))
+        losses: list[Tensor] = []
+        present: list[Tensor] = []
+        hits: list[Tensor] = []
+        for first, second in self.pairs:
+            masked, here = _partners(numbers, all_numbers, truth, "text" in (first, second))
+            loss, hit = pair_loss(
+                (own[first], own[second]),
+                (others[first], others[second]),
+                getattr(self, SCALES[first, second]),
+                masked,
+                truth,
+            )
+            losses.append(loss)
+            hits.append(hit)
+            present.append(here.to(loss.dtype))
+        here = torch.stack(present)
+        # the mean of the pairs that a sample has
+        count = here.sum(0).clamp(min=1)
+        mean = (torch.stack(losses) * here).sum(0) / count
+        hit_share = (torch.stack(hits) * here).sum(0) / count
+        return {"loss": mean * weight, "accuracy": hit_share * weight}
+
+    def embed(self, batch: Batch) -> list[Tensor]:
+        """Unit vectors float32 [b, d] of each of `modalities`."""
+        dtype = self.audio_dtype  # of the weights; the batch and the losses are float32
+        log_mel = batch["log_mel"].to(dtype)
+        features: list[Tensor] = []
+        if "image" in self.modalities:
+            features.append(self.image_head(embed_image(self.image, batch["image"].to(dtype))))
+        features.append(
+            embed_sounds(self.audio, log_mel) if self.projects else self.audio_head(self.audio(log_mel))
         )
-        hit = (across.argmax(1) == truth).to(weight.dtype)
-        return {"loss": loss * weight, "accuracy": hit * weight}
+        if "text" in self.modalities:
+            features.append(embed_texts(self.text, batch["tokens"], self.pad))
+        return [nn.functional.normalize(vectors.float(), dim=-1) for vectors in features]
+
+    @property
+    def audio_dtype(self) -> torch.dtype:
+        scale: Tensor = getattr(self, SCALES[self.pairs[0]])
+        return scale.dtype
 
 
-def no_negatives(media: Tensor, all_media: Tensor, truth: Tensor) -> Tensor:
-    """bool [b, n]: which of n samples are no negatives for each of b: holes, and other clips of its medium.
+def _partners(numbers: Tensor, all_numbers: Tensor, truth: Tensor, with_text: bool) -> tuple[Tensor, Tensor]:
+    """Who is no negative of whom in a pair, bool [b, n], and who has both of its halves, bool [b].
 
-    `media` int64 [b], `all_media` [n]: a number per medium. `truth` [b]: where each sample is among the n.
+    `numbers` [b, 2]: of the medium and of the caption of each sample.
     """
-    masked = (media[:, None] == all_media) | (all_media == HOLE)
-    return masked.scatter(1, truth[:, None], False)
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def gather_features(rows: Tensor) -> Tensor:
-    """[b, d] of every rank -> [b * world, d] in the order of positions, with gradients for their ranks."""
-    features: Tensor = _GatherFeatures.apply(rows)  # type: ignore[no-untyped-call]
-    return features
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def gather_rows(rows: Tensor) -> Tensor:
-    """[b, ...] of every rank -> [b * world, ...].
-
-    Row i of rank r is at i * world + r, as the loader deals positions: any number of ranks gives one order.
-    """
-    per_rank = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-    dist.all_gather(per_rank, rows.contiguous())
-    return torch.stack(per_rank, 1).flatten(0, 1)
-
-
-class _GatherFeatures(torch.autograd.Function):
-    """`gather_rows` whose gradient is summed over the ranks.
-
-    DeepSpeed takes the mean over ranks afterwards, which is then the gradient of the loss over all of them.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        gathered: Tensor = gather_rows(rows)
-        return gathered
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        world = dist.get_world_size()
-        return total.reshape(-1, world, *total.shape[1:])[:, dist.get_rank()]
+    if not with_text:
+        masked = no_negatives(numbers[:, 0], all_numbers[:, 0], truth)
+        return masked, torch.ones_like(truth, dtype=torch.bool)
+    here = numbers[:, 1] != HOLE
+    # a sample without a caption is a hole of this pair alone
+    media = torch.where(here, numbers[:, 0], HOLE)
+    all_media = torch.where(all_numbers[:, 1] != HOLE, all_numbers[:, 0], HOLE)
+    same_text = no_negatives(numbers[:, 1], all_numbers[:, 1], truth)
+    return no_negatives(media, all_media, truth) | same_text, here
 
 
 def optimisers(config: Config) -> tuple[Optimiser, ...]:
@@ -174,38 +293,70 @@ def couples_samples(config: Config) -> bool:
 
 
 def build_model(config: Config, geometry: Geometry) -> nn.Module:
-    """The two towers with their heads."""
-    return Contrastive(config, MelConfig(**geometry["mel"]))
+    """The towers with their heads."""
+    return Contrastive(config, geometry)
 
 
 def initial(source: str, config: Config, geometry: Geometry) -> dict[str, Tensor]:
-    """A published image tower, or both towers of ours."""
-    folder = find_model(source, "init_from", PARTS.encoders[0])
-    tower = load_image_encoder(folder)
-    state = {f"image.{name}": tensor for name, tensor in tower.state_dict().items()}
-    # beside the folder of the image tower, in a model of ours
-    if (folder.parent / AUDIO).is_file():
-        state |= load_file(folder.parent / AUDIO)
-    return state
+    """A published image tower or `ClapModel`, or all towers of ours."""
+    mel = MelConfig(**geometry["mel"])
+    with torch.device("meta"):
+        model = Contrastive(config, geometry)
+    tokenizer = geometry["tokenizer"]["sha256"] if config.text.kind else ""
+    return read_weights(source, model, config.front_end, mel, tokenizer)
 
 
 def make_batch(
     samples: Sequence[Sample | None], keys: Sequence[SampleKey], config: Config, geometry: Geometry
 ) -> Batch:
-    """`image` [b, 3, s, s] in -1..1, `log_mel` [b, frames, mels] centred, `weight` [b], `media` int64 [b].
+    """`log_mel` [b, frames, mels], `weight` [b], `media` int64 [b]; `image` [b, 3, s, s] in -1..1; `tokens`
+    int64 [b, n] and `caption` int64 [b], a number per text, or HOLE where there is none.
 
-    Nothing is drawn from the keys.
+    Nothing is drawn from the keys. Without pictures, a sample without a caption weighs nothing.
     """
     mel = MelConfig(**geometry["mel"])
-    image = torch.zeros(len(samples), 3, config.image.size_px, config.image.size_px)
-    log_mel = torch.zeros(len(samples), mel.num_frames, mel.num_mels)
+    log_mel = torch.zeros(len(samples), *shape_of(config, mel))
     media = torch.full((len(samples),), HOLE)
     for index, sample in enumerate(samples):
         if sample is not None:
-            image[index] = decode_image(sample["jpg"], ImageConfig(config.image.size_px))
-            log_mel[index] = (decode_log_mel(sample["flac"], mel) - MEL_CENTRE) / MEL_SPREAD
+            log_mel[index] = hear(sample["flac"], mel, config)
             media[index] = medium_of(sample["json"])
-    return {"image": image, "log_mel": log_mel, "weight": weights(samples), "media": media}
+    batch = {"log_mel": log_mel, "weight": weights(samples), "media": media}
+    if config.image.kind:
+        batch["image"] = _pictures(samples, config)
+    if config.text.kind:
+        batch |= _captions(samples, config, geometry)
+        if not config.image.kind:
+            batch["weight"] = batch["weight"] * (batch["caption"] != HOLE)
+    return batch
+
+
+def hear(flac: bytes, mel: MelConfig, config: Config) -> Tensor:
+    """What the audio tower hears of a clip, float32 [frames, mels]; CLAP's centres it by itself."""
+    if config.front_end.kind == "clap":
+        log_mel = clap_mel.clap_mel(decode_wav(flac), mel.sample_rate_hz, config.front_end)
+    else:
+        log_mel = decode_log_mel(flac, mel)
+    norm = clap_mel.NORMS[config.front_end.kind]
+    return log_mel if config.audio.kind == "clap" else (log_mel - norm.centre) / norm.spread
+
+
+def _pictures(samples: Sequence[Sample | None], config: Config) -> Tensor:
+    """float32 [b, 3, s, s]."""
+    image = torch.zeros(len(samples), 3, config.image.size_px, config.image.size_px)
+    for index, sample in enumerate(samples):
+        if sample is not None:
+            image[index] = decode_image(sample["jpg"], ImageConfig(config.image.size_px))
+    return image
+
+
+def _captions(samples: Sequence[Sample | None], config: Config, geometry: Geometry) -> Batch:
+    """`tokens` and `caption`."""
+    text = config.text
+    tokenizer = pinned_tokenizer(text.tokenizer, geometry["tokenizer"]["sha256"], text.max_tokens)
+    texts = ["" if sample is None else text_of(sample["json"], text.column) for sample in samples]
+    numbers = [number_of(caption) if caption else HOLE for caption in texts]
+    return {"tokens": token_ids(tokenizer, texts, text.max_tokens), "caption": torch.tensor(numbers)}
 
 
 def loss_groups(batch: Batch) -> None:
@@ -220,22 +371,18 @@ def draw(model: nn.Module, batch: Batch, geometry: Geometry) -> dict[str, Tensor
 def medium_of(metadata: bytes | memoryview) -> int:
     """A number in 0..2^63 for the medium that a clip was cut from, from its source and media id alone."""
     sample = json.loads(bytes(metadata))
-    digest = hashlib.blake2b(f"{sample['source']}/{sample['media_id']}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1  # 63 bits: an int64 of a tensor is signed
+    return number_of(f"{sample['source']}/{sample['media_id']}")
 
 
 def save(state: dict[str, Tensor], config: Config, geometry: Geometry, folder: Path) -> None:
-    """Writes `image_encoder` with its preprocessor_config.json, and the audio tower and heads in one file."""
-    model = Contrastive(config, MelConfig(**geometry["mel"]))
-    model.load_state_dict(state)
-    model.image.save_pretrained(folder / "image_encoder")
-    size = config.image.size_px
-    settings = {
-        "size": {"height": size, "width": size},
-        "image_mean": [0.5] * 3,
-        "image_std": [0.5] * 3,
-        "do_resize": True,
-    }
-    (folder / "image_encoder" / "preprocessor_config.json").write_text(json.dumps(settings, indent=1))
-    audio = {name: tensor.contiguous() for name, tensor in state.items() if not name.startswith("image.")}
-    save_file(audio, folder / AUDIO)
+    """Every tower as its library saves it, and the heads and temperatures in one file."""
+    model = Contrastive(config, geometry)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    # an average is of parameters; buffers are what the model was built with
+    assert not unexpected and set(missing) <= {name for name, _ in model.named_buffers()}
+    save_towers(model, config.image.size_px, config.front_end, MelConfig(**geometry["mel"]), folder)
+    if config.text.kind:
+        text = config.text
+        tokenizer = pinned_tokenizer(text.tokenizer, geometry["tokenizer"]["sha256"], text.max_tokens)
+        (saved,) = (folder / name for name in ("clap", "text_encoder") if (folder / name).is_dir())
+        save_tokenizer(tokenizer, saved, text.max_tokens)

@@ -32,13 +32,21 @@ Sample = Mapping[str, Any]
 refused."""
 
 
+class TokenizerFacts(TypedDict):
+    """What a model must know of its tokenizer. `pad`: the id of padding, after which the places begin."""
+
+    sha256: str
+    vocab_size: int
+    pad: int
+
+
 class Geometry(TypedDict, total=False):
     """What a model must know of its data: shapes and statistics, plain JSON in run.json and beside a model.
 
     `mel`: settings of the spectrogram. The others are of latents: shape [c, t, f], where they are, moments
     per channel and per dimension of the image embedding, how their pictures were made, sha256 of the models
-    that made them, and the pinned snapshots. A new recipe adds its keys here: one list, so that no name means
-    two things.
+    that made them, and the pinned snapshots. `tokenizer`: of a model that reads captions. A new recipe adds
+    its keys here: one list, so that no name means two things.
     """
 
     mel: dict[str, Any]
@@ -51,6 +59,7 @@ class Geometry(TypedDict, total=False):
     pictures: int
     sha256: dict[str, str]
     snapshots: list[str]
+    tokenizer: TokenizerFacts
 
 
 @dataclass(frozen=True)

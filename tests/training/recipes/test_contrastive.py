@@ -14,38 +14,36 @@ import torch
 
 from configs.load import load_config
 from tests.conftest import ROOT
-from tests.fakes.contrastive_ranks import CONFIG, MEL, batch_of
+from tests.fakes.contrastive_ranks import CONFIGS, FACTS, batch_of
 from training.data.order import Order
 from training.recipes import contrastive
 from training.recipes.contrastive import medium_of
 from training.settings import TrainConfig, identity
 
 
-@pytest.fixture(scope="module")
-def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, torch.Tensor]]:
-    folder = tmp_path_factory.mktemp("steps")
-    subprocess.run(
-        [sys.executable, "-m", "tests.fakes.contrastive_ranks", str(folder)],
-        cwd=ROOT,
-        check=True,
-        timeout=120,
-    )
-    return {world: torch.load(folder / f"{world}.pt") for world in (1, 2, 4)}
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_any_number_of_workers_computes_the_same_loss_and_gradients(kind: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.fakes.contrastive_ranks", str(tmp_path), kind]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+    steps = {world: torch.load(tmp_path / f"{world}.pt") for world in (1, 2, 4)}
+    scales = {
+        "pictures": {"log_scale"},
+        "clap": {"text_log_scale"},
+        "clap_pictures": {"log_scale"},
+        "three_way": {"log_scale", "text_log_scale", "caption_log_scale"},
+    }
+    assert {name for name in steps[1] if "scale" in name} == scales[kind]
+    for world in (2, 4):
+        assert steps[world].keys() == steps[1].keys()
+        assert float(steps[world]["loss"]) == pytest.approx(float(steps[1]["loss"]), abs=1e-6)
+        for name, expected in steps[1].items():
+            assert torch.allclose(steps[world][name], expected, rtol=1e-4, atol=1e-6), name
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_any_number_of_workers_computes_the_same_loss_and_gradients(
-    steps: dict[int, dict[str, torch.Tensor]], world: int
-) -> None:
-    assert steps[world].keys() == steps[1].keys() > {"loss", "log_scale"}
-    for name, expected in steps[1].items():
-        assert torch.allclose(steps[world][name], expected, rtol=1e-4, atol=1e-6), name
-
-
-def losses(**change: torch.Tensor) -> torch.Tensor:
+def losses(kind: str = "pictures", **change: torch.Tensor) -> torch.Tensor:
     """[b], of a model whose weights are always the same."""
     torch.manual_seed(0)
-    model: Any = contrastive.Contrastive(CONFIG, MEL)
+    model: Any = contrastive.Contrastive(CONFIGS[kind], FACTS)
     with torch.no_grad():
         return model({**batch_of(0, 1), **change})["loss"]
 
@@ -70,6 +68,66 @@ def test_samples_of_one_medium_alone_have_nothing_to_tell_apart() -> None:
     assert torch.allclose(
         losses(media=torch.zeros(8, dtype=torch.int64), weight=torch.ones(8)), torch.zeros(8)
     )
+
+
+# --- Captions -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["clap", "three_way"])
+def test_the_same_caption_and_the_same_medium_are_no_negatives(kind: str) -> None:
+    """Of samples 1 and 4 (a caption), of 0 and 3 (a medium)."""
+    tokens = batch_of(0, 1)["tokens"]
+    tokens[4, 1:4] = torch.tensor([99, 98, 97])
+    before, after = losses(kind), losses(kind, tokens=tokens)
+    assert before[1] == pytest.approx(float(after[1]), abs=1e-6)
+    assert (before[[0, 3, 5, 7]] - after[[0, 3, 5, 7]]).abs().min() > 1e-6
+
+
+def test_a_sample_without_a_caption_has_its_picture_alone() -> None:
+    """Sample 2: what its tokens are changes nothing, and its loss is that of a model without texts."""
+    batch = batch_of(0, 1)
+    tokens = batch["tokens"].clone()
+    tokens[2] = tokens[5]
+    before, after = losses("three_way"), losses("three_way", tokens=tokens)
+    assert torch.allclose(before, after, atol=1e-6)
+    # the same weights are drawn first, so that the pairs of pictures and sounds are the same
+    assert before[2] == pytest.approx(float(losses("clap_pictures")[2]), abs=1e-6)
+    everyone = losses("three_way", caption=torch.arange(8))
+    assert abs(float(everyone[2] - before[2])) > 1e-4
+
+
+def test_three_modalities_give_the_mean_of_their_pairs() -> None:
+    """Each pair by a model of the two, in which the third has no part."""
+    torch.manual_seed(0)
+    model: Any = contrastive.Contrastive(CONFIGS["three_way"], FACTS)
+    batch = batch_of(0, 1) | {"caption": torch.arange(8), "media": torch.arange(8), "weight": torch.ones(8)}
+    with torch.no_grad():
+        image, audio, text = model.embed(batch)
+        expected = torch.zeros(8)
+        for first, second in ((image, audio), (audio, text), (image, text)):
+            logits = first @ second.T / 0.07
+            for rows in (logits, logits.T):
+                expected += torch.nn.functional.cross_entropy(rows, torch.arange(8), reduction="none") / 6
+        assert torch.allclose(model(batch)["loss"], expected, atol=1e-5)
+
+
+def test_claps_two_temperatures_are_of_its_two_ways() -> None:
+    torch.manual_seed(0)
+    model: Any = contrastive.Contrastive(CONFIGS["clap"], FACTS)
+    model.text_log_scale.data = torch.tensor([1.0, 2.0])
+    batch = batch_of(0, 1) | {"caption": torch.arange(8), "media": torch.arange(8), "weight": torch.ones(8)}
+    with torch.no_grad():
+        audio, text = model.embed(batch)
+        to_text = torch.nn.functional.cross_entropy(
+            audio @ text.T * np.exp(1), torch.arange(8), reduction="none"
+        )
+        to_audio = torch.nn.functional.cross_entropy(
+            text @ audio.T * np.exp(2), torch.arange(8), reduction="none"
+        )
+        assert torch.allclose(model(batch)["loss"], 0.5 * (to_text + to_audio), atol=1e-5)
+
+
+# --- Media --------------------------------------------------------------------------------------------------
 
 
 def metadata(source: str, media_id: str, start_s: float) -> bytes:

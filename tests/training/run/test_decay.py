@@ -96,7 +96,7 @@ def test_what_decays_are_matrices_and_kernels_alone() -> None:
     audio = contrastive.AudioTowerConfig(width=16, depths=[1])
     config = contrastive.Config(image=tower, audio=audio, embedding_dim=8)
     for model in (
-        contrastive.Contrastive(config, MelConfig(duration_s=0.16)),
+        contrastive.Contrastive(config, {"mel": MelConfig(duration_s=0.16).settings()}),
         diffusion.build_model(TINY, FACTS),
     ):
         decayed, kept = parameter_groups(model, 0.1)

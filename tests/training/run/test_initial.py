@@ -84,7 +84,7 @@ def section_of(recipe: str, run: dict[str, Any]) -> Any:
             flat += (
                 leaves(f"{prefix}.{name}", value)
                 if isinstance(value, dict)
-                else [f"{prefix}.{name}={json.dumps(value)}"]
+                else [f"{prefix}.{name}={value if isinstance(value, str) else json.dumps(value)}"]
             )
         return flat
 
