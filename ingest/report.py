@@ -21,10 +21,8 @@ from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 import jinja2
-import numpy as np
 import soundfile
 import yaml
-from PIL import Image
 
 from cluster.dataset import Dataset
 from cluster.jsonl import JsonObject
@@ -33,6 +31,7 @@ from configs.load import SettingsTree, UserError
 from ingest.pages.card import plain, write_card
 from ingest.pages.charts import charts_of, loss_curve
 from ingest.pages.croissant import croissant_text
+from ingest.pages.spectrogram import spectrogram_png
 from ingest.pages.survey import Survey, survey
 from ingest.rows import ClipRow
 from ingest.sample import SELECTORS
@@ -271,27 +270,6 @@ def _sound(file: Path | io.BytesIO) -> Player:
         "sound": _uri("audio/flac", flac.getvalue()),
         "spectrogram": _uri("image/png", spectrogram_png(audio)),
     }
-
-
-def spectrogram_png(audio: np.ndarray, height_px: int = 96) -> bytes:
-    """PNG of the log-magnitude STFT of mono float `audio` [num_samples]: low tones at the bottom, 80 dB."""
-    n_fft = 512
-    hop = 160
-    padded = np.pad(audio, n_fft // 2)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop] * np.hanning(n_fft)
-    level_db = 20 * np.log10(np.abs(np.fft.rfft(frames)) + 1e-6)
-    scaled = np.clip((level_db - level_db.max()) / 80 + 1, 0, 1).T[::-1]
-    # dark blue to pale yellow, evenly lighter: a scale that survives grey printing
-    stops = np.array(
-        [[8, 10, 30], [60, 20, 110], [170, 45, 110], [245, 125, 60], [252, 250, 190]], dtype=float
-    )
-    position = scaled * (len(stops) - 1)
-    low = np.minimum(position.astype(int), len(stops) - 2)
-    colours = stops[low] + (stops[low + 1] - stops[low]) * (position - low)[..., None]
-    image = Image.fromarray(colours.astype(np.uint8)).resize((max(frames.shape[0], 160), height_px))
-    png = io.BytesIO()
-    image.save(png, "PNG")
-    return png.getvalue()
 
 
 def _scores(folder: Path) -> Scores:

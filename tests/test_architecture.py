@@ -30,6 +30,7 @@ BRIDGES = {
     "cluster.units",
     "cluster.record",
     "ingest.licenses",  # what weights may be used for, as what clips may
+    "ingest.pages.spectrogram",  # one picture of sounds: the report's, and of what a model made
     "ingest.photos",  # which files are photos, for stills and generate
     "ingest.pixels",  # one way for pictures: ingest, training and the exported pipeline
     "ingest.sample",

@@ -76,17 +76,25 @@ def precompute(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY
 
 @app.command()
 def generate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
-    """Pictures -> one wav file each."""
+    """Pictures -> wavs, spectrograms and a page to listen to. Run again to resume."""
     from training.generate import GenerateConfig
     from training.generate import generate as run
 
     config = load_config(GenerateConfig, args or [])
 
+    def do(config: GenerateConfig) -> Mapping[str, Any]:
+        return run(config, progress=not as_json)
+
     def show(summary: Summary) -> None:
         skipped = f", {len(summary['skipped'])} pictures left out" if summary["skipped"] else ""
-        console.print(f"{len(summary['wavs'])} wav files in {config.output}{skipped}")
+        before = len(summary["wavs"]) - summary["made"]
+        kept = f", {before} of them from before" if before > 0 else ""
+        console.print(f"{len(summary['wavs'])} wav files in {config.output}{kept}{skipped}")
+        console.print(f"table: {summary['table']}")
+        if summary["page"]:
+            console.print(f"listen: {summary['page']}")
 
-    run_in_output("generate", args, config, run, show, as_json, dry_run)
+    run_in_output("generate", args, config, do, show, as_json, dry_run)
 
 
 @app.command()
