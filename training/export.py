@@ -23,7 +23,6 @@ from cluster.dataset import Dataset
 from cluster.scratch import scratch_folder
 from configs.load import StoppedError, UserError
 from training.data.pinned import check_codec
-from training.networks.istft_vocoder import IstftVocoder
 from training.pipeline.codec import BadMelError, Processor
 from training.pipeline.mel import MelConfig
 from training.pipeline.pipeline import Conditioning, StillsoundPipeline
@@ -34,6 +33,7 @@ from training.pretrained import (
     folder_sha256,
     is_finished,
     load_autoencoder,
+    load_conditioner,
     load_image_encoder,
     load_network,
     load_scheduler,
@@ -44,15 +44,18 @@ from training.pretrained import (
     scheduler_of,
 )
 from training.recipes import diffusion
+from training.recipes.published import CONDITIONING
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).parent.parent
 PIPELINE = "training/pipeline/pipeline.py"
-ISTFT_VOCODER = "training/networks/istft_vocoder.py"
+OWN_CLASSES = {
+    "IstftVocoder": "training/networks/istft_vocoder.py",
+    "Conditioner": "training/networks/conditioner.py",
+}
 PARTS = diffusion.PARTS  # the names of its folders, in a run as in an export
 CHECK_STEPS = 2  # enough to pass through every part
 INDEX = "model_index.json"  # diffusers' name; marks an exported folder
-CONDITIONING = diffusion.CONDITIONING
 
 
 @dataclass
@@ -101,10 +104,12 @@ def export(config: ExportConfig) -> Exported:
     present = [name for name in PARTS.weights if (folder / name).is_dir()]
     sha256 = {name: folder_sha256(folder / name) for name in present}
     index["conditioning"]["exported_sha256"] = sha256
-    if isinstance(pipeline.vocoder, IstftVocoder):
-        # stock diffusers takes a class that it does not have from a file beside its weights
-        index[PARTS.vocoder] = [Path(ISTFT_VOCODER).stem, IstftVocoder.__name__]
-        (folder / PARTS.vocoder / Path(ISTFT_VOCODER).name).write_text((ROOT / ISTFT_VOCODER).read_text())
+    for name, part in pipeline.components.items():
+        source = OWN_CLASSES.get(type(part).__name__)
+        if source:
+            # stock diffusers takes a class that it does not have from a file beside its weights
+            index[name] = [Path(source).stem, type(part).__name__]
+            (folder / name / Path(source).name).write_text((ROOT / source).read_text())
     (folder / INDEX).write_text(json.dumps(index, indent=1))
     check_written(pipeline, folder)
     return {"output": str(folder)}
@@ -239,10 +244,13 @@ def _pinned_hashes(folder: Path) -> set[str]:
 
 def _load_network(folder: Path) -> PipelineArguments:
     """What was trained, and what samples it."""
-    return {
+    parts: PipelineArguments = {
         PARTS.network: load_network(folder / PARTS.network),
         PARTS.scheduler: load_scheduler(folder / PARTS.scheduler),
     }
+    if (folder / PARTS.conditioner).is_dir():
+        parts[PARTS.conditioner] = load_conditioner(folder / PARTS.conditioner)
+    return parts
 
 
 def _load_ends(folder: Path) -> PipelineArguments:

@@ -132,7 +132,7 @@ def prepare(config: PrecomputeConfig) -> tuple[Dataset, Callable[[], "Precompute
     if not snapshot.commits:
         raise UserError(f"data={config.data}: has no commits yet; run python -m ingest scrape first")
     models = {
-        "autoencoder": find_model(config.autoencoder, "autoencoder"),
+        "autoencoder": find_model(config.autoencoder, "autoencoder", "vae"),
         "image_encoder": find_model(config.image_encoder, "image_encoder", "image_encoder"),
     }
     level = config.level if config.level != "auto" else level_of(models["autoencoder"])

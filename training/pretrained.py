@@ -20,7 +20,14 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, MMAudioVAE, MMAudioVocoder, SchedulerMixin, UNet2DConditionModel
+from diffusers import (
+    AudioLDM2UNet2DConditionModel,
+    AutoencoderKL,
+    MMAudioVAE,
+    MMAudioVocoder,
+    SchedulerMixin,
+    UNet2DConditionModel,
+)
 from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
@@ -38,6 +45,7 @@ from transformers.utils.logging import disable_progress_bar as quiet_transformer
 from cluster.dataset import Dataset
 from cluster.storage import open_store
 from configs.load import UserError
+from training.networks.conditioner import Conditioner
 from training.networks.istft_vocoder import IstftVocoder
 from training.pipeline.codec import ImageConfig, Processor
 from training.pipeline.mel import MEL_FILE, MelConfig
@@ -47,10 +55,13 @@ quiet_diffusers()
 quiet_transformers()
 HUB = "hub:"
 SCHEDULER_FILE = "scheduler_config.json"  # diffusers' name
+PIPELINE_INDEX = "model_index.json"  # diffusers' name; marks a pipeline
+PIPELINE_PARTS = ("unet", "vae", "vocoder")  # those of AudioLDM's that are of use here
 RUN = "run.json"  # marks the folder of a run
 FINISHED = "FINISHED.json"  # written last, after the model
 NETWORKS: dict[str, type[Any]] = {
-    "UNet2DConditionModel": UNet2DConditionModel
+    "UNet2DConditionModel": UNet2DConditionModel,
+    "AudioLDM2UNet2DConditionModel": AudioLDM2UNet2DConditionModel,
 }  # by `_class_name` in their config.json
 VOCODERS: dict[str, Any] = {
     "SpeechT5HifiGan": SpeechT5HifiGan,
@@ -94,8 +105,8 @@ def local_copy(path: str) -> Path:
 def hub_copy(path: str) -> Path:
     """`hub:owner/name[/folder][@revision]`: its folder in the Hugging Face cache, downloaded if missing.
 
-    Only settings, weights and what states their license: safetensors, or where there are none the files of
-    PyTorch, which are read as plain tensors.
+    Only settings, weights and what states their license, of a pipeline's parts too: safetensors, or where
+    there are none the files of PyTorch, which are read as plain tensors.
     """
     name, _, revision = path.removeprefix(HUB).partition("@")
     owner, repository, *folders = [*name.split("/"), ""]
@@ -108,7 +119,7 @@ def hub_copy(path: str) -> Path:
             copy = snapshot_download(
                 f"{owner}/{repository}", revision=revision or None, allow_patterns=patterns
             )
-            if any(Path(copy, folder).glob(weights)):
+            if _has_weights(Path(copy, folder), weights):
                 return Path(copy, folder)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:MAX_REASON]
@@ -119,6 +130,14 @@ def hub_copy(path: str) -> Path:
     raise UserError(
         f"{path}: holds no weights there (*.safetensors or *.bin); name its folder as hub:owner/name/folder"
     )
+
+
+def _has_weights(folder: Path, pattern: str) -> bool:
+    """Whether weights of this kind are in a folder, or of a pipeline in each part that is of use here."""
+    if not (folder / PIPELINE_INDEX).is_file():
+        return any(folder.glob(pattern))
+    parts = [part for part in PIPELINE_PARTS if (folder / part / "config.json").is_file()]
+    return bool(parts) and all(any((folder / part).glob(pattern)) for part in parts)
 
 
 def is_finished(folder: Path) -> bool:
@@ -254,6 +273,11 @@ def _check_spectrogram(folder: Path, config: dict[str, Any], mel: MelConfig) -> 
                 f"vocoder={folder}: was trained on spectrograms of {name}={stated[name]}, "
                 f"the model makes {name}={getattr(mel, name)}; train one on its clips: recipe=vocoder"
             )
+
+
+def load_conditioner(folder: Path) -> nn.Module:
+    """What conditions pass before the network, frozen, in eval mode."""
+    return _load_whole(Conditioner, folder, "model")
 
 
 def load_scheduler(folder: Path) -> Any:

@@ -181,6 +181,11 @@ class TrainConfig:
         return getattr(self, self.recipe)
 
     @property
+    def members(self) -> tuple[str, ...]:
+        """What a sample must have: the recipe's members, and those that its section names."""
+        return (*self.module.MEMBERS, *getattr(self.section, "members", ()))
+
+    @property
     def optimisers(self) -> tuple[Optimiser, ...]:
         """Of the chosen recipe."""
         return self.module.optimisers(self.section)

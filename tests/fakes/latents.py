@@ -18,10 +18,17 @@ COLUMNS = pa.schema([("split", pa.string())])
 LATENT_SHAPE = (8, 4, 16)
 IMAGE_DIM = 12
 LATENT_SPREAD = 0.1
+TOKEN_DIM = 6
+MOST_TOKENS = 5
 
 
-def make_latents(root: Path, units: int = 4, per_unit: int = 13, seed: int = 0) -> Dataset:
-    """`units` shards of `per_unit` training samples and one held-out one each."""
+def make_latents(
+    root: Path, units: int = 4, per_unit: int = 13, seed: int = 0, has_tokens: bool = False
+) -> Dataset:
+    """`units` shards of `per_unit` training samples and one held-out one each.
+
+    `has_tokens`: each with a sequence [0 to MOST_TOKENS, TOKEN_DIM] in tokens.npy.
+    """
     rng = np.random.default_rng(seed)
     mel = MelConfig(duration_s=0.16)
     dataset = Dataset.create_or_open(str(root), "latents", {"mel": asdict(mel)}, [])
@@ -36,7 +43,11 @@ def make_latents(root: Path, units: int = 4, per_unit: int = 13, seed: int = 0) 
                 task.items[0].item_id,
                 f"k_{unit_index:03d}_{index:04d}",
                 columns={"split": "train" if index else "validation"},
-                members={"latent.npy": to_npy(latents[index]), "image.npy": to_npy(images[index])},
+                members={
+                    "latent.npy": to_npy(latents[index]),
+                    "image.npy": to_npy(images[index]),
+                    **(tokens_of(unit_index * per_unit + index) if has_tokens else {}),
+                },
             )
             for index in range(per_unit + 1)
         ]
@@ -45,6 +56,13 @@ def make_latents(root: Path, units: int = 4, per_unit: int = 13, seed: int = 0) 
         shard = write_shard(folder, rows, COLUMNS)
         dataset.commit(task.unit, 0, shard, statistics_of(latents[1:], images[1:]))
     return dataset
+
+
+def tokens_of(index: int) -> dict[str, bytes]:
+    """The sequence of one sample; of some it is empty."""
+    rng = np.random.default_rng(index)
+    tokens = rng.standard_normal((index % (MOST_TOKENS + 1), TOKEN_DIM))
+    return {"tokens.npy": to_npy(tokens.astype(np.float16))}
 
 
 def statistics_of(latents: np.ndarray, images: np.ndarray) -> dict[str, Any]:

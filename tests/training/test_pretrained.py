@@ -8,7 +8,8 @@ import pytest
 from cluster.dataset import Dataset
 from configs.load import UserError
 from tests.fakes.chain import Chain
-from training.pretrained import fetch_models, find_model, load_autoencoder
+from tests.fakes.pipelines import audioldm_unet, save_pipeline
+from training.pretrained import fetch_models, find_model, load_autoencoder, load_network
 
 
 def test_models_of_the_hub_are_taken_from_its_cache(
@@ -30,6 +31,21 @@ def test_models_of_the_hub_are_taken_from_its_cache(
     }.items():
         with pytest.raises(UserError, match=said):
             find_model(name, "autoencoder")
+
+
+def test_a_pipeline_of_the_hub_is_one_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    kept = tmp_path / "models--somebody--audio"
+    save_pipeline(kept / "snapshots" / ("0123456789" * 4), audioldm_unet())
+    (kept / "refs").mkdir()
+    (kept / "refs/main").write_text("0123456789" * 4)
+    load_autoencoder(find_model("hub:somebody/audio", "autoencoder", "vae"))
+    load_network(find_model("hub:somebody/audio", "init_from", "unet"))
+    assert find_model("hub:somebody/audio", "vocoder", "vocoder").name == "vocoder"
+    for weights in kept.rglob("unet/*.safetensors"):
+        weights.unlink()
+    with pytest.raises(UserError, match="holds no weights"):
+        find_model("hub:somebody/audio", "init_from", "unet")
 
 
 def test_latents_whose_kept_model_changed_are_refused(chain: Chain, tmp_path: Path) -> None:

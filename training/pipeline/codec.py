@@ -3,7 +3,8 @@
     pixels = image_to_tensor(picture, image)              # any picture -> [3, s, s], normalised
     embedding = embed_image(tower, pixels[None])          # [1, d]
     mean, std = encode_wav(autoencoder, wav, mel)         # [b, n] -> two of [b, c, t, f]
-    flow = predict(network, latent, times, embedding, dtype)
+    conditions = conditions_of(embedding, sequences, conditioner, unit_vectors)
+    prediction = predict(network, latent, times, conditions, dtype)
     wav = decode_latent(autoencoder, latent, mel, vocoder)     # [b, c, t, f] -> [b, n]
 
 Plain functions over stock models (`AutoencoderKL`, `MMAudioVAE`, transformers image towers, diffusers
@@ -11,6 +12,7 @@ networks), shared by precompute, the recipes and the pipeline. `training.export`
 file that ships.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +36,12 @@ UNSUPPORTED_STEPS = ("do_pad", "do_reduce_labels", "do_align_long_axis", "do_thu
 
 Processor = dict[str, Any]
 """The content of a tower's preprocessor_config.json, as transformers writes it: keys differ by version."""
+
+
+Conditions = dict[str, Tensor]
+"""Named arguments of a network: class_labels [b, d], tokens [b, t, d] of slots, and their masks [b, t]."""
+Sequences = Mapping[str, tuple[Tensor, Tensor]]
+"""Name -> values [b, t, d] and presence [b, t], 1 or 0."""
 
 
 class BadMelError(ArithmeticError):
@@ -197,14 +205,29 @@ def decode_log_mel(autoencoder: Any, latent: Tensor, mel: MelConfig) -> Tensor:
     return log_mel.float()
 
 
-def predict(network: Any, latent: Tensor, times: Tensor, condition: Tensor, dtype: torch.dtype) -> Tensor:
+def conditions_of(image: Tensor, sequences: Sequences, conditioner: Any, unit_vectors: bool) -> Conditions:
+    """Named arguments of a network, of an image's vector [b, d] and of sequences by name.
+
+    `unit_vectors`: of length 1 at last, as AudioLDM's pipelines have those of texts. Without a conditioner
+    the vector enters as it is, and no sequence does.
+    """
+    # the embedding enters as a class label would (networks/unet)
+    conditions = {"class_labels": image} if conditioner is None else dict(conditioner(image, sequences))
+    if unit_vectors and "class_labels" in conditions:
+        conditions["class_labels"] = torch.nn.functional.normalize(conditions["class_labels"], dim=-1)
+    return conditions
+
+
+def predict(
+    network: Any, latent: Tensor, times: Tensor, conditions: Conditions, dtype: torch.dtype
+) -> Tensor:
     """What a network was trained to predict, a flow, noise or v, float32 [b, c, t, f].
 
-    Of noisy latents at `times` (0 to 1000) under conditions [b, d]. `dtype` of the weights: they may be half
-    precision; what is integrated over time stays float32.
+    Of noisy latents at `times` (0 to 1000). `dtype` of the weights: they may be half precision; what is
+    integrated over time stays float32.
     """
-    # the embedding enters as a class label would: our UNet is conditioned on nothing else (networks/unet)
-    output = network(latent.to(dtype), times, encoder_hidden_states=None, class_labels=condition.to(dtype))
+    given = {name: values.to(dtype) for name, values in conditions.items()}
+    output = network(latent.to(dtype), times, **{"encoder_hidden_states": None, **given})
     prediction: Tensor = output.sample.float()
     return prediction
 

@@ -8,7 +8,7 @@ imports: so it imports only files of this folder, of training/networks and inges
 and reads no datasets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from torch import Tensor
 
 from ingest.pixels import open_picture
 from training.pipeline.codec import (
+    Conditions,
     ImageConfig,
+    conditions_of,
     decode_latent,
-    embed_image,
+    embed_image_and_patches,
     encode_wav,
     image_to_tensor,
     predict,
@@ -31,6 +33,7 @@ from training.pipeline.mel import MelConfig
 from training.pipeline.sampling import integrate
 
 USUAL_GUIDANCE = 2.0
+PATCHES = "tokens"  # the sequence that comes from the picture itself
 Conditioning = dict[str, Any]
 """Whatever a model states of its data and training beside its weights: conditioning.json of a run."""
 
@@ -38,6 +41,8 @@ Conditioning = dict[str, Any]
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 Pictures = Picture | Sequence[Picture]
 Generators = torch.Generator | Sequence[torch.Generator]
+Given = tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]
+"""Whitened embeddings [b, d]; by name, values [b, t, d] of sequences and their presence [b, t]."""
 
 
 def as_list(images: Pictures) -> list[Picture]:
@@ -69,11 +74,13 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
 
     A vocoder if there is one; Griffin-Lim otherwise.
 
+    A conditioner where vectors are projected or sequences enter.
+
     `conditioning`: latent_mean/std, image_mean/std, null_embedding, condition_dropout, latent_shape, mel, and
-    the image tower's `processor`.
+    the image tower's `processor`; `sequences`, and whether vectors have length 1, where that is so.
     """
 
-    _optional_components = ["vocoder"]
+    _optional_components = ["vocoder", "conditioner"]
 
     def __init__(
         self,
@@ -83,6 +90,7 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
         scheduler: Any,
         conditioning: Conditioning | None = None,
         vocoder: Any = None,
+        conditioner: Any = None,
     ):
         super().__init__()
         assert conditioning is not None, "a default only keeps diffusers from taking it for a model"
@@ -92,6 +100,7 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
             image_encoder=image_encoder,
             scheduler=scheduler,
             vocoder=vocoder,
+            conditioner=conditioner,
         )
         self.register_to_config(conditioning=conditioning)
         self.mel = MelConfig(**conditioning["mel"])
@@ -114,6 +123,7 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         num_waveforms_per_image: int = 1,
+        conditions: Mapping[str, np.ndarray | Tensor] | None = None,
         return_dict: bool = True,
     ) -> AudioPipelineOutput | tuple[np.ndarray] | np.ndarray:
         """Sounds of pictures, float32 [b, n] in -1..1, those of one picture after another.
@@ -122,6 +132,9 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
         tensors of bytes, or of 0..1. With it comes an `AudioPipelineOutput`; `images`, `guidance` and `steps`
         are older names, with which the bare array comes. `generator` (CPU; or one for each sound) is used
         before `seed`.
+
+        `conditions`: sequences by name, [t, d], or [b, t, d] of as many pictures; a model that was trained
+        with them has a learnt null for those that are missing. Image patches (tokens) come from the picture.
 
         Classifier-free guidance (Ho and Salimans 2022, eq. 6) with the learnt null embedding. 1 = none; None:
         2, or 1 where no null embedding was trained, which any other value needs (`ValueError`). `BadMelError`
@@ -132,10 +145,10 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
             raise ValueError("image: give a picture, or a list of them")
         if num_waveforms_per_image < 1:
             raise ValueError(f"num_waveforms_per_image={num_waveforms_per_image}: give 1 or more")
-        condition = self.embed(pictures)
-        condition = condition.repeat_interleave(num_waveforms_per_image, dim=0)
+        vectors, patches = self._embed(pictures)
+        given = self._given(vectors, patches, conditions or {}, num_waveforms_per_image)
         wavs = self._sample(
-            condition,
+            given,
             torch.Generator().manual_seed(seed) if generator is None else generator,
             self.guidance_for(guidance if guidance_scale is None else guidance_scale),
             steps if num_inference_steps is None else num_inference_steps,
@@ -144,18 +157,76 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
             return wavs
         return AudioPipelineOutput(audios=wavs) if return_dict else (wavs,)
 
-    def _sample(self, condition: Tensor, generator: Generators, guidance: float, steps: int) -> np.ndarray:
-        """Waveforms [b, n] under whitened embeddings [b, d]."""
+    def _given(
+        self, vectors: Tensor, patches: Tensor, given: Mapping[str, np.ndarray | Tensor], repeats: int
+    ) -> Given:
+        """Vectors [b, d] and sequences by name, for each picture `repeats` times.
+
+        `ValueError` for a sequence that the model does not take, or of another shape.
+        """
+        known = {each["name"]: each for each in self.config.conditioning.get("sequences", ())}
+        for name in given.keys() - known.keys():
+            raise ValueError(f"conditions: {name}: this model takes {', '.join(known) or 'none'}")
+        count = len(vectors)
+        sequences: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, each in known.items():
+            values = torch.zeros(count, each["length"], each["dim"])
+            present = torch.zeros(count, each["length"])
+            tokens = patches.cpu() if name == PATCHES else None
+            if name in given:
+                tokens = torch.as_tensor(given[name]).float()
+                tokens = tokens.expand(count, -1, -1) if tokens.ndim == 2 else tokens
+            if tokens is not None:
+                if tokens.ndim != 3 or (len(tokens), tokens.shape[2]) != (count, each["dim"]):
+                    need = f"[t, {each['dim']}] or [{count}, t, {each['dim']}]"
+                    raise ValueError(f"conditions: {name} of shape {list(tokens.shape)}: give {need}")
+                tokens = tokens[:, : each["length"]]
+                values[:, : tokens.shape[1]] = tokens
+                present[:, : tokens.shape[1]] = 1
+            repeated = (one.repeat_interleave(repeats, dim=0).to(vectors) for one in (values, present))
+            sequences[name] = next(repeated), next(repeated)
+        return vectors.repeat_interleave(repeats, dim=0), sequences
+
+    def _free(self, given: Given) -> Given:
+        """The conditions without those that were dropped in training."""
+        vectors, sequences = given
+        dropped = {each["name"] for each in self.config.conditioning.get("sequences", ()) if each["dropout"]}
+        absent = {
+            name: (values, torch.zeros_like(present) if name in dropped else present)
+            for name, (values, present) in sequences.items()
+        }
+        return (self._null(vectors) if self.has_null_vector else vectors), absent
+
+    def _null(self, vectors: Tensor) -> Tensor:
+        """The null embedding [b, d] for as many vectors."""
+        return self._moment("null_embedding").to(vectors).expand_as(vectors)
+
+    def _sample(self, given: Given, generator: Generators, guidance: float, steps: int) -> np.ndarray:
+        """Waveforms [b, n] under whitened embeddings [b, d] and sequences."""
+        vectors, sequences = given
+        if self.config.conditioning.get("condition") == "none" and self.config.conditioning["null_embedding"]:
+            given = (self._null(vectors), sequences)
+        conditions = self._conditions(given)
+        free = self._conditions(self._free(given)) if guidance != 1 else None
         # drawn on the CPU: a seed gives the same noise on every device
-        noise = self._noise(len(condition), generator).to(condition)
+        noise = self._noise(len(vectors), generator).to(vectors)
 
         def predicted(latent: Tensor, timestep: Tensor) -> Tensor:
-            return self._predict(latent, timestep, condition, guidance)
+            guided = predict(self.unet, latent, timestep, conditions, self.unet.dtype)
+            if free is None:
+                return guided
+            # from the null's prediction through the condition's, `guidance` times as far
+            return torch.lerp(predict(self.unet, latent, timestep, free, self.unet.dtype), guided, guidance)
 
         latent = integrate(self.scheduler, noise, steps, predicted, self.progress_bar)
         mean = self._moment("latent_mean")[:, None, None].to(latent)
         std = self._moment("latent_std")[:, None, None].to(latent)
         return self._waves(latent * std + mean)
+
+    def _conditions(self, given: Given) -> Conditions:
+        """Named arguments of the network."""
+        unit_vectors = self.config.conditioning.get("unit_vectors", False)
+        return conditions_of(*given, self.conditioner, unit_vectors)
 
     def _noise(self, count: int, generator: Generators) -> Tensor:
         """[count, c, t, f]; a generator for each sound makes its noise independent of the others."""
@@ -168,6 +239,12 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
 
     @property
     def has_null(self) -> bool:
+        """Whether a null of any condition was trained."""
+        sequences = self.config.conditioning.get("sequences", ())
+        return self.has_null_vector or any(each["dropout"] for each in sequences)
+
+    @property
+    def has_null_vector(self) -> bool:
         """Whether a null embedding was trained.
 
         Older models do not record the dropout: one that was never trained is still all zeros.
@@ -185,24 +262,20 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
             raise ValueError(f"guidance={guidance}: {reason}; give 1")
         return guidance
 
-    def _predict(self, latent: Tensor, timestep: Tensor, condition: Tensor, guidance: float) -> Tensor:
-        """[b, c, t, f]: from the null's prediction through the condition's, `guidance` times as far."""
-        dtype = self.unet.dtype
-        guided = predict(self.unet, latent, timestep, condition, dtype)
-        if guidance == 1:
-            return guided
-        null = self._moment("null_embedding").to(condition).expand_as(condition)
-        free = predict(self.unet, latent, timestep, null, dtype)
-        return torch.lerp(free, guided, guidance)
-
-    @torch.no_grad()
     def embed(self, images: Pictures) -> Tensor:
         """Whitened embeddings [b, d] of pictures."""
+        return self._embed(images)[0]
+
+    @torch.no_grad()
+    def _embed(self, images: Pictures) -> tuple[Tensor, Tensor]:
+        """Whitened embeddings [b, d] and patches [b, t, width] of pictures."""
         pictures = [as_picture(one) for one in as_list(images)]
         pixels = torch.stack([image_to_tensor(picture, self.image_config) for picture in pictures])
-        embedding = embed_image(self.image_encoder, pixels.to(self.device)).float()
-        # rounded as the embeddings were when they were stored for training
-        return (embedding.half().float() - self._moment("image_mean")) / self._moment("image_std")
+        embedding, patches = embed_image_and_patches(self.image_encoder, pixels.to(self.device))
+        # rounded as they were when they were stored for training
+        embedding = embedding.float().half().float()
+        vectors = (embedding - self._moment("image_mean")) / self._moment("image_std")
+        return vectors, patches.float().half().float()
 
     @torch.no_grad()
     def reconstruct(self, wav: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""AudioLDM's UNet with an image embedding instead of the text's, on latents.
+"""AudioLDM's UNet with an image embedding instead of the text's, on latents; or AudioLDM2's.
 
     batch = diffusion.make_batch(samples, keys, config, geometry)
     losses = diffusion.build_model(config, geometry)(batch)["loss"]      # [b]
@@ -6,16 +6,19 @@
 What it predicts, a rectified flow, the noise or v, is training.recipes.objectives'. All randomness is drawn
 from the samples' keys in `make_batch`, never from a rank. The image embedding enters as AudioLDM's text
 embedding does (FiLM beside the time embedding); a learnt null embedding stands in for a tenth of the samples.
+Sequences enter through cross-attention (training.recipes.conditions). What is taken over from a published
+pipeline is training.recipes.published's.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cluster.dataset import DatasetMeta, Snapshot
@@ -23,11 +26,28 @@ from cluster.jsonl import JsonObject
 from configs.load import UserError, at_least
 from training.data.npy import read_npy
 from training.data.randomness import VALIDATION, SampleKey, keyed_rng
-from training.networks.unet import build_unet
-from training.pipeline.codec import predict
+from training.networks.conditioner import Conditioner
+from training.networks.unet import (
+    build_unet,
+    from_settings,
+    label_dim_of,
+    renamed,
+    shapes_of,
+    widths_of,
+    with_sequences,
+)
+from training.pipeline.codec import conditions_of, predict
 from training.pipeline.sampling import build_scheduler, integrate
 from training.pretrained import find_model, load_network
 from training.recipes.clips import weights
+from training.recipes.conditions import (
+    PRESENT,
+    PROJECTIONS,
+    SequenceConfig,
+    check_sequences,
+    plain,
+    sequence_arrays,
+)
 from training.recipes.objectives import (
     OBJECTIVES,
     TIMES,
@@ -37,6 +57,7 @@ from training.recipes.objectives import (
     target,
     timesteps,
 )
+from training.recipes.published import CONDITIONING, adopt, conditioning_of
 from training.recipes.recipe import (
     ONE_OPTIMISER,
     Batch,
@@ -50,10 +71,10 @@ from training.recipes.recipe import (
 MEMBERS: tuple[str, ...] = ("latent.npy", "image.npy")
 LEARNS_FROM: Literal["clips", "latents"] = "latents"
 DRAWS: DrawnKind = "latents"
-CONDITIONING = "conditioning.json"  # marks the model of a run
 # a vocoder only where export was given one
 PARTS = PipelineParts(
     network="unet",
+    conditioner="conditioner",
     codec="autoencoder",
     vocoder="vocoder",
     encoders=("image_encoder",),
@@ -64,6 +85,9 @@ LEAST_SPREAD = 1e-4  # of embeddings and latents; less is rounding
 FLOAT16_STEP = 2.0**-11  # relative: the precision in which both are stored
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # the middles of five equal parts
 # what a finished model is sampled with, unless another sampler is asked for
+CONDITIONS = ("image", "none")
+NETWORKS = ("audioldm", "audioldm2")
+WHITENINGS = ("data", "origin")
 USUAL_SAMPLERS = {"flow": "euler", "eps": "ddim", "v": "ddim"}
 
 
@@ -75,6 +99,13 @@ class Config:
     the null embedding. `objective`: flow, eps or v. `times`: uniform or logit_normal, the logistic of a
     normal variable of `time_mean` and `time_spread`; by default the second for flow, the first for eps and v.
     `min_snr`: gamma of the weights of Hang et al. (5 there); 0 weighs all times alike.
+
+    `network`: audioldm takes a vector, audioldm2 sequences alone; both are published ones' where `init_from`
+    is a pipeline of diffusers, whatever `channels` to `norm_groups` and `widths` say. `projection` of the
+    image's vector: none, linear, or identity, which is linear and begins as such; the other two are for a
+    tower that is aligned with what a published network knows. `sequences`, and `widths` of the slots they
+    enter, one of 768 by default. `whitening`: by the statistics of the data, or of the model in
+    `init_from` (origin), for data too small to have its own. `condition` none: sequences alone.
     """
 
     condition: str = "image"
@@ -89,6 +120,16 @@ class Config:
     objective: str = "flow"
     times: str = ""
     min_snr: float = 0.0
+    network: str = "audioldm"
+    projection: str = "none"
+    sequences: list[SequenceConfig] = field(default_factory=list)
+    widths: list[int] = field(default_factory=lambda: [768])
+    whitening: str = "data"
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """What a sample must have beside MEMBERS."""
+        return tuple(each.member for each in self.sequences)
 
     @property
     def drawn_times(self) -> str:
@@ -124,8 +165,14 @@ def geometry(snapshot: Snapshot, dataset_meta: DatasetMeta, config: Config) -> G
 
 def check_config(config: Config) -> None:
     """`UserError` for settings that no model can be made of or trained with."""
-    if config.condition != "image":
-        raise UserError(f"diffusion.condition={config.condition}: give image")
+    for name, choices in (
+        ("condition", CONDITIONS),
+        ("network", NETWORKS),
+        ("projection", PROJECTIONS),
+        ("whitening", WHITENINGS),
+    ):
+        if getattr(config, name) not in choices:
+            raise UserError(f"diffusion.{name}={getattr(config, name)}: give one of {', '.join(choices)}")
     heads = len(config.head_counts)
     levels = len(config.channels)
     if heads != levels:
@@ -156,8 +203,47 @@ def merge_moments(statistics: list[JsonObject], name: str) -> tuple[list[float],
     return mean.tolist(), np.sqrt(np.where(constant, 1.0, variance)).tolist()
 
 
+def adopted(source: str, config: Config, geometry: Geometry) -> Geometry:
+    """`geometry` with what the weights behind `init_from` need to be what they were."""
+    return adopt(source, config.objective, config.projection, config.whitening == "origin", geometry)
+
+
+def attends_newly(config: Config, geometry: Geometry) -> bool:
+    """Whether cross-attention is added to a UNet that attends to itself alone, as AudioLDM's does."""
+    if geometry.get("network"):
+        return bool(config.sequences) and not widths_of(geometry["network"])
+    return bool(config.sequences) or config.network == "audioldm2"
+
+
+def build_network(config: Config, geometry: Geometry) -> tuple[nn.Module, Conditioner | None]:
+    """The UNet, published or of the settings, and what its conditions pass first, if anything.
+
+    `UserError` for conditions that the network does not take.
+    """
+    channels = geometry["latent_shape"][0]
+    image_dim = len(geometry["image_mean"])
+    published = geometry.get("network")
+    takes_vector = config.network == "audioldm"
+    settings = published or shapes_of(config, channels, image_dim if takes_vector else 0)
+    is_extended = attends_newly(config, geometry)
+    widths = list(config.widths) if is_extended else widths_of(settings)
+    check_sequences(config.sequences, widths)
+    try:
+        if is_extended:
+            network: nn.Module = with_sequences(settings, widths)
+        else:
+            network = from_settings(settings) if published else build_unet(config, channels, image_dim)
+        label_dim = label_dim_of(settings)
+    except ValueError as error:
+        raise UserError(f"diffusion.sequences: {error}; give diffusion.attention=true") from error
+    if not widths and config.projection == "none":
+        return network, None
+    conditioner = Conditioner(image_dim, label_dim, config.projection, widths, plain(config.sequences))
+    return network, conditioner
+
+
 class Diffusion(nn.Module):
-    """`latent`, `noise` [b, c, t, f], `time` [b], `image` [b, d], `drop` [b] -> loss [b].
+    """`latent`, `noise` [b, c, t, f], `time` [b], `image` [b, d], `drop` [b], sequences -> loss [b].
 
     The batch and the loss are float32; the network computes in the precision of its weights.
     """
@@ -166,26 +252,36 @@ class Diffusion(nn.Module):
         super().__init__()
         self.objective = config.objective
         self.min_snr = config.min_snr
+        self.unit_vectors = geometry.get("unit_vectors", False)
+        self.names = [each.name for each in config.sequences]
+        self.unet, self.conditioner = build_network(config, geometry)
+        takes_vector = self.conditioner is None or self.conditioner.config.label_dim > 0
         image_dim = len(geometry["image_mean"])
-        self.unet = build_unet(config, geometry["latent_shape"][0], image_dim)
-        self.null_embedding = nn.Parameter(torch.zeros(image_dim))
+        self.null_embedding = nn.Parameter(torch.zeros(image_dim)) if takes_vector else None
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         latent = batch["latent"]
         noise = batch["noise"]
-        image = batch["image"]
         # float32, whatever the weights are: in bf16 a time of 0.7 would be off by two of the thousand steps
         time = batch["time"]
-        dtype = self.null_embedding.dtype
-        null = self.null_embedding.to(image.dtype).expand_as(image)
-        condition = torch.lerp(image, null, batch["drop"][:, None])
+        dtype = next(self.unet.parameters()).dtype
         mixed = mix(self.objective, latent, noise, time)
-        prediction = predict(self.unet, mixed, timesteps(self.objective, time), condition, dtype)
+        conditions = self.conditions(batch)
+        prediction = predict(self.unet, mixed, timesteps(self.objective, time), conditions, dtype)
         error = (prediction - target(self.objective, latent, noise, time)).square().mean((1, 2, 3))
         # in training only: losses of validation can be compared whatever the weights
         if self.min_snr and self.training:
             error = error * min_snr(self.objective, time, self.min_snr)
         return {"loss": error * batch["weight"]}
+
+    def conditions(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the network is given, with the null embedding where the vector is dropped."""
+        image = batch["image"]
+        if self.null_embedding is not None:
+            null = self.null_embedding.to(image.dtype).expand_as(image)
+            image = torch.lerp(image, null, batch["drop"][:, None])
+        sequences = {name: (batch[name], batch[f"{name}{PRESENT}"]) for name in self.names}
+        return conditions_of(image, sequences, self.conditioner, self.unit_vectors)
 
 
 def optimisers(config: Config) -> tuple[Optimiser, ...]:
@@ -199,25 +295,31 @@ def couples_samples(config: Config) -> bool:
 
 
 def build_model(config: Config, geometry: Geometry) -> nn.Module:
-    """The UNet with its null embedding."""
+    """The UNet with its null embedding, and what its conditions pass first."""
     return Diffusion(config, geometry)
 
 
 def initial(source: str, config: Config, geometry: Geometry) -> dict[str, Tensor]:
-    """A network of this shape, and of ours the null embedding."""
+    """A network of this shape, and of ours the null embedding and the projections of conditions."""
     folder = find_model(source, "init_from", PARTS.network)
-    network = load_network(folder)
-    state = {f"unet.{name}": tensor for name, tensor in network.state_dict().items()}
-    conditioning = folder.parent / CONDITIONING
-    if conditioning.is_file():
-        state["null_embedding"] = torch.tensor(json.loads(conditioning.read_text())["null_embedding"])
+    network: nn.Module = load_network(folder)
+    # a network that attends to itself alone may start one that attends to sequences
+    extends = type(network).__name__ == "UNet2DConditionModel" and attends_newly(config, geometry)
+    state: dict[str, Tensor] = {}
+    for name, tensor in network.state_dict().items():
+        state[f"unet.{renamed(name, len(config.widths)) if extends else name}"] = tensor
+    null = conditioning_of(folder.parent).get("null_embedding")
+    if null:
+        state["null_embedding"] = torch.tensor(null)
+    for path in (folder.parent / PARTS.conditioner).glob("*.safetensors"):
+        state |= {f"conditioner.{name}": tensor for name, tensor in load_file(path).items()}
     return state
 
 
 def make_batch(
     samples: Sequence[Sample | None], keys: Sequence[SampleKey], config: Config, geometry: Geometry
 ) -> Batch:
-    """`latent`, `noise` [b, c, t, f], `time`, `drop`, `weight` [b], `image` [b, d], all drawn from the keys.
+    """`latent`, `noise` [b, c, t, f], `time`, `drop`, `weight` [b], `image` [b, d], sequences: from the keys.
 
     Latents are drawn from their moments: a clip has another one in every epoch. Validation has fixed times
     and drops no condition, so that two measurements can be compared.
@@ -246,8 +348,11 @@ def make_batch(
             keyed_rng(key, "time"),
         )
         drop[index] = float(keyed_rng(key, "dropout").random() < config.condition_dropout)
+    if config.condition == "none":
+        drop = torch.ones(len(samples))
     weight = weights(samples)
-    return {"latent": latent, "noise": noise, "time": time, "image": image, "drop": drop, "weight": weight}
+    batch = {"latent": latent, "noise": noise, "time": time, "image": image, "drop": drop, "weight": weight}
+    return batch | sequence_arrays(samples, keys, config.sequences)
 
 
 def loss_groups(batch: Batch) -> list[str]:
@@ -263,13 +368,15 @@ def draw(model: nn.Module, batch: Batch, geometry: Geometry) -> dict[str, Tensor
     device = batch["noise"].device
     mean = torch.tensor(geometry["latent_mean"], device=device)[:, None, None]
     std = torch.tensor(geometry["latent_std"], device=device)[:, None, None]
+    assert isinstance(model, Diffusion)
+    conditions = model.conditions(batch)
     dtype = next(model.parameters()).dtype
 
     def predicted(latent: Tensor, time: Tensor) -> Tensor:
-        return predict(model.unet, latent, time.to(device).expand(len(latent)), batch["image"], dtype)
+        times = time.to(device).expand(len(latent))
+        return predict(model.unet, latent, times, conditions, dtype)
 
-    objective = str(model.objective)
-    scheduler = build_scheduler(USUAL_SAMPLERS[objective], objective)
+    scheduler = build_scheduler(USUAL_SAMPLERS[model.objective], model.objective)
     latent = integrate(scheduler, batch["noise"], DRAW_STEPS, predicted)
     return {"drawn": latent * std + mean, "truth": batch["latent"] * std + mean}
 
@@ -287,16 +394,27 @@ def _load(data: bytes | memoryview) -> np.ndarray:
 
 
 def save(state: dict[str, Tensor], config: Config, geometry: Geometry, folder: Path) -> None:
-    """Writes `unet`, `scheduler` and `conditioning.json`: the geometry, null embedding and its dropout."""
+    """Writes `unet`, `scheduler`, `conditioner` if there is one, and `conditioning.json`.
+
+    That is the geometry, the null embedding, the sequences, and how often each condition was dropped.
+    """
     model = Diffusion(config, geometry)
     model.load_state_dict(state)
-    model.unet.save_pretrained(folder / PARTS.network)
+    network: Any = model.unet
+    network.save_pretrained(folder / PARTS.network)
+    if model.conditioner is not None:
+        model.conditioner.save_pretrained(folder / PARTS.conditioner)
     build_scheduler(USUAL_SAMPLERS[config.objective], config.objective).save_pretrained(
         folder / PARTS.scheduler
     )
+    null = model.null_embedding
     conditioning = {
         **geometry,
-        "null_embedding": model.null_embedding.tolist(),
-        "condition_dropout": config.condition_dropout,
+        "null_embedding": [] if null is None else null.tolist(),
+        "condition_dropout": 0.0 if null is None else config.condition_dropout,
     }
+    if config.condition != "image":
+        conditioning["condition"] = config.condition
+    if config.sequences:
+        conditioning["sequences"] = plain(config.sequences)
     (folder / CONDITIONING).write_text(json.dumps(conditioning, indent=1))

@@ -13,7 +13,7 @@ YAML file per size, a test and a phrase in docs/map.md (docs/recipes.md).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -45,7 +45,8 @@ class Geometry(TypedDict, total=False):
 
     `mel`: settings of the spectrogram. The others are of latents: shape [c, t, f], where they are, moments
     per channel and per dimension of the image embedding, how their pictures were made, sha256 of the models
-    that made them, and the pinned snapshots. `tokenizer`: of a model that reads captions. A new recipe adds
+    that made them, and the pinned snapshots. `tokenizer`: of a model that reads captions. `network`,
+    `unit_vectors`: settings of a published network, and whether its vectors have length 1. A new recipe adds
     its keys here: one list, so that no name means two things.
     """
 
@@ -60,6 +61,8 @@ class Geometry(TypedDict, total=False):
     sha256: dict[str, str]
     snapshots: list[str]
     tokenizer: TokenizerFacts
+    network: dict[str, Any]
+    unit_vectors: bool
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class PipelineParts:
     """
 
     network: str = ""
+    conditioner: str = ""
     codec: str = ""
     vocoder: str = ""
     encoders: tuple[str, ...] = ()
@@ -91,7 +95,8 @@ class PipelineParts:
     @property
     def weights(self) -> tuple[str, ...]:
         """The folders that hold weights, in the order of the pipeline."""
-        return tuple(name for name in (self.codec, self.vocoder, *self.encoders, self.network) if name)
+        names = (self.codec, self.vocoder, *self.encoders, self.conditioner, self.network)
+        return tuple(name for name in names if name)
 
 
 ONE_OPTIMISER: tuple[Optimiser, ...] = (Optimiser("model"),)
@@ -143,3 +148,14 @@ class Recipe(Protocol):
 
     def save(self, state: dict[str, Tensor], config: Any, geometry: Geometry, folder: Path) -> None:
         """Writes the finished model as its library saves it, so that `from_pretrained` loads it."""
+
+
+@runtime_checkable
+class Adopts(Protocol):
+    """A recipe that takes more than weights from what it starts from, such as the shapes of its network."""
+
+    def adopted(self, source: str, config: Any, geometry: Geometry) -> Geometry:
+        """`geometry` with what the weights behind `init_from` fix of it.
+
+        `UserError` where they do not fit.
+        """

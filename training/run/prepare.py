@@ -25,7 +25,7 @@ from training.data.mixture import weighted_statistics
 from training.data.pinned import added_since, check_codec, check_pinned, codec_of, probe_of
 from training.data.randomness import SampleKey
 from training.pretrained import HUB, fetch_models
-from training.recipes.recipe import Geometry
+from training.recipes.recipe import Adopts, Geometry
 from training.run.engine import check_compiler
 from training.run.history import RESTART, RUN, check_past, forget, is_finished
 from training.run.initial import check_origin, read_origin
@@ -86,7 +86,7 @@ def prepare(config: TrainConfig) -> Plan:
     snapshots = [Snapshot.from_json(snapshot) for snapshot in record["snapshots"]]
     pinned = snapshots[0]
     if config.validate_every:
-        Catalogue.of(datasets[0], pinned, config.validation_split, config.module.MEMBERS)
+        Catalogue.of(datasets[0], pinned, config.validation_split, config.members)
     Preview.of(datasets[0], pinned, config, record["facts"])
     check_model(config, record["facts"])
 
@@ -132,7 +132,7 @@ def _resumed_record(stored: RunRecord, config: TrainConfig, datasets: list[Datas
     for index, (dataset, pinned) in enumerate(zip(datasets, snapshots, strict=True)):
         setting = "more_data" if index else "data"
         check_codec(setting, dataset, geometry.get("sha256", {}))
-        check_pinned(setting, dataset, pinned, config.module.MEMBERS, probes[index])
+        check_pinned(setting, dataset, pinned, config.members, probes[index])
         _warn_of_changes(setting, dataset, pinned)
     if config.module.LEARNS_FROM == "latents":
         geometry["latents"] = config.data
@@ -245,6 +245,8 @@ def geometry_of(config: TrainConfig, datasets: list[Dataset], snapshots: list[Sn
         geometry["pictures"] = first.meta["config"].get("pictures", 1)
         geometry["sha256"] = codec_of(first)
         geometry["snapshots"] = [snapshot.id for snapshot in snapshots]
+    if config.init_from and isinstance(recipe, Adopts):
+        geometry = recipe.adopted(config.init_from, config.section, geometry)
     return geometry
 
 

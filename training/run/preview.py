@@ -65,7 +65,7 @@ class Preview:
                 f"preview_every={config.preview_every}: "
                 f"recipe {config.recipe} makes nothing to look at; give 0"
             )
-        catalogue = Catalogue.of(dataset, snapshot, config.validation_split, recipe.MEMBERS)
+        catalogue = Catalogue.of(dataset, snapshot, config.validation_split, config.members)
         chosen = choose(catalogue.keys, catalogue.holes, config.preview_items)
         positions = {item: position for position, item in enumerate(chosen)}
         samples = {item: sample for item, sample in catalogue.read(chosen).items() if sample is not None}

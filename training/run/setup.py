@@ -174,7 +174,7 @@ def check_shared(output: str) -> None:
 def mixture_of(config: TrainConfig, snapshots: list[Snapshot]) -> Mixture:
     """The samples of `split` of all datasets, in the order of this run. `UserError` if one has none."""
     datasets = [Dataset.open(uri) for uri in config.all_data]
-    members = config.module.MEMBERS
+    members = config.members
     catalogues = [
         Catalogue.of(dataset, snapshot, config.split, members)
         for dataset, snapshot in zip(datasets, snapshots, strict=True)

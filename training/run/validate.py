@@ -67,7 +67,7 @@ class Validation:
         """`UserError` if the snapshot holds nothing of `validation_split`."""
         if not config.validate_every:
             return None
-        catalogue = Catalogue.of(dataset, snapshot, config.validation_split, config.module.MEMBERS)
+        catalogue = Catalogue.of(dataset, snapshot, config.validation_split, config.members)
         chosen = choose(catalogue.keys, catalogue.holes, config.validation_items)
         # evenly: in contrastive training a last batch of one item would have no negatives
         num_batches = -(-len(chosen) // BATCH_SIZE)
