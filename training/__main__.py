@@ -99,12 +99,20 @@ def generate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_R
 
 @app.command()
 def evaluate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
-    """Scores on held-out clips whose true sound is known -> scores.json."""
+    """Scores on held-out clips -> scores.json; of an autoencoder, what it loses -> roundtrip.json."""
     from training.evaluate import EvaluateConfig
     from training.evaluate import evaluate as run
+    from training.roundtrip import is_codec, roundtrip, summary_line
 
     config = load_config(EvaluateConfig, args or [])
-    run_in_output("evaluate", args, config, run, _show_scores, as_json, dry_run)
+    if is_codec(config.model):
+
+        def show(summary: Summary) -> None:
+            console.print(summary_line(summary))  # type: ignore[arg-type]  # it was a RoundTrip
+
+        run_in_output("evaluate", args, config, roundtrip, show, as_json, dry_run)
+    else:
+        run_in_output("evaluate", args, config, run, _show_scores, as_json, dry_run)
 
 
 @app.command()

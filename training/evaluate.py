@@ -91,12 +91,12 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A clip and what its sound is made of."""
+    """A clip and what its sound is made of, where that is known."""
 
     key: str
     jpeg: bytes
     wav: np.ndarray
-    truth: Attributes
+    truth: Attributes | None
     picture: Image.Image
     media_id: str
 
@@ -124,7 +124,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     media = [clip.media_id for clip in clips]
     heard = [judge(wav, rate_hz) for wav in generated]
     heard_real = [judge(wav, rate_hz) for wav in real]
-    scores, intervals = score(heard, heard_real, [clip.truth for clip in clips], media, config.seed)
+    truths = [clip.truth for clip in clips if clip.truth]
+    scores, intervals = score(heard, heard_real, truths, media, config.seed)
     evaluation: Evaluation = {
         "scores": scores,
         "intervals": intervals,
@@ -192,7 +193,8 @@ def reconstruct(pipeline: StillsoundPipeline, clips: list[HeldOut], batch: int) 
 
 
 def find_clips(dataset: Dataset, config: EvaluateConfig, num_samples: int) -> list[HeldOut]:
-    """Up to `num_clips` kept clips of the split that have a truth, in the order of their keys.
+    """Up to `num_clips` kept clips of the split that have a truth, in the order of their keys; of all clips
+    where no folder of truths is given.
 
     Which ones depends on keys alone (training.data.choice): what was removed keeps its place. Damaged ones
     are named and left out.
@@ -203,16 +205,18 @@ def find_clips(dataset: Dataset, config: EvaluateConfig, num_samples: int) -> li
             rows[row["key"]] = row
     tombstones = dataset.tombstones()
     removed = {key for key, row in rows.items() if row["status"] == Status.REMOVED or key in tombstones}
-    truths = _truths_of(rows, removed, Path(config.truth))
+    truths: dict[str, Attributes | None] = dict.fromkeys(rows.keys() - removed)
+    if config.truth:
+        truths = {**_truths_of(rows, removed, Path(config.truth))}
     keys = sorted(truths.keys() | removed)
     is_hole = np.array([key in removed for key in keys], bool)
     chosen = choose(keys, is_hole, config.num_clips, at_least=2)
     commits = dataset.commits()
     clips: list[HeldOut] = []
     for index in sorted(chosen):
-        if truth := truths.get(keys[index]):
-            row = rows[keys[index]]
-            clip = _read_clip(dataset, commits[row["unit"]], row, truth, num_samples)
+        key = keys[index]
+        if key in truths:
+            clip = _read_clip(dataset, commits[rows[key]["unit"]], rows[key], truths[key], num_samples)
             clips += [clip] if clip else []
     return clips
 
@@ -231,7 +235,7 @@ def _truths_of(rows: dict[str, IndexRow], removed: set[str], folder: Path) -> di
 
 
 def _read_clip(
-    dataset: Dataset, commit: Commit, row: IndexRow, truth: Attributes, num_samples: int
+    dataset: Dataset, commit: Commit, row: IndexRow, truth: Attributes | None, num_samples: int
 ) -> HeldOut | None:
     """None where its bytes are damaged, which is logged."""
     assert commit.tar is not None, "a kept row has a tar"

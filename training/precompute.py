@@ -33,23 +33,24 @@ from cluster.units import run_units
 from cluster.worklist import UnitTask
 from configs.load import UserError, at_least, operational
 from ingest.pixels import PictureError
+from training.codecs import level_of, mel_of_codec
 from training.data.heldout import HELD_OUT
 from training.data.npy import read_npy, to_npy
+from training.evaluate import EvaluateConfig
 from training.pipeline.codec import ImageConfig, Processor, embed_image_and_patches, encode_wav
-from training.pipeline.mel import LEVELS, MEL_FILE, MelConfig, MelSettings
+from training.pipeline.mel import LEVELS, MelConfig, MelSettings
 from training.pretrained import (
-    RUN,
     check_finite,
     fetch_models,
     find_model,
     folder_sha256,
     load_autoencoder,
     load_image_encoder,
-    mel_of_codec,
     pictures_version,
     read_processor,
 )
 from training.recipes.clips import decode_image, decode_wav, mel_of_clips
+from training.roundtrip import REPORT, measure_dataset, open_codec, summary_line
 
 log = logging.getLogger(__name__)
 LATENT_COLUMNS = pa.schema(
@@ -92,7 +93,9 @@ class PrecomputeConfig:
     (benchmarks/results/precompute.json). `level`: how loud the autoencoder has clips: recorded, audioldm
     (mean removed, peak at 0.5), or auto: as ours was trained, and audioldm for published ones, which
     AudioLDM's training code normalised for. `gpus_per_worker`: what each worker asks of Ray, 0.5 for two on
-    one GPU, so that one reads and writes while the other encodes; 0 computes on CPUs.
+    one GPU, so that one reads and writes while the other encodes; 0 computes on CPUs. `roundtrip_clips`: of
+    how many validation clips it is measured, afterwards in this process, what the autoencoder loses
+    (training.roundtrip; `vocoder` and `truth` as there); 0: none.
     """
 
     data: str = operational()
@@ -104,6 +107,9 @@ class PrecomputeConfig:
     level: str = operational("auto")
     workers: int = operational(2)
     gpus_per_worker: float = operational(0.0)
+    roundtrip_clips: int = operational(0)
+    vocoder: str = operational("")
+    truth: str = operational("")
     batch_size: int = operational(16)
     threads: int = operational(1)
 
@@ -114,7 +120,7 @@ def precompute(config: PrecomputeConfig, progress: bool = True) -> RunSummary:
     `UserError` for missing models or data, or an output made with other settings.
     """
     output, factory = prepare(config)
-    return run_units(
+    summary = run_units(
         output,
         factory,
         config.workers,
@@ -122,6 +128,27 @@ def precompute(config: PrecomputeConfig, progress: bool = True) -> RunSummary:
         num_gpus=config.gpus_per_worker,
         progress=progress,
     )
+    if config.roundtrip_clips:
+        _report_roundtrip(config, output)
+    return summary
+
+
+def _report_roundtrip(config: PrecomputeConfig, output: Dataset) -> None:
+    """roundtrip.json beside the latents, and a line of it in the log."""
+    clips = Dataset.open(absolute(config.data), "clips")
+    codec = open_codec(config.autoencoder, config.vocoder, clips, config.level)
+    asked = EvaluateConfig(
+        model=config.autoencoder,
+        data=clips.uri,
+        output=output.uri,
+        truth=config.truth,
+        num_clips=config.roundtrip_clips,
+        vocoder=config.vocoder,
+        batch=config.batch_size,
+    )
+    report = measure_dataset(codec, clips, asked)
+    output.store.replace(REPORT, json.dumps(report, indent=1).encode())
+    log.info("%s", summary_line(report))
 
 
 def prepare(config: PrecomputeConfig) -> tuple[Dataset, Callable[[], "PrecomputeStage"]]:
@@ -154,6 +181,7 @@ def prepare(config: PrecomputeConfig) -> tuple[Dataset, Callable[[], "Precompute
 def _check(config: PrecomputeConfig) -> None:
     """`UserError` for settings that cannot work."""
     at_least(config, 1, "batch_size")
+    at_least(config, 0, "roundtrip_clips", meaning="none")
     if config.precision not in PRECISIONS:
         raise UserError(f"precision={config.precision}: give one of {', '.join(PRECISIONS)}")
     if config.level not in ("auto", *LEVELS):
@@ -210,23 +238,6 @@ def check_image_encoder(tower: Any, image: ImageConfig, path: str) -> None:
         ) from error
     if embedding.ndim != 2 or not torch.isfinite(embedding).all():
         raise UserError(f"image_encoder={path}: gives no finite embedding of a picture; give another")
-
-
-def level_of(autoencoder: Path) -> str:
-    """How loud a codec has its clips: what its training wrote beside it.
-
-    Of a run from before that: recorded. Of a published one: as AudioLDM's training code normalised its clips.
-    """
-    mel_file = autoencoder / MEL_FILE
-    if mel_file.is_file():
-        return str(json.loads(mel_file.read_text()).get("level", LEVELS[0]))
-    if any((folder / RUN).is_file() for folder in (autoencoder, autoencoder.parent)):
-        return "recorded"
-    log.warning(
-        "the autoencoder is a published one: clips enter it without their mean and with a peak of 0.5; "
-        "level=recorded leaves them"
-    )
-    return "audioldm"
 
 
 def _keep_models(output: Dataset, models: dict[str, Path]) -> None:

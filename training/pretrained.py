@@ -9,12 +9,10 @@ copied to this machine first, for as long as the process lives; `hub:…` into t
 
 import atexit
 import hashlib
-import inspect
 import json
 import math
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +61,7 @@ NETWORKS: dict[str, type[Any]] = {
     "UNet2DConditionModel": UNet2DConditionModel,
     "AudioLDM2UNet2DConditionModel": AudioLDM2UNet2DConditionModel,
 }  # by `_class_name` in their config.json
+CODECS = ("AutoencoderKL", "MMAudioVAE")
 VOCODERS: dict[str, Any] = {
     "SpeechT5HifiGan": SpeechT5HifiGan,
     "MMAudioVocoder": MMAudioVocoder,
@@ -75,7 +74,6 @@ CLAPS: dict[str, Any] = {  # by `model_type` in their config.json
 }
 # what a vocoder's spectrograms and a model's have to share; lengths and the codec's ratio may differ
 VOCODED = ("sample_rate_hz", "fft_size", "hop_size", "num_mels", "min_hz", "max_hz", "floor", "level")
-MMAUDIO_RATIO = 2  # its class shrinks time once
 MAX_REASON = 200  # characters of a library's message in one of ours
 
 
@@ -174,46 +172,16 @@ def load_autoencoder(folder: Path) -> nn.Module:
     """
     config = json.loads((folder / "config.json").read_text())
     kind = config.get("_class_name")
+    if kind not in CODECS:
+        raise UserError(f"autoencoder={folder}: holds a {kind}, need one of {', '.join(CODECS)}")
     if kind == "MMAudioVAE":
         return _load_whole(MMAudioVAE, folder, "autoencoder")
-    if kind != "AutoencoderKL":
-        raise UserError(f"autoencoder={folder}: holds a {kind}, need an AutoencoderKL or a MMAudioVAE")
     taken = config.get("in_channels", 3)  # diffusers' default is a picture's
     given = config.get("out_channels", 3)
     if (taken, given) != (1, 1):
         fix = "a mel has one: give an autoencoder of mels"
         raise UserError(f"autoencoder={folder}: takes {taken} channels and gives {given}, {fix}")
     return _load_whole(AutoencoderKL, folder, "autoencoder")
-
-
-def mel_of_codec(folder: Path, mel: MelConfig) -> MelConfig:
-    """The spectrogram of a codec, of clips of the length and level of `mel`.
-
-    An `AutoencoderKL` says nothing of it: AudioLDM's. A `MMAudioVAE` takes another one. `UserError` where
-    that is of another sample rate.
-    """
-    config = json.loads((folder / "config.json").read_text())
-    clips = MelConfig(duration_s=mel.duration_s, sample_rate_hz=mel.sample_rate_hz, level=mel.level)
-    if config.get("_class_name") != "MMAudioVAE":
-        return clips
-    # diffusers' defaults, which a published config may leave out
-    defaults = inspect.signature(MMAudioVAE).parameters
-    settings = {name: parameter.default for name, parameter in defaults.items()} | config
-    if settings["sample_rate"] != mel.sample_rate_hz:
-        raise UserError(
-            f"autoencoder={folder}: takes {settings['sample_rate']} Hz, the clips have {mel.sample_rate_hz}; "
-            "give one of 16 kHz: recipe=autoencoder autoencoder.kind=mmaudio"
-        )
-    return replace(
-        clips,
-        fft_size=settings["n_fft"],
-        hop_size=settings["hop_length"],
-        num_mels=settings["mel_bins"],
-        max_hz=settings["sample_rate"] / 2,
-        downsampling=MMAUDIO_RATIO,
-        latent_channels=settings["latent_channels"],
-        latent_bands=1,
-    )
 
 
 def load_image_encoder(folder: Path) -> nn.Module:

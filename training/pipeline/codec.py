@@ -239,6 +239,11 @@ def decode_latent(autoencoder: Any, latent: Tensor, mel: MelConfig, vocoder: Any
     """
     log_mel = decode_log_mel(autoencoder, latent, mel)
     check_log_mel(log_mel)
+    return to_wave(log_mel, mel, vocoder)
+
+
+def to_wave(log_mel: Tensor, mel: MelConfig, vocoder: Any = None) -> Tensor:
+    """[b, t, m] -> waveforms [b, n], by the vocoder, or without one by Griffin-Lim."""
     if vocoder is None:
         return log_mel_to_wav(log_mel, mel)
     return vocode(vocoder, log_mel.to(vocoder.dtype), log_mel.shape[1] * mel.hop_size).float()

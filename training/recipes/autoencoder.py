@@ -34,11 +34,12 @@ from torch.nn.grad import conv1d_weight, conv2d_weight
 
 from cluster.dataset import DatasetMeta, Snapshot
 from configs.load import UserError, at_least, positive
+from training.codecs import mel_of_codec
 from training.data.randomness import SampleKey, keyed_rng
 from training.networks.discriminators import PatchDiscriminator
 from training.networks.mmaudio import build_mmaudio, stock_state, to_natural_log, trainable_state
 from training.pipeline.mel import LEVELS, MEL_FILE, MelConfig
-from training.pretrained import find_model, load_autoencoder, mel_of_codec
+from training.pretrained import find_model, load_autoencoder
 from training.recipes.clips import decode_log_mel, load_opponents, mel_geometry, save_opponents, weights
 from training.recipes.recipe import (
     ONE_OPTIMISER,

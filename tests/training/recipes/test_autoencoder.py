@@ -1,7 +1,6 @@
 """The autoencoder recipe: AudioLDM's size and its loss, in AudioLDM's units."""
 
 import json
-import logging
 import math
 import os
 import signal
@@ -23,7 +22,6 @@ from tests.fakes.clips import make_clips
 from tests.fakes.runs import losses as run_losses
 from tests.fakes.runs import run_command, settings
 from training.pipeline.mel import SPECTROGRAMS, MelConfig
-from training.precompute import level_of
 from training.recipes import autoencoder
 from training.recipes.autoencoder import Autoencoder, Config
 from training.settings import TrainConfig
@@ -80,27 +78,6 @@ def test_the_autoencoder_has_audioldms_size_and_ratio() -> None:
             == (1, 8, 256, 16)
         )
     assert millions(model.codec) == pytest.approx(55.4, abs=0.05)
-
-
-@pytest.mark.parametrize("level", ["recorded", "audioldm"])
-def test_a_codec_of_ours_says_at_which_level_it_was_trained(tmp_path: Path, level: str) -> None:
-    facts = {"mel": MelConfig(duration_s=0.16, level=level).settings()}
-    autoencoder.save(autoencoder.build_model(TINY, facts).state_dict(), TINY, facts, tmp_path)
-    assert level_of(tmp_path) == level
-
-
-def test_a_published_codec_gets_audioldms_level_and_that_is_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        assert level_of(tmp_path) == "audioldm"
-    assert "level=recorded" in caplog.text
-
-
-def test_a_run_from_before_codecs_said_so_has_its_clips_as_recorded(tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "run.json").write_text(json.dumps({}))
-    assert level_of(tmp_path / "model") == level_of(tmp_path) == "recorded"
 
 
 # --- The spectral term --------------------------------------------------------------------------------------
