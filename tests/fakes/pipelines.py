@@ -91,6 +91,18 @@ def vocoder() -> Any:
     return vocoder
 
 
+def save_audioldm2(folder: Path) -> Any:
+    """The parts of an AudioLDM2 pipeline that are of use here, saved into `folder`; its UNet."""
+    unet = audioldm2_unet().eval()
+    unet.save_pretrained(folder / "unet")
+    codec().save_pretrained(folder / "vae")
+    vocoder().save_pretrained(folder / "vocoder")
+    audioldm_scheduler().save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text('{"_class_name": "AudioLDM2Pipeline"}')
+    (folder / "README.md").write_text("---\nlicense: cc-by-nc-sa-4.0\n---\n")
+    return unet
+
+
 def save_pipeline(folder: Path, unet: Any, scheduler: Any = None) -> DiffusionPipeline:
     """The pipeline, saved into `folder` with a model card."""
     text = ClapTextConfig(

@@ -60,7 +60,9 @@ class EmptySlot(nn.Module):
 
     def forward(self, count: int) -> tuple[Tensor, Tensor]:
         """[b, 1, width] and a mask of ones [b, 1]."""
-        return self.null.expand(count, 1, -1), torch.ones(count, 1, device=self.null.device)
+        mask = torch.ones(count, 1, device=self.null.device)
+        # a product, not a view: the counter of FLOPs takes no views of weights
+        return mask[..., None].to(self.null.dtype) * self.null, mask
 
 
 class Conditioner(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers hides its types from mypy

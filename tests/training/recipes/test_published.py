@@ -2,23 +2,34 @@
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
 
 from cluster.dataset import Dataset
 from configs.load import UserError
 from tests.fakes.chain import Chain
-from tests.fakes.pipelines import SCALING_FACTOR, audioldm_scheduler, audioldm_unet, save_pipeline
-from training.export import open_pipeline
+from tests.fakes.pipelines import (
+    SCALING_FACTOR,
+    audioldm_scheduler,
+    audioldm_unet,
+    save_audioldm2,
+    save_pipeline,
+)
+from training.data.catalogue import Catalogue
+from training.data.npy import read_npy
+from training.export import ExportConfig, export, open_pipeline
+from training.pipeline.codec import predict
 from training.precompute import PrecomputeConfig, precompute
 from training.pretrained import fetch_models
 from training.recipes import diffusion
+from training.recipes.conditions import SequenceConfig
 from training.recipes.recipe import Geometry
 from training.run.initial import fill
 from training.run.prepare import prepare
@@ -47,6 +58,7 @@ def published(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Publish
             output=str(root / "latents"),
             autoencoder=str(root / "audioldm"),
             image_encoder=chain.contrastive,
+            patch_tokens=True,
             workers=0,
         ),
         progress=False,
@@ -211,3 +223,106 @@ def test_moments_of_a_run_of_ours_are_kept_where_that_is_asked_for(chain: Chain,
         config = diffusion.Config(whitening=whitening)
         taken = diffusion.adopted(str(data.folder), config, shifted)
         assert all(taken[name] == source[name] for name in ("latent_mean", "image_std"))  # type: ignore[literal-required]
+
+
+# --- Sequences ----------------------------------------------------------------------------------------------
+
+
+def patches(published: Published, **other: Any) -> SequenceConfig:
+    """The image patches of the latents."""
+    latents = Dataset.open(published.latents)
+    sample = Catalogue.of(latents, latents.snapshot(), "train", ("tokens.npy",)).read([0])[0]
+    assert sample
+    length, dim = read_npy(sample["tokens.npy"]).shape
+    return SequenceConfig("tokens.npy", **{"dim": dim, "length": length, **other})
+
+
+def test_with_patches_added_it_gives_the_sound_it_gave_until_it_learns(
+    published: Published, tmp_path: Path
+) -> None:
+    plain = saved(settings(published, tmp_path / "plain"), tmp_path / "model")
+    changes = {"sequences": [patches(published)], "widths": [16]}
+    wider = saved(settings(published, tmp_path / "wider", **changes), tmp_path / "wider_model")
+    # the projection of the vector is drawn anew: the same one for both
+    wider.conditioner.label.load_state_dict(plain.conditioner.label.state_dict())
+    sounds = [pipe(PICTURE, steps=3, guidance=1) for pipe in (plain, wider)]
+    assert np.array_equal(*sounds)
+
+
+def test_patches_are_learnt_from_and_come_from_the_picture(published: Published, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"sequences": [patches(published, dropout=0.5)], "widths": [16]}
+    config = settings(published, tmp_path / "run", **changes, condition_dropout=0.0)
+    train(replace(config, lr=0.1))
+    export(ExportConfig(model=config.output, output=str(tmp_path / "export")))
+    pipe = DiffusionPipeline.from_pretrained(tmp_path / "export", trust_remote_code=True)
+    pipe.set_progress_bar_config(disable=True)
+    assert "diffusers_modules" in type(pipe.conditioner).__module__
+    own = pipe(PICTURE, steps=2)
+    vectors, tokens = pipe._embed(PICTURE)
+    assert np.array_equal(pipe(PICTURE, steps=2, conditions={"tokens": tokens[0]}), own)
+    assert not np.array_equal(pipe(PICTURE, steps=2, conditions={"tokens": tokens + 1}), own)
+    # of what has a null that was trained: guidance by it alone
+    assert pipe.guidance_for(None) == 2 and not pipe.has_null_vector
+    for conditions, message in (
+        ({"text": tokens}, "conditions: text: this model takes tokens"),
+        ({"tokens": tokens[..., 1:]}, r"conditions: tokens of shape .*: give \[t, "),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pipe(PICTURE, steps=2, conditions=conditions)
+
+
+def test_audioldm2_starts_from_its_pipeline(published: Published, tmp_path: Path) -> None:
+    stock = save_audioldm2(tmp_path / "audioldm2")
+    text = SequenceConfig("text.npy", dim=40, length=3, projection="none", slot=1)
+    changes: dict[str, Any] = {"network": "audioldm2", "projection": "none"}
+    config = settings(published, tmp_path / "run", tmp_path / "audioldm2", **changes)
+    config.diffusion.sequences = [patches(published, slot=0)]
+    model, geometry = started(config)
+    conditions = model.conditions(
+        {
+            "image": torch.randn(2, len(geometry["image_mean"])),
+            "tokens": torch.randn(2, patches(published).length, patches(published).dim),
+            "tokens_present": torch.ones(2, patches(published).length),
+        }
+    )
+    assert {name: tuple(values.shape[-1:]) for name, values in conditions.items() if "states" in name} == {
+        "encoder_hidden_states": (24,),
+        "encoder_hidden_states_1": (40,),
+    }
+    latent = torch.randn(2, *geometry["latent_shape"])
+    times = torch.tensor([3.0, 700.0])
+    with torch.no_grad():
+        ours = predict(model.unet, latent, times, conditions, torch.float32)
+        assert torch.equal(ours, stock(latent, times, **conditions).sample)
+    # tokens it was trained on enter as they are
+    config.diffusion.sequences = [text]
+    model = diffusion.build_model(config.diffusion, geometry)
+    tokens = torch.randn(2, 3, 40)
+    made = model.conditions({"image": torch.randn(2, 16), "text": tokens, "text_present": torch.ones(2, 3)})
+    assert torch.equal(made["encoder_hidden_states_1"], tokens)
+
+
+def test_a_run_of_audioldm2_trains_and_ships(published: Published, tmp_path: Path) -> None:
+    save_audioldm2(tmp_path / "audioldm2")
+    changes: dict[str, Any] = {"network": "audioldm2", "projection": "none"}
+    changes["sequences"] = [patches(published)]
+    config = settings(published, tmp_path / "run", tmp_path / "audioldm2", **changes)
+    train(config)
+    pipe = open_pipeline(config.output)
+    assert np.isfinite(pipe(PICTURE, steps=2)).all() and pipe.guidance_for(None) == 2
+    # and one of random weights, of the same kind
+    train(
+        replace(
+            settings(published, tmp_path / "new", **changes),
+            init_from="",
+            diffusion=replace(
+                config.diffusion,
+                channels=[8, 16],
+                head_counts=[2, 2],
+                layers_per_block=1,
+                norm_groups=4,
+                widths=[8, 12],
+            ),
+        )
+    )
+    assert type(open_pipeline(str(tmp_path / "new")).unet).__name__ == "AudioLDM2UNet2DConditionModel"
