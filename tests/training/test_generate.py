@@ -101,10 +101,12 @@ def test_guidance_leads_away_from_the_null_embedding(chain: Chain) -> None:
         "forward",
         lambda mixed, timestep, class_labels, **other: SimpleNamespace(sample=class_labels),
     ):
-        assert torch.allclose(
-            pipe._predict(condition, torch.tensor(1.0), condition, 2.0), 2 * condition - null, atol=1e-5
-        )
-        assert torch.equal(pipe._predict(condition, torch.tensor(1.0), condition, 1), condition)
+        given = pipe._conditions((condition, {}))
+        free = pipe._conditions(pipe._free((condition, {})))
+        time = torch.tensor(1.0)
+        guided = pipe._predict(condition, time, given, free, 2.0)
+        assert torch.allclose(guided, 2 * condition - null, atol=1e-5)
+        assert torch.equal(pipe._predict(condition, time, given, None, 1), condition)
 
 
 def wavs_in(folder: Path) -> dict[str, bytes]:

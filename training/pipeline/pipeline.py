@@ -212,16 +212,26 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
         noise = self._noise(len(vectors), generator).to(vectors)
 
         def predicted(latent: Tensor, timestep: Tensor) -> Tensor:
-            guided = predict(self.unet, latent, timestep, conditions, self.unet.dtype)
-            if free is None:
-                return guided
-            # from the null's prediction through the condition's, `guidance` times as far
-            return torch.lerp(predict(self.unet, latent, timestep, free, self.unet.dtype), guided, guidance)
+            return self._predict(latent, timestep, conditions, free, guidance)
 
         latent = integrate(self.scheduler, noise, steps, predicted, self.progress_bar)
         mean = self._moment("latent_mean")[:, None, None].to(latent)
         std = self._moment("latent_std")[:, None, None].to(latent)
         return self._waves(latent * std + mean)
+
+    def _predict(
+        self,
+        latent: Tensor,
+        timestep: Tensor,
+        conditions: Conditions,
+        free: Conditions | None,
+        guidance: float,
+    ) -> Tensor:
+        """[b, c, t, f]: from the prediction of `free` through the conditions', `guidance` times as far."""
+        guided = predict(self.unet, latent, timestep, conditions, self.unet.dtype)
+        if free is None:
+            return guided
+        return torch.lerp(predict(self.unet, latent, timestep, free, self.unet.dtype), guided, guidance)
 
     def _conditions(self, given: Given) -> Conditions:
         """Named arguments of the network."""

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from configs.load import UserError
+from configs.load import UserError, load_config
+from tests.conftest import ROOT
 from tests.fakes.latents import IMAGE_DIM, LATENT_SHAPE
 from training.data.npy import to_npy
 from training.data.randomness import SampleKey
@@ -16,6 +17,7 @@ from training.pipeline.mel import MelConfig
 from training.pipeline.sampling import objective_of
 from training.pretrained import load_scheduler
 from training.recipes import diffusion, objectives
+from training.settings import TrainConfig
 
 MEL = MelConfig(duration_s=0.16)
 
@@ -186,3 +188,12 @@ def test_a_latents_moments_are_used_the_loss_of_the_true_flow_is_zero() -> None:
     mixed = torch.lerp(batch["latent"], batch["noise"], batch["time"][:, None, None, None])
     flow = batch["noise"] - batch["latent"]
     assert torch.allclose(mixed - batch["time"][:, None, None, None] * flow, batch["latent"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "preset", sorted(path.name for path in (ROOT / "configs/training").glob("diff*.yaml"))
+)
+def test_the_presets_can_be_trained(preset: str) -> None:
+    config = load_config(TrainConfig, [str(ROOT / "configs/training" / preset)])
+    diffusion.check_config(config.diffusion)
+    assert preset.startswith("diffusion_audioldm") == bool(config.init_from)
