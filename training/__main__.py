@@ -132,6 +132,22 @@ def export(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN
 
 
 @app.command()
+def average(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
+    """A run with ema_profiles -> its model by an average of another width."""
+    from training.average import AverageConfig
+    from training.average import average as run
+
+    config = load_config(AverageConfig, args or [])
+
+    def show(summary: Summary) -> None:
+        made = f"up to step {summary['step']}, of {summary['mixed']} stored averages"
+        console.print(f"wrote {summary['output']}: width {config.sigma_rel:g} {made}")
+
+    # no record: the folder is a model and nothing else
+    run_in_output("average", args, config, run, show, as_json, dry_run, record=False)
+
+
+@app.command()
 def inspect(run: str, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """The checkpoints of a RUN, each checked; exit 1 if one is damaged."""
     from training.inspect import inspect as check

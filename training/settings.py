@@ -21,6 +21,7 @@ from training.recipes.contrastive import Config as ContrastiveConfig
 from training.recipes.diffusion import Config as DiffusionConfig
 from training.recipes.recipe import Optimiser, Recipe
 from training.recipes.vocoder import Config as VocoderConfig
+from training.run.profiles import WIDEST
 
 RECIPES: dict[str, Recipe] = {  # mypy checks each module against the contract here
     "autoencoder": autoencoder,
@@ -90,6 +91,8 @@ class TrainConfig:
     gradient_clip: float = 1.0
     # decay of the averaged weights, which are what ships; 0 ships the plain ones
     ema: float = 0.999
+    # more averages, of these relative widths, from which `average` makes one of any width (run/profiles.py)
+    ema_profiles: list[float] = field(default_factory=list)
 
     # --- Memory and speed -----------------------------------------------------------------------------------
     zero_stage: int = operational(1)
@@ -138,6 +141,7 @@ class TrainConfig:
             raise UserError(
                 "validate_every=0: keep_best and patience go by validation; give it every 100 steps"
             )
+        self._check_profiles()
         self._check_zero_stage()
         self._check_datasets()
         workers = max(1, self.workers)
@@ -146,6 +150,13 @@ class TrainConfig:
             raise UserError(
                 f"accumulate={self.accumulate}: "
                 f"workers x accumulate must divide global_batch={self.global_batch}"
+            )
+
+    def _check_profiles(self) -> None:
+        widths = self.ema_profiles
+        if len(set(widths)) < len(widths) or not all(0 < width <= WIDEST for width in widths):
+            raise UserError(
+                f"ema_profiles={widths}: give different widths above 0, at most {WIDEST}, such as [0.05,0.1]"
             )
 
     def _check_zero_stage(self) -> None:

@@ -1,7 +1,7 @@
 """What is in the files of a checkpoint: fragments of the fp32 weights, of AdamW's moments and of the moving
 average, by name.
 
-    write = snapshot(fragments, ema.tensors, untrained, shapes)        # now, in memory
+    write = snapshot(fragments, averages, untrained, shapes)           # now, in memory
     write(folder)                                                      # later, in a thread
     parts = Parts(store, checkpoint, folder)
     parts.fetch("exp_avg", [(address, tensor)], rank)                  # downloads, checks, changes nothing
@@ -21,7 +21,7 @@ world size and any ZeRO stage.
 import errno
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -33,7 +33,7 @@ from torch import Tensor
 
 from cluster.storage import Store
 from training.checkpoints.fragments import KINDS, Address, Fragment
-from training.checkpoints.store import PART, Checkpoint, DamagedError, Write, download
+from training.checkpoints.store import PART, PROFILE, Checkpoint, DamagedError, Write, download
 
 AVERAGE = "average"
 BEST = "best"
@@ -61,28 +61,34 @@ class Kept:
     buffers: dict[str, Tensor]
 
 
+def profile_kind(sigma_rel: float) -> str:
+    """The kind of a profile's average: that of width .05 is in profile-0.05.safetensors."""
+    return f"{PROFILE}{sigma_rel:g}"
+
+
 class NotFiniteError(ArithmeticError):
     """A weight is NaN or infinite: such a checkpoint is not worth keeping."""
 
 
 def snapshot(
     fragments: list[Fragment],
-    average: list[Tensor],
+    averages: Mapping[str, list[Tensor]],
     untrained: dict[str, Tensor],
     shapes: dict[str, list[int]],
     best: Kept | None = None,
 ) -> Write:
     """Copies a rank's share to the host; the function returned writes the copies and returns their content.
 
-    `untrained`: what no optimiser steps, buffers and frozen weights. `shapes`: of all that is stepped, whole.
-    `best`: the weights of the best step, where they are kept.
+    `averages`: by kind, a tensor for each fragment. `untrained`: what no optimiser steps, buffers and frozen
+    weights. `shapes`: of all that is stepped, whole. `best`: the weights of the best step, if they are kept.
 
     `NotFiniteError` if a weight is NaN or infinite.
     """
     copies: dict[str, list[Tensor]] = {}
     for kind in KINDS:
         copies[kind] = [copied(fragment.values(kind)) for fragment in fragments]
-    copies[AVERAGE] = [copied(tensor) for tensor in average]
+    for kind, average in averages.items():
+        copies[kind] = [copied(tensor) for tensor in average]
     if not all(bool(torch.isfinite(tensor).all()) for tensor in copies["master"]):
         raise NotFiniteError("a weight is NaN or infinite")
     beside = {BUFFERS: {name: copied(tensor) for name, tensor in untrained.items()}}
@@ -188,7 +194,10 @@ class Parts:
         return self.checkpoint.file_of(0, f"{BEST}.safetensors") is not None
 
     def average(self, kind: str = AVERAGE) -> dict[str, Tensor]:
-        """The state dict of the averaged model, whole; of the best step for `BEST`."""
+        """The state dict of the averaged model, whole; of the best step for `BEST`.
+
+        Of a checkpoint that went, without what no optimiser steps.
+        """
         shapes = self._content(0)["shapes"]
         # NaN: a value that no part holds would be noticed
         flat = {

@@ -5,6 +5,8 @@ marker only.
                                                               and what is in them
     <run>/checkpoints/step-00000200/COMMITTED.json            step, metadata, files with size and sha256, and
                                                               its own sha256
+    <run>/checkpoints/step-00000200/AVERAGES.json             the same of a checkpoint that went, of what is
+                                                              left: the averages that a run keeps for good
     <run>/SAVED.json                                          the newest step that was committed
 
 `Saver` uploads and commits in a thread while the training continues; ranks meet at the store alone. A
@@ -28,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from cluster.runs import FOLDER, MARKER, checkpoint_folder, checkpoint_marker
+from cluster.runs import FOLDER, MARKER, checkpoint_folder, checkpoint_marker, marked_steps
 from cluster.scratch import scratch_folder
 from cluster.storage import Store, file_sha256
 
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 QUARANTINED = "QUARANTINED.json"
 SAVED = "SAVED.json"
 PART = "part.json"
+AVERAGES = "AVERAGES.json"
+PROFILE = "profile-"  # begins the names of the averages that stay when their checkpoint goes
 # the slowest rank of a big model uploads for minutes; a rank that died never comes
 PARTS_WAIT_S = 1800.0
 FIRST_POLL_S = 0.02
@@ -219,12 +223,15 @@ def commit(store: Store, step: int, metadata: Metadata, files: list[FileEntry]) 
 
     If another start of this run has committed the step meanwhile, its checkpoint stays: it is as good.
     """
-    body = {"step": step, "facts": metadata, "files": files}
-    marker = json.dumps({**body, "sha256": _hash(body)}, sort_keys=True)
     try:
-        store.put(checkpoint_marker(step), marker.encode())
+        store.put(checkpoint_marker(step), _marker(step, metadata, files))
     except FileExistsError:
         log.warning("step %d already has a checkpoint, of another start of this run; that one stays", step)
+
+
+def _marker(step: int, metadata: Metadata, files: list[FileEntry]) -> bytes:
+    body = {"step": step, "facts": metadata, "files": files}
+    return json.dumps({**body, "sha256": _hash(body)}, sort_keys=True).encode()
 
 
 # --- Listing and reading ------------------------------------------------------------------------------------
@@ -244,6 +251,10 @@ class StepFolder:
     @property
     def quarantined(self) -> bool:
         return f"{checkpoint_folder(self.step)}/{QUARANTINED}" in self.names
+
+    @property
+    def retired(self) -> bool:
+        return f"{checkpoint_folder(self.step)}/{AVERAGES}" in self.names
 
 
 def step_folders(store: Store) -> list[StepFolder]:
@@ -268,9 +279,22 @@ def saved_step(store: Store) -> int:
         return 0
 
 
-def read_marker(store: Store, step: int) -> Checkpoint:
+def average_steps(store: Store) -> list[int]:
+    """Steps whose averages are stored, with their checkpoint or without; oldest first."""
+    return marked_steps(store, MARKER, AVERAGES)
+
+
+def read_averages(store: Store, step: int) -> Checkpoint:
+    """What `read_marker` gives, or where the checkpoint went, what is left of it."""
+    try:
+        return read_marker(store, step)
+    except FileNotFoundError:
+        return read_marker(store, step, AVERAGES)
+
+
+def read_marker(store: Store, step: int, marker: str = MARKER) -> Checkpoint:
     """A step's checkpoint. `FileNotFoundError` if it has no marker, `DamagedError` if it is not readable."""
-    data = store.read(checkpoint_marker(step))
+    data = store.read(f"{checkpoint_folder(step)}/{marker}")
     try:
         body = json.loads(data)
         stated_sha256 = body.pop("sha256")
@@ -321,7 +345,8 @@ def quarantine(store: Store, step: int, reason: str) -> None:
 def retain(store: Store, keep: int) -> None:
     """Deletes all but the newest `keep` checkpoints, and older parts that were never committed.
 
-    What is quarantined stays. Nothing is deleted while the newest checkpoint is not whole.
+    What is quarantined stays, and of each its profiles (training.run.profiles). Nothing is deleted while the
+    newest checkpoint is not whole.
     """
     folders = step_folders(store)
     steps = [folder.step for folder in folders if folder.committed]
@@ -333,9 +358,46 @@ def retain(store: Store, keep: int) -> None:
         is_newer = folder.step > steps[-1]
         if folder.step in steps[-keep:] or is_newer or folder.quarantined:
             continue
-        # the marker goes first, so that no reader takes half a checkpoint
-        for name in sorted(folder.names, key=lambda name: not name.endswith(f"/{MARKER}")):
+        _retire(store, folder)
+
+
+def _retire(store: Store, folder: StepFolder) -> None:
+    """Deletes a step's folder but for its profiles, which keep a marker of their own."""
+    step = folder.step
+    kept: set[str] = set()
+    if folder.committed:
+        kept = _mark_profiles(store, step)
+    elif folder.retired:
+        # what is left where the deleting was interrupted
+        kept = {name for name in folder.names if _stays(name)}
+    # the marker goes first, so that no reader takes half a checkpoint
+    for name in sorted(folder.names, key=lambda name: not name.endswith(f"/{MARKER}")):
+        if name not in kept and not name.endswith(f"/{AVERAGES}"):
             store.delete(name)
+
+
+def _mark_profiles(store: Store, step: int) -> set[str]:
+    """Writes the marker of a checkpoint's profiles. The names that it lists; none where there is none."""
+    try:
+        checkpoint = read_marker(store, step)
+    except DamagedError:
+        # nothing tells any more which files it had
+        return set()
+    files = [entry for entry in checkpoint.files if _stays(entry["name"])]
+    if not any(_is_profile(entry["name"]) for entry in files):
+        return set()
+    # before anything goes: a crash between the two leaves the profiles with one marker or both
+    store.replace(f"{checkpoint_folder(step)}/{AVERAGES}", _marker(step, checkpoint.metadata, files))
+    return {entry["name"] for entry in files}
+
+
+def _is_profile(name: str) -> bool:
+    return name.rsplit("/", 1)[-1].startswith(PROFILE)
+
+
+def _stays(name: str) -> bool:
+    """A profile, or what says which parameters are in it."""
+    return _is_profile(name) or name.endswith(f"/{PART}")
 
 
 def is_whole(store: Store, step: int) -> bool:

@@ -1,14 +1,15 @@
 """The moving average of the weights, in fp32: what a run ships. Each rank averages the fragments it saves.
 
-    ema = Ema(owned_by(fragments_of(engine, stage), …), decay=0.999)
+    ema = Ema(owned_by(fragments_of(engine, stage), …), warmed_up(0.999))
     ema.update(step)                                    # no rank talks to another
     with averaged(ema, engines, fragments, stage): ...  # the engines compute with the averages; all ranks
 
-Decay 0 keeps plain weights. How it is stored and read back is training.checkpoints.parts's.
+Decay 0 keeps plain weights. A power function's profile (training.run.profiles) is another decay. How they are
+stored and read back is training.checkpoints.parts's.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,27 +17,33 @@ import torch.distributed as dist
 
 from training.checkpoints.fragments import Fragment, owned_by, publish
 
+Decay = Callable[[int], float]
+"""Of optimiser step 1, 2, …: how much of the average so far remains."""
+
+
+def warmed_up(decay: float) -> Decay:
+    """A constant that is reached as (1 + step) / (10 + step), so that the random start is forgotten.
+
+    TensorFlow's ExponentialMovingAverage with num_updates.
+    """
+    return lambda step: min(decay, (1 + step) / (10 + step))
+
 
 class Ema:
     """`tensors`: flat fp32, one for each fragment."""
 
-    def __init__(self, fragments: list[Fragment], decay: float):
+    def __init__(self, fragments: list[Fragment], decay: Decay):
         self.fragments = fragments
         self.decay = decay
         self.tensors = [fragment.values("master").clone() for fragment in fragments]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After optimiser step 1, 2, …
-
-        The decay warms up as (1 + step) / (10 + step), so that the random start is forgotten (TensorFlow's
-        ExponentialMovingAverage with num_updates).
-        """
-        decay = min(self.decay, (1 + step) / (10 + step))
+        """After optimiser step 1, 2, …"""
         # at ZeRO 3 a rank of a small model may own nothing, and torch refuses empty lists
         if self.tensors:
             live = [fragment.values("master") for fragment in self.fragments]
-            torch._foreach_lerp_(self.tensors, live, 1 - decay)
+            torch._foreach_lerp_(self.tensors, live, 1 - self.decay(step))
 
     @torch.no_grad()
     def swap(self) -> None:

@@ -7,14 +7,19 @@ import json
 import time
 from pathlib import Path
 
+from torch import Tensor
+
 from cluster.dataset import Dataset
 from cluster.scratch import scratch_folder
 from training.checkpoints.parts import AVERAGE, BEST, Parts
 from training.checkpoints.store import read_marker
 from training.pretrained import fetch_models
+from training.recipes.recipe import Geometry
 from training.run.history import FINISHED, Finished
 from training.run.initial import ORIGIN
+from training.run.plan import Origin
 from training.run.setup import Run
+from training.settings import TrainConfig
 
 
 def finish(run: Run, step: int, cpu_s: float) -> None:
@@ -38,17 +43,23 @@ def finish(run: Run, step: int, cpu_s: float) -> None:
 
 def _save_model(run: Run, step: int, scratch: Path) -> Path:
     """The folder of the model of a step's checkpoint."""
-    config = run.config
     model = scratch / "model"
     model.mkdir()
     # from the checkpoint, not from the engine: no rank holds all averages, and what ships is what is stored
     parts = Parts(run.store, read_marker(run.store, step), scratch / "parts")
     state = parts.average(BEST if run.guard.kept else AVERAGE)
-    config.module.save(state, config.section, run.plan.geometry, model)
-    if run.plan.origin:
+    write_model(state, run.config, run.plan.geometry, run.plan.origin, model)
+    return model
+
+
+def write_model(
+    state: dict[str, Tensor], config: TrainConfig, geometry: Geometry, origin: Origin | None, folder: Path
+) -> None:
+    """A finished model of these weights, with all that belongs to it."""
+    config.module.save(state, config.section, geometry, folder)
+    if origin:
         # a model is as restricted as the weights that it was made from
-        (model / ORIGIN).write_text(json.dumps(run.plan.origin, indent=1))
+        (folder / ORIGIN).write_text(json.dumps(origin, indent=1))
     if config.module.LEARNS_FROM == "latents":
         # what decodes it belongs to the model, wherever the latents go
-        fetch_models(Dataset.open(config.data), model)
-    return model
+        fetch_models(Dataset.open(config.data), folder)

@@ -145,7 +145,8 @@ def train_until(run: Run, progress: Progress) -> Outcome:
                 return Outcome(Ending.FAILED, progress, problem)
 
             # --- EMA ----------------------------------------------------------------------------------------
-            run.ema.update(step)
+            for average in run.averages.values():
+                average.update(step)
             progress = Progress(step, progress.skipped)
 
             # --- Log ----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from cluster.runs import committed_steps
 from cluster.scratch import scratch_folder
 from training.checkpoints.fragments import KINDS, publish, shapes_of
-from training.checkpoints.parts import AVERAGE, BEST, Kept, NotFiniteError, Parts, snapshot
+from training.checkpoints.parts import BEST, Kept, NotFiniteError, Parts, snapshot
 from training.checkpoints.store import (
     Checkpoint,
     DamagedError,
@@ -67,7 +67,8 @@ def _snapshot(run: Run) -> Write:
     shapes: dict[str, list[int]] = {}
     if run.rank == 0:
         shapes = shapes_of(run.model, run.frozen)
-    return snapshot(run.owned, run.ema.tensors, buffers | run.frozen, shapes, run.guard.kept)
+    averages = {kind: average.tensors for kind, average in run.averages.items()}
+    return snapshot(run.owned, averages, buffers | run.frozen, shapes, run.guard.kept)
 
 
 def buffers_of(run: Run) -> dict[str, torch.Tensor]:
@@ -150,8 +151,8 @@ def _fetch(run: Run, checkpoint: Checkpoint, folder: Path) -> Callable[[], None]
         targets = [(fragment.address, fragment.values(kind)) for fragment in run.fragments]
         fills.append(parts.fetch(kind, targets, run.rank))
     addresses = [fragment.address for fragment in run.owned]
-    averages = list(zip(addresses, run.ema.tensors, strict=True))
-    fills.append(parts.fetch(AVERAGE, averages, run.rank))
+    for kind, average in run.averages.items():
+        fills.append(parts.fetch(kind, list(zip(addresses, average.tensors, strict=True)), run.rank))
     kept: Kept | None = None
     if run.guard.keeps and parts.has_best:
         kept = Kept([torch.empty(address.size) for address in addresses], parts.best_buffers())

@@ -25,19 +25,21 @@ from cluster.scratch import sweep
 from cluster.storage import Store, open_store
 from configs.load import UserError
 from training.checkpoints.fragments import Fragment, fragments_of, owned_by
+from training.checkpoints.parts import AVERAGE, profile_kind
 from training.checkpoints.store import Saver
 from training.data.catalogue import Catalogue
 from training.data.heldout import HeldOut, held_out, leave_out
 from training.data.mixture import Mixture
 from training.data.order import Order
 from training.data.takedown import Watched, watch_tombstones
-from training.run.ema import Ema
+from training.run.ema import Ema, warmed_up
 from training.run.engine import prepare_process, start_engines
 from training.run.guard import Guard
 from training.run.initial import fill
 from training.run.metrics import MetricsLog
 from training.run.plan import Plan
 from training.run.preview import Preview
+from training.run.profiles import power_decay
 from training.run.ranks import broadcast
 from training.run.trained import choose_trained, frozen_values
 from training.run.validate import Validation
@@ -51,9 +53,9 @@ class Run:
     """One rank's view of the run.
 
     `engines`: one for each optimiser of the recipe, around `model` or parts of it. `fragments`: all that its
-    optimisers work on; `owned`: those it saves and averages. `frozen`: what is not trained, by name; on rank
-    0, which saves it. `attempt` is the same on all ranks and another one at every start. `metrics`: on rank
-    0, once it is known where the run resumes.
+    optimisers work on; `owned`: those it saves and averages. `averages`: of those, by kind.
+    `frozen`: what is not trained, by name; on rank 0, which saves it. `attempt` is the same on all ranks and
+    another one at every start. `metrics`: on rank 0, once it is known where the run resumes.
     """
 
     plan: Plan
@@ -65,7 +67,7 @@ class Run:
     fragments: list[Fragment]
     owned: list[Fragment]
     frozen: dict[str, Tensor]
-    ema: Ema
+    averages: dict[str, Ema]
     guard: Guard
     saver: Saver
     attempt: str
@@ -77,6 +79,11 @@ class Run:
     saves: int = 0
     flops_per_step: float = 0.0
     rollbacks: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def ema(self) -> Ema:
+        """What is validated and shipped."""
+        return self.averages[AVERAGE]
 
     @property
     def engine(self) -> Any:
@@ -111,7 +118,7 @@ def set_up(plan: Plan, stack: ExitStack) -> Run:
     for engine in engines:
         fragments += fragments_of(engine, config.zero_stage)
     owned = owned_by(fragments, config.zero_stage, rank, world)
-    ema = Ema(owned, config.ema)
+    averages = averages_of(owned, config)
 
     # --- Checkpoints ----------------------------------------------------------------------------------------
     saver = Saver(store, rank, world, config.keep_checkpoints)
@@ -138,7 +145,7 @@ def set_up(plan: Plan, stack: ExitStack) -> Run:
         fragments=fragments,
         owned=owned,
         frozen=frozen,
-        ema=ema,
+        averages=averages,
         guard=Guard.of(config),
         saver=saver,
         attempt=attempt,
@@ -147,6 +154,14 @@ def set_up(plan: Plan, stack: ExitStack) -> Run:
         preview=preview,
         hide_removed=hide_removed,
     )
+
+
+def averages_of(owned: list[Fragment], config: TrainConfig) -> dict[str, Ema]:
+    """All averages of a run, by their kind in a checkpoint."""
+    averages = {AVERAGE: Ema(owned, warmed_up(config.ema))}
+    for width in config.ema_profiles:
+        averages[profile_kind(width)] = Ema(owned, power_decay(width))
+    return averages
 
 
 def first_model(plan: Plan, store: Store) -> nn.Module:

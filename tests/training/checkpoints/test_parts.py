@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 
 from cluster.storage import Store, open_store
 from training.checkpoints.fragments import Address
-from training.checkpoints.parts import Parts, snapshot
+from training.checkpoints.parts import AVERAGE, Parts, snapshot
 from training.checkpoints.store import DamagedError, Draft, Saver, read_marker
 
 Split = list[tuple[str, int, int]]
@@ -54,7 +54,7 @@ def save(store: Store, values: dict[str, torch.Tensor], splits: list[Split]) -> 
         ]
         averages = [fragment.master * 4 for fragment in fragments]
         shapes = {name: list(tensor.shape) for name, tensor in values.items()}
-        write = snapshot(fragments, averages, {}, shapes)
+        write = snapshot(fragments, {AVERAGE: averages}, {}, shapes)
         saver.save(Draft(1, "a", write, {"workers": world}, lambda: None))
     for saver in savers:
         saver.join()

@@ -14,10 +14,13 @@ from cluster.storage import FolderStore, Store, open_store
 from tests.fakes.latents import make_latents
 from tests.fakes.runs import TINY
 from tests.fakes.runs import settings as run_settings
+from training.average import stored_profiles
 from training.checkpoints.store import FileEntry, Metadata, commit, retain
 from training.inspect import inspect
 from training.settings import TrainConfig
 from training.train import train
+
+KINDS_OF_FILES = 5  # the weights, two moments, the average and a profile
 
 
 class Died(BaseException):
@@ -35,6 +38,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
         "lanes": 4,
         "checkpoint_every": 3,
         "keep_checkpoints": 1,
+        "ema_profiles": [0.1],
         "lr": 1e-3,
     }
     return TrainConfig(data=str(folder / "data"), output=str(folder / "whole"), diffusion=TINY, **basic)  # type: ignore[arg-type]
@@ -49,7 +53,7 @@ def outcome(config: TrainConfig) -> tuple[list[float], bytes]:
         if path.is_file()
     ]
     return [line["loss"] for line in read_lines(output / "metrics.jsonl")], b"".join(
-        path.read_bytes() for path in parts[-4:]
+        path.read_bytes() for path in parts[-KINDS_OF_FILES:]
     )
 
 
@@ -91,6 +95,9 @@ def test_dying_at_every_storage_call_of_a_run_costs_no_step_and_no_bit(
             assert not any(line["problem"] for line in inspect(ours.output))
         train(ours)
         assert outcome(ours) == outcome(config)
+        # an older checkpoint that was being deleted leaves its profiles, whole
+        profiles = stored_profiles(open_store(ours.output))
+        assert {profile.step for profile in profiles} == {3, 6, 9}
         n += 1
     assert n > 20
 
