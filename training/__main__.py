@@ -252,9 +252,24 @@ def _show_scores(summary: Summary) -> None:
         columns = ("generated", "real", "chance", "shuffled", "closed", "shuffled_closed")
         table.add_row(name, *(_with_interval(scores[column], intervals.get(column)) for column in columns))
     console.print(table)
+    if summary.get("by_steps"):
+        _show_steps(summary["by_steps"])
     console.print(
         f"{summary['num_clips']} held-out clips of {summary['num_media']} media; in brackets 95 % intervals"
     )
+
+
+def _show_steps(by_steps: Mapping[str, Mapping[str, Any]]) -> None:
+    """The share of the gap that each number of steps closes, and what it takes."""
+    first = next(iter(by_steps.values()))
+    table = Table("steps", *(f"{name}: gap closed" for name in first["scores"]), "seconds a clip", box=None)
+    for steps, found in by_steps.items():
+        closed = (
+            _with_interval(scores["closed"], found["intervals"].get(name, {}).get("closed"))
+            for name, scores in found["scores"].items()
+        )
+        table.add_row(steps, *closed, f"{found['seconds_per_clip']:.3f}")
+    console.print(table)
 
 
 def _with_interval(share: float, interval: list[float] | None) -> str:

@@ -12,10 +12,11 @@ scores there.
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -54,8 +55,19 @@ class Scene(TypedDict):
     attributes: Attributes
 
 
+class StepScores(TypedDict):
+    """What a model gives in a number of steps, and the wall time that it takes."""
+
+    scores: Scores
+    intervals: Intervals
+    seconds_per_clip: float
+
+
 class Evaluation(TypedDict):
-    """scores.json. `examples`: keys of the clips whose sounds and pictures are beside it."""
+    """scores.json. `examples`: keys of the clips whose sounds and pictures are beside it.
+
+    Of several numbers of steps, `by_steps` has each and the rest is of the greatest.
+    """
 
     scores: Scores
     intervals: Intervals
@@ -65,13 +77,14 @@ class Evaluation(TypedDict):
     steps: int
     seed: int
     examples: list[str]
+    by_steps: NotRequired[dict[str, StepScores]]
 
 
 @dataclass
 class EvaluateConfig:
     """`truth`: a folder of <media id>.json; `split`: which clips; at most `num_clips`, chosen by their keys;
     `guidance` by default 2, or 1 for a model without a null embedding; `vocoder` and `sampler` as in
-    export; `threads` 0: all cores.
+    export; `threads` 0: all cores. `steps`: a number, or several with commas between, such as 1,2,4,8,25.
     """
 
     model: str
@@ -82,7 +95,7 @@ class EvaluateConfig:
     num_clips: int = 320
     seed: int = 0
     guidance: float | None = None
-    steps: int = 25
+    steps: int | str = 25
     vocoder: str = ""
     sampler: str = ""
     batch: int = operational(32)
@@ -119,30 +132,69 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     with stopped_by_bad_mels(config.model, "a clip through the codec alone"):
         real = reconstruct(pipeline, clips, config.batch)
     with stopped_by_bad_mels(config.model, "a generated clip"):
-        generated = synthesize(pipeline, clips, config)
-    rate_hz = pipeline.sample_rate_hz
-    media = [clip.media_id for clip in clips]
-    heard = [judge(wav, rate_hz) for wav in generated]
-    heard_real = [judge(wav, rate_hz) for wav in real]
-    truths = [clip.truth for clip in clips if clip.truth]
-    scores, intervals = score(heard, heard_real, truths, media, config.seed)
+        by_steps, generated = score_by_steps(pipeline, clips, real, config)
+    most = steps_of(config.steps)[-1]
     evaluation: Evaluation = {
-        "scores": scores,
-        "intervals": intervals,
+        "scores": by_steps[str(most)]["scores"],
+        "intervals": by_steps[str(most)]["intervals"],
         "num_clips": len(clips),
-        "num_media": len(set(media)),
+        "num_media": len({clip.media_id for clip in clips}),
         "guidance": config.guidance,
-        "steps": config.steps,
+        "steps": most,
         "seed": config.seed,
         "examples": [],
     }
-    _write(folder, evaluation, clips, generated, real, rate_hz)
+    if len(by_steps) > 1:
+        evaluation["by_steps"] = by_steps
+    _write(folder, evaluation, clips, generated, real, pipeline.sample_rate_hz)
     return evaluation
+
+
+def score_by_steps(
+    pipeline: StillsoundPipeline, clips: list[HeldOut], real: list[np.ndarray], config: EvaluateConfig
+) -> tuple[dict[str, StepScores], list[np.ndarray]]:
+    """The scores of each number of steps, fewest first, and the sounds of the last one.
+
+    The same noise for all, so that they differ by their steps alone.
+    """
+    rate_hz = pipeline.sample_rate_hz
+    media = [clip.media_id for clip in clips]
+    truths = [clip.truth for clip in clips if clip.truth]
+    heard_real = [judge(wav, rate_hz) for wav in real]
+    by_steps: dict[str, StepScores] = {}
+    generated: list[np.ndarray] = []
+    for steps in steps_of(config.steps):
+        begun = time.perf_counter()
+        generated = synthesize(pipeline, clips, replace(config, steps=steps))
+        seconds = (time.perf_counter() - begun) / len(clips)
+        heard = [judge(wav, rate_hz) for wav in generated]
+        scores, intervals = score(heard, heard_real, truths, media, config.seed)
+        by_steps[str(steps)] = {
+            "scores": scores,
+            "intervals": intervals,
+            "seconds_per_clip": round(seconds, 4),
+        }
+    return by_steps, generated
+
+
+def steps_of(steps: int | str) -> list[int]:
+    """Each number of steps that was asked for, once, fewest first. `UserError` for what is none.
+
+    >>> steps_of("25,1,4")
+    [1, 4, 25]
+    """
+    try:
+        numbers = sorted({int(number) for number in str(steps).split(",")})
+    except ValueError:
+        numbers = [0]
+    if numbers[0] < 1:
+        raise UserError(f"steps={steps}: give 1 or more, or several as 1,2,4,8,25")
+    return numbers
 
 
 def _check(config: EvaluateConfig) -> None:
     """`UserError` for settings that cannot work."""
-    check_sampling(config.guidance, config.steps)
+    check_sampling(config.guidance, steps_of(config.steps)[0])
     at_least(config, 2, "num_clips")
     at_least(config, 1, "batch")
     at_least(config, 0, "seed")
@@ -180,7 +232,8 @@ def synthesize(
         batch = clips[start : start + config.batch]
         pictures = [clip.picture for clip in batch]
         noise = [torch.Generator().manual_seed(seed_of(config.seed, clip.key)) for clip in batch]
-        wavs += list(pipeline(pictures, generator=noise, guidance=config.guidance, steps=config.steps))
+        steps = steps_of(config.steps)[-1]
+        wavs += list(pipeline(pictures, generator=noise, guidance=config.guidance, steps=steps))
     return wavs
 
 

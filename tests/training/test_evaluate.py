@@ -10,9 +10,10 @@ import pytest
 import soundfile
 
 from cluster.dataset import Dataset
-from configs.load import UserError
+from configs.load import UserError, load_config
 from ingest.report import ReportConfig, write_report
 from tests.fakes.chain import Chain
+from training.__main__ import _show_scores
 from training.evaluate import EvaluateConfig, check_comparable, clear_examples, evaluate, find_clips
 from training.pipeline.mel import MelConfig
 
@@ -48,6 +49,39 @@ def test_sounds_and_scores_depend_neither_on_the_batch_nor_on_the_other_clips(
     assert set(one) == set(three) > set(some)
     assert all(np.abs(one[name] - three[name]).max() < 1e-3 for name in one)
     assert all(np.abs(one[name] - some[name]).max() < 1e-3 for name in some)
+
+
+def test_several_numbers_of_steps_are_scored_in_one_run(
+    chain: Chain, evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load_config(
+        EvaluateConfig,
+        [
+            "steps=2,1",
+            *(
+                f"{name}={value}"
+                for name, value in vars(asked(chain, tmp_path)).items()
+                if value not in ("", None) and name != "steps"
+            ),
+        ],
+    )
+    several = evaluate(config)
+    by_steps = several["by_steps"]
+    assert list(by_steps) == ["1", "2"] and several["steps"] == 2
+    # each is what an evaluation of it alone gives
+    alone = json.loads((evaluated / "scores.json").read_text())
+    assert by_steps["1"]["scores"] == alone["scores"] and "by_steps" not in alone
+    assert several["scores"] == by_steps["2"]["scores"]
+    assert all(found["seconds_per_clip"] > 0 for found in by_steps.values())
+    _show_scores(json.loads(json.dumps(several)))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert any(row[:1] == ["steps"] for row in rows) and [row[0] for row in rows if row[:1] in (["1"], ["2"])]
+
+
+@pytest.mark.parametrize("steps", ["1,two", "0,4", "", "1,,2"])
+def test_steps_that_are_no_numbers_are_refused(chain: Chain, tmp_path: Path, steps: str) -> None:
+    with pytest.raises(UserError, match="steps=.*: give 1 or more, or several as 1,2,4,8,25"):
+        evaluate(asked(chain, tmp_path, steps=steps))
 
 
 def test_examples_of_older_scores_are_cleared_and_nothing_else(chain: Chain, tmp_path: Path) -> None:
