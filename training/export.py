@@ -52,6 +52,7 @@ PIPELINE = "training/pipeline/pipeline.py"
 OWN_CLASSES = {
     "IstftVocoder": "training/networks/istft_vocoder.py",
     "Conditioner": "training/networks/conditioner.py",
+    "EfficientNetLite": "training/networks/efficientnet_lite.py",
 }
 PARTS = diffusion.PARTS  # the names of its folders, in a run as in an export
 CHECK_STEPS = 2  # enough to pass through every part

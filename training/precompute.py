@@ -42,6 +42,7 @@ from training.pipeline.mel import LEVELS, MelConfig, MelSettings
 from training.pretrained import (
     check_finite,
     fetch_models,
+    find_image_encoder,
     find_model,
     folder_sha256,
     load_autoencoder,
@@ -86,7 +87,8 @@ class Decoded(NamedTuple):
 @dataclass
 class PrecomputeConfig:
     """`autoencoder`, `image_encoder`: runs, save_pretrained folders or `hub:owner/name[/folder][@revision]`;
-    what counts for resuming is the hash of their files.
+    what counts for resuming is the hash of their files. `image_encoder` may also be a checkpoint of timm, a
+    plain state dict or `efficientnet-lite0` (training.encoder_files).
 
     `patch_tokens` stores `tokens.npy` besides, float16 [patches, width]. `precision` bf16 computes under
     autocast: twice as fast on GPUs, and off by about a fiftieth of a latent's deviation
@@ -160,7 +162,7 @@ def prepare(config: PrecomputeConfig) -> tuple[Dataset, Callable[[], "Precompute
         raise UserError(f"data={config.data}: has no commits yet; run python -m ingest scrape first")
     models = {
         "autoencoder": find_model(config.autoencoder, "autoencoder", "vae"),
-        "image_encoder": find_model(config.image_encoder, "image_encoder", "image_encoder"),
+        "image_encoder": find_image_encoder(config.image_encoder),
     }
     level = config.level if config.level != "auto" else level_of(models["autoencoder"])
     mel = mel_of_codec(models["autoencoder"], replace(mel_of_clips(parent.meta), level=level))

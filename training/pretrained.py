@@ -9,6 +9,7 @@ copied to this machine first, for as long as the process lives; `hub:…` into t
 
 import atexit
 import hashlib
+import importlib.util
 import json
 import math
 import shutil
@@ -36,6 +37,7 @@ from transformers import (
     ClapModel,
     ClapTextModelWithProjection,
     CLIPVisionModelWithProjection,
+    SiglipVisionModel,
     SpeechT5HifiGan,
 )
 from transformers.utils.logging import disable_progress_bar as quiet_transformers
@@ -43,7 +45,9 @@ from transformers.utils.logging import disable_progress_bar as quiet_transformer
 from cluster.dataset import Dataset
 from cluster.storage import open_store
 from configs.load import UserError
+from training.encoder_files import PACKAGES, is_plain, packaged, timm_processor, unpacked
 from training.networks.conditioner import Conditioner
+from training.networks.efficientnet_lite import EfficientNetLite
 from training.networks.istft_vocoder import IstftVocoder
 from training.pipeline.codec import ImageConfig, Processor
 from training.pipeline.mel import MEL_FILE, MelConfig
@@ -67,6 +71,14 @@ VOCODERS: dict[str, Any] = {
     "MMAudioVocoder": MMAudioVocoder,
     "IstftVocoder": IstftVocoder,
 }
+TIMM_MODEL = "timm_wrapper"
+IMAGE_TOWERS: dict[str, Any] = {  # by `model_type`; all others as `AutoModel` finds them
+    "clip": CLIPVisionModelWithProjection,
+    "clip_vision_model": CLIPVisionModelWithProjection,
+    "siglip": SiglipVisionModel,
+    "siglip_vision_model": SiglipVisionModel,
+}
+TRAINED_POOLERS = "give a tower whose embedding was trained: CLIP, SigLIP2, DINOv2, or one of timm"
 CLAPS: dict[str, Any] = {  # by `model_type` in their config.json
     "clap": ClapModel,
     "clap_audio_model": ClapAudioModelWithProjection,
@@ -184,13 +196,31 @@ def load_autoencoder(folder: Path) -> nn.Module:
     return _load_whole(AutoencoderKL, folder, "autoencoder")
 
 
-def load_image_encoder(folder: Path) -> nn.Module:
-    """A transformers image tower, frozen, in eval mode, on one dtype (float32).
+def find_image_encoder(path: str) -> Path:
+    """The folder of an image tower: `find_model`'s, of a package by its name, or of a plain state dict."""
+    if path in PACKAGES and not Path(path).exists():
+        return packaged(path)
+    root = local_copy(path)
+    return unpacked(root) if is_plain(root) else find_model(path, "image_encoder", "image_encoder")
 
-    `UserError` where weights are missing.
+
+def load_image_encoder(folder: Path) -> nn.Module:
+    """An image tower of transformers, of timm or `EfficientNetLite`, frozen, in eval mode, float32.
+
+    `UserError` where weights are missing, where it takes no plain pictures, or has no trained pooler.
     """
-    clip = json.loads((folder / "config.json").read_text()).get("model_type") in ("clip", "clip_vision_model")
-    loader: Any = CLIPVisionModelWithProjection if clip else AutoModel
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("_class_name") == EfficientNetLite.__name__:
+        return _load_whole(EfficientNetLite, folder, "image_encoder")
+    kind = config.get("model_type", TIMM_MODEL if "pretrained_cfg" in config else "")
+    if kind == TIMM_MODEL and not importlib.util.find_spec("timm"):
+        raise UserError(f"image_encoder={folder}: is a tower of timm; install it: pip install '.[timm]'")
+    if kind.startswith("siglip2"):
+        fix = "give one of a fixed size, such as hub:google/siglip2-base-patch16-224"
+        raise UserError(f"image_encoder={folder}: cuts pictures into patches of any number (NaFlex); {fix}")
+    if not config.get("vision_config", config).get("vision_use_head", True):
+        raise UserError(f"image_encoder={folder}: its pooler was never trained; {TRAINED_POOLERS}")
+    loader = IMAGE_TOWERS.get(kind, AutoModel)
     return _load_whole(loader, folder, "image_encoder", dtype=torch.float32, local_files_only=True)
 
 
@@ -284,7 +314,7 @@ def _load_whole(loader: Any, folder: Path, setting: str, **options: Any) -> nn.M
     """
     try:
         model, info = loader.from_pretrained(folder, output_loading_info=True, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:MAX_REASON]
         raise UserError(
             f"{setting}={folder}: cannot be loaded ({type(error).__name__}: {reason}); restore its files"
@@ -296,7 +326,7 @@ def _load_whole(loader: Any, folder: Path, setting: str, **options: Any) -> nn.M
         names = f"{missing[0]} and {len(missing) - 1} more" if len(missing) > 1 else missing[0]
         raise UserError(
             f"{setting}={folder}: its files have no weights for {names}, which would be random; "
-            "give a complete model"
+            + (TRAINED_POOLERS if "pooler" in missing[0] else "give a complete model")
         )
     frozen: nn.Module = model.eval().requires_grad_(False)
     return frozen
@@ -309,18 +339,22 @@ def check_finite(model: nn.Module, setting: str, path: str) -> None:
 
 
 def read_processor(folder: Path) -> Processor:
-    """The image settings of a tower.
+    """The image settings of a tower; timm's are in its config.json.
 
     `UserError` where preprocessor_config.json is missing, or needs what is not done here.
     """
     path = folder / "preprocessor_config.json"
+    config = json.loads((folder / "config.json").read_text()) if (folder / "config.json").is_file() else {}
+    is_timm = "pretrained_cfg" in config
+    if is_timm:
+        path = folder / "config.json"
     if not path.is_file():
         raise UserError(
             f"image_encoder={folder}: preprocessor_config.json is missing; "
             "save the image processor into the folder"
         )
     try:
-        settings: Processor = json.loads(path.read_text())
+        settings: Processor = timm_processor(config) if is_timm else json.loads(path.read_text())
         ImageConfig.from_processor(settings)
     except (ValueError, KeyError, TypeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error

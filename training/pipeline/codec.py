@@ -12,6 +12,7 @@ networks), shared by precompute, the recipes and the pipeline. `training.export`
 file that ships.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ HIGHEST_LOG_MEL = 10.0
 """Recordings have ln(1e-5) = -11.5 to 3.5 (full scale in one band); working decoders overshoot by little."""
 
 PROCESSOR_TYPES = ("image_processor_type", "feature_extractor_type")  # the second is transformers' older name
+TIMM = "TimmWrapperImageProcessor"
+"""The type of timm's pictures, which torchvision crops."""
 UNSUPPORTED_STEPS = ("do_pad", "do_reduce_labels", "do_align_long_axis", "do_thumbnail", "crop_pct")
 
 
@@ -54,7 +57,8 @@ class ImageConfig:
 
     `resize_px` 0: the largest square is scaled to it. Otherwise it is cut out of the picture whose short side
     was scaled to `resize_px`, or, with `stretch`, of the whole picture scaled to a square of that size.
-    `resample`: Pillow's number of a filter, 2 bilinear, 3 bicubic.
+    `resample`: Pillow's number of a filter, 2 bilinear, 3 bicubic. `round_crop`: a square whose middle falls
+    between two pixels lies as torchvision rounds it, else up and left.
     """
 
     size_px: int = 224
@@ -63,6 +67,7 @@ class ImageConfig:
     resize_px: int = 0
     stretch: bool = False
     resample: int = 2
+    round_crop: bool = False
 
     @staticmethod
     def from_processor(settings: Processor) -> "ImageConfig":
@@ -91,6 +96,7 @@ class ImageConfig:
             resize_px=resize if published else 0,
             stretch=published and "height" in edges,
             resample=int(settings.get("resample", 3 if clip_like else 2)),
+            round_crop=settings.get("image_processor_type") == TIMM,
         )
 
 
@@ -144,20 +150,22 @@ def _crop_box(size: tuple[int, int], config: ImageConfig) -> tuple[float, float,
     """What becomes the square of a picture (width, height): left, top, right, bottom in its pixels."""
     short = min(size)
     if not config.resize_px:
-        return _centre(size, (short, short))
+        return _centre(size, (short, short), config.round_crop)
     # where the crop is in the scaled picture, whose sides a processor rounds down, then back
     resize = config.resize_px
     width, height = (resize if config.stretch else max(resize, resize * side // short) for side in size)
-    left, top, right, bottom = _centre((width, height), (config.size_px, config.size_px))
+    left, top, right, bottom = _centre((width, height), (config.size_px, config.size_px), config.round_crop)
     across = size[0] / width
     down = size[1] / height
     return left * across, top * down, right * across, bottom * down
 
 
-def _centre(size: tuple[int, int], crop: tuple[int, int]) -> tuple[float, float, float, float]:
+def _centre(size: tuple[int, int], crop: tuple[int, int], to_even: bool) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of the centred `crop` (width, height) of a picture."""
-    left = (size[0] - crop[0]) // 2
-    top = (size[1] - crop[1]) // 2
+    left = (size[0] - crop[0]) / 2
+    top = (size[1] - crop[1]) / 2
+    # Python's rounding of a half is torchvision's
+    left, top = (round(edge) if to_even else math.floor(edge) for edge in (left, top))
     return left, top, left + crop[0], top + crop[1]
 
 
@@ -173,8 +181,12 @@ def embed_image_and_patches(tower: Any, pixels: Tensor) -> tuple[Tensor, Tensor]
     """
     output = tower(pixels.to(getattr(tower, "dtype", pixels.dtype)))
     hidden = output.last_hidden_state
-    if hidden.ndim == 4:  # [b, c, h, w] of a convolutional tower
-        tokens = hidden.flatten(2).transpose(1, 2)
+    timm = getattr(tower, "timm_model", None)
+    if hidden.ndim == 4:  # [b, c, h, w] of a convolutional tower; some of timm have [b, h, w, c]
+        channels_last = timm is not None and hidden.shape[1] != timm.num_features
+        tokens = hidden.flatten(1, 2) if channels_last else hidden.flatten(2).transpose(1, 2)
+    elif timm is not None:
+        tokens = hidden[:, getattr(timm, "num_prefix_tokens", 0) :]
     else:  # class and register tokens come before the patches
         tokens = hidden[:, -((pixels.shape[-1] // tower.config.patch_size) ** 2) :]
     embedding = getattr(output, "image_embeds", None)
