@@ -52,6 +52,7 @@ from training.networks.istft_vocoder import IstftVocoder
 from training.pipeline.codec import ImageConfig, Processor
 from training.pipeline.mel import MEL_FILE, MelConfig
 from training.pipeline.sampling import build_scheduler, objective_of
+from training.run.lora import load_adapters
 
 quiet_diffusers()
 quiet_transformers()
@@ -61,6 +62,8 @@ PIPELINE_INDEX = "model_index.json"  # diffusers' name; marks a pipeline
 PIPELINE_PARTS = ("unet", "vae", "vocoder")  # those of AudioLDM's that are of use here
 RUN = "run.json"  # marks the folder of a run
 FINISHED = "FINISHED.json"  # written last, after the model
+# of a run with lora.merge=false, beside its network
+ADAPTERS = "lora"
 NETWORKS: dict[str, type[Any]] = {
     "UNet2DConditionModel": UNet2DConditionModel,
     "AudioLDM2UNet2DConditionModel": AudioLDM2UNet2DConditionModel,
@@ -236,11 +239,18 @@ def load_clap(folder: Path) -> nn.Module:
 
 
 def load_network(folder: Path) -> nn.Module:
-    """A diffusers network of `NETWORKS`, frozen, in eval mode. `UserError` for another class."""
+    """A diffusers network of `NETWORKS`, frozen, in eval mode, with the adapters beside it merged into it.
+
+    `UserError` for another class.
+    """
     name = json.loads((folder / "config.json").read_text()).get("_class_name")
     if name not in NETWORKS:
         raise UserError(f"model={folder}: holds a {name}, need one of {', '.join(NETWORKS)}")
-    return _load_whole(NETWORKS[name], folder, "model")
+    network = _load_whole(NETWORKS[name], folder, "model")
+    adapters = folder.parent / ADAPTERS
+    if not adapters.is_dir():
+        return network
+    return load_adapters(network, adapters).eval().requires_grad_(False)
 
 
 def load_vocoder(folder: Path, mel: MelConfig) -> nn.Module:

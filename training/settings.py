@@ -21,6 +21,7 @@ from training.recipes.contrastive import Config as ContrastiveConfig
 from training.recipes.diffusion import Config as DiffusionConfig
 from training.recipes.recipe import Optimiser, Recipe
 from training.recipes.vocoder import Config as VocoderConfig
+from training.run.lora import LoraConfig
 from training.run.profiles import WIDEST
 
 RECIPES: dict[str, Recipe] = {  # mypy checks each module against the contract here
@@ -56,6 +57,8 @@ class TrainConfig:
     init_license: str = operational("")
     # names of the parameters that are trained, as shell patterns; none: all of them
     train_only: list[str] = field(default_factory=list)
+    # adapters in the network, of weights to start from: they are trained, and what train_only names
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
     # --- Data: `more_data` is mixed in, made with the same settings; validation and previews are of `data` --
     more_data: list[str] = operational([])
@@ -141,6 +144,7 @@ class TrainConfig:
             raise UserError(
                 "validate_every=0: keep_best and patience go by validation; give it every 100 steps"
             )
+        self._check_lora()
         self._check_profiles()
         self._check_zero_stage()
         self._check_datasets()
@@ -157,6 +161,18 @@ class TrainConfig:
         if len(set(widths)) < len(widths) or not all(0 < width <= WIDEST for width in widths):
             raise UserError(
                 f"ema_profiles={widths}: give different widths above 0, at most {WIDEST}, such as [0.05,0.1]"
+            )
+
+    def _check_lora(self) -> None:
+        if not self.lora.rank:
+            return
+        if not self.init_from:
+            raise UserError(
+                f"lora.rank={self.lora.rank}: adapters change weights that are there; give init_from="
+            )
+        if not self.lora.merge and not self.module.PARTS.network:
+            raise UserError(
+                f"lora.merge=false: {self.recipe} has no network to ship adapters beside; leave it out"
             )
 
     def _check_zero_stage(self) -> None:

@@ -19,6 +19,7 @@ from training.run.history import FINISHED, Finished
 from training.run.initial import ORIGIN
 from training.run.plan import Origin
 from training.run.setup import Run
+from training.run.trained import finished_state
 from training.settings import TrainConfig
 
 
@@ -56,6 +57,7 @@ def write_model(
     state: dict[str, Tensor], config: TrainConfig, geometry: Geometry, origin: Origin | None, folder: Path
 ) -> None:
     """A finished model of these weights, with all that belongs to it."""
+    state = finished_state(state, config, geometry, folder)
     config.module.save(state, config.section, geometry, folder)
     if origin:
         # a model is as restricted as the weights that it was made from

@@ -1,6 +1,7 @@
-"""What of a model is trained, by name; all else is frozen: no gradient, no moments, no average.
+"""What of a model is trained: all, what `train_only` names, or adapters; the rest is frozen: no gradient, no
+moments, no average.
 
-    choose_trained(model, config)             # before the engines: `train_only`
+    choose_trained(model, config)             # before the engines: `lora`, `train_only`
     values = frozen_values(model)             # on the host, fp32, for the checkpoints
     fill_frozen(model, values, stage)         # what a checkpoint holds of them; all ranks
 
@@ -11,12 +12,16 @@ but its checkpoint.
 import difflib
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from configs.load import UserError
+from training.pretrained import ADAPTERS
+from training.recipes.recipe import Geometry
+from training.run.lora import inject, is_adapter, merge, plain_name, remove, save_adapters
 from training.run.sides import Side
 from training.settings import TrainConfig
 
@@ -24,18 +29,48 @@ NUM_SUGGESTIONS = 3
 
 
 def choose_trained(model: nn.Module, config: TrainConfig) -> None:
-    """Freezes what no pattern of `train_only` names; without any, what the recipe trains stays so.
+    """Puts adapters into the network, by `lora`, and freezes all but these and what `train_only` names.
+    Without either, what the recipe trains stays so.
 
     `UserError` for a pattern that matches nothing.
     """
-    if not config.train_only:
-        return
-    parameters = dict(model.named_parameters())
+    names = [name for name, _ in model.named_parameters()]
     for pattern in config.train_only:
-        check_matches("train_only", pattern, list(parameters))
-    for name, parameter in parameters.items():
-        is_chosen = any(fnmatchcase(name, pattern) for pattern in config.train_only)
-        parameter.requires_grad_(is_chosen)
+        check_matches("train_only", pattern, names)
+    if config.lora.rank:
+        inject(network_of(model, config), config.lora)
+    if not (config.lora.rank or config.train_only):
+        return
+    for name, parameter in model.named_parameters():
+        is_named = any(fnmatchcase(plain_name(name), pattern) for pattern in config.train_only)
+        parameter.requires_grad_(is_named or is_adapter(name))
+
+
+def network_of(model: nn.Module, config: TrainConfig) -> nn.Module:
+    """What adapters go into: the network of a pipeline, else what the first optimiser steps."""
+    children = dict(model.named_children())
+    names = (config.module.PARTS.network, *config.optimisers[0].children)
+    return next((children[name] for name in names if name in children), model)
+
+
+def finished_state(
+    state: dict[str, Tensor], config: TrainConfig, geometry: Geometry, folder: Path
+) -> dict[str, Tensor]:
+    """The weights of a finished model under the names that its recipe knows: with the adapters merged, or
+    without them, and these in `folder`/lora.
+    """
+    if not config.lora.rank:
+        return state
+    model = config.module.build_model(config.section, geometry)
+    network = network_of(model, config)
+    inject(network, config.lora)
+    model.load_state_dict(state)
+    if config.lora.merge:
+        merge(network)
+    else:
+        save_adapters(network, config.lora, folder / ADAPTERS)
+        remove(network)
+    return model.state_dict()
 
 
 def check_matches(setting: str, pattern: str, names: list[str]) -> None:

@@ -13,8 +13,10 @@ from torch import Tensor
 from configs.load import UserError
 from tests.fakes.latents import IMAGE_DIM, LATENT_SHAPE
 from tests.fakes.runs import TINY, losses, run_command, settings
+from training.pretrained import load_network
 from training.recipes import diffusion
 from training.recipes.recipe import Optimiser
+from training.run.lora import LoraConfig, is_adapter
 from training.run.sides import sides_of
 from training.run.trained import check_each_side, choose_trained
 from training.settings import TrainConfig
@@ -107,3 +109,79 @@ def test_an_optimiser_without_anything_to_train_is_refused(data: str) -> None:
     sides[1].take_gradients()
     sides[0].take_gradients()
     assert not any(parameter.requires_grad for parameter in model["two"].parameters())
+
+
+# --- Adapters -----------------------------------------------------------------------------------------------
+
+LORA = {"lora": LoraConfig(rank=2), "train_only": ["null_embedding"]}
+
+
+@pytest.mark.parametrize("zero_stage,precision", [(0, "fp32"), (1, "bf16"), (2, "fp32"), (3, "fp32")])
+def test_adapters_alone_are_trained_and_resume_bit_for_bit(
+    data: str, base: Path, tmp_path: Path, zero_stage: int, precision: str
+) -> None:
+    kind = {**LORA, "zero_stage": zero_stage, "precision": precision}
+    source = shutil.copytree(base, tmp_path / "base")
+    train(config(data, tmp_path / "whole", source, **kind))
+    train(config(data, tmp_path / "run", source, **kind, steps=8))
+    shutil.rmtree(source)
+    train(config(data, tmp_path / "run", source, **kind))
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    assert (tmp_path / "run" / UNET).read_bytes() == (tmp_path / "whole" / UNET).read_bytes()
+    part = json.loads(next((tmp_path / "run/checkpoints").rglob("part.json")).read_text())
+    names = {name for name, _, _ in part["fragments"]}
+    assert "null_embedding" in names
+    assert all(is_adapter(name) for name in names - {"null_embedding"})
+    # merged: plain names, kernels that moved, all else as it was
+    before = weights(base)
+    after = weights(tmp_path / "run")
+    assert after.keys() == before.keys()
+    assert all(torch.equal(value, before[name]) == (value.ndim == 1) for name, value in after.items())
+
+
+def test_adapters_begin_where_the_weights_are(data: str, base: Path, tmp_path: Path) -> None:
+    train(config(data, tmp_path / "lora", base, **LORA, steps=4))
+    train(config(data, tmp_path / "full", base, train_only=[], steps=4))
+    assert losses(tmp_path / "lora")[0] == losses(tmp_path / "full")[0]
+    assert losses(tmp_path / "lora")[1] != losses(tmp_path / "full")[1]
+
+
+def test_a_run_with_adapters_resumes_with_other_workers_and_stages(
+    data: str, base: Path, tmp_path: Path
+) -> None:
+    args = ["lora.rank=2", "train_only=[null_embedding]", f"init_from={base}", "checkpoint_every=4"]
+    assert run_command(data, tmp_path / "run", 2, "steps=8", *args).wait(200) == 0
+    train(config(data, tmp_path / "run", base, **LORA, zero_stage=3))
+    train(config(data, tmp_path / "whole", base, **LORA, activation_checkpointing=True))
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+
+
+def test_adapters_shipped_apart_are_the_merged_ones_to_all_who_open_them(
+    data: str, base: Path, tmp_path: Path
+) -> None:
+    train(config(data, tmp_path / "merged", base, **LORA))
+    train(config(data, tmp_path / "apart", base, **LORA | {"lora": LoraConfig(rank=2, merge=False)}))
+    assert torch.equal(weights(tmp_path / "apart")["conv_in.weight"], weights(base)["conv_in.weight"])
+    assert sorted(path.name for path in (tmp_path / "apart/model/lora").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    merged = load_network(tmp_path / "merged/model/unet").state_dict()
+    opened = load_network(tmp_path / "apart/model/unet").state_dict()
+    assert all(torch.equal(opened[name], value) for name, value in merged.items())
+    assert not any(
+        parameter.requires_grad for parameter in load_network(tmp_path / "apart/model/unet").parameters()
+    )
+
+
+def test_adapters_need_weights(data: str, base: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match="lora.rank=2: adapters change weights that are there; give init_from"
+    ):
+        config(data, tmp_path / "run", Path(), **LORA, init_from="")
+    with pytest.raises(UserError, match="lora.merge=false: contrastive has no network"):
+        config(
+            data, tmp_path / "run", Path("some"), recipe="contrastive", lora=LoraConfig(rank=2, merge=False)
+        )
+    with pytest.raises(UserError, match=r"lora.targets=\*.to_q"):
+        train(config(data, tmp_path / "run", base, lora=LoraConfig(rank=2, targets=["*.to_q"])))
