@@ -74,7 +74,8 @@ def make_noise_clips(uri: str, duration_s: float = CLIP_S) -> Dataset:
         Image.fromarray(pixels).save(jpg, "JPEG")
         key = f"noise_{index:03d}"
         # each of a video of its own: none is masked as a negative
-        json_text = json.dumps({"source": "noise", "media_id": key}).encode()
+        metadata = {"source": "noise", "media_id": key, "caption": f"noise, take {key}"}
+        json_text = json.dumps(metadata).encode()
         members = {"flac": flac.getvalue(), "jpg": jpg.getvalue(), "json": json_text}
         rows.append(Row("noise", key, columns={"split": "train"}, members=members))
     (task,) = dataset.worklist.units()

@@ -43,6 +43,8 @@ CASES = {
     "diffusion_l": 48,
     "autoencoder": 48,
     "contrastive": 96,
+    "contrastive_clap": 96,
+    "contrastive_three_way": 96,
     "vocoder": 48,
     "vocoder_bigvgan": 48,
     "vocoder_istft": 48,

@@ -12,7 +12,7 @@ data here (training.recipes.contrastive).
 import math
 import os
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -190,8 +190,18 @@ def with_statistics(state: dict[str, Tensor], norm: MelNorm) -> dict[str, Tensor
 
 
 def embed_sounds(tower: nn.Module, log_mel: Tensor) -> Tensor:
-    """[b, frames, mels] -> [b, d] of a `ClapAudioModelWithProjection`."""
-    embeds: Tensor = tower(input_features=log_mel[:, None]).audio_embeds
+    """[b, frames, mels] -> [b, d] of a `ClapAudioModelWithProjection`.
+
+    A spectrogram that is too short is stretched here, as the tower would do behind its norm, which is one map
+    of each mel: its gradient, which GPUs sum up in any order, is then not needed.
+    """
+    encoder: Any = tower.get_submodule("audio_model.audio_encoder")
+    size = (encoder.spec_size * encoder.freq_ratio, log_mel.shape[2])
+    pixels = log_mel[:, None]
+    if log_mel.shape[1] < size[0]:
+        stretched = nn.functional.interpolate(pixels.float(), size, mode="bicubic", align_corners=True)
+        pixels = stretched.to(log_mel.dtype)
+    embeds: Tensor = tower(input_features=pixels).audio_embeds
     return embeds
 
 

@@ -11,7 +11,8 @@ downloaded but what `tokenizer` names.
 
 import hashlib
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,15 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 
+from cluster.dataset import Dataset, Snapshot
+from cluster.shards import Status, members_of
 from configs.load import UserError
 from training.pretrained import local_copy
 from training.recipes.recipe import TokenizerFacts
 
+log = logging.getLogger(__name__)
+LOOKED_AT = 64  # samples
+NO_TEXTS = ("source", "media_id", "url", "license", "mode", "split", "audio_sha256", "image_sha256")
 TOKENIZER_FILE = "tokenizer.json"
 START, PAD, END = "<s>", "<pad>", "</s>"  # RoBERTa's
 # where a run of ours, or its model, has one
@@ -41,6 +47,42 @@ def text_of(metadata: bytes | memoryview, column: str) -> str:
     if isinstance(value, list) and value:
         value = value[0]
     return value.strip() if isinstance(value, str) else ""
+
+
+def check_column(snapshot: Snapshot, column: str, needed: bool) -> None:
+    """A look at the first samples: where none has a text under this name, `UserError` if it is `needed`, else
+    a warning, naming what they have."""
+    texts: dict[str, str] = {}
+    for metadata in _first_metadata(snapshot):
+        if text_of(metadata, column):
+            return
+        sample = json.loads(metadata)
+        meta = sample.get("meta")
+        for name, value in {**(meta if isinstance(meta, dict) else {}), **sample}.items():
+            if isinstance(value, str) and value and name not in NO_TEXTS:
+                texts[name] = value
+    message = (
+        f"contrastive.text.column={column}: none of the first samples of {snapshot.uri} has such a text; "
+        f"they have {', '.join(sorted(texts)) or 'none'}"
+    )
+    if needed:
+        raise UserError(f"{message}; give one of these")
+    log.warning("%s", message)
+
+
+def _first_metadata(snapshot: Snapshot) -> Iterator[bytes]:
+    """The JSON of up to `LOOKED_AT` kept samples."""
+    dataset = Dataset.open(snapshot.uri)
+    looked_at = 0
+    for commit in snapshot.commits:
+        for row in dataset.read_index(commit).to_pylist():
+            members = [member for member in members_of(row) if member.ext == "json"]
+            if row["status"] != Status.KEPT or not members or commit.tar is None:
+                continue
+            yield dataset.store.read_range(commit.tar.name, members[0].offset, members[0].end)
+            looked_at += 1
+            if looked_at == LOOKED_AT:
+                return
 
 
 def number_of(text: str) -> int:

@@ -44,6 +44,7 @@ from training.pipeline.codec import ImageConfig, embed_image
 from training.pipeline.mel import MelConfig
 from training.recipes import clap_mel
 from training.recipes.captions import (
+    check_column,
     facts_of,
     load_tokenizer,
     number_of,
@@ -106,6 +107,8 @@ def geometry(snapshot: Snapshot, dataset_meta: DatasetMeta, config: Config) -> G
         _check_htsat(config, *shape_of(config, mel))
     if config.text.kind:
         facts["tokenizer"] = facts_of(load_tokenizer(config.text.tokenizer))
+        # without pictures, samples without a caption weigh nothing
+        check_column(snapshot, config.text.column, needed=not config.image.kind)
     return facts
 
 

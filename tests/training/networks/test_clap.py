@@ -71,6 +71,17 @@ def test_what_draws_or_heeds_the_batch_is_found() -> None:
     check_steady(text)
 
 
+def test_a_short_sound_is_stretched_as_the_stock_tower_does_it() -> None:
+    stock, _ = towers()
+    entrance: Any = stock.get_submodule("audio_model.audio_encoder.batch_norm")
+    with torch.no_grad():
+        entrance.weight.uniform_(0.5, 2)
+        entrance.bias.normal_()
+        sounds = NORM.centre + NORM.spread * torch.randn(3, 40, 64)
+        theirs: Any = stock(input_features=sounds[:, None])
+        assert torch.allclose(embed_sounds(stock, sounds), theirs.audio_embeds, atol=1e-6)
+
+
 def test_padding_changes_no_text() -> None:
     _, text = towers()
     short = torch.tensor([[0, 4, 5, 2]])

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
 from configs.load import UserError
+from tests.fakes.published_clap import words
 from training.recipes.captions import (
     byte_tokenizer,
     facts_of,
@@ -19,19 +19,6 @@ from training.recipes.captions import (
     text_of,
     token_ids,
 )
-
-
-def words(folder: Path, *more: str) -> Path:
-    """A published tokenizer of a few words, which cuts and pads by itself."""
-    known = ["<s>", "<pad>", "</s>", "<unk>", "rain", "on", "a", "roof", *more]
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(known)}, "<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    tokenizer.enable_truncation(3)
-    tokenizer.enable_padding(length=7, pad_id=1, pad_token="<pad>")
-    folder.mkdir(exist_ok=True)
-    save_tokenizer(tokenizer, folder, 7)
-    return folder
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import torch
 from transformers import (
     AutoTokenizer,
     ClapAudioModelWithProjection,
-    ClapConfig,
     ClapFeatureExtractor,
     ClapModel,
     ClapTextModelWithProjection,
@@ -23,7 +22,7 @@ from configs.load import UserError
 from tests.fakes.captioned import picture
 from tests.fakes.clips import tone
 from tests.fakes.contrastive_ranks import CONFIGS, FACTS, HTSAT, TEXT, TOWER
-from tests.training.recipes.test_captions import words
+from tests.fakes.published_clap import FRONT_END, save_published
 from training.data.randomness import SampleKey
 from training.pipeline.mel import MelConfig
 from training.recipes import contrastive
@@ -32,43 +31,13 @@ from training.recipes.clap_mel import FrontEndConfig, resample
 from training.recipes.recipe import Geometry
 from training.run.initial import compare
 
-FRONT_END = FrontEndConfig(kind="clap", max_length_s=1, hop_size=1000)  # 49 frames
 CAPTION = "rain on a roof"
-AUDIO = {
-    "patch_embeds_hidden_size": 8,
-    "depths": [1, 1],
-    "num_attention_heads": [2, 2],
-    "num_hidden_layers": 2,
-    "hidden_size": 16,
-    "spec_size": 64,
-    "window_size": 4,
-}
-WORDS = {
-    "vocab_size": 8,
-    "hidden_size": 16,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 18,
-}
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As laion/clap-htsat-unfused, tiny: weights, feature extractor and tokenizer; with dropout, and a norm that was trained."""
-    torch.manual_seed(3)
     folder = tmp_path_factory.mktemp("published")
-    model: Any = ClapModel(ClapConfig(audio_config=AUDIO, text_config=WORDS, projection_dim=8))
-    norm = model.audio_model.audio_encoder.batch_norm
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-        norm.running_mean.uniform_(-60, -20)
-        norm.running_var.uniform_(100, 400)
-        model.logit_scale_t.fill_(1.5)
-    model.save_pretrained(folder)
-    words(folder)
-    ClapFeatureExtractor(**FRONT_END.extractor()).save_pretrained(folder)
+    save_published(folder)
     return folder
 
 

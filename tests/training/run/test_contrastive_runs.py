@@ -1,5 +1,6 @@
 """Contrastive runs of CLAP's towers: they learn to find, resume bit for bit after a kill, at every ZeRO stage."""
 
+import json
 import os
 import signal
 import time
@@ -8,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cluster.dataset import Dataset
 from cluster.jsonl import read_lines
-from configs.load import load_config
+from configs.load import UserError, load_config
 from tests.fakes.captioned import make_captioned
+from tests.fakes.published_clap import save_published
 from tests.fakes.runs import losses, run_command
 from training.data.catalogue import Catalogue
 from training.data.randomness import SampleKey
@@ -158,3 +161,81 @@ def test_half_precision_trains(clips: str, tmp_path: Path) -> None:
     whole = config_of(clips, tmp_path / "whole", "three_way")
     train(whole)
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), rel=0.1)
+
+
+# --- Starting -----------------------------------------------------------------------------------------------
+
+
+def test_a_column_that_no_sample_has_is_refused_with_those_there_are(
+    clips: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(
+        UserError, match="column=captoin: none of the first.*they have caption, title; give one of"
+    ):
+        train(config_of(clips, tmp_path / "run", "clap", "contrastive.text.column=captoin"))
+    assert not (tmp_path / "run").exists()
+    train(config_of(clips, tmp_path / "run", "three_way", "contrastive.text.column=captoin", "steps=2"))
+    assert any("none of the first samples" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    "change,says",
+    [
+        ("contrastive.audio.kind=htsat", "contrastive.audio.kind=htsat: give one of conv, clap"),
+        ("contrastive.text.kind=", "sounds need a partner; give a tower, or contrastive.text.kind=clap"),
+        ("contrastive.audio.htsat.spec_size=96", "spec_size=96: is no multiple of 64 mels"),
+        ("contrastive.front_end.kind=clap", "has room for 64 frames of 64 mels, clips have 1001; give 128"),
+        (
+            "contrastive.audio.htsat.window=5",
+            "the last of 2 levels has 8 x 8 patches, which windows must divide",
+        ),
+        ("contrastive.text.max_tokens=600", "max_tokens=600: give 2 to contrastive.text.positions=512"),
+        ("contrastive.front_end.padding=loop", "front_end.padding=loop: give one of repeatpad, repeat, pad"),
+        ("contrastive.text.tokenizer=/nowhere", "tokenizer=/nowhere: has no tokenizer.json"),
+    ],
+)
+def test_what_makes_no_model_is_refused_before_the_run_exists(
+    clips: str, tmp_path: Path, change: str, says: str
+) -> None:
+    with pytest.raises(UserError, match=says):
+        train(config_of(clips, tmp_path / "run", "clap", change))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_starts_from_another_and_hears_and_reads_as_it_did(clips: str, tmp_path: Path) -> None:
+    train(config_of(clips, tmp_path / "first", "three_way", "steps=2", "ema=0"))
+    start = f"init_from={tmp_path}/first"
+    train(config_of(clips, tmp_path / "second", "three_way", start, "steps=2", "warmup_steps=0", "lr=1e-9"))
+    assert losses(tmp_path / "second")[0] != losses(tmp_path / "first")[0]
+    for part in ("audio.safetensors", "clap/model.safetensors"):
+        before, after = (load_file(tmp_path / name / "model" / part) for name in ("first", "second"))
+        assert before.keys() == after.keys()
+        assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    origin = json.loads((tmp_path / "second/model/origin.json").read_text())
+    assert origin["license"] == "own"
+
+
+def test_a_run_starts_from_published_weights(clips: str, tmp_path: Path) -> None:
+    """As a user types it: the first try is refused with the settings that the weights need."""
+    published = tmp_path / "published"
+    published.mkdir()
+    save_published(published)
+    tiny = [arg for arg in TINY if "embedding_dim" not in arg] + [
+        "contrastive.embedding_dim=8",
+        "contrastive.text.layers=2",
+    ]
+    args = [f"data={clips}", f"output={tmp_path}/run", *tiny, *KINDS["clap"], *RUN]
+    args += [f"init_from={published}", "init_license=apache-2.0"]
+    needed = f"contrastive.text.tokenizer={published}"
+    with pytest.raises(
+        UserError, match="was trained on other features; give contrastive.front_end.kind=clap"
+    ) as told:
+        train(load_config(TrainConfig, [*args, needed]))
+    settings = str(told.value).split("; give ")[1].split()
+    train(load_config(TrainConfig, [*args, needed, *settings]))
+    assert len(losses(tmp_path / "run")) == 6
+    stock = load_file(published / "model.safetensors")
+    ours = load_file(tmp_path / "run/model/clap/model.safetensors")
+    assert stock.keys() == ours.keys()
+    name = "text_projection.linear2.weight"
+    assert 0 < float((stock[name] - ours[name]).abs().max()) < 0.01
