@@ -281,10 +281,13 @@ class Dataset:
         """Keys removed later: holes, never read from the moment they are known."""
         return frozenset(self.buried())
 
-    def buried(self) -> dict[str, str]:
-        """Key -> reason of every tombstone; the newest reason where there are several."""
+    def buried(self, first: int = 0) -> dict[str, str]:
+        """Key -> reason of every tombstone; the newest reason where there are several.
+
+        `first`: only of the files from this one on, which were added after the `first` ones before it.
+        """
         reasons: dict[str, str] = {}
-        for name in list_own(self.store, "tombstones"):
+        for name in list_own(self.store, "tombstones")[first:]:
             table = open_list(self.store, name).read(use_threads=False)
             reasons.update(zip(table["key"].to_pylist(), table["reason"].to_pylist(), strict=True))
         return reasons
@@ -307,4 +310,9 @@ def _batched(names: list[str], size: int) -> Iterator[list[str]]:
 def _part(folder: str, unit: str, path: Path) -> Part:
     """A file under a name made of its bytes, so that it cannot collide with what a dead worker left."""
     sha256 = file_sha256(path)
-    return Part(f"{folder}/{unit}-{sha256[:16]}{path.suffix}", path.stat().st_size, sha256)
+    return Part(part_name(folder, unit, sha256, path.suffix), path.stat().st_size, sha256)
+
+
+def part_name(folder: str, unit: str, sha256: str, suffix: str) -> str:
+    """Where the object of a unit with these bytes is, below the dataset's root."""
+    return f"{folder}/{unit}-{sha256[:16]}{suffix}"

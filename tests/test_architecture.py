@@ -19,6 +19,7 @@ BRIDGES = {
     "cluster.storage",
     "cluster.dataset",
     "cluster.files",
+    "cluster.learnt",
     "cluster.objects",
     "cluster.pool",
     "cluster.progress",
@@ -29,6 +30,7 @@ BRIDGES = {
     "cluster.scratch",
     "cluster.units",
     "cluster.record",
+    "ingest.pages.card",  # how sources are credited, in the card of a model as of a dataset
     "ingest.licenses",  # what weights may be used for, as what clips may
     "ingest.pages.spectrogram",  # one picture of sounds: the report's, and of what a model made
     "ingest.photos",  # which files are photos, for stills and generate

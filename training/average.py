@@ -24,7 +24,7 @@ from configs.load import UserError, load_config
 from training.checkpoints.parts import Parts, profile_kind
 from training.checkpoints.store import PROFILE, average_steps, read_averages, read_marker
 from training.export import make_folder
-from training.run.finish import write_model
+from training.run.finish import write_model, write_provenance
 from training.run.history import RUN
 from training.run.prepare import RunRecord
 from training.run.profiles import WIDEST, Profile, mixing_weights
@@ -76,7 +76,9 @@ def average(config: AverageConfig) -> Averaged:
     stored = [profile for profile in stored if profile.step <= step]
     state = mix(store, stored, Profile(step, config.sigma_rel))
     folder = make_folder(config.output)
-    write_model(state, settings_of(record, config.run), record["facts"], record.get("origin"), folder)
+    settings = settings_of(record, config.run)
+    write_model(state, settings, record["facts"], record.get("origin"), folder)
+    write_provenance({**record}, settings, step, folder)
     return {"output": str(folder), "step": step, "mixed": len(stored)}
 
 

@@ -24,6 +24,7 @@ import soundfile
 import torch
 
 from cluster.dataset import Commit, Dataset, Parent
+from cluster.learnt import PROVENANCE
 from cluster.pool import UnitOutput
 from cluster.progress import RunSummary
 from cluster.scratch import scratch_folder
@@ -50,8 +51,10 @@ from training.pretrained import (
     pictures_version,
     read_processor,
 )
+from training.provenance import MODELS, of_source
 from training.recipes.clips import decode_image, decode_wav, mel_of_clips
 from training.roundtrip import REPORT, measure_dataset, open_codec, summary_line
+from training.weights_license import UNKNOWN
 
 log = logging.getLogger(__name__)
 LATENT_COLUMNS = pa.schema(
@@ -171,7 +174,7 @@ def prepare(config: PrecomputeConfig) -> tuple[Dataset, Callable[[], "Precompute
     parents: list[Parent] = [{"uri": parent.uri, "snapshot": snapshot.id}]
     semantic = _semantic(config, mel, processor, models)
     output = Dataset.create_or_open(absolute(config.output), "latents", dict(semantic), parents)
-    _keep_models(output, models)
+    _keep_models(output, models, config)
     # the generation is in the id: a commit that was rewritten by a removal is encoded anew
     items = [
         (f"{commit.unit}.{commit.generation}", {"commit": commit.to_json()}) for commit in snapshot.commits
@@ -242,11 +245,22 @@ def check_image_encoder(tower: Any, image: ImageConfig, path: str) -> None:
         raise UserError(f"image_encoder={path}: gives no finite embedding of a picture; give another")
 
 
-def _keep_models(output: Dataset, models: dict[str, Path]) -> None:
+def _keep_models(output: Dataset, models: dict[str, Path], config: PrecomputeConfig) -> None:
+    """Copies them beside the latents, with where they are from."""
     for name, folder in models.items():
         for path in sorted(folder.glob("*")):
-            if path.is_file() and not output.store.exists(f"models/{name}/{path.name}"):
+            is_part = path.is_file() and path.name != PROVENANCE
+            if is_part and not output.store.exists(f"models/{name}/{path.name}"):
                 output.store.put_file(f"models/{name}/{path.name}", path)
+    if output.store.exists(MODELS):
+        return
+    parts = {name: of_source(getattr(config, name), folder, name) for name, folder in models.items()}
+    for name, part in parts.items():
+        if part["license"] in UNKNOWN:
+            log.warning(
+                "%s=%s: nothing beside it states its license; export asks for it", name, getattr(config, name)
+            )
+    output.store.put(MODELS, json.dumps({"parts": parts}).encode())
 
 
 class PrecomputeStage:

@@ -43,6 +43,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar as quiet_transformers
 
 from cluster.dataset import Dataset
+from cluster.learnt import PROVENANCE
 from cluster.storage import open_store
 from configs.load import UserError
 from training.encoder_files import PACKAGES, is_plain, packaged, timm_processor, unpacked
@@ -405,10 +406,13 @@ def fetch_models(latents: Dataset, folder: Path) -> None:
 
 
 def folder_sha256(folder: Path) -> str:
-    """Over the names and bytes of a model folder's files: what makes latents different."""
+    """Over the names and bytes of a model folder's files: what makes latents different.
+
+    Where it is from is none of that.
+    """
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*")):
-        if path.is_file() and path.suffix in (".json", ".safetensors", ".bin"):
+        if path.name != PROVENANCE and path.is_file() and path.suffix in (".json", ".safetensors", ".bin"):
             digest.update(f"{path.name} {path.stat().st_size} ".encode())
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

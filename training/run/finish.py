@@ -10,17 +10,19 @@ from pathlib import Path
 from torch import Tensor
 
 from cluster.dataset import Dataset
+from cluster.jsonl import JsonObject
 from cluster.scratch import scratch_folder
 from training.checkpoints.parts import AVERAGE, BEST, Parts
 from training.checkpoints.store import read_marker
 from training.pretrained import fetch_models
+from training.provenance import of_run, write
 from training.recipes.recipe import Geometry
-from training.run.history import FINISHED, Finished
-from training.run.initial import ORIGIN
+from training.run.history import FINISHED, RUN, Finished
 from training.run.plan import Origin
 from training.run.setup import Run
 from training.run.trained import finished_state
 from training.settings import TrainConfig
+from training.weights_license import ORIGIN
 
 
 def finish(run: Run, step: int, cpu_s: float) -> None:
@@ -50,6 +52,7 @@ def _save_model(run: Run, step: int, scratch: Path) -> Path:
     parts = Parts(run.store, read_marker(run.store, step), scratch / "parts")
     state = parts.average(BEST if run.guard.kept else AVERAGE)
     write_model(state, run.config, run.plan.geometry, run.plan.origin, model)
+    write_provenance(json.loads(run.store.read(RUN)), run.config, step, model)
     return model
 
 
@@ -65,3 +68,17 @@ def write_model(
     if config.module.LEARNS_FROM == "latents":
         # what decodes it belongs to the model, wherever the latents go
         fetch_models(Dataset.open(config.data), folder)
+
+
+def write_provenance(record: JsonObject, config: TrainConfig, step: int, folder: Path) -> None:
+    """Where a finished model is from, beside it: by its run.json, with its datasets where `config` has them."""
+    is_whole = len(config.all_data) == len(record["snapshots"])
+    part = of_run(record, config.all_data if is_whole else ())
+    write(folder, {own_part(config): part}, step)
+
+
+def own_part(config: TrainConfig) -> str:
+    """What a run trains, as a part of a model: the name of its folder, or where that is all, its recipe."""
+    parts = config.module.PARTS
+    name = parts.network or parts.weights[0]
+    return config.recipe if name == "." else name

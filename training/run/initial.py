@@ -9,28 +9,22 @@ resumes never reads them again.
 """
 
 import hashlib
-import json
 import logging
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from configs.load import UserError
-from ingest.licenses import license_code, suggestion
-from training.pretrained import RUN, local_copy
+from training.pretrained import local_copy
+from training.provenance import of_source
 from training.recipes.recipe import Geometry
 from training.run.plan import Origin
 from training.settings import TrainConfig
+from training.weights_license import license_of
 
 log = logging.getLogger(__name__)
-ORIGIN = "origin.json"
-# what a run without another origin was made from is its operator's
-OWN = "own"
-UNKNOWN = ("", "unknown")
-LICENSE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 
 
 @dataclass
@@ -65,7 +59,15 @@ def read_origin(config: TrainConfig, geometry: Geometry) -> Origin | None:
             f"init_from={config.init_from}: none of its {len(weights)} tensors fits the model; "
             f"give the settings of {config.recipe}.* that it was trained with"
         )
-    return {"init_from": config.init_from, "sha256": digest(weights), "license": license}
+    origin: Origin = {"init_from": config.init_from, "sha256": digest(weights), "license": license}
+    # of a run of ours, or of what one made: their data and first weights are those of this run, too
+    before = of_source(config.init_from, local_copy(config.init_from), "")
+    if before["learnt_from"]:
+        origin["learnt_from"] = before["learnt_from"]
+    # a published one is its own source
+    if before["sources"] and before["sources"] != [config.init_from]:
+        origin["sources"] = before["sources"]
+    return origin
 
 
 def check_origin(config: TrainConfig, geometry: Geometry, pinned: Origin | None, has_steps: bool) -> None:
@@ -136,53 +138,3 @@ def fill(model: nn.Module, config: TrainConfig, geometry: Geometry, origin: Orig
     for name, tensor in model.state_dict().items():
         if name in weights and weights[name].shape == tensor.shape:
             tensor.copy_(weights[name])
-
-
-# --- License ------------------------------------------------------------------------------------------------
-
-
-def license_of(source: str, stated: str) -> str:
-    """The code of the license of weights: as stated by the user, else by what is beside them.
-
-    `UserError` where neither says one that is understood.
-    """
-    if stated:
-        code = license_code(stated)
-        if code in UNKNOWN:
-            raise UserError(f"init_license={stated}: is no license{suggestion(stated)}")
-        return code
-    folder = local_copy(source)
-    folders = (folder, folder / "model", folder.parent)
-    # first of all what a run of ours recorded: such a run is as restricted as what it began with
-    for read in (_recorded, _stated):
-        for candidate in folders:
-            code = read(candidate)
-            if code not in UNKNOWN:
-                return code
-    raise UserError(
-        f"init_from={source}: nothing beside these weights states their license; state it: "
-        "init_license=apache-2.0, or what their publisher says"
-    )
-
-
-def _recorded(folder: Path) -> str:
-    """The license of the origin of a finished model of ours; "" for none."""
-    path = folder / ORIGIN
-    return str(json.loads(path.read_text())["license"]) if path.is_file() else ""
-
-
-def _stated(folder: Path) -> str:
-    """What run.json, a model card or a license file of a folder states; "" for nothing."""
-    if (folder / RUN).is_file():
-        return OWN
-    card = folder / "README.md"
-    if card.is_file():
-        front, _, _ = card.read_text(errors="replace").partition("\n---")
-        for line in front.splitlines() if front.startswith("---") else ():
-            if line.startswith("license:"):
-                return license_code(line.partition(":")[2].strip().strip("\"'"))
-    for name in LICENSE_FILES:
-        if (folder / name).is_file():
-            lines = (folder / name).read_text(errors="replace").split("\n\n")[0].split()
-            return license_code(" ".join(lines))
-    return ""

@@ -3,19 +3,25 @@ from step to step.
 """
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from cluster.dataset import Snapshot
+from cluster.learnt import LearntFrom
 from training.recipes.recipe import Geometry
 from training.settings import TrainConfig
 
 
 class Origin(TypedDict):
-    """Where the first weights of a run are from; `sha256` of their names and values."""
+    """Where the first weights of a run are from; `sha256` of their names and values.
+
+    `learnt_from`: what they had learnt from; `sources`: what they themselves began with.
+    """
 
     init_from: str
     sha256: str
     license: str
+    learnt_from: NotRequired[list[LearntFrom]]
+    sources: NotRequired[list[str]]
 
 
 @dataclass(frozen=True)

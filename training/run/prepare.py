@@ -16,6 +16,7 @@ import torch
 
 from cluster.dataset import Dataset, Snapshot
 from cluster.jsonl import JsonObject
+from cluster.objects import list_own
 from cluster.runs import committed_steps
 from cluster.scratch import scratch_folder
 from cluster.storage import Store, absolute, open_store
@@ -45,7 +46,8 @@ MODEL_ERRORS = (ValueError, RuntimeError, TypeError, ZeroDivisionError, IndexErr
 class RunRecord(TypedDict):
     """run.json. `facts` is the recipe's geometry; `probes` pin bytes of each dataset, but in old runs.
 
-    `origin`: of the first weights, if these are not random.
+    `origin`: of the first weights, if these are not random. `tombstones`: how many files of them each dataset
+    had: what is buried later, this run may have learnt from.
     """
 
     config: JsonObject
@@ -53,6 +55,7 @@ class RunRecord(TypedDict):
     facts: Geometry
     probes: NotRequired[list[Any]]
     origin: NotRequired[Origin]
+    tombstones: NotRequired[list[int]]
 
 
 def prepare(config: TrainConfig) -> Plan:
@@ -102,6 +105,8 @@ def prepare(config: TrainConfig) -> Plan:
 
 def _new_record(config: TrainConfig, datasets: list[Dataset]) -> RunRecord:
     """What run.json of a new run will hold."""
+    # before the snapshots: what is buried meanwhile counts as buried later
+    tombstones = [len(list_own(dataset.store, "tombstones")) for dataset in datasets]
     snapshots = [dataset.snapshot() for dataset in datasets]
     geometry = geometry_of(config, datasets, snapshots)
     probes = [probe_of(catalogue) for catalogue in mixture_of(config, snapshots).catalogues]
@@ -114,6 +119,7 @@ def _new_record(config: TrainConfig, datasets: list[Dataset]) -> RunRecord:
         "snapshots": [snapshot.to_json() for snapshot in snapshots],
         "facts": geometry,
         "probes": probes,
+        "tombstones": tombstones,
     }
     origin = read_origin(config, geometry)
     if origin:

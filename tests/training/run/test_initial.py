@@ -18,9 +18,10 @@ from tests.training.recipes.test_vocoder import GENERATORS, GEOMETRY, TINY
 from training.networks.vocoders import VocoderConfig, build_vocoder
 from training.pipeline.codec import vocode
 from training.recipes import vocoder
-from training.run.initial import compare, fill, license_of, read_origin
+from training.run.initial import compare, fill, read_origin
 from training.settings import RECIPES, TrainConfig
 from training.train import train
+from training.weights_license import license_of
 
 
 @pytest.fixture(scope="module")
@@ -187,33 +188,3 @@ def test_the_license_goes_with_the_model_and_with_what_is_made_from_it(
     )
     for source in (tmp_path / "first", tmp_path / "first/model"):
         assert license_of(str(source), "") == "CC-BY-NC-SA-4.0"
-
-
-def test_a_run_from_random_weights_is_its_operators(chain: Chain) -> None:
-    assert license_of(chain.vocoder, "") == "own"
-
-
-def test_what_the_user_states_comes_first(published: Path) -> None:
-    assert license_of(str(published), "apache-2.0") == "Apache-2.0"
-    with pytest.raises(UserError, match="init_license=free: is no license"):
-        license_of(str(published), "free")
-
-
-@pytest.mark.parametrize(
-    "name,text,code",
-    [
-        ("README.md", '---\nlicense: "mit"\n---\n', "MIT"),
-        ("LICENSE", "MIT License\n\nCopyright (c) 2020 Jungil Kong\n", "MIT"),
-    ],
-)
-def test_a_card_or_a_license_file_is_read(published: Path, name: str, text: str, code: str) -> None:
-    (published / "README.md").unlink()
-    (published / name).write_text(text)
-    assert license_of(str(published), "") == code
-
-
-@pytest.mark.parametrize("text", ["", "---\nlicense: other\n---\n", "# license: mit\n---\n"])
-def test_an_unknown_license_is_refused_with_the_way_out(published: Path, text: str) -> None:
-    (published / "README.md").write_text(text)
-    with pytest.raises(UserError, match="nothing beside these weights states their license.*init_license="):
-        license_of(str(published), "")
