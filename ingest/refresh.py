@@ -37,9 +37,10 @@ from ingest.fetch.access import YoutubeConfig
 from ingest.fetch.fetcher import Fetcher
 from ingest.fetch.settings import FetchConfig
 from ingest.licenses import allowed
-from ingest.remove import SeenBy, bury, find, open_derived, rewrite_all, seen_by
+from ingest.remove import bury, find, open_derived, rewrite_all
 from ingest.rows import ClipRow
 from ingest.sample import RETRYABLE, Item, Reason, Refused
+from ingest.seen import SeenBy, seen_by
 from ingest.sources.inaturalist import pair_license
 
 log = logging.getLogger(__name__)

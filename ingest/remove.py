@@ -19,10 +19,7 @@ derived commit carries as `facts`. It does not make anybody forget: it says whic
 the samples.
 """
 
-import json
 import logging
-import os
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,9 +28,8 @@ from typing import TypedDict
 
 import pyarrow as pa
 
-from cluster.dataset import Commit, Dataset, Snapshot
+from cluster.dataset import Commit, Dataset
 from cluster.jsonl import JsonObject
-from cluster.runs import checkpoint_folder, committed_steps
 from cluster.scratch import scratch_folder
 from cluster.shards import (
     CORE,
@@ -45,11 +41,11 @@ from cluster.shards import (
     members_of,
     write_shard,
 )
-from cluster.storage import Store, open_store
 from configs.load import UserError, at_least
 from ingest.licenses import is_code, suggestion
 from ingest.rows import ClipRow
 from ingest.sample import SELECTORS, Reason, ban, bans_of
+from ingest.seen import Match, SeenBy, Selection, seen_by
 
 log = logging.getLogger(__name__)
 # kept in a hole, so that the same command finds it again and completes a run that was cut off
@@ -65,7 +61,8 @@ class RemoveConfig:
     """One of `key`, `media` (its id, alone or as source:id), `channel`, `license`, `ids` (a file of keys or
     media ids, a line each).
 
-    `derived`: datasets of latents made of this one; `runs`: training runs to search for checkpoints.
+    `derived`: datasets of latents made of this one; `runs`: training runs and exports, or folders of them, to
+    search for what learnt from it.
     `rewrite=false` leaves it at the tombstones.
     """
 
@@ -89,31 +86,6 @@ class RemoveConfig:
         if not self.reason:
             raise UserError("reason is empty: say why, such as take-down")
         at_least(self, 1, "workers")
-
-
-# whether a row is selected; rows of derived datasets have `key` and no column of clips
-Match = Callable[[ClipRow], bool]
-
-
-@dataclass
-class Selection:
-    """What a selection hits in one dataset: key -> (unit, split) of samples, and the commits with a row not
-    yet empty.
-    """
-
-    dataset: Dataset
-    match: Match
-    samples: dict[str, tuple[str, str]] = field(default_factory=dict)
-    commits: list[Commit] = field(default_factory=list)
-
-
-class SeenBy(TypedDict):
-    """A checkpoint that may have seen removed samples: its folder in the run, or "model"."""
-
-    run: str
-    step: int
-    checkpoint: str
-    samples: int
 
 
 class RemoveSummary(TypedDict):
@@ -382,71 +354,3 @@ def _is_empty(row: ClipRow, reason: str) -> bool:
     if row["status"] == Status.KEPT:
         return False
     return row["status"] == Status.REMOVED or bool(row["reason"] == reason)
-
-
-def seen_by(uri: str, selections: list[Selection]) -> Iterator[SeenBy]:
-    """Each checkpoint and finished model of a run that pinned removed samples. `UserError` without a run."""
-    store = open_store(uri)
-    try:
-        run = _read_json(store, "run.json")
-    except FileNotFoundError:
-        raise UserError(f"runs={uri}: no run.json there; name the output folder of a training run") from None
-    split = run["config"].get("split")
-    snapshots = map(Snapshot.from_json, run["snapshots"])
-    samples = sum(_pinned_of_all(snapshot, split, selections) for snapshot in snapshots)
-    if not samples:
-        return
-    for step in committed_steps(store):
-        if step > 0:  # a checkpoint of step 0 has seen no sample
-            yield {"run": uri, "step": step, "checkpoint": checkpoint_folder(step), "samples": samples}
-    if store.exists("FINISHED.json"):
-        step = int(_read_json(store, "FINISHED.json")["step"])
-        yield {"run": uri, "step": step, "checkpoint": "model", "samples": samples}
-
-
-def _pinned_of_all(snapshot: Snapshot, split: str | None, selections: list[Selection]) -> int:
-    matching = (selection for selection in selections if _same_dataset(snapshot, selection.dataset))
-    return sum(_pinned(snapshot, split, selection) for selection in matching)
-
-
-def _same_dataset(snapshot: Snapshot, dataset: Dataset) -> bool:
-    """By its address, or, where it was moved, by an index that both have."""
-    if _absolute(snapshot.uri) == _absolute(dataset.uri):
-        return True
-    hashes = {commit.index.sha256 for commit in dataset.commits().values()}
-    return any(commit.index.sha256 in hashes for commit in snapshot.commits)
-
-
-def _absolute(uri: str) -> str:
-    return uri.rstrip("/") if "://" in uri else os.path.abspath(uri)
-
-
-def _pinned(snapshot: Snapshot, split: str | None, selection: Selection) -> int:
-    """How many of the removed samples the snapshot holds in its split; where its index is gone, all of the
-    unit count.
-    """
-    count = 0
-    for commit in snapshot.commits:
-        keys = _keys_of(selection, commit.unit, split)
-        if not keys:
-            continue
-        if not selection.dataset.store.exists(commit.index.name):
-            count += len(keys)
-            continue
-        rows = selection.dataset.read_index(commit).select(["key", "status"]).to_pylist()
-        count += sum(row["status"] == Status.KEPT and row["key"] in keys for row in rows)
-    return count
-
-
-def _keys_of(selection: Selection, unit: str, split: str | None) -> set[str]:
-    """The selected samples of a unit and a split; no split is every split."""
-    return {
-        key
-        for key, (own_unit, own_split) in selection.samples.items()
-        if own_unit == unit and split in (None, "", own_split)
-    }
-
-
-def _read_json(store: Store, name: str) -> JsonObject:
-    data: JsonObject = json.loads(store.read(name))
-    return data

@@ -19,7 +19,7 @@ from cluster.dataset import Dataset
 from cluster.jsonl import read_lines
 from cluster.shards import Row
 from configs.load import UserError
-from ingest.remove import Selection, seen_by
+from ingest.seen import Selection, seen_by
 from tests.fakes.latents import make_latents
 from tests.fakes.runs import losses, settings
 from training.data.catalogue import Catalogue
