@@ -126,6 +126,7 @@ def export(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN
     def show(summary: Summary) -> None:
         loads = "DiffusionPipeline.from_pretrained(…, trust_remote_code=True) loads it"
         console.print(f"wrote {summary['output']}: {loads}")
+        console.print(f"license {summary['license']}; README.md says why, and what it was trained on")
 
     # no record: an exported folder holds what stock diffusers loads, and nothing beside it
     run_in_output("export", args, config, run, show, as_json, dry_run, record=False)

@@ -7,11 +7,10 @@ The folder holds all weights and its own pipeline.py: the pipeline's module afte
 imports. `open_pipeline` is how every command opens a model. Nothing is uploaded.
 """
 
-import ast
 import json
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -20,9 +19,20 @@ import torch
 from PIL import Image
 
 from cluster.dataset import Dataset
+from cluster.learnt import INDEX, PROVENANCE, PartRecord, Provenance, published
 from cluster.scratch import scratch_folder
 from configs.load import StoppedError, UserError
+from training.audioldm_folder import AUDIOLDM, check_audioldm, write_audioldm
 from training.data.pinned import check_codec
+from training.model_card import (
+    ATTRIBUTION,
+    ModelFacts,
+    PartFacts,
+    card_text,
+    find_scores,
+    read_scores,
+    write_sources,
+)
 from training.pipeline.codec import BadMelError, Processor
 from training.pipeline.mel import MelConfig
 from training.pipeline.pipeline import Conditioning, StillsoundPipeline
@@ -43,12 +53,13 @@ from training.pretrained import (
     read_processor,
     scheduler_of,
 )
+from training.provenance import merged, of_model, of_source, removed_since
 from training.recipes import diffusion
 from training.recipes.published import CONDITIONING
+from training.shipped import ROOT, requirements, shipped_source
+from training.weights_license import UNKNOWN, demands_of, license_text, model_license, stated_code
 
 log = logging.getLogger(__name__)
-ROOT = Path(__file__).parent.parent
-PIPELINE = "training/pipeline/pipeline.py"
 OWN_CLASSES = {
     "IstftVocoder": "training/networks/istft_vocoder.py",
     "Conditioner": "training/networks/conditioner.py",
@@ -56,16 +67,28 @@ OWN_CLASSES = {
 }
 PARTS = diffusion.PARTS  # the names of its folders, in a run as in an export
 CHECK_STEPS = 2  # enough to pass through every part
-INDEX = "model_index.json"  # diffusers' name; marks an exported folder
+
+
+@dataclass
+class PartLicenses:
+    """Of the first weights of a part, where nothing beside them or in its record states one."""
+
+    unet: str = ""
+    autoencoder: str = ""
+    image_encoder: str = ""
+    vocoder: str = ""
 
 
 @dataclass
 class ExportConfig:
-    """`model`: a finished diffusion run.
+    """`model`: a finished diffusion run, or an exported folder.
 
     `latents`: for runs of before models carried their codec, where their latents are now.
     `vocoder`: a finished run, a `save_pretrained` folder or hub:owner/name; without one it is Griffin-Lim.
     `sampler`: ddim, euler, dpmsolver or unipc in place of the model's own.
+    `license`: of the model, at least as strict as what it was made from; by default that of its strictest
+    demand. `scores`: what evaluate wrote; by default that of this model beside its run. `audioldm`: also a
+    folder of this name inside, which stock `AudioLDMPipeline` loads. `name`: of the model, for its card.
     """
 
     model: str
@@ -73,12 +96,18 @@ class ExportConfig:
     latents: str = ""
     vocoder: str = ""
     sampler: str = ""
+    license: str = ""
+    init_license: PartLicenses = field(default_factory=PartLicenses)
+    scores: str = ""
+    audioldm: bool = False
+    name: str = ""
 
 
 class Exported(TypedDict):
-    """What export did; `output`: the folder."""
+    """What export did; `output`: the folder; `license`: of the weights."""
 
     output: str
+    license: str
 
 
 PipelineArguments = dict[str, Any]
@@ -88,21 +117,64 @@ PipelineArguments = dict[str, Any]
 def export(config: ExportConfig) -> Exported:
     """Writes the folder, opens it again and compares what it gives.
 
-    `UserError` for a model that is not finished or an output not writable, `StoppedError` where what was
-    written gives another sound.
+    `UserError` for a model that is not finished, a license that is unknown or too weak, or an output not
+    writable; `StoppedError` where what was written gives another sound.
     """
-    pipeline = open_pipeline(config.model, config.latents, config.vocoder, config.sampler)
+    # --- All that can be refused ----------------------------------------------------------------------------
+    source = local_copy(config.model)
+    pipeline = open_pipeline(str(source), config.latents, config.vocoder, config.sampler)
+    present = [name for name in PARTS.weights if getattr(pipeline, name, None) is not None]
+    provenance = provenance_of(source, pipeline, present, config)
+    parts = {name: provenance["parts"][name] for name in present}
+    datasets = merged([record for part in parts.values() for record in part["learnt_from"]])
+    demands = demands_of(parts, datasets)
+    license = model_license(demands, config.license)
+    scores = read_scores(config.scores) if config.scores else find_scores(source, config.vocoder)
+    if config.audioldm:
+        check_audioldm(pipeline)
     folder = make_folder(config.output)
-    if pipeline.vocoder is None and (folder / INDEX).is_file():
-        # of an older export into this folder: it would be opened with this one
-        shutil.rmtree(folder / PARTS.vocoder, ignore_errors=True)
+
+    # --- The models and what runs them ----------------------------------------------------------------------
+    sha256 = write_pipeline(pipeline, folder, present)
+    if config.audioldm:
+        write_audioldm(pipeline, folder / AUDIOLDM)
+
+    # --- What a stranger has to know ------------------------------------------------------------------------
+    provenance["parts"] = {name: published(part) for name, part in parts.items()}
+    (folder / PROVENANCE).write_text(json.dumps(provenance))
+    (folder / "LICENSE").write_text(license_text(license, demands))
+    (folder / "requirements.txt").write_text(requirements(shipped_source()))
+    facts = ModelFacts(
+        name=config.name or folder.absolute().name,
+        duration_s=pipeline.mel.num_samples / pipeline.sample_rate_hz,
+        sample_rate_hz=pipeline.sample_rate_hz,
+        parts=[part_facts(name, getattr(pipeline, name), sha256[name], parts[name]) for name in present],
+        datasets=datasets,
+        license=license,
+        demands=demands,
+        removed=removed_since(datasets),
+        sources=write_sources(datasets, folder / ATTRIBUTION),
+        scores=scores,
+        has_audioldm=config.audioldm,
+        step=provenance.get("step"),
+    )
+    (folder / "README.md").write_text(card_text(facts), encoding="utf-8")
+    check_written(pipeline, folder)
+    return {"output": str(folder), "license": license}
+
+
+def write_pipeline(pipeline: StillsoundPipeline, folder: Path, present: list[str]) -> dict[str, str]:
+    """The parts, pipeline.py and model_index.json; the sha256 of each part as written."""
+    if (folder / INDEX).is_file():
+        # of an older export into this folder: they would be opened with this one
+        for name in (PARTS.vocoder, PARTS.conditioner, AUDIOLDM):
+            shutil.rmtree(folder / name, ignore_errors=True)
     pipeline.save_pretrained(folder)
     (folder / "pipeline.py").write_text(shipped_source())
     index = json.loads((folder / INDEX).read_text())
     # stock diffusers takes the class from the file pipeline.py of the folder, where it is trusted
     index["_class_name"] = ["pipeline", StillsoundPipeline.__name__]
     # of the files as written here: whoever opens the folder can tell a part that was exchanged
-    present = [name for name in PARTS.weights if (folder / name).is_dir()]
     sha256 = {name: folder_sha256(folder / name) for name in present}
     index["conditioning"]["exported_sha256"] = sha256
     for name, part in pipeline.components.items():
@@ -112,8 +184,51 @@ def export(config: ExportConfig) -> Exported:
             index[name] = [Path(source).stem, type(part).__name__]
             (folder / name / Path(source).name).write_text((ROOT / source).read_text())
     (folder / INDEX).write_text(json.dumps(index, indent=1))
-    check_written(pipeline, folder)
-    return {"output": str(folder)}
+    return sha256
+
+
+def provenance_of(
+    source: Path, pipeline: StillsoundPipeline, present: list[str], config: ExportConfig
+) -> Provenance:
+    """Where each part is from. `UserError` where the license of one is neither known nor stated."""
+    conditioning = pipeline.config.conditioning
+    is_run = (source / RUN).is_file() or (source / "model" / CONDITIONING).is_file()
+    folder = source / "model" if is_run else source
+    run = source if is_run else source.parent
+    # the network first: what an older run.json says is of it
+    names = [PARTS.network, PARTS.codec, *PARTS.encoders]
+    if PARTS.vocoder in present and not config.vocoder:
+        names.append(PARTS.vocoder)
+    found = of_model(folder, run, config.latents, names, conditioning.get("sha256", {}))
+    if config.vocoder:
+        vocoder = find_model(config.vocoder, "vocoder", PARTS.vocoder)
+        found["parts"][PARTS.vocoder] = of_source(config.vocoder, vocoder, PARTS.vocoder)
+    for name, part in found["parts"].items():
+        part["license"] = _license_of_part(name, part, getattr(config.init_license, name, ""))
+    # trained with the network, and begun with its weights
+    found["parts"][PARTS.conditioner] = found["parts"][PARTS.network]
+    return found
+
+
+def _license_of_part(name: str, part: PartRecord, stated: str) -> str:
+    """`UserError` where it is unknown, or stated against what is recorded."""
+    setting = f"init_license.{name}"
+    code = stated_code(setting, stated) if stated else part["license"]
+    if code in UNKNOWN:
+        weights = ", made from ".join(part["sources"])
+        raise UserError(
+            f"model: nothing states the license of its {name} (weights: {weights}); "
+            f"state it: {setting}=apache-2.0, or what their publisher says, or own if you trained them"
+        )
+    if part["license"] not in UNKNOWN and code != part["license"]:
+        raise UserError(f"{setting}={stated}: its license is recorded as {part['license']}; leave it out")
+    return code
+
+
+def part_facts(name: str, part: Any, sha256: str, record: PartRecord) -> PartFacts:
+    """What the model card says of a part."""
+    parameters = sum(parameter.numel() for parameter in part.parameters())
+    return PartFacts(name, type(part).__name__, parameters, sha256, record)
 
 
 def check_written(pipeline: StillsoundPipeline, folder: Path) -> None:
@@ -270,36 +385,3 @@ def make_folder(path: str) -> Path:
     except OSError as error:
         raise UserError(f"output={path}: not writable ({error.strerror}); choose another folder") from error
     return folder
-
-
-def shipped_source() -> str:
-    """The text of the exported pipeline.py: `shipped_files` in a row, without their imports of each other."""
-    return "\n".join(_without_our_imports((ROOT / path).read_text()) for path in shipped_files()) + "\n"
-
-
-def shipped_files() -> list[str]:
-    """The pipeline's file after those of ours that it needs, each after what it needs itself."""
-    files: list[str] = []
-
-    def add(path: str) -> None:
-        for statement in _our_imports((ROOT / path).read_text()):
-            add(f"{str(statement.module).replace('.', '/')}.py")
-        if path not in files:
-            files.append(path)
-
-    add(PIPELINE)
-    return files
-
-
-def _our_imports(text: str) -> list[ast.ImportFrom]:
-    """Those of a module's top level; ours are always written `from … import …`."""
-    imports = [node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom)]
-    return [node for node in imports if str(node.module).split(".")[0] in ("ingest", "training")]
-
-
-def _without_our_imports(text: str) -> str:
-    """By statement and not by line: an import that is wrapped over several lines goes as one."""
-    lines = text.splitlines()
-    for statement in reversed(_our_imports(text)):  # from the end: deleting moves the lines that follow
-        del lines[statement.lineno - 1 : statement.end_lineno]
-    return "\n".join(lines)

@@ -35,7 +35,8 @@ from cluster.objects import list_own
 from cluster.shards import Status
 from configs.load import UserError
 from training.pretrained import RUN, folder_sha256, is_finished
-from training.recipes.diffusion import CONDITIONING, PARTS
+from training.recipes.diffusion import PARTS
+from training.recipes.published import CONDITIONING
 from training.weights_license import OWN, license_beside
 
 log = logging.getLogger(__name__)

@@ -10,13 +10,14 @@ control characters.
 import csv
 import json
 import re
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.filesize import decimal
 
-from cluster.dataset import Dataset
+from cluster.dataset import Commit, Dataset
 from cluster.shards import Status
 from configs.terminal import printable
 from ingest.licenses import url_of
@@ -41,25 +42,41 @@ def write_card(dataset: Dataset, numbers: Survey, card: Path, attribution: Path)
 
 def write_attribution(dataset: Dataset, path: Path) -> int:
     """A line per source that has a kept clip, in the order of the units; how many."""
-    buried = dataset.tombstones()
+    return write_credits(credits_of(dataset, dataset.iter_commits()), path)
+
+
+def write_credits(credits: Iterable[list[str]], path: Path) -> int:
+    """ATTRIBUTION.csv: a line for each of `credits_of`; how many."""
     count = 0
-    columns = ["key", "status", "media_id", "title", "channel", "url", "license"]
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["title", "author", "link", "license", "license_link", "changes"])
-        for commit in dataset.iter_commits():
-            credited: set[str] = set()
-            for row in dataset.read_index(commit).select(columns).to_pylist():
-                if row["status"] != Status.KEPT or row["key"] in buried:
-                    continue
-                # once per unit: the clips of a medium are in one
-                if row["media_id"] in credited:
-                    continue
-                credited.add(row["media_id"])
-                count += 1
-                fields = [row[name] for name in ("title", "channel", "url", "license")]
-                writer.writerow([plain(field) for field in (*fields, url_of(row["license"]), CHANGES)])
+        for line in credits:
+            writer.writerow(line)
+            count += 1
     return count
+
+
+def credits_of(
+    dataset: Dataset, commits: Iterable[Commit], splits: Collection[str] = ()
+) -> Iterator[list[str]]:
+    """Title, author, link, license, its link and what was changed, of each source of a kept clip in these
+    commits; `splits`: only of these, if any.
+    """
+    buried = dataset.tombstones()
+    columns = ["key", "status", "media_id", "title", "channel", "url", "license", "split"]
+    for commit in commits:
+        credited: set[str] = set()
+        for row in dataset.read_index(commit).select(columns).to_pylist():
+            is_other = bool(splits) and row["split"] not in splits
+            if row["status"] != Status.KEPT or row["key"] in buried or is_other:
+                continue
+            # once per unit: the clips of a medium are in one
+            if row["media_id"] in credited:
+                continue
+            credited.add(row["media_id"])
+            fields = [row[name] for name in ("title", "channel", "url", "license")]
+            yield [plain(field) for field in (*fields, url_of(row["license"]), CHANGES)]
 
 
 def plain(text: Any, most: int = 300) -> str:
@@ -69,7 +86,8 @@ def plain(text: Any, most: int = 300) -> str:
     return f"'{short}" if re.match(r"[=+\-@]", short) else short
 
 
-def _markdown(text: Any) -> str:
+def markdown(text: Any) -> str:
+    """One line that Markdown shows as it is."""
     return re.sub(r"([\\`*_{}\[\]<>()#+!|~])", r"\\\1", plain(text))
 
 
@@ -119,7 +137,7 @@ def _contents(name: str, numbers: Survey) -> list[str]:
     length = f"{numbers.seconds / 60:.1f} minutes" if is_short else f"{numbers.seconds / 3600:,.1f} hours"
     each = f", {numbers.seconds / numbers.kept:.4g} s each" if numbers.kept else ""
     return [
-        f"# {_markdown(name)}",
+        f"# {markdown(name)}",
         "",
         f"{numbers.kept:,} pairs of a picture and the sound of its place{each}:",
         f"{length} of sound in all, {decimal(numbers.num_bytes)} of WebDataset tars.",
@@ -133,7 +151,7 @@ def _licenses(numbers: Survey) -> list[str]:
     lines = ["## Licenses", "", "| license | samples | text |", "| --- | ---: | --- |"]
     for code, count in numbers.licenses.most_common():
         text = f"<{url_of(code)}>" if url_of(code) else "as stated by the operator"
-        lines.append(f"| {_markdown(code)} | {count:,} | {text} |")
+        lines.append(f"| {markdown(code)} | {count:,} | {text} |")
     return [*lines, ""]
 
 
@@ -146,7 +164,7 @@ def _making(dataset: Dataset, numbers: Survey) -> list[str]:
         f"{numbers.kept:,} clips of {numbers.used:,} items were kept.",
         "",
         *(["| refused as | rows |", "| --- | ---: |"] if numbers.reasons else []),
-        *(f"| {_markdown(reason)} | {count:,} |" for reason, count in numbers.reasons.most_common()),
+        *(f"| {markdown(reason)} | {count:,} |" for reason, count in numbers.reasons.most_common()),
         "",
         "<details><summary>Settings that decide the bytes</summary>",
         "",

@@ -19,7 +19,7 @@ from cluster.jsonl import read_lines
 from configs.load import StoppedError, UserError
 from ingest.pixels import open_picture
 from tests.fakes.chain import Chain, frames_of
-from training.export import ExportConfig, check_written, export, open_pipeline
+from training.export import ExportConfig, PartLicenses, check_written, export, open_pipeline
 from training.generate import GenerateConfig, generate
 from training.networks.istft_vocoder import IstftVocoder
 from training.precompute import PrecomputeConfig, precompute
@@ -91,7 +91,12 @@ def test_a_vocoder_of_ours_ships_with_its_class(chain: Chain, tmp_path: Path) ->
     light = IstftVocoder(num_mels=64, width=16, num_layers=2)
     light.save_pretrained(tmp_path / "light")
     exported = tmp_path / "export"
-    export(ExportConfig(model=chain.diffusion, output=str(exported), vocoder=str(tmp_path / "light")))
+    stated = PartLicenses(vocoder="own")
+    export(
+        ExportConfig(
+            model=chain.diffusion, output=str(exported), vocoder=str(tmp_path / "light"), init_license=stated
+        )
+    )
     program = f"""
 import numpy as np, sys
 from PIL import Image

@@ -17,9 +17,9 @@ from ingest.clip.windows import Settings
 from ingest.pixels import open_picture
 from ingest.sample import Reason, Refused
 from tests.fakes.pictures import KINDS
-from training.export import shipped_source
 from training.pipeline.codec import ImageConfig, image_to_tensor
 from training.recipes.clips import decode_image
+from training.shipped import shipped_source
 
 SETTINGS = cast(Settings, SimpleNamespace(short_side_px=32, quality=95, max_pixels=1_000_000))
 

@@ -277,6 +277,14 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
         return self._embed(images)[0]
 
     @torch.no_grad()
+    def prompt_embeds(self, images: Pictures) -> tuple[Tensor, Tensor]:
+        """What conditions the network, [b, d]: of pictures and of their absence, as `AudioLDMPipeline` takes
+        both.
+        """
+        given = self._given(*self._embed(images), {}, 1)
+        return self._conditions(given)["class_labels"], self._conditions(self._free(given))["class_labels"]
+
+    @torch.no_grad()
     def _embed(self, images: Pictures) -> tuple[Tensor, Tensor]:
         """Whitened embeddings [b, d] and patches [b, t, width] of pictures."""
         pictures = [as_picture(one) for one in as_list(images)]

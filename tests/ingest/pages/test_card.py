@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from cluster.dataset import Dataset
 from ingest.licenses import url_of
-from ingest.pages.card import card_text, plain
+from ingest.pages.card import card_text, credits_of, plain
 from ingest.pages.survey import Survey
+from tests.fakes.takedown import make, nine_clips
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +79,17 @@ def test_settings_cannot_end_their_block(dataset: Dataset) -> None:
 
 def test_the_name_is_no_markup(dataset: Dataset) -> None:
     assert f"# {Path(dataset.uri).name}".replace("_", r"\_") in card_text(dataset, Survey(), 0, "a.csv")
+
+
+def test_only_the_sources_of_the_given_units_and_splits_are_credited(tmp_path: Path) -> None:
+    clips, _ = make(tmp_path, nine_clips())
+    commits = list(clips.iter_commits())
+
+    def titles(*splits: str, units: int = 3) -> list[str]:
+        return [line[0] for line in credits_of(clips, commits[:units], splits)]
+
+    assert titles() == [f"SECRET{index}" for index in range(9)]
+    assert titles("test") == ["SECRET8"]
+    assert titles("train", units=1) == ["SECRET0", "SECRET1", "SECRET2", "SECRET3"]
+    clips.bury({"urls_m0_0": "take-down"})
+    assert "SECRET0" not in titles("train")
