@@ -86,10 +86,7 @@ def room_of(path: str) -> str | None:
 
 
 def imports(text: str, modules: set[str]) -> Iterator[tuple[int, str]]:
-    """(line, module) of every import, also inside functions;
-
-    `from a import b` is a.b where that is a module of ours.
-    """
+    """(line, module) of every import, also inside functions; `from a import b` is a.b where that is a module."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)

@@ -10,6 +10,7 @@ is unknown is said to be so. Licenses are `training.weights_license`'s.
 import datetime
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from training.weights_license import Demand, conflicts
 
 log = logging.getLogger(__name__)
 ATTRIBUTION = "ATTRIBUTION.csv"
+WEB = re.compile("https?://", re.IGNORECASE)
 RUN_IT = """\
 import wave
 from diffusers import DiffusionPipeline
@@ -348,7 +350,9 @@ def _all_credits(datasets: Iterable[LearntFrom]) -> Iterator[list[str]]:
             credited = units.setdefault(f"{dataset.uri}#{record['split']}", set())
             if commit.unit not in credited:
                 credited.add(commit.unit)
-                yield from credits_of(dataset, [commit], {record["split"]} - {""})
+                for title, author, link, *more in credits_of(dataset, [commit], {record["split"]} - {""}):
+                    # a file of the machine that cut it is nobody else's business
+                    yield [title, author, link if WEB.match(link) else "", *more]
 
 
 def pinned_clips(record: LearntFrom) -> Iterator[tuple[Dataset, Commit]]:

@@ -145,7 +145,7 @@ def test_an_older_export_opens_and_its_parts_are_asked_for(chain: Chain, tmp_pat
     for name in ("README.md", "LICENSE", "ATTRIBUTION.csv", "requirements.txt", "provenance.json"):
         (old / name).unlink()
     assert open_pipeline(str(old)).config.conditioning["sha256"]
-    with pytest.raises(UserError, match="nothing states the license of its autoencoder.*not recorded"):
+    with pytest.raises(UserError, match="nothing states the license of its unet .*not recorded"):
         export(ExportConfig(str(old), str(tmp_path / "new")))
     own = PartLicenses(unet="own", autoencoder="own", image_encoder="own")
     assert export(ExportConfig(str(old), str(tmp_path / "new"), init_license=own))["license"] == "own"
