@@ -71,7 +71,7 @@ def write_model(
 
 
 def write_provenance(record: JsonObject, config: TrainConfig, step: int, folder: Path) -> None:
-    """Where a finished model is from, beside it: by its run.json, with its datasets where `config` has them."""
+    """Where a finished model is from, beside it: by its run.json and by where `config` has its datasets."""
     is_whole = len(config.all_data) == len(record["snapshots"])
     part = of_run(record, config.all_data if is_whole else ())
     write(folder, {own_part(config): part}, step)
@@ -80,5 +80,5 @@ def write_provenance(record: JsonObject, config: TrainConfig, step: int, folder:
 def own_part(config: TrainConfig) -> str:
     """What a run trains, as a part of a model: the name of its folder, or where that is all, its recipe."""
     parts = config.module.PARTS
-    name = parts.network or parts.weights[0]
+    name = parts.network or next(iter(parts.weights), ".")
     return config.recipe if name == "." else name
