@@ -284,6 +284,11 @@ def _check_spectrogram(folder: Path, config: dict[str, Any], mel: MelConfig) -> 
             )
 
 
+def load_text_encoder(folder: Path) -> Any:
+    """CLAP's text tower of a pipeline, frozen, in eval mode."""
+    return _load_whole(ClapTextModelWithProjection, folder, "init_from", local_files_only=True)
+
+
 def load_conditioner(folder: Path) -> nn.Module:
     """What conditions pass before the network, frozen, in eval mode."""
     return _load_whole(Conditioner, folder, "model")

@@ -57,7 +57,7 @@ from training.recipes.objectives import (
     target,
     timesteps,
 )
-from training.recipes.published import CONDITIONING, adopt, conditioning_of
+from training.recipes.published import CONDITIONING, adopt, conditioning_of, empty_text
 from training.recipes.recipe import (
     ONE_OPTIMISER,
     Batch,
@@ -308,9 +308,13 @@ def initial(source: str, config: Config, geometry: Geometry) -> dict[str, Tensor
     state: dict[str, Tensor] = {}
     for name, tensor in network.state_dict().items():
         state[f"unet.{renamed(name, len(config.widths)) if extends else name}"] = tensor
-    null = conditioning_of(folder.parent).get("null_embedding")
+    conditioning = conditioning_of(folder.parent)
+    null = conditioning.get("null_embedding")
     if null:
         state["null_embedding"] = torch.tensor(null)
+    if not conditioning and config.projection != "linear" and geometry.get("unit_vectors"):
+        unconditional = empty_text(folder.parent)
+        state |= {} if unconditional is None else {"null_embedding": unconditional}
     for path in (folder.parent / PARTS.conditioner).glob("*.safetensors"):
         state |= {f"conditioner.{name}": tensor for name, tensor in load_file(path).items()}
     return state

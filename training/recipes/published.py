@@ -12,10 +12,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from configs.load import UserError
 from training.networks.unet import label_dim_of, widths_of
 from training.pipeline.sampling import objective_of
-from training.pretrained import PIPELINE_INDEX, find_model, folder_sha256, load_scheduler
+from training.pretrained import PIPELINE_INDEX, find_model, folder_sha256, load_scheduler, load_text_encoder
 from training.recipes.recipe import Geometry
 
 log = logging.getLogger(__name__)
@@ -38,6 +41,22 @@ def adopt(source: str, objective: str, projection: str, keeps_moments: bool, geo
     if not (folder.parent / PIPELINE_INDEX).is_file():
         return geometry
     return _of_pipeline(folder.parent, source, objective, projection, geometry)
+
+
+@torch.no_grad()
+def empty_text(pipeline: Path) -> Tensor | None:
+    """The vector [d] of no text, which a pipeline's guidance leads away from; None where it reads none.
+
+    For towers that are aligned with its texts; a projection that is new has nothing of it.
+    """
+    folder = pipeline / "text_encoder"
+    if not (folder / "config.json").is_file():
+        return None
+    encoder = load_text_encoder(folder)
+    # RoBERTa's ids of an empty text
+    ids = torch.tensor([[encoder.config.bos_token_id, encoder.config.eos_token_id]])
+    vector: Tensor = torch.nn.functional.normalize(encoder(ids).text_embeds, dim=-1)[0]
+    return vector
 
 
 def conditioning_of(folder: Path) -> dict[str, Any]:

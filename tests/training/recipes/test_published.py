@@ -185,6 +185,22 @@ def test_a_tower_that_is_aligned_with_clap_enters_as_it_is(projection: str, publ
     assert torch.allclose(labels, vector, atol=1e-6)
 
 
+def test_guidance_of_an_aligned_tower_leads_away_from_no_text(published: Published) -> None:
+    geometry: Geometry = {"latent_shape": [8, 4, 16], "image_mean": [0.0] * 512, "image_std": [1.0] * 512}
+    encoder = published.pipeline.text_encoder
+    with torch.no_grad():
+        # as the stock pipeline has it: padded, and masked
+        ids = torch.tensor([[0, 2, 1, 1, 1]])
+        stock = encoder(ids, attention_mask=(ids != 1).long()).text_embeds[0]
+    for projection, is_known in (("none", True), ("identity", True), ("linear", False)):
+        config = diffusion.Config(objective="eps", projection=projection)
+        taken = diffusion.adopted(str(published.folder), config, geometry)
+        weights = diffusion.initial(str(published.folder), config, taken)
+        assert ("null_embedding" in weights) == is_known
+        if is_known:
+            assert torch.allclose(weights["null_embedding"], stock / stock.norm(), atol=1e-5)
+
+
 def test_another_objective_is_refused(published: Published, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="objective=flow: .* predicts eps; give diffusion.objective=eps"):
         prepare(settings(published, tmp_path / "run", objective="flow"))
