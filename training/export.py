@@ -143,7 +143,10 @@ def export(config: ExportConfig) -> Exported:
     provenance["parts"] = {name: published(part) for name, part in parts.items()}
     (folder / PROVENANCE).write_text(json.dumps(provenance))
     (folder / "LICENSE").write_text(license_text(license, demands))
-    (folder / "requirements.txt").write_text(requirements(shipped_source()))
+    # transformers loads a tower of timm by it, and does not bring it
+    is_timm = type(pipeline.image_encoder).__name__.startswith("Timm")
+    needed = requirements(shipped_source(), *(("timm",) if is_timm else ()))
+    (folder / "requirements.txt").write_text(needed)
     facts = ModelFacts(
         name=config.name or folder.absolute().name,
         duration_s=pipeline.mel.num_samples / pipeline.sample_rate_hz,

@@ -45,9 +45,12 @@ def _without_our_imports(text: str) -> str:
     return "\n".join(lines)
 
 
-def requirements(text: str) -> str:
-    """A line per package that a program of this text imports, in the version that is installed here."""
-    names: set[str] = set()
+def requirements(text: str, *more: str) -> str:
+    """A line per package that a program of this text imports, in the version that is installed here.
+
+    `more`: modules that its models import besides.
+    """
+    names = set(more)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}

@@ -20,3 +20,8 @@ def test_the_packages_of_the_shipped_text_are_named_as_they_are_installed() -> N
 def test_a_build_is_no_version_and_the_standard_library_no_package() -> None:
     assert requirements("import json, torch\nfrom PIL import Image\n").count("\n") == 2
     assert "+" not in requirements("import torch")
+
+
+def test_what_a_model_needs_besides_is_named_too() -> None:
+    lines = requirements("import json", "yaml", "no_such_module").splitlines()
+    assert [line.lower() for line in lines] == [f"pyyaml=={version('PyYAML')}"]
