@@ -34,7 +34,7 @@ from cluster.learnt import (
 from cluster.objects import list_own
 from cluster.shards import Status
 from configs.load import UserError
-from training.pretrained import RUN, folder_sha256, is_finished
+from training.pretrained import FINISHED, RUN, folder_sha256, is_finished
 from training.recipes.diffusion import PARTS
 from training.recipes.published import CONDITIONING
 from training.weights_license import OWN, license_beside
@@ -176,6 +176,7 @@ def of_model(
     if (run / RUN).is_file() and not parts:
         record = json.loads((run / RUN).read_text())
         parts[names[0]] = of_run(record, [latents] if latents and len(record["snapshots"]) == 1 else ())
+        found["step"] = json.loads((run / FINISHED).read_text())["step"]
     for name, digest in sha256.items():
         if name not in parts:
             known = _beside_latents(latents, name, digest) or _beside_run(run, name, digest)

@@ -127,7 +127,9 @@ def of_older(run: Path, latents: str) -> Provenance:
 
 
 def test_an_older_model_is_known_by_its_latents(chain: Chain, tmp_path: Path) -> None:
-    parts = of_older(older(chain, tmp_path), chain.latents)["parts"]
+    found = of_older(older(chain, tmp_path), chain.latents)
+    parts = found["parts"]
+    assert found["step"] == 2
     new = read(Path(chain.diffusion) / "model")["parts"]
     for name in NAMES:
         assert parts[name]["license"] == "own"
