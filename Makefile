@@ -99,6 +99,7 @@ bench: setup $(MOTO_STAMP)
 	$(PY) -m benchmarks.listing | tee benchmarks/results/listing.json
 	$(PY) -m benchmarks.training | tee benchmarks/results/training.json
 	$(PY) -m benchmarks.from_clips | tee benchmarks/results/from_clips.json
+	$(PY) -m benchmarks.generate threads=1 | tee benchmarks/results/generate.json
 	$(PY) -m benchmarks.goodput | tee benchmarks/results/goodput.json
 
 bench-gpu: setup
