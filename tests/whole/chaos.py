@@ -7,97 +7,30 @@ Rounds until the minutes are over, of two kinds in turn:
 - ingest: a scrape by two workers whose driver, raylet, workers, fetchers and decoders are killed at random
   moments; the same command is repeated until it succeeds. Every item must end as in an undisturbed run, to
   the checksum of every member.
-- training: a run that goes from 1 to 2, 4, 3 and 1 workers and from ZeRO 1 to 2 and back, with kills in
-  between. Every step must have the loss of an undisturbed run, to 1e-5.
+- training (tests.whole.chaos_training): a run of a recipe drawn from all, that goes from one number of
+  workers and ZeRO stage to others, with kills in between; bit for bit as without kills.
 
-Each round prints its kills. The first difference ends it with code 1.
+A scrape's round follows all recipes. Each round prints its kills. The first difference ends it with code 1.
 """
 
+import itertools
 import json
 import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from cluster.dataset import Dataset
 from ingest.synth import SynthConfig, synth
 from ingest.verify import verify
-from tests.conftest import ROOT
-from tests.fakes.latents import make_latents
-from tests.fakes.runs import TINY_ARGS, losses
-
-LEGS = ((1, 1), (2, 2), (4, 1), (3, 2), (1, 1))  # workers, ZeRO stage
-LEG_STEPS = 40
-# in a process's command line -> what it is called here
-KINDS = {
-    "ingest.fetch.process": "fetcher",
-    "ingest.clip.process": "decoder",
-    "raylet/raylet": "raylet",
-    "ray::Worker": "worker",
-    "RayTrainWorker": "trainer",
-}
-# a command that lost one of these ends with an error and has to be run again
-FATAL_KINDS = ("driver", "raylet")
-
-
-def start(args: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", *args], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-
-
-def kind_of(process: psutil.Process) -> str:
-    """The kind of a descendant of a driver, "" for those that are not killed."""
-    command_line = " ".join(process.cmdline())
-    return next((kind for mark, kind in KINDS.items() if mark in command_line), "")
-
-
-def kill_one(driver: subprocess.Popen[bytes], rng: random.Random) -> str:
-    """Kills the driver, or a process below it, each kind as likely as the others; returns its kind."""
-    by_kind: dict[str, list[psutil.Process]] = {"driver": [psutil.Process(driver.pid)]}
-    for process in psutil.Process(driver.pid).children(recursive=True):
-        try:
-            by_kind.setdefault(kind_of(process), []).append(process)
-        except psutil.Error:
-            continue
-    by_kind.pop("", None)
-    kind = rng.choice(sorted(by_kind))
-    # sorted: the same seed makes the same choice
-    rng.choice(sorted(by_kind[kind], key=lambda process: process.pid)).kill()
-    return kind
-
-
-def run_with_kills(args: list[str], rng: random.Random, max_kills: int, max_wait_s: float) -> list[str]:
-    """Repeats the command until it succeeds; returns the kinds of the processes that were killed."""
-    killed: list[str] = []
-    while True:
-        process = start(args)
-        while len(killed) < max_kills and process.poll() is None:
-            try:
-                process.wait(rng.uniform(0.5, max_wait_s))
-            except subprocess.TimeoutExpired:
-                try:
-                    killed.append(kill_one(process, rng))
-                except psutil.NoSuchProcess:
-                    continue
-        _, stderr = process.communicate()
-        if process.returncode == 0:
-            return killed
-        if len(killed) >= max_kills:
-            if process.returncode > 0 and not (killed and killed[-1] in FATAL_KINDS):
-                raise SystemExit(
-                    f"{' '.join(args)} ended with {process.returncode} after {killed}:\n"
-                    f"{stderr.decode()[-3000:]}"
-                )
-            killed.append("repeated")
-
+from tests.whole.chaos_training import RECIPES, training_round
+from tests.whole.random_kills import run_with_kills
 
 # --- Ingest -------------------------------------------------------------------------------------------------
 
@@ -137,39 +70,19 @@ def ingest_round(root: Path, rng: random.Random) -> list[str]:
     return killed
 
 
-# --- Training -----------------------------------------------------------------------------------------------
+def recipes_in_turn(rng: random.Random) -> Iterator[str]:
+    """All recipes, drawn in any order, again and again."""
+    while True:
+        yield from rng.sample(sorted(RECIPES), len(RECIPES))
 
 
-def training_round(root: Path, rng: random.Random) -> list[str]:
-    data = root / "latents"
-    if not data.exists():
-        make_latents(data)
-    args = ["training", "train", f"data={data}", "global_batch=12", "lanes=12", "warmup_steps=3"]
-    args += ["lr=1e-3", "checkpoint_every=7", *TINY_ARGS]
-    steps = LEG_STEPS * len(LEGS)
-    undisturbed = root / "undisturbed-run"
-    disturbed = root / "disturbed-run"
-    if not undisturbed.exists():
-        run_with_kills([*args, f"output={undisturbed}", "workers=0", f"steps={steps}"], rng, 0, 1)
-    shutil.rmtree(disturbed, ignore_errors=True)
-    killed: list[str] = []
-    for leg, (workers, stage) in enumerate(LEGS, 1):
-        leg_args = [f"output={disturbed}", f"workers={workers}", f"zero_stage={stage}"]
-        leg_args.append(f"steps={LEG_STEPS * leg}")
-        killed.append(f"{workers} workers")
-        killed += run_with_kills([*args, *leg_args], rng, rng.randint(0, 2), 20.0)
-    difference = largest_difference(losses(disturbed), losses(undisturbed))
-    assert difference < 1e-5, f"losses differ by {difference:.1e}"
-    return [*killed, f"losses within {difference:.1e}"]
-
-
-def largest_difference(losses: list[float], expected: list[float]) -> float:
-    """Relative to the expected losses."""
-    pairs = zip(losses, expected, strict=True)
-    return max(abs(loss - expected_loss) / abs(expected_loss) for loss, expected_loss in pairs)
-
-
-ROUNDS = (("ingest", ingest_round), ("training", training_round))
+def rounds(root: Path, rng: random.Random) -> Iterator[tuple[str, Callable[[], list[str]]]]:
+    """Kind and work of each round: a scrape, then every recipe once, and so on."""
+    recipes = recipes_in_turn(rng)
+    while True:
+        yield "ingest", partial(ingest_round, root, rng)
+        for recipe in itertools.islice(recipes, len(RECIPES)):
+            yield recipe, partial(training_round, root, rng, recipe)
 
 
 def main(minutes: float, seed: int) -> None:
@@ -181,13 +94,18 @@ def main(minutes: float, seed: int) -> None:
     deadline_s = time.monotonic() + 60 * minutes
     rng = random.Random(seed)
     done = {"ingest": 0, "training": 0}
+    recipes = dict.fromkeys(sorted(RECIPES), 0)
     with tempfile.TemporaryDirectory(prefix="stillsound-chaos-") as name:
-        while time.monotonic() < deadline_s:
-            for kind, run_round in ROUNDS:
-                print(f"{kind} round {done[kind]} of seed {seed}: ", end="", flush=True)
-                print(", ".join(run_round(Path(name), rng)) or "nothing was killed", flush=True)
-                done[kind] += 1
-    print(json.dumps({"seed": seed, "rounds": done, "differences": 0}))
+        for kind, run_round in rounds(Path(name), rng):
+            if time.monotonic() > deadline_s:
+                break
+            number = recipes[kind] if kind in recipes else done[kind]
+            print(f"{kind} round {number} of seed {seed}: ", end="", flush=True)
+            print(", ".join(run_round()) or "nothing was killed", flush=True)
+            done["training" if kind in recipes else kind] += 1
+            if kind in recipes:
+                recipes[kind] += 1
+    print(json.dumps({"seed": seed, "rounds": done, "recipes": recipes, "differences": 0}))
 
 
 if __name__ == "__main__":
