@@ -8,7 +8,7 @@
 #                (apt-get install radosgw ceph-mon ceph-osd ceph-common), or against the one that STILLSOUND_TEST_S3 names
 #   make interop Hugging Face's datasets, in an environment of its own (430 MB), reads our shards
 #   make demo    the whole chain, small and real, ending in out/demo/report.html
-#   make chaos   ten kills of one training run, one compiled, then ten minutes of random kills of scrapes and of training runs (MINUTES=60 for longer, SEED=… for one again)
+#   make chaos   ten kills of one training run, one compiled, then ten minutes of random kills of scrapes and of runs of every recipe (MINUTES=60 for longer, SEED=… for one again)
 #   make bench   measurements beside named baselines, into benchmarks/results/
 #   make bench-gpu the same of the big models on a GPU; without one it says so and measures nothing
 #   make upgrade install the newest versions that pyproject.toml allows and write constraints.txt anew
