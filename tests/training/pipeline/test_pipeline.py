@@ -16,7 +16,7 @@ from diffusers import (
 from PIL import Image
 
 from configs.load import StoppedError, UserError
-from training.export import ExportConfig, export, open_pipeline
+from training.export import ExportConfig, PartLicenses, export, open_pipeline
 from training.generate import GenerateConfig, check_sampling, choose_guidance, generate
 from training.pipeline.mel import MelConfig
 from training.pipeline.pipeline import StillsoundPipeline
@@ -72,7 +72,10 @@ def times_of(pipe: Any, steps: int) -> list[float]:
 def exported(pipe: StillsoundPipeline, folder: Path) -> str:
     """The folder that `export` writes for a pipeline."""
     pipe.save_pretrained(folder / "saved")
-    return str(export(ExportConfig(model=str(folder / "saved"), output=str(folder / "export")))["output"])
+    # of random weights here: nothing in the folder could say so
+    own = PartLicenses(unet="own", autoencoder="own", image_encoder="own")
+    config = ExportConfig(str(folder / "saved"), str(folder / "export"), init_license=own)
+    return export(config)["output"]
 
 
 @pytest.mark.parametrize("steps", [1, 4, 25])
