@@ -30,7 +30,7 @@ RECIPES: dict[str, Recipe] = {  # mypy checks each module against the contract h
     "diffusion": diffusion,
     "vocoder": vocoder,
 }
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp16")
 NUMBERS = 2
 """Counts changes of what the same settings compute: a run that an older version began is not resumed.
 
@@ -178,10 +178,10 @@ class TrainConfig:
     def _check_zero_stage(self) -> None:
         if self.offload and self.zero_stage == 0:
             raise UserError("offload=true: needs zero_stage=1, 2 or 3")
-        # DeepSpeed keeps no fp32 weights at ZeRO 0 in bf16, and the average is made of those
-        if self.precision == "bf16" and self.zero_stage == 0:
+        # DeepSpeed keeps no fp32 weights of ours at ZeRO 0 in them, and the average is made of those
+        if self.precision != "fp32" and self.zero_stage == 0:
             raise UserError(
-                "zero_stage=0: averages no fp32 weights with precision=bf16; "
+                f"zero_stage=0: averages no fp32 weights with precision={self.precision}; "
                 "give zero_stage=1, which also needs less memory"
             )
 

@@ -29,7 +29,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
         ({"recipe": "difusion"}, "recipe=difusion"),
         ({"global_batch": 10}, "global_batch=10: must be a multiple of lanes=4; the nearest is"),
         ({"workers": 3}, "workers=3: must divide lanes=4; legal here: 1, 2, 4"),
-        ({"precision": "fp16"}, "precision=fp16: give one of fp32, bf16"),
+        ({"precision": "fp8"}, "precision=fp8: give one of fp32, bf16, fp16"),
         ({"zero_stage": 4}, "zero_stage=4"),
         ({"zero_stage": 0, "precision": "bf16"}, "give zero_stage=1"),
         ({"ema": 1.0}, "ema=1.0"),

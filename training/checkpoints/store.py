@@ -65,6 +65,16 @@ class GuardState(TypedDict, total=False):
     waited: int
 
 
+class ScaleState(TypedDict):
+    """Of training.run.scaling, for one optimiser in fp16. `skipped`: steps that changed no weight."""
+
+    scale: float
+    steps: int
+    last_overflow: int
+    hysteresis: int
+    skipped: int
+
+
 class Metadata(TypedDict, total=False):
     """What a marker states of its checkpoint beside the files, under the key "facts".
 
@@ -79,6 +89,7 @@ class Metadata(TypedDict, total=False):
     skipped: int
     snapshots: list[str]
     guard: GuardState
+    scales: list[ScaleState]
 
 
 Write = Callable[[Path], Mapping[str, object]]

@@ -3,8 +3,8 @@
     prepare_process(threads)                          # in a process group, before DeepSpeed is imported
     engines = start_engines(model, config, world)     # one for each optimiser of the recipe
 
-ZeRO 0 to 3, fp32 and bf16. Without Ray, `ensure_process_group` makes a group of one. What is saved of it is
-training.checkpoints.fragments's.
+ZeRO 0 to 3, fp32, bf16 and fp16. Without Ray, `ensure_process_group` makes a group of one. What is saved of
+it is training.checkpoints.fragments's.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from configs.load import UserError
 from training.checkpoints.fragments import trained_parameters
 from training.recipes.recipe import Batch
+from training.run.scaling import INITIAL_POWER, WINDOW, prepare_scaler
 from training.run.sides import sides_of
 from training.settings import TrainConfig
 
@@ -95,6 +96,7 @@ def _start_engine(model: nn.Module, config: TrainConfig, world: int) -> Any:
     groups = parameter_groups(model, config.weight_decay)
     settings = engine_settings(config, world)
     engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=settings)
+    prepare_scaler(engine)
     if config.zero_stage == 0:
         # alone it would copy all gradients to sum them with nobody's
         engine.enable_backward_allreduce = world > 1
@@ -161,6 +163,13 @@ def check_compiler(config: TrainConfig) -> None:
         )
 
 
+def check_precision(config: TrainConfig) -> None:
+    """`UserError` for precision=fp16 on CPUs that torch cannot compute with in it."""
+    on_cpu = not wants_gpu() or not torch.cuda.is_available()
+    if config.precision == "fp16" and on_cpu and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
+        raise UserError("precision=fp16: the CPU here has no such arithmetic; give fp32, or bf16, or a GPU")
+
+
 @functools.cache
 def _mend_compiler() -> None:
     """torch 2.13 for CPUs may fuse a read of a buffer with what is done before the last write to it (pytorch
@@ -211,18 +220,23 @@ def engine_settings(config: TrainConfig, world: int) -> EngineSettings:
         "zero_force_ds_cpu_optimizer": False,
         # its search for overflow costs nine kernels a parameter: the norm tells as much, the loop heeds it
         "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": False},
+        "fp16": {
+            "enabled": config.precision == "fp16",
+            "initial_scale_power": INITIAL_POWER,
+            "loss_scale_window": WINDOW,
+        },
         # never: the metrics are ours
         "steps_per_print": 1_000_000_000,
     }
 
 
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
-"""Dense bf16, as NVIDIA's data sheets state. L40S before L4: the first name that fits is taken."""
+"""Dense bf16 and fp16, as NVIDIA's data sheets state. L40S before L4: the first name that fits is taken."""
 
 
 def peak_flops(device: torch.device, config: TrainConfig) -> float:
-    """Of one worker's device in bf16; 0 if it is not in the table, or the run computes in fp32."""
-    if device.type != "cuda" or config.precision != "bf16":
+    """Of one worker's device in bf16 or fp16; 0 if it is not in the table, or the run computes in fp32."""
+    if device.type != "cuda" or config.precision == "fp32":
         return 0.0
     device_name = torch.cuda.get_device_name(device)
     return next((peak for model, peak in PEAK_FLOPS.items() if model in device_name), 0.0)

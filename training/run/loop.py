@@ -38,6 +38,7 @@ from training.run.metrics import MetricsLog, StepMetrics
 from training.run.plan import Plan, Progress
 from training.run.ranks import gather
 from training.run.resume import buffers_of, record_failure, resume, roll_back, save
+from training.run.scaling import loss_scale, was_skipped
 from training.run.setup import Run, set_up
 from training.settings import learning_rate
 
@@ -63,7 +64,7 @@ class Outcome(NamedTuple):
 @dataclass(frozen=True)
 class StepResult:
     """`losses`: means over the `count` samples of all ranks, 0 if all are holes. They and `grad_norms` are in
-    the order of the recipe's optimisers.
+    the order of the recipe's optimisers. A norm is 0 where the step changed no weight, in fp16.
     """
 
     losses: list[float]
@@ -224,7 +225,11 @@ def train_step(run: Run, batch: Batch, step: int) -> StepResult:
     return StepResult(
         losses=[loss_sum / max(count, 1) for loss_sum in loss_sums.tolist()],
         count=round(count),
-        grad_norms=[float(engine.get_global_grad_norm() or 0.0) for engine in run.engines],
+        # of gradients that overflowed, DeepSpeed says infinite; no weight was changed by them
+        grad_norms=[
+            0.0 if was_skipped(engine) else float(engine.get_global_grad_norm() or 0.0)
+            for engine in run.engines
+        ],
         stop_requested=bool(stop_requested),
     )
 
@@ -233,7 +238,13 @@ def log_step(run: Run, step: int, result: StepResult, seconds: float, wait_s: fl
     """Rank 0: a line of metrics for a step."""
     if run.metrics:
         measured = StepMetrics(
-            result.losses, result.count, result.grad_norms, seconds, wait_s, run.flops_per_step
+            result.losses,
+            result.count,
+            result.grad_norms,
+            seconds,
+            wait_s,
+            run.flops_per_step,
+            loss_scale(run.engine),
         )
         run.metrics.log_step(step, measured)
 

@@ -7,8 +7,9 @@ TensorBoard (and W&B).
 
 metrics.jsonl      step, loss (the mean over the samples of this step, null if it had none), holes (positions
                    of this step without a sample), samples (so far, without holes), lr, grad_norm, step_s,
-                   data_wait_s, tflops, mfu (of a device whose peak is known); loss_<name> and
-                   grad_norm_<name> of a recipe's further optimisers
+                   data_wait_s, tflops, mfu (of a device whose peak is known), loss_scale (in fp16, where a
+                   grad_norm of 0 is a step left out); loss_<name> and grad_norm_<name> of a recipe's
+                   further optimisers
 validation.jsonl   step, loss, and the loss of each group of the recipe; ema_loss and so on by the averaged
                    weights, which are what ships
 events.jsonl       started, resumed, saved, rolled_back, damaged_validation, stopped, failed, finished
@@ -39,7 +40,7 @@ class StepMetrics:
     """What was measured of a step of `count` samples: `seconds` of work after `wait_s` of waiting for data.
 
     `losses`, `grad_norms`: in the order of the recipe's optimisers. `flops`: floating point operations of a
-    step over all ranks.
+    step over all ranks. `loss_scale`: of the next step in fp16, else 0.
     """
 
     losses: list[float]
@@ -48,6 +49,7 @@ class StepMetrics:
     seconds: float
     wait_s: float
     flops: float
+    loss_scale: float = 0.0
 
 
 class StepLine(TypedDict):
@@ -63,6 +65,7 @@ class StepLine(TypedDict):
     data_wait_s: float
     tflops: float
     mfu: NotRequired[float]
+    loss_scale: NotRequired[float]
 
 
 class MetricsLog:
@@ -117,6 +120,8 @@ class MetricsLog:
         }
         if self.peak_flops:
             line["mfu"] = round(measured.flops / step_s / self.peak_flops, 4)
+        if measured.loss_scale:
+            line["loss_scale"] = measured.loss_scale
         opponents = self._of_opponents(measured)
         self.metrics.append({**line, **opponents})
         # a plot of the step or the samples over the step says nothing; a loss of no sample is NaN

@@ -27,7 +27,7 @@ from training.data.pinned import added_since, check_codec, check_pinned, codec_o
 from training.data.randomness import SampleKey
 from training.pretrained import HUB, fetch_models
 from training.recipes.recipe import Adopts, Geometry
-from training.run.engine import check_compiler
+from training.run.engine import check_compiler, check_precision
 from training.run.history import RESTART, RUN, check_past, forget, is_finished
 from training.run.initial import check_origin, read_origin
 from training.run.plan import Origin, Plan
@@ -68,6 +68,7 @@ def prepare(config: TrainConfig) -> Plan:
 
     # --- Machine --------------------------------------------------------------------------------------------
     check_compiler(config)
+    check_precision(config)
     check_wandb(config)
 
     # --- Data and the run's past ----------------------------------------------------------------------------

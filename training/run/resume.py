@@ -32,6 +32,7 @@ from training.run.history import EVENTS, RESTART, NothingUsableError, work_behin
 from training.run.journal import Journal
 from training.run.plan import Progress
 from training.run.ranks import broadcast, gather
+from training.run.scaling import restore_scale, scale_of
 from training.run.setup import Run
 from training.run.trained import fill_frozen
 
@@ -91,6 +92,9 @@ def _metadata(run: Run, progress: Progress) -> Metadata:
     }
     if run.guard.state:
         metadata["guard"] = run.guard.state
+    scales = [state for engine in run.engines if (state := scale_of(engine))]
+    if scales:
+        metadata["scales"] = scales
     return metadata
 
 
@@ -165,8 +169,13 @@ def _fetch(run: Run, checkpoint: Checkpoint, folder: Path) -> Callable[[], None]
     def fill() -> None:
         for fill_kind in fills:
             fill_kind()
+        # AdamW made no step where gradients overflowed
+        skipped: dict[int, int] = {}
+        for engine, state in zip(run.engines, checkpoint.metadata.get("scales", ())):
+            restore_scale(engine, state)
+            skipped[id(engine.optimizer.optimizer.state)] = state["skipped"]
         for fragment in run.fragments:
-            fragment.set_step(checkpoint.step)
+            fragment.set_step(checkpoint.step - skipped.get(id(fragment.states), 0))
         for name in untrained.keys() - frozen.keys():
             run.model.get_buffer(name).copy_(untrained[name])
         fill_frozen(run.model, frozen, run.config.zero_stage)

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from configs.load import UserError
+from configs.load import UserError, load_config
+from tests.conftest import ROOT
 from tests.fakes.latents import IMAGE_DIM, LATENT_SHAPE
 from tests.fakes.runs import TINY, losses, run_command, settings
 from training.pretrained import load_network
@@ -109,6 +110,13 @@ def test_an_optimiser_without_anything_to_train_is_refused(data: str) -> None:
     sides[1].take_gradients()
     sides[0].take_gradients()
     assert not any(parameter.requires_grad for parameter in model["two"].parameters())
+
+
+@pytest.mark.parametrize("preset", ["finetune", "finetune_demo"])
+def test_the_presets_of_fine_tuning_are_sound(preset: str) -> None:
+    args = [str(ROOT / f"configs/training/{preset}.yaml"), "data=x", "more_data=[y]", "init_from=z"]
+    config = load_config(TrainConfig, args)
+    assert config.keep_best and config.patience and config.diffusion.whitening == "origin"
 
 
 # --- Adapters -----------------------------------------------------------------------------------------------
