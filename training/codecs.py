@@ -15,7 +15,7 @@ from pathlib import Path
 from diffusers import MMAudioVAE
 
 from configs.load import UserError
-from training.pipeline.mel import LEVELS, MEL_FILE, MelConfig
+from training.pipeline.mel import LEVELS, MEL_FILE, SPECTROGRAMS, MelConfig
 from training.pretrained import RUN
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,22 @@ def mel_of_codec(folder: Path, mel: MelConfig) -> MelConfig:
         latent_channels=settings["latent_channels"],
         latent_bands=1,
     )
+
+
+def mel_of_audiomae(folder: Path, duration_s: float) -> MelConfig:
+    """The spectrogram that a masked autoencoder takes of clips of this length.
+
+    `UserError` where it was trained on others: its positions are of one length.
+    """
+    mel = MelConfig(duration_s=duration_s, level=level_of(folder), **SPECTROGRAMS["audiomae"])
+    need = [mel.num_frames, mel.num_mels]
+    size = json.loads((folder / "config.json").read_text()).get("image_size")
+    if size != need:
+        raise UserError(
+            f"audiomae={folder}: takes spectrograms of {size}, the clips have {need}; "
+            "train one on them: recipe=audiomae"
+        )
+    return mel
 
 
 def level_of(autoencoder: Path) -> str:

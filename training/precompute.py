@@ -34,18 +34,20 @@ from cluster.units import run_units
 from cluster.worklist import UnitTask
 from configs.load import UserError, at_least, operational
 from ingest.pixels import PictureError
-from training.codecs import level_of, mel_of_codec
+from training.codecs import level_of, mel_of_audiomae, mel_of_codec
 from training.data.heldout import HELD_OUT
 from training.data.npy import read_npy, to_npy
 from training.evaluate import EvaluateConfig
+from training.networks.audiomae import embed_tokens
 from training.pipeline.codec import ImageConfig, Processor, embed_image_and_patches, encode_wav
-from training.pipeline.mel import LEVELS, MelConfig, MelSettings
+from training.pipeline.mel import LEVELS, MelConfig, MelSettings, wav_to_log_mel
 from training.pretrained import (
     check_finite,
     fetch_models,
     find_image_encoder,
     find_model,
     folder_sha256,
+    load_audiomae,
     load_autoencoder,
     load_image_encoder,
     pictures_version,
@@ -61,6 +63,8 @@ LATENT_COLUMNS = pa.schema(
     [("split", pa.string()), ("media_id", pa.string()), ("start_s", pa.float64()), ("license", pa.string())]
 )
 
+AUDIOMAE = "audiomae"
+AUDIOMAE_MEMBER = "audiomae.npy"
 DAMAGED = "damaged"  # the reason of a row that could not be encoded
 PRECISIONS = ("fp32", "bf16")
 DECODERS = 2  # threads: Pillow and libsndfile release the GIL
@@ -93,6 +97,8 @@ class PrecomputeConfig:
     what counts for resuming is the hash of their files. `image_encoder` may also be a checkpoint of timm, a
     plain state dict or `efficientnet-lite0` (training.encoder_files).
 
+    `audiomae`: likewise, of the recipe of this name: stores `audiomae.npy` besides, float16 [8, width]; "":
+    none.
     `patch_tokens` stores `tokens.npy` besides, float16 [patches, width]. `precision` bf16 computes under
     autocast: twice as fast on GPUs, and off by about a fiftieth of a latent's deviation
     (benchmarks/results/precompute.json). `level`: how loud the autoencoder has clips: recorded, audioldm
@@ -107,6 +113,7 @@ class PrecomputeConfig:
     output: str = operational()
     autoencoder: str = operational()
     image_encoder: str = operational()
+    audiomae: str = operational("")
     patch_tokens: bool = False
     precision: str = "fp32"
     level: str = operational("auto")
@@ -167,6 +174,8 @@ def prepare(config: PrecomputeConfig) -> tuple[Dataset, Callable[[], "Precompute
         "autoencoder": find_model(config.autoencoder, "autoencoder", "vae"),
         "image_encoder": find_image_encoder(config.image_encoder),
     }
+    if config.audiomae:
+        models[AUDIOMAE] = find_model(config.audiomae, "audiomae")
     level = config.level if config.level != "auto" else level_of(models["autoencoder"])
     mel = mel_of_codec(models["autoencoder"], replace(mel_of_clips(parent.meta), level=level))
     processor = read_processor(models["image_encoder"])
@@ -196,9 +205,12 @@ def _check(config: PrecomputeConfig) -> None:
 def _check_models(
     models: dict[str, Path], mel: MelConfig, image: ImageConfig, config: PrecomputeConfig
 ) -> None:
-    """Loads both once, here: an unusable one is refused before a worker starts."""
+    """Loads all once, here: an unusable one is refused before a worker starts."""
     check_autoencoder(load_autoencoder(models["autoencoder"]), mel, config.autoencoder)
     check_image_encoder(load_image_encoder(models["image_encoder"]), image, config.image_encoder)
+    if config.audiomae:
+        mel_of_audiomae(models[AUDIOMAE], mel.duration_s)
+        check_finite(load_audiomae(models[AUDIOMAE]), "audiomae", config.audiomae)
 
 
 def _semantic(
@@ -284,6 +296,10 @@ class PrecomputeStage:
             self.image_encoder = load_image_encoder(folder / "image_encoder").to(self.device)
             processor = read_processor(folder / "image_encoder")
             self.image_config = ImageConfig.from_processor(processor)
+            self.audiomae: torch.nn.Module | None = None
+            if config.audiomae:
+                self.audiomae = load_audiomae(folder / AUDIOMAE).to(self.device)
+                self.audiomae_mel = mel_of_audiomae(folder / AUDIOMAE, mel.duration_s)
 
     def __call__(self, task: UnitTask, scratch: Path) -> UnitOutput:
         rows: list[Row] = []
@@ -351,6 +367,10 @@ class PrecomputeStage:
         tensors = {"latent.npy": torch.stack([mean, std], 1), "image.npy": images}
         if self.patch_tokens:
             tensors["tokens.npy"] = tokens
+        if self.audiomae is not None:
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
+                log_mel = wav_to_log_mel(wavs, self.audiomae_mel)
+                tensors[AUDIOMAE_MEMBER] = embed_tokens(self.audiomae, log_mel)
         arrays = {name: tensor.half().cpu().numpy() for name, tensor in tensors.items()}
         for index, clip in enumerate(batch):
             members = {name: array[index] for name, array in arrays.items()}
@@ -429,6 +449,8 @@ def moments_of(rows: list[Row]) -> Mapping[str, object]:
         latent.add(mean.sum((1, 2)), squares.sum((1, 2)), mean[0].size)
         embedding = read_npy(row.members["image.npy"]).astype(np.float64)
         image.add(embedding, embedding**2, 1)
+        if AUDIOMAE_MEMBER in row.members:
+            shape["audiomae_shape"] = list(read_npy(row.members[AUDIOMAE_MEMBER]).shape)
     counts = {"latent_count": latent.count, "image_count": image.count}
     return {**counts, **shape, **latent.sums("latent"), **image.sums("image")}
 

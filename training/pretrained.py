@@ -39,6 +39,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
     SiglipVisionModel,
     SpeechT5HifiGan,
+    ViTMAEForPreTraining,
 )
 from transformers.utils.logging import disable_progress_bar as quiet_transformers
 
@@ -47,9 +48,11 @@ from cluster.learnt import PROVENANCE
 from cluster.storage import open_store
 from configs.load import UserError
 from training.encoder_files import PACKAGES, is_plain, packaged, timm_processor, unpacked
+from training.networks.audiomae import SpectrogramMae
 from training.networks.conditioner import Conditioner
 from training.networks.efficientnet_lite import EfficientNetLite
 from training.networks.istft_vocoder import IstftVocoder
+from training.networks.prior import TokenPrior
 from training.pipeline.codec import ImageConfig, Processor
 from training.pipeline.mel import MEL_FILE, MelConfig
 from training.pipeline.sampling import build_scheduler, objective_of
@@ -237,6 +240,34 @@ def load_clap(folder: Path) -> nn.Module:
     if kind not in CLAPS:
         raise UserError(f"{folder}: holds a {kind}, need one of {', '.join(CLAPS)}")
     return _load_whole(CLAPS[kind], folder, "init_from", dtype=torch.float32, local_files_only=True)
+
+
+def load_audiomae(folder: Path) -> nn.Module:
+    """A masked autoencoder of spectrograms, or of pictures, frozen, in eval mode.
+
+    `UserError` for another class, or where weights are missing.
+    """
+    kind = model_kind(folder)
+    if kind != "vit_mae":
+        raise UserError(f"audiomae={folder}: holds a {kind}, need a vit_mae: recipe=audiomae trains one")
+    config = json.loads((folder / "config.json").read_text())
+    # the stock class knows the names in older files; ours takes rectangles
+    is_stock = "ViTMAEForPreTraining" in (config.get("architectures") or ())
+    loader: Any = ViTMAEForPreTraining if is_stock else SpectrogramMae
+    return _load_whole(loader, folder, "audiomae", dtype=torch.float32, local_files_only=True)
+
+
+def load_prior(folder: Path) -> nn.Module:
+    """A `TokenPrior`, frozen, in eval mode. `UserError` for another class, or where weights are missing."""
+    if model_kind(folder) != TokenPrior.__name__:
+        raise UserError(f"prior={folder}: holds a {model_kind(folder)}, need one of recipe=prior")
+    return _load_whole(TokenPrior, folder, "prior")
+
+
+def model_kind(folder: Path) -> str:
+    """What a folder states: a class of diffusers or ours, or a type of transformers; "" for neither."""
+    config = json.loads((folder / "config.json").read_text())
+    return str(config.get("_class_name") or config.get("model_type") or "")
 
 
 def load_network(folder: Path) -> nn.Module:

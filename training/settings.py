@@ -15,19 +15,23 @@ from typing import Any
 from cluster.jsonl import JsonObject
 from configs.load import UserError, at_least, operational, positive, semantic_dict
 from training.data.order import BLOCK_SIZE, WINDOW_SIZE, check_geometry
-from training.recipes import autoencoder, contrastive, diffusion, vocoder
+from training.recipes import audiomae, autoencoder, contrastive, diffusion, prior, vocoder
+from training.recipes.audiomae import Config as AudioMaeConfig
 from training.recipes.autoencoder import Config as AutoencoderConfig
 from training.recipes.contrastive import Config as ContrastiveConfig
 from training.recipes.diffusion import Config as DiffusionConfig
+from training.recipes.prior import Config as PriorConfig
 from training.recipes.recipe import Optimiser, Recipe
 from training.recipes.vocoder import Config as VocoderConfig
 from training.run.lora import LoraConfig
 from training.run.profiles import WIDEST
 
 RECIPES: dict[str, Recipe] = {  # mypy checks each module against the contract here
+    "audiomae": audiomae,
     "autoencoder": autoencoder,
     "contrastive": contrastive,
     "diffusion": diffusion,
+    "prior": prior,
     "vocoder": vocoder,
 }
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -124,8 +128,10 @@ class TrainConfig:
 
     # --- Recipes: only the section of the chosen one counts -------------------------------------------------
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    audiomae: AudioMaeConfig = field(default_factory=AudioMaeConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
     vocoder: VocoderConfig = field(default_factory=VocoderConfig)
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ chain.clips, chain.diffusion        # paths, as text
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cluster.dataset import Dataset
 from ingest.clip.clipper import ClipConfig, FrameConfig
@@ -15,7 +16,7 @@ from ingest.synth import SynthConfig, synth
 from training.networks.discriminators import DiscriminatorConfig
 from training.networks.vocoders import VocoderConfig
 from training.precompute import PrecomputeConfig, precompute
-from training.recipes import autoencoder, contrastive, diffusion, vocoder
+from training.recipes import audiomae, autoencoder, contrastive, diffusion, prior, vocoder
 from training.settings import TrainConfig
 from training.train import train
 
@@ -33,7 +34,7 @@ class Chain:
 
 
 def make_chain(root: Path) -> Chain:
-    """world, clips, contrastive, autoencoder, vocoder, latents, diffusion below `root`."""
+    """world, clips, contrastive, autoencoder, audiomae, vocoder, latents, prior, diffusion below `root`."""
     chain = Chain(root)
     synth(
         SynthConfig(
@@ -85,11 +86,24 @@ def make_chain(root: Path) -> Chain:
     train(TrainConfig(data=chain.clips, output=chain.vocoder, recipe="vocoder", vocoder=maker, **shared))
     models = {"autoencoder": chain.autoencoder, "image_encoder": chain.contrastive}
     precompute(PrecomputeConfig(data=chain.clips, output=chain.latents, workers=0, **models), progress=False)
+    _make_prior(chain, models, shared)
     unet = diffusion.Config(
         channels=[8, 16], head_counts=[2, 2], layers_per_block=1, attention=False, norm_groups=4
     )
     train(TrainConfig(data=chain.latents, output=chain.diffusion, diffusion=unet, **shared))
     return chain
+
+
+def _make_prior(chain: Chain, models: dict[str, str], shared: dict[str, Any]) -> None:
+    """An AudioMAE, latents with its tokens, and what predicts them."""
+    patches = audiomae.Config(
+        width=16, layers=1, heads=2, decoder_width=16, decoder_layers=1, decoder_heads=2
+    )
+    train(TrainConfig(data=chain.clips, output=chain.audiomae, recipe="audiomae", audiomae=patches, **shared))
+    with_tokens = {**models, "audiomae": chain.audiomae, "output": chain.token_latents}
+    precompute(PrecomputeConfig(data=chain.clips, workers=0, **with_tokens), progress=False)
+    sequence = prior.Config(width=16, layers=1, heads=2)
+    train(TrainConfig(data=chain.token_latents, output=chain.prior, recipe="prior", prior=sequence, **shared))
 
 
 def frames_of(chain: Chain, folder: Path, count: int = 4) -> list[Path]:

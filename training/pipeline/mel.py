@@ -29,9 +29,11 @@ SPECTROGRAMS: dict[str, dict[str, Any]] = {
         "latent_channels": 20,
         "latent_bands": 1,
     },
+    "audiomae": {"num_mels": 128, "downsampling": 16},
 }
 """Whose, at 16 kHz, and in what they differ from `MelConfig`'s defaults. MMAudio's: latents 20 x 250 x 1 of
-8 s, 31.25 a second (Cheng et al. 2024); natural logarithms, where its weights were trained on log10."""
+8 s, 31.25 a second (Cheng et al. 2024); natural logarithms, where its weights were trained on log10.
+AudioMAE's: 64 x 8 patches of 10.24 s (Huang et al. 2022); slaney mels, where its own are Kaldi's."""
 ADDED: dict[str, Any] = {"level": "recorded", "latent_bands": 0}
 """Settings that were not always there, at what they meant then."""
 MelSettings = dict[str, Any]

@@ -191,11 +191,13 @@ class Autoencoder(nn.Module):
 
     def encode(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
         """[b, 1, t, m] -> mean and logarithm of the variance, float32 [b, c, t, f]."""
-        given = log_mel.to(self.codec.dtype)  # of the weights; the batch and the losses are float32
+        dtype = self.codec.dtype  # of the weights; the batch and the losses are float32
         if self.config.kind == "mmaudio":
-            moments = self.codec.vae.encode(given[:, 0].transpose(1, 2))[..., None]
+            vae = self.codec.vae
+            bands_first = (log_mel[:, 0].transpose(1, 2) - vae.data_mean) / vae.data_std
+            moments = vae.encoder(bands_first.to(dtype))[..., None]
         else:
-            moments = self.codec.quant_conv(self.codec.encoder(given))
+            moments = self.codec.quant_conv(self.codec.encoder(log_mel.to(dtype)))
         mean, log_variance = moments.float().chunk(2, dim=1)
         return mean, log_variance.clamp(-30, 20)  # as diffusers has it: exp of it stays finite
 

@@ -43,11 +43,12 @@ class TokenizerFacts(TypedDict):
 class Geometry(TypedDict, total=False):
     """What a model must know of its data: shapes and statistics, plain JSON in run.json and beside a model.
 
-    `mel`: settings of the spectrogram. The others are of latents: shape [c, t, f], where they are, moments
-    per channel and per dimension of the image embedding, how their pictures were made, sha256 of the models
-    that made them, and the pinned snapshots. `tokenizer`: of a model that reads captions. `network`,
-    `unit_vectors`: settings of a published network, and whether its vectors have length 1. A new recipe adds
-    its keys here: one list, so that no name means two things.
+    `mel`: settings of the spectrogram. The others are of latents: shape [c, t, f], where they are,
+    moments per channel and per dimension of the image embedding, how their pictures were made, sha256 of
+    the models that made them, and the pinned snapshots. `tokenizer`: of a model that reads captions.
+    `network`, `unit_vectors`: settings of a published network, and whether its vectors have length 1.
+    `audiomae_shape`: of a sound's tokens. A new recipe adds its keys here: one list, so that no name
+    means two things.
     """
 
     mel: dict[str, Any]
@@ -60,6 +61,7 @@ class Geometry(TypedDict, total=False):
     pictures: int
     sha256: dict[str, str]
     snapshots: list[str]
+    audiomae_shape: list[int]
     tokenizer: TokenizerFacts
     network: dict[str, Any]
     unit_vectors: bool

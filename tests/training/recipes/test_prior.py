@@ -1,0 +1,160 @@
+"""The prior recipe: learns a sound's tokens from its picture, and resumes bit for bit."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from transformers import GPT2Config, GPT2Model
+
+from cluster.dataset import Dataset
+from cluster.jsonl import read_lines
+from cluster.shards import Row, write_shard
+from configs.load import UserError
+from tests.fakes.latents import make_latents, statistics_of
+from tests.fakes.runs import losses, run_command, settings
+from training.data.npy import to_npy
+from training.networks.prior import TokenPrior, predict_tokens
+from training.pipeline.mel import MelConfig
+from training.recipes import prior
+from training.recipes.prior import Config
+from training.train import train
+
+TINY = Config(width=32, layers=1, heads=2)
+TINY_ARGS = ["recipe=prior", "prior.width=32", "prior.layers=1", "prior.heads=2"]
+IMAGE_DIM = 6
+TOKENS = (8, 5)
+GEOMETRY: Any = {"image_mean": [0.5] * IMAGE_DIM, "image_std": [2.0] * IMAGE_DIM, "audiomae_shape": TOKENS}
+COLUMNS = pa.schema([("split", pa.string())])
+
+
+def make_tokens(root: Path, units: int = 2, per_unit: int = 40) -> Dataset:
+    """Latents whose tokens follow from their picture."""
+    rng = np.random.default_rng(0)
+    rule = rng.standard_normal((IMAGE_DIM, *TOKENS))
+    mel = MelConfig(duration_s=0.16).settings()
+    dataset = Dataset.create_or_open(str(root), "latents", {"mel": mel}, [])
+    dataset.worklist.append(((f"item{index}", {}) for index in range(units)), 1)
+    for unit_index, task in enumerate(dataset.worklist.units()):
+        images = rng.standard_normal((per_unit, IMAGE_DIM)).astype(np.float16)
+        tokens = np.tensordot(images, rule, 1).astype(np.float16)
+        rows = [
+            Row(
+                task.items[0].item_id,
+                f"k_{unit_index:03d}_{index:04d}",
+                columns={"split": "train" if index >= 8 else "validation"},
+                members={"image.npy": to_npy(images[index]), "audiomae.npy": to_npy(tokens[index])},
+            )
+            for index in range(per_unit)
+        ]
+        folder = root.parent / f"scratch-{unit_index}"
+        folder.mkdir(parents=True, exist_ok=True)
+        latents = np.zeros((per_unit, 2, 1, 1, 1))
+        facts = {**statistics_of(latents, images), "audiomae_shape": list(TOKENS)}
+        dataset.commit(task.unit, 0, write_shard(folder, rows, COLUMNS), facts)
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_tokens(tmp_path_factory.mktemp("tokens") / "data").uri
+
+
+def batch_of(seed: int = 0) -> dict[str, torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    samples = [
+        {
+            "image.npy": to_npy(rng.standard_normal(IMAGE_DIM).astype(np.float16)),
+            "audiomae.npy": to_npy(rng.standard_normal(TOKENS).astype(np.float16)),
+        }
+        for _ in range(3)
+    ]
+    return prior.make_batch([samples[0], None, samples[2]], [], TINY, GEOMETRY)
+
+
+def test_the_loss_is_of_true_tokens_before_in_training_and_of_predicted_ones_in_validation() -> None:
+    torch.manual_seed(0)
+    model: Any = prior.build_model(TINY, GEOMETRY)
+    batch = batch_of()
+    with torch.no_grad():
+        forced = model.train()(batch)["loss"]
+        free = model.eval()(batch)["loss"]
+        expected = (model.prior(batch["image"], batch["tokens"][:, :-1]) - batch["tokens"]).abs().mean((1, 2))
+        alone = (predict_tokens(model.prior, batch["image"]) - batch["tokens"]).abs().mean((1, 2))
+    assert forced[1] == free[1] == 0
+    assert torch.allclose(forced[[0, 2]], expected[[0, 2]]) and torch.allclose(free[[0, 2]], alone[[0, 2]])
+
+
+@pytest.mark.parametrize(
+    "config,says",
+    [(Config(width=30, heads=4), "width=30: give a multiple of heads=4"), (Config(layers=0), "layers=0")],
+)
+def test_settings_that_do_not_fit_are_refused(config: Config, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        prior.check_config(config)
+
+
+def test_latents_without_tokens_are_refused(tmp_path: Path) -> None:
+    plain = make_latents(tmp_path / "latents").uri
+    with pytest.raises(UserError, match="holds no AudioMAE tokens; make another one by precompute"):
+        train(settings(plain, tmp_path / "run", recipe="prior", prior=TINY))
+
+
+# --- Runs ---------------------------------------------------------------------------------------------------
+
+
+def run(latents: str, output: Path, **changes: Any) -> list[float]:
+    """Losses of a run."""
+    defaults = {"recipe": "prior", "prior": TINY, "steps": 8, "global_batch": 8}
+    train(settings(latents, output, **{**defaults, **changes}))
+    return losses(output)
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_it_resumes_bit_for_bit(latents: str, tmp_path: Path, stage: int) -> None:
+    whole = run(latents, tmp_path / "whole", zero_stage=stage)
+    run(latents, tmp_path / "run", zero_stage=stage, steps=4)
+    assert run(latents, tmp_path / "run", zero_stage=stage) == whole
+
+
+def test_it_learns_what_follows_from_a_picture(latents: str, tmp_path: Path) -> None:
+    run(latents, tmp_path, steps=400, lr=1e-2, validate_every=200, validation_items=16, global_batch=16)
+    first, last = (line["ema_loss"] for line in read_lines(tmp_path / "validation.jsonl"))
+    # the tokens' own spread is about 2: of held-out pictures, from the picture alone
+    assert last < first and last < 0.8
+    saved, info = TokenPrior.from_pretrained(tmp_path / "model/prior", output_loading_info=True)
+    assert not info["missing_keys"] and saved.image_std.abs().sum() > 0
+    assert predict_tokens(saved.eval(), torch.zeros(2, IMAGE_DIM)).shape == (2, *TOKENS)
+    begun = run(latents, tmp_path / "more", steps=2, init_from=str(tmp_path))
+    assert begun[0] < 0.8
+
+
+def test_it_starts_from_the_layers_of_a_gpt2(tmp_path: Path) -> None:
+    GPT2Model(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=7)).save_pretrained(tmp_path)
+    weights = prior.initial(str(tmp_path), TINY, GEOMETRY)
+    expected = prior.build_model(TINY, GEOMETRY).state_dict()
+    fitting = [
+        name for name, tensor in weights.items() if name in expected and tensor.shape == expected[name].shape
+    ]
+    # all of it but the words and the places, which are as many as a sentence's
+    assert weights.keys() - set(fitting) == {"prior.gpt.wte.weight", "prior.gpt.wpe.weight"}
+
+
+@pytest.mark.timeout(900)  # two starts of Ray, each of minutes on a busy machine
+def test_killed_workers_resume_bit_for_bit(latents: str, tmp_path: Path) -> None:
+    args = [*TINY_ARGS, "steps=24", "checkpoint_every=4"]
+    assert run_command(latents, tmp_path / "whole", 2, *args).wait(400) == 0
+    process = run_command(latents, tmp_path / "run", 2, *args)
+    while process.poll() is None and not list((tmp_path / "run").glob("checkpoints/*/COMMITTED.json")):
+        time.sleep(0.02)
+    if process.poll() is None:
+        os.kill(read_lines(tmp_path / "run/events.jsonl")[-1]["pids"][-1], signal.SIGKILL)
+    assert process.wait(400) == 0
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    alone = run(latents, tmp_path / "alone", steps=24, zero_stage=1)
+    assert alone == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
