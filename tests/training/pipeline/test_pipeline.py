@@ -241,3 +241,30 @@ def test_a_file_is_upright_and_on_white(tmp_path: Path) -> None:
 def test_what_cannot_be_a_call_is_one_clear_error(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pipeline()(**arguments)
+
+
+# --- Sequences ----------------------------------------------------------------------------------------------
+
+SEQUENCES = [
+    {"name": "text", "dim": 6, "length": 3, "dropout": 0.1, "projection": "linear", "slot": 0},
+    {"name": "phonemes", "dim": 4, "length": 2, "dropout": 0.0, "projection": "linear", "slot": 0},
+]
+
+
+@pytest.mark.parametrize("vector_dropout", [0.0, 0.1])
+def test_guidance_leads_away_from_the_conditions_that_were_dropped_in_training(vector_dropout: float) -> None:
+    pipe = pipeline(sequences=SEQUENCES, condition_dropout=vector_dropout)
+    given = {"text": np.ones((3, 6)), "phonemes": np.ones((1, 4))}
+    vectors, sequences = pipe._given(torch.ones(2, 8), torch.ones(2, 1, 1), given, 2)
+    assert vectors.shape == (4, 8) and sequences["text"][0].shape == (4, 3, 6)
+    assert sequences["phonemes"][1].tolist() == [[1, 0]] * 4
+    free_vectors, free = pipe._free((vectors, sequences))
+    assert not free["text"][1].any() and torch.equal(free["phonemes"][1], sequences["phonemes"][1])
+    assert torch.equal(free_vectors, vectors) == (vector_dropout == 0)
+    assert pipe.guidance_for(None) == 2
+
+
+def test_a_model_of_sequences_alone_is_given_no_vector_of_the_picture() -> None:
+    pipe = pipeline(condition="none", condition_dropout=0.0)
+    other = Image.new("RGB", (40, 32), (20, 230, 90))
+    assert np.array_equal(pipe(PICTURE, steps=2, guidance=1), pipe(other, steps=2, guidance=1))
