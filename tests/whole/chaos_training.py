@@ -22,6 +22,7 @@ from tests.fakes.captioned import make_captioned
 from tests.fakes.clips import make_clips
 from tests.fakes.latents import make_latents
 from tests.fakes.runs import TINY_ARGS, losses
+from tests.fakes.tokens import make_tokens
 from tests.whole.random_kills import run_with_kills
 
 WORKERS = (1, 2, 3, 4)
@@ -79,11 +80,16 @@ VOCODER = [
 ]
 # Rates at which training is stable: at 1e-3 the contrastive run and the adversaries let rounding grow by half
 # with every step, from 1e-7 to 1e-3 within twenty.
+AUDIOMAE = ["recipe=audiomae", "audiomae.width=16", "audiomae.layers=2", "audiomae.heads=2"]
+AUDIOMAE += ["audiomae.decoder_width=16", "audiomae.decoder_layers=1", "audiomae.decoder_heads=2"]
+PRIOR = ["recipe=prior", "prior.width=32", "prior.layers=1", "prior.heads=2"]
 RECIPES = {
     "diffusion": Trained(TINY_ARGS, 1e-3, make_latents, 40, 1e-5),
     "contrastive": Trained(CONTRASTIVE, 2e-4, make_captioned, 20, 1e-5),
     "autoencoder": Trained(AUTOENCODER, 1e-4, make_clips, 20, 1e-4),
     "vocoder": Trained(VOCODER, 2e-4, make_clips, 20, 1e-4),
+    "audiomae": Trained(AUDIOMAE, 2e-4, make_clips, 20, 1e-5),
+    "prior": Trained(PRIOR, 2e-4, make_tokens, 20, 1e-5),
 }
 
 

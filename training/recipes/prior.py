@@ -130,14 +130,15 @@ def build_model(config: Config, geometry: Geometry) -> nn.Module:
 
 
 def initial(source: str, config: Config, geometry: Geometry) -> dict[str, Tensor]:
-    """One of ours, but for the moments of its embeddings, or the layers of a GPT-2."""
+    """One of ours, with the moments of the embeddings at hand, or the layers of a GPT-2."""
     folder = find_model(source, "init_from", FOLDER, "language_model")
     if model_kind(folder) == "gpt2":
         stock: Any = GPT2Model.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
         return {f"prior.gpt.{name}": tensor for name, tensor in stock.state_dict().items()}
     state = load_prior(folder).state_dict()
-    moments = ("image_mean", "image_std")
-    return {f"prior.{name}": tensor for name, tensor in state.items() if name not in moments}
+    state["image_mean"] = torch.tensor(geometry["image_mean"])
+    state["image_std"] = torch.tensor(geometry["image_std"])
+    return {f"prior.{name}": tensor for name, tensor in state.items()}
 
 
 def make_batch(

@@ -7,57 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from transformers import GPT2Config, GPT2Model
 
-from cluster.dataset import Dataset
 from cluster.jsonl import read_lines
-from cluster.shards import Row, write_shard
 from configs.load import UserError
-from tests.fakes.latents import make_latents, statistics_of
+from tests.fakes.latents import make_latents
 from tests.fakes.runs import losses, run_command, settings
+from tests.fakes.tokens import IMAGE_DIM, TOKENS, make_tokens
 from training.data.npy import to_npy
 from training.networks.prior import TokenPrior, predict_tokens
-from training.pipeline.mel import MelConfig
 from training.recipes import prior
 from training.recipes.prior import Config
 from training.train import train
 
 TINY = Config(width=32, layers=1, heads=2)
 TINY_ARGS = ["recipe=prior", "prior.width=32", "prior.layers=1", "prior.heads=2"]
-IMAGE_DIM = 6
-TOKENS = (8, 5)
 GEOMETRY: Any = {"image_mean": [0.5] * IMAGE_DIM, "image_std": [2.0] * IMAGE_DIM, "audiomae_shape": TOKENS}
-COLUMNS = pa.schema([("split", pa.string())])
-
-
-def make_tokens(root: Path, units: int = 2, per_unit: int = 40) -> Dataset:
-    """Latents whose tokens follow from their picture."""
-    rng = np.random.default_rng(0)
-    rule = rng.standard_normal((IMAGE_DIM, *TOKENS))
-    mel = MelConfig(duration_s=0.16).settings()
-    dataset = Dataset.create_or_open(str(root), "latents", {"mel": mel}, [])
-    dataset.worklist.append(((f"item{index}", {}) for index in range(units)), 1)
-    for unit_index, task in enumerate(dataset.worklist.units()):
-        images = rng.standard_normal((per_unit, IMAGE_DIM)).astype(np.float16)
-        tokens = np.tensordot(images, rule, 1).astype(np.float16)
-        rows = [
-            Row(
-                task.items[0].item_id,
-                f"k_{unit_index:03d}_{index:04d}",
-                columns={"split": "train" if index >= 8 else "validation"},
-                members={"image.npy": to_npy(images[index]), "audiomae.npy": to_npy(tokens[index])},
-            )
-            for index in range(per_unit)
-        ]
-        folder = root.parent / f"scratch-{unit_index}"
-        folder.mkdir(parents=True, exist_ok=True)
-        latents = np.zeros((per_unit, 2, 1, 1, 1))
-        facts = {**statistics_of(latents, images), "audiomae_shape": list(TOKENS)}
-        dataset.commit(task.unit, 0, write_shard(folder, rows, COLUMNS), facts)
-    return dataset
 
 
 @pytest.fixture(scope="module")
