@@ -38,7 +38,7 @@ from ingest.pixels import to_srgb
 from tests.fakes.chain import Chain
 from tests.training.networks.test_efficientnet_lite import port_of
 from training.encoder_files import LITE_PROCESSOR, packaged, timm_processor, unpacked
-from training.export import ExportConfig, export
+from training.export import ExportConfig, PartLicenses, export
 from training.networks.efficientnet_lite import EfficientNetLite
 from training.pipeline.codec import ImageConfig, embed_image_and_patches, image_to_tensor
 from training.precompute import PrecomputeConfig, check_image_encoder, precompute
@@ -367,7 +367,8 @@ def test_a_tower_of_ours_conditions_a_model_and_ships_with_its_class(
     train(TrainConfig(data=latents.output, output=f"{tmp_path}/run", diffusion=unet, **shared))
     exported = tmp_path / "export"
     # which compares what it wrote, sound for sound
-    export(ExportConfig(model=f"{tmp_path}/run", output=str(exported)))
+    own = PartLicenses(image_encoder="own")
+    export(ExportConfig(model=f"{tmp_path}/run", output=str(exported), init_license=own))
     program = f"""
 import numpy as np, sys
 from PIL import Image

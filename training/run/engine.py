@@ -95,6 +95,9 @@ def _start_engine(model: nn.Module, config: TrainConfig, world: int) -> Any:
 
     groups = parameter_groups(model, config.weight_decay)
     settings = engine_settings(config, world)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    # DeepSpeed reserves a buffer of 5e8 values for gradients, 2 GB of fp32 for the smallest model
+    settings["zero_optimization"]["reduce_bucket_size"] = min(LARGEST_BUCKET, count + BUCKET_SLACK)
     engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=settings)
     prepare_scaler(engine)
     if config.zero_stage == 0:
@@ -109,6 +112,11 @@ def _checkpoint_activations(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "enable_gradient_checkpointing"):
             module.enable_gradient_checkpointing()  # type: ignore[operator]
+
+
+LARGEST_BUCKET = 500_000_000  # values; DeepSpeed's default
+# for what DeepSpeed pads: all gradients still go in one bucket, and are summed as they were
+BUCKET_SLACK = 1_000_000
 
 
 class ParameterGroup(TypedDict):

@@ -16,7 +16,7 @@ from tests.fakes.latents import make_latents
 from tests.fakes.runs import losses, settings
 from training.checkpoints.fragments import Fragment
 from training.recipes import diffusion
-from training.run.ema import Ema
+from training.run.ema import Ema, warmed_up
 from training.run.validate import Validation
 from training.settings import TrainConfig
 from training.train import prepare, train
@@ -86,7 +86,7 @@ def test_without_an_average_there_is_one_loss(data: str, tmp_path: Path) -> None
 
 def test_the_average_follows_the_weights() -> None:
     weight = torch.ones(1)
-    ema = Ema([Fragment("weight", 0, 1, weight, 0, {})], decay=0.5)
+    ema = Ema([Fragment("weight", 0, 1, weight, 0, {})], warmed_up(0.5))
     weight.fill_(3.0)
     ema.update(1)  # the decay is still (1 + 1) / (10 + 1)
     assert ema.tensors[0].item() == pytest.approx(1 * 2 / 11 + 3 * 9 / 11)
