@@ -113,7 +113,11 @@ def mix(store: Store, stored: list[Profile], wanted: Profile) -> dict[str, Tenso
 def settings_of(record: RunRecord, run: str) -> TrainConfig:
     """The settings of a run, as far as they are recorded: the others do not change a model."""
     settings = {name: value for name, value in record["config"].items() if name != NUMBERS}
-    settings["data"] = record["facts"].get("latents") or record["snapshots"][0]["uri"]
+    first, *others = [str(snapshot["uri"]) for snapshot in record["snapshots"]]
+    settings["data"] = record["facts"].get("latents") or first
+    # what a run's settings need to be of one piece, and what its record has in other places
+    settings["more_data"] = others
+    settings["init_from"] = record.get("origin", {}).get("init_from", "")
     with scratch_folder("settings") as folder:
         path = folder / "run.yaml"
         path.write_text(yaml.safe_dump(settings))

@@ -1,7 +1,10 @@
 """A tiny training run for tests: its settings, the command that starts it, and what it wrote."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from training.data.randomness import SampleKey
 from training.recipes import diffusion
 from training.settings import TrainConfig
 
+KILLS_TRIED = 3
 TINY = diffusion.Config(
     channels=[16, 16], head_counts=[2, 2], layers_per_block=1, attention=False, norm_groups=8
 )
@@ -49,6 +53,22 @@ def run_command(
     args = [f"data={data}", f"output={output}", f"workers={workers}"]
     args += ["global_batch=8", "lanes=4", "warmup_steps=3", "lr=1e-3", *TINY_ARGS, *more]
     return subprocess.Popen([sys.executable, "-m", "training", "train", *args], cwd=ROOT, stderr=stderr)
+
+
+def killed_run(data: str, folder: Path, *more: str) -> Path:
+    """The output of a finished run of two workers, one of which was killed after the first checkpoint."""
+    for attempt in range(KILLS_TRIED):
+        output = folder / f"killed-{attempt}"
+        process = run_command(data, output, 2, *more)
+        while process.poll() is None and not list(output.glob("checkpoints/*/COMMITTED.json")):
+            time.sleep(0.02)
+        if process.poll() is None:
+            os.kill(read_lines(output / "events.jsonl")[-1]["pids"][-1], signal.SIGKILL)
+        assert process.wait(400) == 0
+        if any(line["event"] == "resumed" for line in read_lines(output / "events.jsonl")):
+            return output
+    # on a busy machine a run may end before it is looked at
+    pytest.fail(f"{KILLS_TRIED} runs ended before they could be killed")
 
 
 def losses(output: Path) -> list[float]:

@@ -15,6 +15,7 @@ from configs.load import UserError
 from tests.fakes.latents import make_latents
 from tests.fakes.runs import losses, settings
 from training.average import AverageConfig, average, stored_profiles
+from training.run.lora import LoraConfig
 from training.run.profiles import power_decay
 from training.train import train
 
@@ -118,3 +119,15 @@ def test_widths_that_mean_nothing_are_refused(data: str, tmp_path: Path, widths:
 
 def test_the_decay_of_the_first_step_forgets_the_start() -> None:
     assert power_decay(0.1)(1) == 0
+
+
+def test_of_a_mixture_and_of_adapters_too(run: Path, data: str, tmp_path: Path) -> None:
+    other = make_latents(tmp_path / "other", units=1, seed=1).uri
+    kind = {**PROFILES, "steps": 8, "more_data": [other], "weights": [3.0, 1.0]}
+    adapters = {"init_from": str(run), "init_license": "own", "lora": LoraConfig(rank=2)}
+    train(settings(data, tmp_path / "tuned", **kind, **adapters))
+    average(AverageConfig(str(tmp_path / "tuned"), 0.2, str(tmp_path / "model")))
+    # plain weights, as of any model
+    assert load_file(tmp_path / "model" / WEIGHTS).keys() == load_file(run / "model" / WEIGHTS).keys()
+    tuned, base = weights_of(tmp_path / "model"), weights_of(run / "model")
+    assert 0 < np.linalg.norm(tuned - base) < np.linalg.norm(base)

@@ -84,10 +84,10 @@ DRAW_STEPS = 10  # of a preview: rough, but every rank waits for it
 LEAST_SPREAD = 1e-4  # of embeddings and latents; less is rounding
 FLOAT16_STEP = 2.0**-11  # relative: the precision in which both are stored
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # the middles of five equal parts
-# what a finished model is sampled with, unless another sampler is asked for
 CONDITIONS = ("image", "none")
 NETWORKS = ("audioldm", "audioldm2")
 WHITENINGS = ("data", "origin")
+# what a finished model is sampled with, unless another sampler is asked for
 USUAL_SAMPLERS = {"flow": "euler", "eps": "ddim", "v": "ddim"}
 
 

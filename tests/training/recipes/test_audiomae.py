@@ -1,9 +1,6 @@
 """The audiomae recipe: the paper's loss, masks from keys alone, and runs that resume bit for bit."""
 
 import math
-import os
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel
 from cluster.jsonl import read_lines
 from configs.load import UserError
 from tests.fakes.clips import make_clips, tone
-from tests.fakes.runs import losses, run_command, settings
+from tests.fakes.runs import killed_run, losses, run_command, settings
 from training.data.randomness import SampleKey
 from training.networks.audiomae import standardise
 from training.pipeline.mel import SPECTROGRAMS, MelConfig
@@ -174,13 +171,8 @@ def test_a_vit_of_pictures_gives_its_layers(tmp_path: Path) -> None:
 def test_killed_workers_resume_bit_for_bit(clips: str, tmp_path: Path) -> None:
     args = [*TINY_ARGS, "steps=24", "checkpoint_every=4"]
     assert run_command(clips, tmp_path / "whole", 2, *args).wait(400) == 0
-    process = run_command(clips, tmp_path / "run", 2, *args)
-    while process.poll() is None and not list((tmp_path / "run").glob("checkpoints/*/COMMITTED.json")):
-        time.sleep(0.02)
-    if process.poll() is None:
-        os.kill(read_lines(tmp_path / "run/events.jsonl")[-1]["pids"][-1], signal.SIGKILL)
-    assert process.wait(400) == 0
-    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    killed = killed_run(clips, tmp_path, *args)
+    assert losses(killed) == losses(tmp_path / "whole")
     alone = run(clips, tmp_path / "alone", steps=24, zero_stage=1)
     assert alone == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
 

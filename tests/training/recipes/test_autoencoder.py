@@ -2,11 +2,8 @@
 
 import json
 import math
-import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +16,8 @@ from cluster.jsonl import read_lines
 from configs.load import UserError, load_config
 from tests.conftest import ROOT
 from tests.fakes.clips import make_clips
+from tests.fakes.runs import killed_run, run_command, settings
 from tests.fakes.runs import losses as run_losses
-from tests.fakes.runs import run_command, settings
 from training.pipeline.mel import SPECTROGRAMS, MelConfig
 from training.recipes import autoencoder
 from training.recipes.autoencoder import Autoencoder, Config
@@ -287,13 +284,8 @@ def test_killed_workers_of_a_flat_codec_resume_bit_for_bit(tmp_path: Path) -> No
     clips = make_clips(tmp_path / "clips").uri
     args = [*FLAT_ARGS, "steps=24", "checkpoint_every=4"]
     assert run_command(clips, tmp_path / "whole", 2, *args).wait(400) == 0
-    process = run_command(clips, tmp_path / "run", 2, *args)
-    while process.poll() is None and not list((tmp_path / "run").glob("checkpoints/*/COMMITTED.json")):
-        time.sleep(0.02)
-    if process.poll() is None:
-        os.kill(read_lines(tmp_path / "run/events.jsonl")[-1]["pids"][-1], signal.SIGKILL)
-    assert process.wait(400) == 0
-    assert run_losses(tmp_path / "run") == run_losses(tmp_path / "whole")
+    killed = killed_run(clips, tmp_path, *args)
+    assert run_losses(killed) == run_losses(tmp_path / "whole")
     alone = run_flat(clips, tmp_path / "alone", steps=24, zero_stage=1)
     assert alone == pytest.approx(run_losses(tmp_path / "whole"), rel=1e-5)
 

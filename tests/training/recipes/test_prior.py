@@ -1,8 +1,5 @@
 """The prior recipe: learns a sound's tokens from its picture, and resumes bit for bit."""
 
-import os
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ from transformers import GPT2Config, GPT2Model
 from cluster.jsonl import read_lines
 from configs.load import UserError
 from tests.fakes.latents import make_latents
-from tests.fakes.runs import losses, run_command, settings
+from tests.fakes.runs import killed_run, losses, run_command, settings
 from tests.fakes.tokens import IMAGE_DIM, TOKENS, make_tokens
 from training.data.npy import to_npy
 from training.networks.prior import TokenPrior, predict_tokens
@@ -116,12 +113,7 @@ def test_it_starts_from_the_layers_of_a_gpt2(tmp_path: Path) -> None:
 def test_killed_workers_resume_bit_for_bit(latents: str, tmp_path: Path) -> None:
     args = [*TINY_ARGS, "steps=24", "checkpoint_every=4"]
     assert run_command(latents, tmp_path / "whole", 2, *args).wait(400) == 0
-    process = run_command(latents, tmp_path / "run", 2, *args)
-    while process.poll() is None and not list((tmp_path / "run").glob("checkpoints/*/COMMITTED.json")):
-        time.sleep(0.02)
-    if process.poll() is None:
-        os.kill(read_lines(tmp_path / "run/events.jsonl")[-1]["pids"][-1], signal.SIGKILL)
-    assert process.wait(400) == 0
-    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    killed = killed_run(latents, tmp_path, *args)
+    assert losses(killed) == losses(tmp_path / "whole")
     alone = run(latents, tmp_path / "alone", steps=24, zero_stage=1)
     assert alone == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)

@@ -146,7 +146,9 @@ def test_the_whole_pipeline_gives_the_sound_of_the_stock_one(
         generator = torch.Generator().manual_seed(3)
         ours = pipe(image=PICTURE, generator=generator, num_inference_steps=5, guidance_scale=guidance).audios
         assert ours.shape == theirs.shape
-        assert np.abs(ours - theirs).max() < 1e-4 < np.abs(theirs).max()
+        # weights of random numbers give a quiet sound, in which guidance is a hundredth
+        assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
+        assert np.abs(theirs).max() > 1e-3
 
 
 def test_a_run_from_it_trains_resumes_and_ships(published: Published, tmp_path: Path) -> None:

@@ -2,9 +2,6 @@
 
 import io
 import json
-import os
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ from transformers import SpeechT5HifiGan
 from cluster.jsonl import read_lines
 from configs.load import UserError
 from tests.fakes.clips import make_clips, tone
-from tests.fakes.runs import losses, run_command, settings
+from tests.fakes.runs import killed_run, losses, run_command, settings
 from training.data.randomness import SampleKey
 from training.networks.discriminators import DiscriminatorConfig, WaveDiscriminators
 from training.networks.istft_vocoder import IstftVocoder
@@ -198,13 +195,8 @@ def test_it_is_previewed_as_it_sounds(clips: str, tmp_path: Path) -> None:
 def test_killed_workers_resume_bit_for_bit(clips: str, tmp_path: Path) -> None:
     args = [*TINY_ARGS, "steps=24", "checkpoint_every=4", "beta1=0.8"]
     assert run_command(clips, tmp_path / "whole", 2, *args).wait(400) == 0
-    process = run_command(clips, tmp_path / "run", 2, *args)
-    while process.poll() is None and not list((tmp_path / "run").glob("checkpoints/*/COMMITTED.json")):
-        time.sleep(0.02)
-    if process.poll() is None:
-        os.kill(read_lines(tmp_path / "run/events.jsonl")[-1]["pids"][-1], signal.SIGKILL)
-    assert process.wait(400) == 0
-    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    killed = killed_run(clips, tmp_path, *args)
+    assert losses(killed) == losses(tmp_path / "whole")
     alone = run(clips, tmp_path / "alone", steps=24, global_batch=8, zero_stage=1)
     # an opponent amplifies rounding: 1e-5 for the others, 1e-4 here
     assert [line["loss"] for line in alone] == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)

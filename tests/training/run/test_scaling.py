@@ -10,7 +10,9 @@ import torch
 from cluster.jsonl import read_lines
 from configs.load import UserError
 from tests.fakes.runs import losses, settings
-from training.run import engine
+from training.checkpoints.store import ScaleState
+from training.run import engine, resume
+from training.run.scaling import restore_scale, scale_of
 from training.settings import TrainConfig
 from training.train import train
 
@@ -78,3 +80,29 @@ def test_the_other_precisions_have_no_scale(data: str, tmp_path: Path) -> None:
     assert "loss_scale" not in read_lines(tmp_path / "run/metrics.jsonl")[-1]
     marker = json.loads((tmp_path / "run/checkpoints/step-00000003/COMMITTED.json").read_text())
     assert "scales" not in marker["facts"]
+
+
+def test_a_restored_scale_is_the_stored_one(data: str, tmp_path: Path) -> None:
+    kind = {"zero_stage": 1, "steps": 4, "checkpoint_every": 4}
+    states: list[ScaleState] = []
+
+    def restored(side: Any, state: ScaleState) -> None:
+        # of which every number is another one than a fresh engine has
+        changed: ScaleState = {
+            "scale": 2.0**7,
+            "steps": 41,
+            "last_overflow": 17,
+            "hysteresis": state["hysteresis"],
+            "skipped": 3,
+        }
+        restore_scale(side, changed)
+        states.append(changed)
+        found = scale_of(side)
+        assert found is not None
+        states.append(found)
+
+    train(halves(data, tmp_path / "run", **kind))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resume, "restore_scale", restored)
+        train(halves(data, tmp_path / "run", **{**kind, "steps": 5}))
+    assert states[0] == states[1]
