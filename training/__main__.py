@@ -100,8 +100,8 @@ def generate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_R
 @app.command()
 def evaluate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """Scores on held-out clips -> scores.json; of an autoencoder, what it loses -> roundtrip.json."""
-    from training.evaluate import EvaluateConfig
     from training.evaluate import evaluate as run
+    from training.evaluation import EvaluateConfig
     from training.roundtrip import is_codec, roundtrip, summary_line
 
     config = load_config(EvaluateConfig, args or [])

@@ -37,7 +37,7 @@ from ingest.pixels import PictureError
 from training.codecs import level_of, mel_of_audiomae, mel_of_codec
 from training.data.heldout import HELD_OUT
 from training.data.npy import read_npy, to_npy
-from training.evaluate import EvaluateConfig
+from training.evaluation import EvaluateConfig
 from training.networks.audiomae import embed_tokens
 from training.pipeline.codec import ImageConfig, Processor, embed_image_and_patches, encode_wav
 from training.pipeline.mel import LEVELS, MelConfig, MelSettings, wav_to_log_mel

@@ -25,7 +25,7 @@ from cluster.files import replacing
 from cluster.storage import open_store
 from configs.load import UserError, at_least
 from training.codecs import level_of, mel_of_codec
-from training.evaluate import EvaluateConfig, HeldOut, check_comparable, find_clips
+from training.evaluation import EvaluateConfig, HeldOut, check_comparable, find_clips
 from training.export import make_folder
 from training.generate import stopped_by_bad_mels
 from training.judge import judge

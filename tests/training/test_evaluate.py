@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from cluster.dataset import Dataset
 from configs.load import UserError, load_config
 from ingest.report import ReportConfig, write_report
 from tests.fakes.chain import Chain
 from training.__main__ import _show_scores
-from training.evaluate import EvaluateConfig, check_comparable, clear_examples, evaluate, find_clips
-from training.pipeline.mel import MelConfig
+from training.evaluate import clear_examples, evaluate
+from training.evaluation import EvaluateConfig
 
 
 def asked(chain: Chain, output: Path, **other: Any) -> EvaluateConfig:
@@ -152,25 +151,6 @@ def test_a_list_of_examples_cannot_reach_outside(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (
-            {"sample_rate_hz": 32000},
-            "has audio.sample_rate_hz=16000, the model makes 32000; scrape clips with",
-        ),
-        (
-            {"duration_s": 3.2},
-            "has clip.duration_s=1.6, the model makes 3.2 s; scrape clips with clip.duration_s=3.2",
-        ),
-    ],
-)
-def test_clips_of_another_rate_or_length_are_refused(chain: Chain, change: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        check_comparable(Dataset.open(chain.clips), MelConfig(**{"duration_s": 1.6, **change}))
-    check_comparable(Dataset.open(chain.clips), MelConfig(duration_s=1.601))  # the same number of frames
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
         ({"num_clips": 1}, "num_clips=1: give 2 or more"),
         ({"batch": 0}, "batch=0: give 1 or more"),
         ({"seed": -1}, "seed=-1: give 0 or more"),
@@ -186,49 +166,3 @@ def test_settings_that_cannot_work_are_one_line(
 ) -> None:
     with pytest.raises(UserError, match=says):
         evaluate(asked(chain, tmp_path, **change))
-
-
-def keys_of(clips: Dataset, config: EvaluateConfig) -> list[str]:
-    return [clip.key for clip in find_clips(clips, config, 25600)]
-
-
-@pytest.mark.parametrize("how", ["buried", "damaged"])
-def test_a_hole_changes_nothing_about_which_other_clips_are_scored(
-    how: str,
-    chain: Chain,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    clips = Dataset.open(shutil.copytree(chain.clips, tmp_path / "clips").as_posix())
-    config = asked(chain, tmp_path)
-    before = keys_of(clips, config)
-    assert len(before) == 5 and before == sorted(before)
-    if how == "buried":
-        clips.bury({before[2]: "asked"})
-    else:
-        row = next(row for row in clips.iter_rows() if row["key"] == before[2])
-        tar, member = clips.commits()[row["unit"]].tar, row["members"][0]
-        assert tar
-        content = bytearray((tmp_path / "clips" / tar.name).read_bytes())
-        content[member["offset"] + member["size"] // 2] ^= 1
-        (tmp_path / "clips" / tar.name).write_bytes(content)
-    assert keys_of(clips, config) == before[:2] + before[3:]
-    assert (before[2] in caplog.text) == (how == "damaged")
-
-
-def test_two_clips_are_scored_even_where_all_that_were_chosen_are_gone(chain: Chain, tmp_path: Path) -> None:
-    clips = Dataset.open(shutil.copytree(chain.clips, tmp_path / "clips").as_posix())
-    config = asked(chain, tmp_path, num_clips=2)
-    clips.bury(dict.fromkeys(keys_of(clips, config), "asked"))
-    assert len(keys_of(clips, config)) == 2
-
-
-@pytest.mark.parametrize(
-    "text", ['{"not": "scenes"}', "[", '[{"start_s": 0, "duration_s": 99, "attributes": {"timbre": 1}}]']
-)
-def test_a_truth_of_another_form_is_one_line(text: str, chain: Chain, tmp_path: Path) -> None:
-    shutil.copytree(f"{chain.world}/truth", tmp_path / "truth")
-    for path in (tmp_path / "truth").iterdir():
-        path.write_text(text)
-    with pytest.raises(UserError, match="is no truth file"):
-        evaluate(asked(chain, tmp_path / "out", truth=f"{tmp_path}/truth"))

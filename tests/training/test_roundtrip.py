@@ -16,7 +16,7 @@ from cluster.dataset import Dataset
 from configs.load import UserError
 from tests.conftest import ROOT
 from tests.fakes.chain import Chain
-from training.evaluate import EvaluateConfig, HeldOut, find_clips
+from training.evaluation import EvaluateConfig, HeldOut, find_clips
 from training.pipeline.mel import MelConfig
 from training.precompute import PrecomputeConfig, precompute
 from training.roundtrip import Codec, is_codec, measure, open_codec, roundtrip

@@ -22,7 +22,8 @@ from tests.fakes.chain import Chain, frames_of
 from training.data.catalogue import Catalogue
 from training.data.npy import read_npy
 from training.data.randomness import SampleKey
-from training.evaluate import EvaluateConfig, evaluate
+from training.evaluate import evaluate
+from training.evaluation import EvaluateConfig
 from training.export import ExportConfig, export, open_pipeline
 from training.pipeline.codec import (
     ImageConfig,

@@ -12,7 +12,8 @@ from cluster.dataset import Dataset
 from configs.load import UserError
 from tests.fakes.chain import Chain, frames_of
 from training.data.npy import read_npy
-from training.evaluate import EvaluateConfig, evaluate
+from training.evaluate import evaluate
+from training.evaluation import EvaluateConfig
 from training.export import ExportConfig, export, open_pipeline
 from training.generate import GenerateConfig, generate
 from training.networks.discriminators import DiscriminatorConfig
