@@ -26,7 +26,9 @@ os.environ.update(
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "HF_HUB_OFFLINE": "1",
         "WDS_SECURE": "1",  # webdataset neither unpickles nor starts a shell
-        "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",
+        # a killed process leaves semaphores, which are cleaned up
+        "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger,"
+        "ignore::UserWarning:multiprocessing.resource_tracker",
     }
 )
 # without a mode a local Ray would write a token to the home folder; `make test` names a token
@@ -50,6 +52,7 @@ MODULES = {
     "training.run.loop": "training",
     "tests.fakes.latents": "training",
     "tests.fakes.runs": "training",
+    "tests.fakes.ranks": "training",
     "subprocess": "server",
 }
 

@@ -1,21 +1,18 @@
 """A contrastive step over one global batch, by 1, 2 and 4 processes.
 
-    python -m tests.fakes.contrastive_ranks FOLDER [KIND]
+    by_ranks(folder, partial(build, "clap"))      # one of CONFIGS
 
-writes FOLDER/1.pt, 2.pt and 4.pt: the loss, and the gradients as DeepSpeed averages them. KIND: one of
-CONFIGS.
+writes 1.pt, 2.pt and 4.pt there: the loss, and the gradients as DeepSpeed averages them.
 """
 
-import multiprocessing
-import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from tests.fakes.ranks import warm_context
 from training.networks.clap import HtsatConfig, TextTowerConfig
 from training.pipeline.mel import MelConfig
 from training.recipes import contrastive
@@ -88,9 +85,9 @@ def step(rank: int, world: int, folder: Path, build: Build, batch_of: BatchOf) -
         torch.save(results, folder / f"{world}.pt")
 
 
-def main(folder: Path, build: Build = build, batch_of: BatchOf = batch_of) -> None:
+def by_ranks(folder: Path, build: Build = build, batch_of: BatchOf = batch_of) -> None:
     """Another recipe's step by its own `build` and `batch_of`."""
-    context = multiprocessing.get_context("fork")  # torch is imported once for all of them
+    context = warm_context()
     for world in (1, 2, 4):
         ranks = [
             context.Process(target=step, args=(rank, world, folder, build, batch_of)) for rank in range(world)
@@ -100,7 +97,3 @@ def main(folder: Path, build: Build = build, batch_of: BatchOf = batch_of) -> No
         for process in ranks:
             process.join()
             assert process.exitcode == 0
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), partial(build, *sys.argv[2:]))

@@ -1,17 +1,11 @@
 """A step of an autoencoder against its discriminator over one global batch, by 1, 2 and 4 processes.
 
-    python -m tests.fakes.opposed_ranks FOLDER
-
-writes FOLDER/1.pt, 2.pt and 4.pt as tests.fakes.contrastive_ranks does.
+tests.fakes.contrastive_ranks.by_ranks(folder, build, batch_of)      # writes 1.pt, 2.pt and 4.pt there
 """
-
-import sys
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from tests.fakes.contrastive_ranks import main
 from training.pipeline.mel import MelConfig
 from training.recipes.autoencoder import Autoencoder, Config
 
@@ -43,7 +37,3 @@ def batch_of(rank: int, world: int) -> dict[str, torch.Tensor]:
         "step": torch.ones(SAMPLES),
     }
     return {name: tensor[rank::world] for name, tensor in global_batch.items()}
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), build, batch_of)

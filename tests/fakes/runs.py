@@ -50,9 +50,14 @@ def run_command(
     data: str, output: Path, workers: int, *more: str, stderr: int | None = None
 ) -> subprocess.Popen[bytes]:
     """`python -m training train` with the settings of `settings`, but 1,000 steps."""
-    args = [f"data={data}", f"output={output}", f"workers={workers}"]
-    args += ["global_batch=8", "lanes=4", "warmup_steps=3", "lr=1e-3", *TINY_ARGS, *more]
+    args = [*arguments(data, output, *more), f"workers={workers}"]
     return subprocess.Popen([sys.executable, "-m", "training", "train", *args], cwd=ROOT, stderr=stderr)
+
+
+def arguments(data: str, output: Path, *more: str) -> list[str]:
+    """What `run_command` gives, for `load_config`."""
+    args = [f"data={data}", f"output={output}", "global_batch=8", "lanes=4", "warmup_steps=3", "lr=1e-3"]
+    return [*args, *TINY_ARGS, *more]
 
 
 def killed_run(data: str, folder: Path, *more: str) -> Path:

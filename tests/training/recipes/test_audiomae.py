@@ -11,7 +11,8 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel
 from cluster.jsonl import read_lines
 from configs.load import UserError
 from tests.fakes.clips import make_clips, tone
-from tests.fakes.runs import killed_run, losses, run_command, settings
+from tests.fakes.ranks import kill_ranks, train_ranks
+from tests.fakes.runs import arguments, losses, settings
 from training.data.randomness import SampleKey
 from training.networks.audiomae import standardise
 from training.pipeline.mel import SPECTROGRAMS, MelConfig
@@ -167,13 +168,13 @@ def test_a_vit_of_pictures_gives_its_layers(tmp_path: Path) -> None:
     assert other == tables | {patches, "mae.decoder.decoder_pred.weight", "mae.decoder.decoder_pred.bias"}
 
 
-@pytest.mark.timeout(900)  # two starts of Ray, each of minutes on a busy machine
-def test_killed_workers_resume_bit_for_bit(clips: str, tmp_path: Path) -> None:
-    args = [*TINY_ARGS, "steps=24", "checkpoint_every=4"]
-    assert run_command(clips, tmp_path / "whole", 2, *args).wait(400) == 0
-    killed = killed_run(clips, tmp_path, *args)
-    assert losses(killed) == losses(tmp_path / "whole")
-    alone = run(clips, tmp_path / "alone", steps=24, zero_stage=1)
+def test_a_killed_rank_costs_no_bit_and_one_rank_gives_the_same(clips: str, tmp_path: Path) -> None:
+    args = [*TINY_ARGS, "steps=12", "checkpoint_every=4"]
+    train_ranks(arguments(clips, tmp_path / "whole", *args), 2)
+    kill_ranks(arguments(clips, tmp_path / "killed", *args), 2, step=10)
+    train_ranks(arguments(clips, tmp_path / "killed", *args), 2)
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    alone = run(clips, tmp_path / "alone", steps=12, zero_stage=1)
     assert alone == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
 
 

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,11 @@ from diffusers import MMAudioVAE
 from cluster.jsonl import read_lines
 from configs.load import UserError, load_config
 from tests.conftest import ROOT
+from tests.fakes import opposed_ranks
 from tests.fakes.clips import make_clips
-from tests.fakes.runs import killed_run, run_command, settings
+from tests.fakes.contrastive_ranks import by_ranks
+from tests.fakes.ranks import kill_ranks, train_ranks
+from tests.fakes.runs import arguments, settings
 from tests.fakes.runs import losses as run_losses
 from training.pipeline.mel import SPECTROGRAMS, MelConfig
 from training.recipes import autoencoder
@@ -189,8 +190,7 @@ def test_validation_is_without_the_adversary() -> None:
 
 
 def test_any_number_of_workers_weighs_the_adversary_alike(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.fakes.opposed_ranks", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+    by_ranks(tmp_path, opposed_ranks.build, opposed_ranks.batch_of)
     alone = torch.load(tmp_path / "1.pt")
     for world in (2, 4):
         for name, value in torch.load(tmp_path / f"{world}.pt").items():
@@ -280,13 +280,14 @@ def test_a_flat_codec_learns_and_stock_diffusers_loads_it(tmp_path: Path, precis
     assert (decoded - truth).abs().mean() < 0.75 * (truth - truth.mean()).abs().mean()
 
 
-def test_killed_workers_of_a_flat_codec_resume_bit_for_bit(tmp_path: Path) -> None:
+def test_a_killed_rank_of_a_flat_codec_costs_no_bit_and_one_rank_gives_the_same(tmp_path: Path) -> None:
     clips = make_clips(tmp_path / "clips").uri
-    args = [*FLAT_ARGS, "steps=24", "checkpoint_every=4"]
-    assert run_command(clips, tmp_path / "whole", 2, *args).wait(400) == 0
-    killed = killed_run(clips, tmp_path, *args)
-    assert run_losses(killed) == run_losses(tmp_path / "whole")
-    alone = run_flat(clips, tmp_path / "alone", steps=24, zero_stage=1)
+    args = [*FLAT_ARGS, "steps=12", "checkpoint_every=4"]
+    train_ranks(arguments(clips, tmp_path / "whole", *args), 2)
+    kill_ranks(arguments(clips, tmp_path / "killed", *args), 2, step=10)
+    train_ranks(arguments(clips, tmp_path / "killed", *args), 2)
+    assert run_losses(tmp_path / "killed") == run_losses(tmp_path / "whole")
+    alone = run_flat(clips, tmp_path / "alone", steps=12, zero_stage=1)
     assert alone == pytest.approx(run_losses(tmp_path / "whole"), rel=1e-5)
 
 

@@ -3,8 +3,7 @@ many media.
 """
 
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 
 from configs.load import load_config
 from tests.conftest import ROOT
-from tests.fakes.contrastive_ranks import CONFIGS, FACTS, batch_of
+from tests.fakes.contrastive_ranks import CONFIGS, FACTS, batch_of, build, by_ranks
 from training.data.order import Order
 from training.recipes import contrastive
 from training.recipes.contrastive import medium_of
@@ -23,8 +22,7 @@ from training.settings import TrainConfig, identity
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
 def test_any_number_of_workers_computes_the_same_loss_and_gradients(kind: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.fakes.contrastive_ranks", str(tmp_path), kind]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+    by_ranks(tmp_path, partial(build, kind))
     steps = {world: torch.load(tmp_path / f"{world}.pt") for world in (1, 2, 4)}
     scales = {
         "pictures": {"log_scale"},

@@ -1,10 +1,6 @@
 """Runs of diffusion with other objectives and with sequences: what today's promises are, they keep."""
 
-import os
-import signal
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +8,8 @@ import torch
 from cluster.jsonl import read_lines
 from configs.load import load_config
 from tests.fakes.latents import MOST_TOKENS, TOKEN_DIM, make_latents
-from tests.fakes.runs import TINY_ARGS, losses, run_command
+from tests.fakes.ranks import kill_ranks, train_ranks
+from tests.fakes.runs import TINY_ARGS, arguments, losses
 from training.pretrained import load_network
 from training.settings import TrainConfig
 from training.train import train
@@ -67,14 +64,11 @@ def test_sequences_resume_at_another_zero_stage(data: str, tmp_path: Path) -> No
     assert run(data, tmp_path / "run", "sequences", "zero_stage=3") == pytest.approx(whole, rel=1e-6)
 
 
-def test_a_killed_worker_of_two_costs_nothing_and_one_gives_the_same(data: str, tmp_path: Path) -> None:
+def test_a_killed_rank_of_two_costs_nothing_and_one_gives_the_same(data: str, tmp_path: Path) -> None:
     """Of both kinds together: eps, with sequences."""
-    args: list[Any] = [*KINDS["sequences"], "diffusion.objective=eps", "steps=24", "checkpoint_every=6"]
-    process = run_command(data, tmp_path / "two", 2, *args)
-    while process.poll() is None and len(read_lines(tmp_path / "two/metrics.jsonl")) < 8:
-        time.sleep(0.02)
-    os.kill(read_lines(tmp_path / "two/events.jsonl")[-1]["pids"][-1], signal.SIGKILL)
-    assert process.wait(200) == 0
+    args = [*KINDS["sequences"], "diffusion.objective=eps", "steps=12", "checkpoint_every=4"]
+    kill_ranks(arguments(data, tmp_path / "two", *args), 2, step=10)
+    train_ranks(arguments(data, tmp_path / "two", *args), 2)
     events = [event["event"] for event in read_lines(tmp_path / "two/events.jsonl")]
     assert events == ["started", "resumed", "finished"]
     one = run(data, tmp_path / "one", "sequences", *args[-3:])

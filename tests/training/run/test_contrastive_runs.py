@@ -1,9 +1,6 @@
 """Contrastive runs of CLAP's towers: they learn to find, resume bit for bit after a kill, at every ZeRO stage."""
 
 import json
-import os
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,8 @@ from cluster.jsonl import read_lines
 from configs.load import UserError, load_config
 from tests.fakes.captioned import make_captioned
 from tests.fakes.published_clap import save_published
-from tests.fakes.runs import losses, run_command
+from tests.fakes.ranks import kill_ranks, train_ranks
+from tests.fakes.runs import arguments, losses
 from training.data.catalogue import Catalogue
 from training.data.randomness import SampleKey
 from training.recipes import contrastive
@@ -106,7 +104,6 @@ def test_a_run_learns_to_find_what_belongs_together(clips: str, tmp_path: Path, 
 # --- Resuming -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(900)  # three starts of a process, each of a minute on a busy machine
 def test_a_killed_run_repeats_an_unbroken_one_bit_for_bit(clips: str, tmp_path: Path) -> None:
     args = [
         *TINY,
@@ -117,16 +114,12 @@ def test_a_killed_run_repeats_an_unbroken_one_bit_for_bit(clips: str, tmp_path: 
         "warmup_steps=3",
         "lr=1e-3",
     ]
-    process = run_command(clips, tmp_path / "run", 0, *args)
-    while process.poll() is None and not list((tmp_path / "run").glob("checkpoints/*/COMMITTED.json")):
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait(60) == -signal.SIGKILL
-    assert run_command(clips, tmp_path / "run", 0, *args).wait(400) == 0
+    kill_ranks(arguments(clips, tmp_path / "run", *args), 1, step=8)
+    train_ranks(arguments(clips, tmp_path / "run", *args), 1)
     events = read_lines(tmp_path / "run/events.jsonl")
     assert [event["event"] for event in events] == ["started", "resumed", "finished"]
-    # by the same command: in a process that has done other things, libraries may round otherwise
-    assert run_command(clips, tmp_path / "whole", 0, *args).wait(400) == 0
+    # in such a process, too: in one that has done other things, libraries may round otherwise
+    train_ranks(arguments(clips, tmp_path / "whole", *args), 1)
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     files = sorted(
         path.relative_to(tmp_path / "whole/model") for path in (tmp_path / "whole/model").rglob("*.*")
@@ -154,7 +147,7 @@ def test_every_zero_stage_computes_the_same_losses(clips: str, tmp_path: Path, s
 def test_two_workers_give_the_losses_of_one(clips: str, tmp_path: Path) -> None:
     train(config_of(clips, tmp_path / "one", "three_way"))
     args = [*TINY, *KINDS["three_way"], *RUN[1:], "lr=1e-4"]
-    assert run_command(clips, tmp_path / "two", 2, *args).wait(200) == 0
+    train_ranks(arguments(clips, tmp_path / "two", *args), 2)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
 
 

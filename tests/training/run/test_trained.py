@@ -13,7 +13,8 @@ from torch import Tensor
 from configs.load import UserError, load_config
 from tests.conftest import ROOT
 from tests.fakes.latents import IMAGE_DIM, LATENT_SHAPE
-from tests.fakes.runs import TINY, losses, run_command, settings
+from tests.fakes.ranks import train_ranks
+from tests.fakes.runs import TINY, arguments, losses, settings
 from training.pretrained import load_network
 from training.recipes import diffusion
 from training.recipes.recipe import Optimiser
@@ -75,7 +76,7 @@ def test_a_run_resumes_at_another_zero_stage(
 def test_a_run_resumes_with_another_number_of_workers(data: str, base: Path, tmp_path: Path) -> None:
     # as a user types them
     only = [f"train_only=[{','.join(ONLY)}]", f"init_from={base}", "checkpoint_every=4"]
-    assert run_command(data, tmp_path / "run", 2, "steps=8", *only).wait(200) == 0
+    train_ranks(arguments(data, tmp_path / "run", "steps=8", *only), 2)
     train(config(data, tmp_path / "run", base))
     train(config(data, tmp_path / "whole", base))
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
@@ -158,7 +159,7 @@ def test_a_run_with_adapters_resumes_with_other_workers_and_stages(
     data: str, base: Path, tmp_path: Path
 ) -> None:
     args = ["lora.rank=2", "train_only=[null_embedding]", f"init_from={base}", "checkpoint_every=4"]
-    assert run_command(data, tmp_path / "run", 2, "steps=8", *args).wait(200) == 0
+    train_ranks(arguments(data, tmp_path / "run", "steps=8", *args), 2)
     train(config(data, tmp_path / "run", base, **LORA, zero_stage=3))
     train(config(data, tmp_path / "whole", base, **LORA, activation_checkpointing=True))
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
