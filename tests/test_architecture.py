@@ -7,6 +7,7 @@ and each rule is shown to see the breach it exists for on a small synthetic tree
 import ast
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -63,6 +64,7 @@ SHIPPED = ("training/pipeline/", "training/networks/")
 SHIPPABLE = ("training.pipeline", "training.networks", "ingest.pixels")
 MAX_FILE_LINES = 500
 
+parse = cache(ast.parse)  # a dozen rules read each file
 Tree = dict[str, str]
 Rule = Callable[[Tree], list[str]]
 
@@ -87,7 +89,7 @@ def room_of(path: str) -> str | None:
 
 def imports(text: str, modules: set[str]) -> Iterator[tuple[int, str]]:
     """(line, module) of every import, also inside functions; `from a import b` is a.b where that is a module."""
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parse(text)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -167,7 +169,7 @@ def check_cycles(tree: Tree) -> list[str]:
 
 
 def check_relative_imports(tree: Tree) -> list[str]:
-    nodes = ((path, node) for path, text in tree.items() for node in ast.walk(ast.parse(text)))
+    nodes = ((path, node) for path, text in tree.items() for node in ast.walk(parse(text)))
     return [
         f"{path}:{node.lineno} has a relative import"
         for path, node in nodes
@@ -181,7 +183,7 @@ def check_empty_init(tree: Tree) -> list[str]:
 
 def functions(text: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     return (
-        node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        node for node in ast.walk(parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
 
 
@@ -213,7 +215,7 @@ def check_file_names(tree: Tree) -> list[str]:
 def check_broad_except(tree: Tree) -> list[str]:
     found = []
     for path, text in tree.items():
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(parse(text)):
             if (
                 isinstance(node, ast.ExceptHandler)
                 and path not in BROAD_EXCEPT_ALLOWED
@@ -249,7 +251,7 @@ def check_module_docstrings(tree: Tree) -> list[str]:
     return [
         f"{path} does not say what it is"
         for path, text in tree.items()
-        if text.strip() and not ast.get_docstring(ast.parse(text))
+        if text.strip() and not ast.get_docstring(parse(text))
     ]
 
 
@@ -258,7 +260,7 @@ def check_typed_signatures(tree: Tree) -> list[str]:
     for path, text in tree.items():
         if not room_of(path):
             continue
-        for owner, node in public_functions(ast.parse(text)):
+        for owner, node in public_functions(parse(text)):
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             untyped = [
                 a.arg for a in arguments if a.annotation is None and not (owner and a.arg in ("self", "cls"))
@@ -274,7 +276,7 @@ def check_tuple_packs(tree: Tree) -> list[str]:
     """One thought a line: `a, b = f(x), g(y)` is two, each with a computed side."""
     found = []
     for path, text in tree.items():
-        for node in ast.walk(ast.parse(text)) if room_of(path) else ():
+        for node in ast.walk(parse(text)) if room_of(path) else ():
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):
                 sides = node.value.elts if isinstance(node.value, ast.Tuple) else []
                 if sum(isinstance(side, COMPUTED) for side in sides) > 1:
@@ -286,7 +288,7 @@ def check_nested_comprehensions(tree: Tree) -> list[str]:
     """A comprehension within a comprehension is a loop that wants a name."""
     found = []
     for path, text in tree.items():
-        for node in ast.walk(ast.parse(text)) if room_of(path) else ():
+        for node in ast.walk(parse(text)) if room_of(path) else ():
             inner = (child for child in ast.walk(node) if child is not node)
             if isinstance(node, COMPREHENSIONS) and any(isinstance(child, COMPREHENSIONS) for child in inner):
                 found.append(f"{path}:{node.lineno} has a comprehension within a comprehension")

@@ -2,7 +2,7 @@
 is finished by the next.
 
 Each fault meets each request of a small run, through a proxy before a real S3 server: all of them with `make
-test-s3`, one fault for every other request with `make test`.
+test-s3`, one fault for every third request with `make test`.
 """
 
 import os
@@ -64,7 +64,7 @@ def cases() -> list[tuple[int, str]]:
     """(the first request with a fault, the fault)."""
     if THOROUGH:
         return [(number, fault) for number in range(1, MOST_REQUESTS + 1) for fault in REPEATED]
-    return [(number, REPEATED[number % len(REPEATED)]) for number in range(1, MOST_REQUESTS + 1, 2)]
+    return [(number, REPEATED[number % len(REPEATED)]) for number in range(1, MOST_REQUESTS + 1, 3)]
 
 
 def at(first: int, fault: str) -> Callable[[int, str], str]:

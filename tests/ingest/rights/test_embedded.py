@@ -16,6 +16,7 @@ from PIL import Image
 
 from cluster.dataset import Dataset
 from ingest.clip.clipper import ClipConfig, FrameConfig
+from ingest.rights import embedded
 from ingest.rights.embedded import NONE_FOUND, embedded_evidence
 from ingest.sample import Reason, Refused
 from ingest.scrape import ScrapeConfig, scrape
@@ -289,8 +290,11 @@ def test_an_opt_out_is_a_row_and_kept_samples_have_evidence(tmp_path: Path, kind
 
 
 @pytest.mark.parametrize("where", ["start", "end"])
-def test_both_ends_of_a_huge_file_are_searched(tmp_path: Path, where: str) -> None:
+def test_both_ends_of_a_huge_file_are_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     """A sparse terabyte takes no longer than its ends."""
+    monkeypatch.setattr(embedded, "EDGE_BYTES", 16 << 20)
     path = tmp_path / "huge.mp4"
     packet = NO_TRAINING.encode()
     with path.open("wb") as file:
