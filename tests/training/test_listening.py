@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import pytest
 
 from configs.load import UserError
+from tests.fakes.browser import look_at
 from tests.fakes.chain import Chain, frames_of
 from training.generate import GenerateConfig, generate
 
@@ -59,6 +60,22 @@ def test_no_name_is_markup_or_a_link_of_its_own(chain: Chain, tmp_path: Path) ->
     assert "<script" not in page
     assert all(link.startswith(("./", "data:image/jpeg;base64,")) for link in LINK.findall(page))
     assert "default-src 'none'" in page
+
+
+def test_a_browser_plays_and_shows_all_of_it_on_a_telephone(chain: Chain, tmp_path: Path) -> None:
+    settings = settings_of(chain, tmp_path, 2)
+    first, _ = sorted((tmp_path / "frames").iterdir())
+    # a name that no line holds
+    first.rename(tmp_path / "frames" / ("rain_on_a_roof_" * 12 + "#1 100%.jpg"))
+    (tmp_path / "frames/bad.jpg").write_bytes(b"no picture")
+    page = Path(generate(settings, progress=False)["page"])
+    seen = look_at(page, width_px=390)
+    assert not seen["errors"] and not seen["scripts"]
+    assert seen["players"] == [pytest.approx(1.6, abs=0.01)] * 4
+    kinds = [kind for kind, *_ in seen["pictures"]]
+    assert sorted(kinds) == ["picture"] * 2 + ["spectrogram"] * 4
+    assert all(width_px > 0 and height_px >= 80 for _, width_px, height_px in seen["pictures"])
+    assert seen["scroll_px"] == 390 and not seen["beyond"]
 
 
 def test_a_page_of_somebody_else_is_not_overwritten(chain: Chain, tmp_path: Path) -> None:
