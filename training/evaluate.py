@@ -31,6 +31,7 @@ from training.generate import check_sampling, choose_guidance, stopped_by_bad_me
 from training.judge import judge
 from training.pipeline.pipeline import StillsoundPipeline
 from training.score import Intervals, Scores, score
+from training.sounds import voice_of
 
 log = logging.getLogger(__name__)
 # pairs to listen to: enough to judge by ear in a minute or two
@@ -48,7 +49,8 @@ class StepScores(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """scores.json. `examples`: keys of the clips whose sounds and pictures are beside it.
+    """scores.json. `examples`: keys of the clips whose sounds and pictures are beside it. `vocoder`: what
+    made all sounds, real ones too, as `training.sounds.voice_of` names it.
 
     Of several numbers of steps, `by_steps` has each and the rest is of the greatest.
     """
@@ -60,6 +62,7 @@ class Evaluation(TypedDict):
     guidance: float | None
     steps: int
     seed: int
+    vocoder: str
     examples: list[str]
     by_steps: NotRequired[dict[str, StepScores]]
 
@@ -70,7 +73,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     folder = make_folder(config.output)
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     dataset = Dataset.open(config.data, "clips")
-    pipeline = open_pipeline(config.model, vocoder=config.vocoder, sampler=config.sampler)
+    pipeline = open_pipeline(config.model, vocoder=config.vocoder, sampler=config.sampler, prior=config.prior)
     check_comparable(dataset, pipeline.mel)
     config = replace(config, guidance=choose_guidance(pipeline, config.guidance))
     clips = find_clips(dataset, config, pipeline.mel.num_samples)
@@ -92,6 +95,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         "guidance": config.guidance,
         "steps": most,
         "seed": config.seed,
+        "vocoder": voice_of(pipeline),
         "examples": [],
     }
     if len(by_steps) > 1:

@@ -35,8 +35,8 @@ IndexRow = dict[str, Any]
 @dataclass
 class EvaluateConfig:
     """`truth`: a folder of <media id>.json; `split`: which clips; at most `num_clips`, chosen by their keys;
-    `guidance` by default 2, or 1 for a model without a null embedding; `vocoder` and `sampler` as in
-    export; `threads` 0: all cores. `steps`: a number, or several with commas between, such as 1,2,4,8,25.
+    `guidance` by default 2, or 1 for a model without a null embedding; `vocoder`, `prior` and `sampler` as
+    in export; `threads` 0: all cores. `steps`: a number, or several with commas between, such as 1,2,4,8,25.
     """
 
     model: str
@@ -49,6 +49,7 @@ class EvaluateConfig:
     guidance: float | None = None
     steps: int | str = 25
     vocoder: str = ""
+    prior: str = ""
     sampler: str = ""
     batch: int = operational(32)
     threads: int = operational(0)

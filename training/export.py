@@ -35,7 +35,7 @@ from training.model_card import (
 )
 from training.pipeline.codec import BadMelError, Processor
 from training.pipeline.mel import MelConfig
-from training.pipeline.pipeline import Conditioning, StillsoundPipeline
+from training.pipeline.pipeline import SOUND_TOKENS, Conditioning, StillsoundPipeline
 from training.pretrained import (
     RUN,
     fetch_models,
@@ -53,10 +53,12 @@ from training.pretrained import (
     read_processor,
     scheduler_of,
 )
+from training.priors import check_prior, load_pinned_prior, open_prior, wanted_tokens
 from training.provenance import merged, of_model, of_source, removed_since
 from training.recipes import diffusion
 from training.recipes.published import CONDITIONING
 from training.shipped import ROOT, requirements, shipped_source
+from training.sounds import voice_of
 from training.weights_license import UNKNOWN, demands_of, license_text, model_license, stated_code
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ OWN_CLASSES = {
     "IstftVocoder": "training/networks/istft_vocoder.py",
     "Conditioner": "training/networks/conditioner.py",
     "EfficientNetLite": "training/networks/efficientnet_lite.py",
+    "TokenPrior": "training/networks/prior.py",
 }
 PARTS = diffusion.PARTS  # the names of its folders, in a run as in an export
 CHECK_STEPS = 2  # enough to pass through every part
@@ -77,6 +80,8 @@ class PartLicenses:
     autoencoder: str = ""
     image_encoder: str = ""
     vocoder: str = ""
+    prior: str = ""
+    audiomae: str = ""
 
 
 @dataclass
@@ -85,6 +90,7 @@ class ExportConfig:
 
     `latents`: for runs of before models carried their codec, where their latents are now.
     `vocoder`: a finished run, a `save_pretrained` folder or hub:owner/name; without one it is Griffin-Lim.
+    `prior`: a finished run or an exported folder, of a model that attends to the tokens of AudioMAE.
     `sampler`: ddim, euler, dpmsolver or unipc in place of the model's own.
     `license`: of the model, at least as strict as what it was made from; by default that of its strictest
     demand. `scores`: what evaluate wrote; by default that of this model beside its run. `audioldm`: also a
@@ -95,6 +101,7 @@ class ExportConfig:
     output: str
     latents: str = ""
     vocoder: str = ""
+    prior: str = ""
     sampler: str = ""
     license: str = ""
     init_license: PartLicenses = field(default_factory=PartLicenses)
@@ -122,14 +129,14 @@ def export(config: ExportConfig) -> Exported:
     """
     # --- All that can be refused ----------------------------------------------------------------------------
     source = local_copy(config.model)
-    pipeline = open_pipeline(str(source), config.latents, config.vocoder, config.sampler)
+    pipeline = open_pipeline(str(source), config.latents, config.vocoder, config.sampler, config.prior)
     present = [name for name in PARTS.weights if getattr(pipeline, name, None) is not None]
     provenance = provenance_of(source, pipeline, present, config)
-    parts = {name: provenance["parts"][name] for name in present}
+    parts = {name: provenance["parts"][name] for name in (*present, *unshipped(pipeline))}
     datasets = merged([record for part in parts.values() for record in part["learnt_from"]])
     demands = demands_of(parts, datasets)
     license = model_license(demands, config.license)
-    scores = read_scores(config.scores) if config.scores else find_scores(source, config.vocoder)
+    scores = read_scores(config.scores) if config.scores else find_scores(source, given_parts(config))
     if config.audioldm:
         check_audioldm(pipeline)
     folder = make_folder(config.output)
@@ -151,13 +158,14 @@ def export(config: ExportConfig) -> Exported:
         name=config.name or folder.absolute().name,
         duration_s=pipeline.mel.num_samples / pipeline.sample_rate_hz,
         sample_rate_hz=pipeline.sample_rate_hz,
-        parts=[part_facts(name, getattr(pipeline, name), sha256[name], parts[name]) for name in present],
+        parts=[part_facts(name, pipeline, sha256, parts[name]) for name in parts],
         datasets=datasets,
         license=license,
         demands=demands,
         removed=removed_since(datasets),
         sources=write_sources(datasets, folder / ATTRIBUTION),
         scores=scores,
+        vocoder=voice_of(pipeline),
         has_audioldm=config.audioldm,
         step=provenance.get("step"),
     )
@@ -170,7 +178,7 @@ def write_pipeline(pipeline: StillsoundPipeline, folder: Path, present: list[str
     """The parts, pipeline.py and model_index.json; the sha256 of each part as written."""
     if (folder / INDEX).is_file():
         # of an older export into this folder: they would be opened with this one
-        for name in (PARTS.vocoder, PARTS.conditioner, AUDIOLDM):
+        for name in (PARTS.vocoder, PARTS.conditioner, PARTS.prior, AUDIOLDM):
             shutil.rmtree(folder / name, ignore_errors=True)
     pipeline.save_pretrained(folder)
     (folder / "pipeline.py").write_text(shipped_source())
@@ -199,15 +207,17 @@ def provenance_of(
     folder = source / "model" if is_run else source
     run = source if is_run else source.parent
     # the network first: what an older run.json says is of it
-    names = [PARTS.network, PARTS.codec, *PARTS.encoders]
-    if PARTS.vocoder in present and not config.vocoder:
-        names.append(PARTS.vocoder)
+    names = [PARTS.network, PARTS.codec, *PARTS.encoders, *unshipped(pipeline)]
+    given = given_parts(config)
+    names += [name for name, path in given.items() if name in present and not path]
     found = of_model(folder, run, config.latents, names, conditioning.get("sha256", {}))
-    if config.vocoder:
-        vocoder = find_model(config.vocoder, "vocoder", PARTS.vocoder)
-        found["parts"][PARTS.vocoder] = of_source(config.vocoder, vocoder, PARTS.vocoder)
+    for name, path in given.items():
+        if path:
+            found["parts"][name] = of_source(path, find_model(path, name, name), name)
     for name, part in found["parts"].items():
-        part["license"] = _license_of_part(name, part, getattr(config.init_license, name, ""))
+        # of an AudioMAE whose tokens the model does not take, nothing is asked
+        if name in (*names, *given):
+            part["license"] = _license_of_part(name, part, getattr(config.init_license, name, ""))
     # trained with the network, and begun with its weights
     found["parts"][PARTS.conditioner] = found["parts"][PARTS.network]
     return found
@@ -228,10 +238,26 @@ def _license_of_part(name: str, part: PartRecord, stated: str) -> str:
     return code
 
 
-def part_facts(name: str, part: Any, sha256: str, record: PartRecord) -> PartFacts:
-    """What the model card says of a part."""
+def given_parts(config: ExportConfig) -> dict[str, str]:
+    """Where the parts are from that the user may give beside the model; "" for its own, if it has one."""
+    return {PARTS.vocoder: config.vocoder, PARTS.prior: config.prior}
+
+
+def unshipped(pipeline: StillsoundPipeline) -> list[str]:
+    """Models that parts have learnt from what they made, and that do not ship: the AudioMAE behind tokens."""
+    return [SOUND_TOKENS] if wanted_tokens(pipeline.config.conditioning) else []
+
+
+def part_facts(
+    name: str, pipeline: StillsoundPipeline, shipped: dict[str, str], record: PartRecord
+) -> PartFacts:
+    """What the model card says of a part. `shipped`: sha256 of those that are in the folder."""
+    if name not in shipped:
+        sha256 = pipeline.config.conditioning.get("sha256", {}).get(name, "")
+        return PartFacts(name, "not in this folder: made tokens to learn from", 0, sha256, record)
+    part: Any = getattr(pipeline, name)
     parameters = sum(parameter.numel() for parameter in part.parameters())
-    return PartFacts(name, type(part).__name__, parameters, sha256, record)
+    return PartFacts(name, type(part).__name__, parameters, shipped[name], record)
 
 
 def check_written(pipeline: StillsoundPipeline, folder: Path) -> None:
@@ -253,11 +279,14 @@ def check_written(pipeline: StillsoundPipeline, folder: Path) -> None:
         )
 
 
-def open_pipeline(model: str, latents: str = "", vocoder: str = "", sampler: str = "") -> StillsoundPipeline:
+def open_pipeline(
+    model: str, latents: str = "", vocoder: str = "", sampler: str = "", prior: str = ""
+) -> StillsoundPipeline:
     """The pipeline behind an exported folder or a diffusion run, on the GPU where there is one.
 
-    `UserError` where its codec or image tower is not the one it was trained with, or the vocoder is one of
-    other spectrograms; `latents`, `vocoder` and `sampler` as in `ExportConfig`.
+    `UserError` where its codec or image tower is not the one it was trained with, the vocoder is one of
+    other spectrograms, or the prior one of other tokens or missing; `latents` to `sampler` as in
+    `ExportConfig`.
     """
     folder = local_copy(model)
     if not folder.exists():
@@ -268,6 +297,9 @@ def open_pipeline(model: str, latents: str = "", vocoder: str = "", sampler: str
     if vocoder:
         mel = MelConfig(**arguments["conditioning"]["mel"])
         arguments[PARTS.vocoder] = load_vocoder(find_model(vocoder, "vocoder", PARTS.vocoder), mel)
+    if prior:
+        arguments[PARTS.prior] = open_prior(prior)
+    check_prior(arguments.get(PARTS.prior), arguments["conditioning"], model, prior)
     if arguments.get(PARTS.vocoder) is None:
         log.warning("model=%s has no vocoder: Griffin-Lim makes the sound; give one by vocoder=…", model)
     pipeline = StillsoundPipeline(**arguments)
@@ -284,6 +316,8 @@ def _of_export(folder: Path, model: str) -> PipelineArguments:
     parts = {**_load_network(folder), **_load_ends(folder), "conditioning": conditioning}
     if (folder / PARTS.vocoder).is_dir():
         parts[PARTS.vocoder] = load_vocoder(folder / PARTS.vocoder, MelConfig(**conditioning["mel"]))
+    if (folder / PARTS.prior).is_dir():
+        parts[PARTS.prior] = load_pinned_prior(folder / PARTS.prior)
     return parts
 
 

@@ -64,7 +64,7 @@ SoundKey = tuple[str, int]
 @dataclass
 class GenerateConfig:
     """`images`: a file, a folder with all below it, or a glob. `guidance` 1 = none, by default 2, or 1 for a
-    model without a null embedding; `steps` of the sampler; `vocoder` and `sampler` as in export.
+    model without a null embedding; `steps` of the sampler; `vocoder`, `prior` and `sampler` as in export.
 
     `takes`: sounds of each picture. `strict`: one picture that cannot be used is an error before any work;
     `skip_unreadable` is the older name of its opposite. `page`: also spectrograms and a page to listen to.
@@ -82,6 +82,7 @@ class GenerateConfig:
     strict: bool = False
     skip_unreadable: bool | None = None
     vocoder: str = ""
+    prior: str = ""
     sampler: str = ""
     page: bool = operational(True)
     batch: int = operational(8)
@@ -117,7 +118,7 @@ def generate(config: GenerateConfig, progress: bool = True) -> Sounds:
     photos = _check(config)
     threads = config.threads or max(1, (os.cpu_count() or 1) // max(1, config.workers))
     torch.set_num_threads(threads)
-    pipeline = open_pipeline(config.model, vocoder=config.vocoder, sampler=config.sampler)
+    pipeline = pipeline_of(config)
     guidance = choose_guidance(pipeline, config.guidance)
     sampling = Sampling(guidance, config.steps, config.seed, config.batch, config.page)
     folder = make_folder(absolute(config.output))
@@ -213,8 +214,12 @@ def _semantic(pipeline: StillsoundPipeline, sampling: Sampling) -> JsonObject:
 def open_stage(config: GenerateConfig, threads: int, sampling: Sampling, folder: Path) -> SoundStage:
     """The stage of a worker elsewhere, which opens the model once."""
     torch.set_num_threads(threads)
-    pipeline = open_pipeline(config.model, vocoder=config.vocoder, sampler=config.sampler)
-    return SoundStage(pipeline, sampling, folder)
+    return SoundStage(pipeline_of(config), sampling, folder)
+
+
+def pipeline_of(config: GenerateConfig) -> StillsoundPipeline:
+    """The model that is named, with the parts given beside it."""
+    return open_pipeline(config.model, vocoder=config.vocoder, sampler=config.sampler, prior=config.prior)
 
 
 def list_sounds(units: Dataset, folder: Path, photos: dict[str, Path], config: GenerateConfig) -> None:
@@ -269,7 +274,7 @@ def write_table(path: Path, made: dict[SoundKey, Made]) -> None:
 def _heading(config: GenerateConfig, guidance: float) -> dict[str, str]:
     """What the page says of how its sounds were made."""
     settings = {"model": config.model, "steps": config.steps, "guidance": guidance, "seed": config.seed}
-    chosen = {"vocoder": config.vocoder, "sampler": config.sampler}
+    chosen = {"vocoder": config.vocoder, "prior": config.prior, "sampler": config.sampler}
     named = {**settings, **{name: value for name, value in chosen.items() if value}}
     return {name: str(value) for name, value in named.items()}
 

@@ -12,7 +12,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,10 @@ HUB_LICENSES = frozenset(
 
 @dataclass(frozen=True)
 class PartFacts:
-    """A part that ships: its folder, class, number of parameters and the sha256 of its files as shipped."""
+    """A part: its folder, class, number of parameters and the sha256 of its files as shipped.
+
+    Of a model that others learnt from and that does not ship, `kind` says so, and `parameters` is 0.
+    """
 
     name: str
     kind: str
@@ -80,6 +83,7 @@ class ModelFacts:
     `removed`: by reason, of what was pinned and has been taken down since; None where that could not be seen.
     `sources`: lines of the attribution list; None where there is none. `scores`: of evaluate, if any.
     `duration_s`, `sample_rate_hz`: of a sound. `step`: how far the network was trained, if that is known.
+    `vocoder`: what makes its waveforms, as scores name it.
     """
 
     name: str
@@ -94,6 +98,7 @@ class ModelFacts:
     scores: dict[str, Any] | None = None
     has_audioldm: bool = False
     step: int | None = None
+    vocoder: str = ""
     date: str = field(default_factory=lambda: datetime.date.today().isoformat())
 
 
@@ -108,7 +113,7 @@ def card_text(facts: ModelFacts) -> str:
         *_learnt(facts),
         *_removed(facts),
         *_license(facts),
-        *_scores(facts.scores),
+        *_scores(facts.scores, facts.vocoder),
         *_limits(facts),
     ]
     return "\n".join(sections) + "\n"
@@ -280,7 +285,7 @@ def _license(facts: ModelFacts) -> list[str]:
     return [*lines, ""]
 
 
-def _scores(scores: dict[str, Any] | None) -> list[str]:
+def _scores(scores: dict[str, Any] | None, vocoder: str) -> list[str]:
     if not scores:
         return ["## Scores", "", "None were measured.", ""]
     lines = [
@@ -291,6 +296,7 @@ def _scores(scores: dict[str, Any] | None) -> list[str]:
         "right, with 95 % intervals over media. Real: real sounds through the codec, the ceiling. Chance:",
         "real sounds of other clips. Closed: how much of the gap from chance to real. The judge is signal",
         "analysis, no network that could have seen the data.",
+        _heard_through(scores.get("vocoder"), vocoder),
         "",
         "| what the judge hears | generated | real | chance | closed |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -301,6 +307,16 @@ def _scores(scores: dict[str, Any] | None) -> list[str]:
         cells = [_cell(shares, intervals, column) for column in ("generated", "real", "chance", "closed")]
         lines.append(f"| {markdown(judge)} | {' | '.join(cells)} |")
     return [*lines, ""]
+
+
+def _heard_through(heard: Any, ships: str) -> str:
+    """Whose sounds the scores are of: another vocoder's say little of what this folder sounds like."""
+    if not heard:
+        return "Which vocoder made these sounds is not recorded."
+    if heard == ships:
+        return f"All sounds were made by {markdown(ships.split()[0])}, as this folder makes them."
+    made = f"All sounds were made by {markdown(heard)}"
+    return f"{made}, **not** as this folder makes them: by {markdown(ships)}."
 
 
 def _cell(shares: dict[str, float], intervals: dict[str, list[float]], column: str) -> str:
@@ -387,9 +403,9 @@ def _newest(dataset: Dataset, pinned: dict[str, Commit]) -> Iterator[tuple[Datas
         yield dataset, dataset.read_commit(names[unit])
 
 
-def find_scores(model: Path, vocoder: str) -> dict[str, Any] | None:
-    """What evaluate measured of this model with this vocoder, in a folder of its run or beside its runs; None
-    where nothing did. The record of an evaluation says of what it is.
+def find_scores(model: Path, given: Mapping[str, str]) -> dict[str, Any] | None:
+    """What evaluate measured of this model with the parts `given` beside it, by name, in a folder of its run
+    or beside its runs; None where nothing did. The record of an evaluation says of what it is.
     """
     places = (model, model.absolute().parent, model.absolute().parent.parent)
     newest = ("", Path())
@@ -399,7 +415,7 @@ def find_scores(model: Path, vocoder: str) -> dict[str, Any] | None:
             # as it was typed, wherever that was: below a folder that now has this model
             measured = str(settings.get("model")).removeprefix("./").rstrip("/")
             is_same = f"/{absolute(str(model))}".endswith(f"/{measured}")
-            if is_same and (settings.get("vocoder") or "") == vocoder:
+            if is_same and all((settings.get(name) or "") == path for name, path in given.items()):
                 newest = max(newest, (record.parent.name, record.parent.parent.parent))
     name, folder = newest
     if not name or not (folder / "scores.json").is_file():

@@ -37,9 +37,11 @@ from ingest.pixels import PictureError, open_picture
 from training.data.choice import seed_of
 from training.pipeline.codec import BadMelError
 from training.pipeline.pipeline import StillsoundPipeline
+from training.recipes.diffusion import PARTS
 
 COLUMNS = pa.schema([("sound", pa.string())])
 SPECTROGRAM = ".spectrogram.png"
+GRIFFIN_LIM = "Griffin-Lim"
 NO_SOUND = "no_sound"
 NAME_TOO_LONG = "name_too_long"
 # of what another try cannot change
@@ -258,10 +260,19 @@ def thumbnail(picture: Image.Image) -> bytes:
 def fingerprint(pipeline: StillsoundPipeline) -> dict[str, str]:
     """What makes the sounds of two pipelines different, hashed by part, wherever they were loaded from."""
     parts = {name: _part_sha256(part) for name, part in pipeline.components.items()}
+    if pipeline.prior is None:
+        # folders of sounds that are there already were begun before there were priors
+        del parts[PARTS.prior]
     conditioning = pipeline.config.conditioning
     # of files, which a run and its export have by other names
     content = {name: value for name, value in conditioning.items() if not name.endswith("sha256")}
     return {**parts, "conditioning": _sha256_of(content)}
+
+
+def voice_of(pipeline: StillsoundPipeline) -> str:
+    """What makes the waveforms of a pipeline: Griffin-Lim, or its vocoder by class and content."""
+    vocoder = pipeline.vocoder
+    return GRIFFIN_LIM if vocoder is None else f"{type(vocoder).__name__} {_part_sha256(vocoder)}"
 
 
 def _part_sha256(part: Any) -> str:

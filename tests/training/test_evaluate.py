@@ -46,6 +46,8 @@ def test_sounds_and_scores_depend_neither_on_the_batch_nor_on_the_other_clips(
         and fewer["num_clips"] == 3
     )
     assert set(one) == set(three) > set(some)
+    # of a model without a vocoder
+    assert alone["vocoder"] == "Griffin-Lim"
     assert all(np.abs(one[name] - three[name]).max() < 1e-3 for name in one)
     assert all(np.abs(one[name] - some[name]).max() < 1e-3 for name in some)
 

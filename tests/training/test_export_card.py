@@ -54,7 +54,7 @@ def voice(chain: Chain, tmp_path: Path) -> Path:
 
 def test_an_export_has_all_that_a_stranger_needs(chain: Chain, tmp_path: Path) -> None:
     folder = tmp_path / "my_model"
-    (tmp_path / "scores.json").write_text(json.dumps(SCORES))
+    (tmp_path / "scores.json").write_text(json.dumps({**SCORES, "vocoder": "Griffin-Lim"}))
     done = export(ExportConfig(chain.diffusion, str(folder), scores=str(tmp_path)))
     assert done == {"output": str(folder), "license": "own"}
     assert {path.name for path in folder.iterdir()} == {
@@ -72,6 +72,7 @@ def test_an_export_has_all_that_a_stranger_needs(chain: Chain, tmp_path: Path) -
     rows = [row for row in Dataset.open(chain.clips).iter_rows() if row["status"] == "kept"]
     sources = {row["media_id"] for row in rows if row["split"] == "train"}
     assert f"names the {len(sources)} sources" in card.text
+    assert "made by Griffin-Lim, as this folder makes them" in card.text
     for path in folder.iterdir():
         if path.is_file():
             assert str(chain.root) not in path.read_text(), path

@@ -140,6 +140,20 @@ def test_scores_stand_with_their_judges_and_intervals() -> None:
     assert "Of 320 held-out clips of 20 media" in text and "25 steps, guidance 2, seed 0" in text
 
 
+@pytest.mark.parametrize(
+    ("heard", "says"),
+    [
+        (None, "Which vocoder made these sounds is not recorded."),
+        ("Net 0123", "All sounds were made by Net, as this folder makes them."),
+        ("Griffin-Lim", "made by Griffin-Lim, **not** as this folder makes them: by Net 0123."),
+        ("Net 4567", "made by Net 4567, **not** as this folder makes them: by Net 0123."),
+    ],
+)
+def test_scores_say_through_which_vocoder_they_were_heard(heard: str | None, says: str) -> None:
+    scores = {**SCORES, **({"vocoder": heard} if heard else {})}
+    assert says in card_text(facts(scores=scores, vocoder="Net 0123"))
+
+
 def test_names_are_no_markup() -> None:
     record = {**CLIPS, "name": "a|b](http://x) <b>"}
     text = card_text(facts(name="[x]: #", datasets=[record]))
@@ -180,14 +194,14 @@ def evaluation(folder: Path, stamp: str, model: str, vocoder: str = "", **change
 def test_scores_of_this_model_and_vocoder_are_found_beside_its_run(tmp_path: Path) -> None:
     run = tmp_path / "demo/runs/diffusion"
     run.mkdir(parents=True)
-    assert find_scores(run, "") is None
+    assert find_scores(run, {"vocoder": ""}) is None
     # as the demo types it, in another working folder
     evaluation(tmp_path / "demo/evaluation", "20260101T000000", "demo/runs/diffusion", seed=1)
     evaluation(tmp_path / "demo/other", "20260102T000000", "demo/runs/fusion", seed=2)
     evaluation(tmp_path / "demo/voiced", "20260103T000000", str(run), "runs/vocoder", seed=3)
     evaluation(run / "again", "20250101T000000", str(run), seed=4)
     for vocoder, seed in (("", 1), ("runs/vocoder", 3)):
-        scores = find_scores(run, vocoder)
+        scores = find_scores(run, {"vocoder": vocoder})
         assert scores and scores["seed"] == seed
 
 

@@ -1,14 +1,13 @@
 """From an image embedding to the tokens of its sound: a small GPT-2 over vectors, one after another.
 
     prior = TokenPrior(image_dim=512, token_dim=768)
-    tokens = predict_tokens(prior, image)                  # [b, d] as an encoder gives it -> [b, 8, 768]
+    tokens = prior.predict(image)                          # [b, d] as an encoder gives it -> [b, 8, 768]
 
 AudioLDM2's (Liu et al. 2023, section 3.2.2) with an image in place of the text: the picture is the first of
 the sequence, then come the tokens, each predicted from all before it. Saves itself with the moments of the
-embeddings that it was trained on. No loss and no data here (training.recipes.prior).
+embeddings that it was trained on, and with which models made them and the tokens. No loss and no data here
+(training.recipes.prior). Stands alone: `training.export` copies this text beside its weights.
 """
-
-from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -18,7 +17,10 @@ from transformers import GPT2Config, GPT2Model
 
 
 class TokenPrior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers hides its types from mypy
-    """`gpt` between two projections; `start` comes before the picture, as in AudioLDM2."""
+    """`gpt` between two projections; `start` comes before the picture, as in AudioLDM2.
+
+    `sha256`: of the models that made what it was trained on, by name; None where nobody recorded it.
+    """
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
@@ -29,6 +31,7 @@ class TokenPrior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers hi
         width: int = 768,
         layers: int = 12,
         heads: int = 12,
+        sha256: dict[str, str] | None = None,
     ):
         super().__init__()
         self.gpt = _sequence_model(width, layers, heads, length=num_tokens + 1)
@@ -55,11 +58,22 @@ class TokenPrior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers hi
         predicted: Tensor = self.to_token(hidden[:, 1:]).float()
         return predicted
 
+    def predict(self, image: Tensor) -> Tensor:
+        """Image embeddings [b, d], as their encoder gives them -> float32 [b, num_tokens, t], one by one."""
+        tokens = torch.zeros(len(image), 0, self.config.token_dim, device=image.device)
+        for _ in range(self.config.num_tokens):
+            following = self(image, tokens)[:, -1:]
+            tokens = torch.cat([tokens, following], 1)
+        return tokens
+
 
 def _sequence_model(width: int, layers: int, heads: int, length: int) -> GPT2Model:
     """Stock, without a table of words. No dropout: it would be drawn by the rank."""
     config = GPT2Config(
         vocab_size=1,
+        # words that it does not have
+        bos_token_id=None,
+        eos_token_id=None,
         n_positions=length,
         n_embd=width,
         n_layer=layers,
@@ -71,13 +85,3 @@ def _sequence_model(width: int, layers: int, heads: int, length: int) -> GPT2Mod
     gpt = GPT2Model(config)
     gpt.wte = nn.Identity()
     return gpt
-
-
-def predict_tokens(prior: Any, image: Tensor) -> Tensor:
-    """Image embeddings [b, d], as their encoder gives them -> float32 [b, num_tokens, t], one by one."""
-    settings = prior.config
-    tokens = torch.zeros(len(image), 0, settings.token_dim, device=image.device)
-    for _ in range(settings.num_tokens):
-        following = prior(image, tokens)[:, -1:]
-        tokens = torch.cat([tokens, following], 1)
-    return tokens

@@ -34,6 +34,7 @@ from training.pipeline.sampling import integrate
 
 USUAL_GUIDANCE = 2.0
 PATCHES = "tokens"  # the sequence that comes from the picture itself
+SOUND_TOKENS = "audiomae"  # the one that a prior predicts from the picture
 Conditioning = dict[str, Any]
 """Whatever a model states of its data and training beside its weights: conditioning.json of a run."""
 
@@ -74,13 +75,13 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
 
     A vocoder if there is one; Griffin-Lim otherwise.
 
-    A conditioner where vectors are projected or sequences enter.
+    A conditioner where vectors are projected or sequences enter, and a prior of a sound's tokens if these do.
 
     `conditioning`: latent_mean/std, image_mean/std, null_embedding, condition_dropout, latent_shape, mel, and
     the image tower's `processor`; `sequences`, and whether vectors have length 1, where that is so.
     """
 
-    _optional_components = ["vocoder", "conditioner"]
+    _optional_components = ["vocoder", "conditioner", "prior"]
 
     def __init__(
         self,
@@ -91,6 +92,7 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
         conditioning: Conditioning | None = None,
         vocoder: Any = None,
         conditioner: Any = None,
+        prior: Any = None,
     ):
         super().__init__()
         assert conditioning is not None, "a default only keeps diffusers from taking it for a model"
@@ -101,6 +103,7 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
             scheduler=scheduler,
             vocoder=vocoder,
             conditioner=conditioner,
+            prior=prior,
         )
         self.register_to_config(conditioning=conditioning)
         self.mel = MelConfig(**conditioning["mel"])
@@ -134,7 +137,8 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
         before `seed`.
 
         `conditions`: sequences by name, [t, d], or [b, t, d] of as many pictures; a model that was trained
-        with them has a learnt null for those that are missing. Image patches (tokens) come from the picture.
+        with them has a learnt null for those that are missing. Image patches (tokens) come from the picture,
+        a sound's tokens (audiomae) from the prior, unless they are given.
 
         Classifier-free guidance (Ho and Salimans 2022, eq. 6) with the learnt null embedding. 1 = none; None:
         2, or 1 where no null embedding was trained, which any other value needs (`ValueError`). `BadMelError`
@@ -145,8 +149,9 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
             raise ValueError("image: give a picture, or a list of them")
         if num_waveforms_per_image < 1:
             raise ValueError(f"num_waveforms_per_image={num_waveforms_per_image}: give 1 or more")
-        vectors, patches = self._embed(pictures)
-        given = self._given(vectors, patches, conditions or {}, num_waveforms_per_image)
+        embedding, patches = self._embed(pictures)
+        sequences = {**self._sequences_of(embedding, patches, conditions or {}), **(conditions or {})}
+        given = self._given(self._whitened(embedding), sequences, num_waveforms_per_image)
         wavs = self._sample(
             given,
             torch.Generator().manual_seed(seed) if generator is None else generator,
@@ -157,9 +162,20 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
             return wavs
         return AudioPipelineOutput(audios=wavs) if return_dict else (wavs,)
 
-    def _given(
-        self, vectors: Tensor, patches: Tensor, given: Mapping[str, np.ndarray | Tensor], repeats: int
-    ) -> Given:
+    def _sequences_of(
+        self, embedding: Tensor, patches: Tensor, given: Mapping[str, np.ndarray | Tensor]
+    ) -> dict[str, Tensor]:
+        """Of the sequences that the model takes, those that the picture alone decides: its patches, and the
+        tokens that the prior predicts, if they are not given.
+        """
+        known = {each["name"] for each in self.config.conditioning.get("sequences", ())}
+        made = {PATCHES: patches.cpu()} if PATCHES in known else {}
+        if self.prior is not None and SOUND_TOKENS in known - given.keys():
+            # as the encoder gives it: the prior has moments of its own
+            made[SOUND_TOKENS] = self.prior.predict(embedding).cpu()
+        return made
+
+    def _given(self, vectors: Tensor, given: Mapping[str, np.ndarray | Tensor], repeats: int) -> Given:
         """Vectors [b, d] and sequences by name, for each picture `repeats` times.
 
         `ValueError` for a sequence that the model does not take, or of another shape.
@@ -172,11 +188,9 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
         for name, each in known.items():
             values = torch.zeros(count, each["length"], each["dim"])
             present = torch.zeros(count, each["length"])
-            tokens = patches.cpu() if name == PATCHES else None
             if name in given:
                 tokens = torch.as_tensor(given[name]).float()
                 tokens = tokens.expand(count, -1, -1) if tokens.ndim == 2 else tokens
-            if tokens is not None:
                 if tokens.ndim != 3 or (len(tokens), tokens.shape[2]) != (count, each["dim"]):
                     need = f"[t, {each['dim']}] or [{count}, t, {each['dim']}]"
                     raise ValueError(f"conditions: {name} of shape {list(tokens.shape)}: give {need}")
@@ -277,26 +291,28 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
 
     def embed(self, images: Pictures) -> Tensor:
         """Whitened embeddings [b, d] of pictures."""
-        return self._embed(images)[0]
+        return self._whitened(self._embed(images)[0])
 
     @torch.no_grad()
     def prompt_embeds(self, images: Pictures) -> tuple[Tensor, Tensor]:
         """What conditions the network, [b, d]: of pictures and of their absence, as `AudioLDMPipeline` takes
         both.
         """
-        given = self._given(*self._embed(images), {}, 1)
+        given = self._given(self.embed(images), {}, 1)
         return self._conditions(given)["class_labels"], self._conditions(self._free(given))["class_labels"]
 
     @torch.no_grad()
     def _embed(self, images: Pictures) -> tuple[Tensor, Tensor]:
-        """Whitened embeddings [b, d] and patches [b, t, width] of pictures."""
+        """Embeddings [b, d] and patches [b, t, width] of pictures, as the tower gives them."""
         pictures = [as_picture(one) for one in as_list(images)]
         pixels = torch.stack([image_to_tensor(picture, self.image_config) for picture in pictures])
         embedding, patches = embed_image_and_patches(self.image_encoder, pixels.to(self.device))
         # rounded as they were when they were stored for training
-        embedding = embedding.float().half().float()
-        vectors = (embedding - self._moment("image_mean")) / self._moment("image_std")
-        return vectors, patches.float().half().float()
+        return embedding.float().half().float(), patches.float().half().float()
+
+    def _whitened(self, embedding: Tensor) -> Tensor:
+        """As the network was trained with them."""
+        return (embedding - self._moment("image_mean")) / self._moment("image_std")
 
     @torch.no_grad()
     def reconstruct(self, wav: np.ndarray) -> np.ndarray:

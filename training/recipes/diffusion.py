@@ -71,13 +71,14 @@ from training.recipes.recipe import (
 MEMBERS: tuple[str, ...] = ("latent.npy", "image.npy")
 LEARNS_FROM: Literal["clips", "latents"] = "latents"
 DRAWS: DrawnKind = "latents"
-# a vocoder only where export was given one
+# a vocoder and a prior only where export was given them
 PARTS = PipelineParts(
     network="unet",
     conditioner="conditioner",
     codec="autoencoder",
     vocoder="vocoder",
     encoders=("image_encoder",),
+    prior="prior",
     scheduler="scheduler",
 )
 DRAW_STEPS = 10  # of a preview: rough, but every rank waits for it

@@ -23,7 +23,7 @@ from cluster.dataset import DatasetMeta, Snapshot
 from configs.load import UserError, positive
 from training.data.npy import read_npy
 from training.data.randomness import SampleKey
-from training.networks.prior import TokenPrior, predict_tokens
+from training.networks.prior import TokenPrior
 from training.pretrained import find_model, load_prior, model_kind
 from training.recipes.clips import weights
 from training.recipes.diffusion import merge_moments
@@ -41,8 +41,10 @@ TOKENS = "audiomae.npy"
 MEMBERS: tuple[str, ...] = ("image.npy", TOKENS)
 LEARNS_FROM: Literal["clips", "latents"] = "latents"
 DRAWS: DrawnKind = ""
-PARTS = PipelineParts()
 FOLDER = "prior"  # of a finished model, beside the encoders that the trainer puts there
+PARTS = PipelineParts(prior=FOLDER)
+MADE_BY = ("audiomae", "image_encoder")
+"""Which of the models behind the latents made what it learns from."""
 
 
 @dataclass
@@ -87,6 +89,11 @@ def check_config(config: Config) -> None:
         raise UserError(f"prior.width={config.width}: give a multiple of heads={config.heads}")
 
 
+def made_by(sha256: dict[str, str]) -> dict[str, str]:
+    """What a prior and whatever takes its tokens must have in common, of the sha256 of models by name."""
+    return {name: sha256[name] for name in MADE_BY if name in sha256}
+
+
 class Prior(nn.Module):
     """`image` [b, d], `tokens` [b, k, t] -> the error of the predicted tokens [b]."""
 
@@ -100,6 +107,7 @@ class Prior(nn.Module):
             width=config.width,
             layers=config.layers,
             heads=config.heads,
+            sha256=made_by(geometry.get("sha256", {})),
         )
         if not self.prior.image_mean.is_meta:  # built without memory, to check its settings
             self.prior.image_mean.copy_(torch.tensor(geometry["image_mean"]))
@@ -110,7 +118,7 @@ class Prior(nn.Module):
         if self.prior.training:
             predicted = self.prior(batch["image"], tokens[:, :-1])
         else:
-            predicted = predict_tokens(self.prior, batch["image"])
+            predicted = self.prior.predict(batch["image"])
         return {"loss": (predicted - tokens).abs().mean((1, 2)) * batch["weight"]}
 
 
@@ -161,7 +169,7 @@ def loss_groups(batch: Batch) -> None:
 def draw(model: nn.Module, batch: Batch, geometry: Geometry) -> dict[str, Tensor]:
     """Tokens [b, k, t] from the pictures alone, and the true ones; no preview shows them (DRAWS)."""
     trained: Any = model
-    return {"drawn": predict_tokens(trained.prior, batch["image"]), "truth": batch["tokens"]}
+    return {"drawn": trained.prior.predict(batch["image"]), "truth": batch["tokens"]}
 
 
 def save(state: dict[str, Tensor], config: Config, geometry: Geometry, folder: Path) -> None:

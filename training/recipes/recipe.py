@@ -92,12 +92,13 @@ class PipelineParts:
     codec: str = ""
     vocoder: str = ""
     encoders: tuple[str, ...] = ()
+    prior: str = ""
     scheduler: str = ""
 
     @property
     def weights(self) -> tuple[str, ...]:
         """The folders that hold weights, in the order of the pipeline."""
-        names = (self.codec, self.vocoder, *self.encoders, self.conditioner, self.network)
+        names = (self.codec, self.vocoder, *self.encoders, self.prior, self.conditioner, self.network)
         return tuple(name for name in names if name)
 
 

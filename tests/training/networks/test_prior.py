@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from training.networks.prior import TokenPrior, predict_tokens
+from training.networks.prior import TokenPrior
 
 
 def narrow() -> Any:
@@ -19,7 +19,7 @@ def narrow() -> Any:
 def test_tokens_come_one_by_one_each_from_those_before() -> None:
     prior = narrow()
     image = torch.randn(3, 6)
-    tokens = predict_tokens(prior, image)
+    tokens = prior.predict(image)
     assert tokens.shape == (3, 8, 5)
     # as in training: all at once, from the same tokens before
     assert torch.allclose(prior(image, tokens[:, :-1]), tokens, atol=1e-5)
@@ -41,19 +41,19 @@ def test_no_token_sees_a_later_one() -> None:
 def test_every_token_depends_on_the_picture_and_no_sample_on_another() -> None:
     prior = narrow()
     image = torch.randn(2, 6)
-    both = predict_tokens(prior, image)
+    both = prior.predict(image)
     assert (both[0] - both[1]).abs().amax(1).min() > 1e-3
-    assert torch.allclose(predict_tokens(prior, image[1:]), both[1:], atol=1e-5)
+    assert torch.allclose(prior.predict(image[1:]), both[1:], atol=1e-5)
 
 
 @torch.no_grad()
 def test_embeddings_are_taken_as_their_encoder_gives_them() -> None:
     prior = narrow()
     image = torch.randn(2, 6)
-    plain = predict_tokens(prior, image)
+    plain = prior.predict(image)
     prior.image_mean.fill_(3.0)
     prior.image_std.fill_(2.0)
-    assert torch.allclose(predict_tokens(prior, image * 2 + 3), plain, atol=1e-5)
+    assert torch.allclose(prior.predict(image * 2 + 3), plain, atol=1e-5)
 
 
 @torch.no_grad()
@@ -64,7 +64,7 @@ def test_a_saved_one_is_the_same(tmp_path: Path) -> None:
     again, info = TokenPrior.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     image = torch.randn(2, 6)
-    assert torch.equal(predict_tokens(again.eval(), image), predict_tokens(prior, image))
+    assert torch.equal(again.eval().predict(image), prior.predict(image))
 
 
 def test_gpt2s_smallest_without_its_words() -> None:

@@ -255,7 +255,7 @@ SEQUENCES = [
 def test_guidance_leads_away_from_the_conditions_that_were_dropped_in_training(vector_dropout: float) -> None:
     pipe = pipeline(sequences=SEQUENCES, condition_dropout=vector_dropout)
     given = {"text": np.ones((3, 6)), "phonemes": np.ones((1, 4))}
-    vectors, sequences = pipe._given(torch.ones(2, 8), torch.ones(2, 1, 1), given, 2)
+    vectors, sequences = pipe._given(torch.ones(2, 8), given, 2)
     assert vectors.shape == (4, 8) and sequences["text"][0].shape == (4, 3, 6)
     assert sequences["phonemes"][1].tolist() == [[1, 0]] * 4
     free_vectors, free = pipe._free((vectors, sequences))

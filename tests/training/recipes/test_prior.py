@@ -15,7 +15,7 @@ from tests.fakes.ranks import kill_ranks, train_ranks
 from tests.fakes.runs import arguments, losses, settings
 from tests.fakes.tokens import IMAGE_DIM, TOKENS, make_tokens
 from training.data.npy import to_npy
-from training.networks.prior import TokenPrior, predict_tokens
+from training.networks.prior import TokenPrior
 from training.recipes import prior
 from training.recipes.prior import Config
 from training.train import train
@@ -50,7 +50,7 @@ def test_the_loss_is_of_true_tokens_before_in_training_and_of_predicted_ones_in_
         forced = model.train()(batch)["loss"]
         free = model.eval()(batch)["loss"]
         expected = (model.prior(batch["image"], batch["tokens"][:, :-1]) - batch["tokens"]).abs().mean((1, 2))
-        alone = (predict_tokens(model.prior, batch["image"]) - batch["tokens"]).abs().mean((1, 2))
+        alone = (model.prior.predict(batch["image"]) - batch["tokens"]).abs().mean((1, 2))
     assert forced[1] == free[1] == 0
     assert torch.allclose(forced[[0, 2]], expected[[0, 2]]) and torch.allclose(free[[0, 2]], alone[[0, 2]])
 
@@ -94,7 +94,7 @@ def test_it_learns_what_follows_from_a_picture(latents: str, tmp_path: Path) -> 
     assert last < first and last < 0.8
     saved, info = TokenPrior.from_pretrained(tmp_path / "model/prior", output_loading_info=True)
     assert not info["missing_keys"] and saved.image_std.abs().sum() > 0
-    assert predict_tokens(saved.eval(), torch.zeros(2, IMAGE_DIM)).shape == (2, *TOKENS)
+    assert saved.eval().predict(torch.zeros(2, IMAGE_DIM)).shape == (2, *TOKENS)
     begun = run(latents, tmp_path / "more", steps=2, init_from=str(tmp_path))
     assert begun[0] < 0.8
 
