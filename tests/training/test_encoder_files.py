@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -37,7 +38,7 @@ from configs.load import UserError
 from ingest.pixels import to_srgb
 from tests.fakes.chain import Chain
 from tests.training.networks.test_efficientnet_lite import port_of
-from training.encoder_files import LITE_PROCESSOR, packaged, timm_processor, unpacked
+from training.encoder_files import LITE_PROCESSOR, is_plain, packaged, timm_processor, unpacked
 from training.export import ExportConfig, PartLicenses, export
 from training.networks.efficientnet_lite import EfficientNetLite
 from training.pipeline.codec import ImageConfig, embed_image_and_patches, image_to_tensor
@@ -253,6 +254,20 @@ def test_timms_words_are_understood() -> None:
     assert ImageConfig.from_processor(squashed).stretch
     by_default = ImageConfig.from_processor(timm_processor({"pretrained_cfg": {}}))
     assert (by_default.size_px, by_default.resize_px, by_default.resample) == (224, 256, 3)
+    for name in ("nearest", "lanczos", "bilinear", "bicubic"):
+        asked = timm_processor({"pretrained_cfg": {"interpolation": name}})
+        assert asked["resample"] == Image.Resampling[name.upper()]
+    # ImageNet's, as torchvision and timm have them
+    assert by_default.mean == (0.485, 0.456, 0.406) and by_default.std == (0.229, 0.224, 0.225)
+
+
+def test_a_crop_of_timm_begins_at_the_nearest_even_pixel_where_others_round_down() -> None:
+    # half a pixel and one and a half are left on either side: scaled as they are, both are in whole pixels
+    for size, timms, others in ((25, 0, 0), (27, 2, 1)):
+        picture = Image.fromarray(np.tile(np.arange(size, dtype=np.uint8), (size, 1))).convert("RGB")
+        for rounds, first in ((True, timms), (False, others)):
+            image = ImageConfig(24, (0.0,) * 3, (1.0,) * 3, size, False, 0, rounds)
+            assert round(float(image_to_tensor(picture, image)[0, 0, 0] * 255)) == first
 
 
 @pytest.mark.parametrize(
@@ -334,6 +349,21 @@ def test_other_layers_are_refused(plain: Path, tmp_path: Path, name: str) -> Non
         UserError, match=f"model.pth has no .*{name}.*give a state dict of EfficientNet-Lite0"
     ):
         find_image_encoder(str(tmp_path))
+
+
+def test_two_files_of_weights_are_refused(plain: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(plain, tmp_path / "two")
+    shutil.copy(folder / "lite0.pth", folder / "other.pth")
+    with pytest.raises(UserError, match="two: has 2 files of weights; leave one"):
+        find_image_encoder(str(folder))
+
+
+def test_timms_tower_of_the_same_name_is_timms(tmp_path: Path) -> None:
+    config = {"architecture": "efficientnet_lite0", "pretrained_cfg": {"input_size": [3, 224, 224]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert not is_plain(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "efficientnet_lite0"}))
+    assert is_plain(tmp_path)
 
 
 def test_a_package_that_is_not_installed_is_named() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.networks.efficientnet_lite import Convolution, EfficientNetLite, plain_state
+from training.networks.efficientnet_lite import Block, Convolution, EfficientNetLite, plain_state
 
 LAYERS = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")
 
@@ -30,6 +30,12 @@ def test_the_size_is_lite0s() -> None:
     # 4.65 M with the classifier of 1,281,000
     assert sum(parameter.numel() for parameter in tower.parameters()) == 3_371_008
     assert len(tower.blocks) == 16
+    # TensorFlow's, without which its weights give other numbers; Lite's activation quantises well
+    norms = [module for module in tower.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 49 and {norm.eps for norm in norms} == {1e-3}
+    bounded = [module for module in tower.modules() if isinstance(module, nn.ReLU6)]
+    # after each convolution but the 16 projections
+    assert len(bounded) == 49 - 16
     with torch.no_grad():
         output = tower.eval()(torch.zeros(1, 3, 64, 64))
     assert output.last_hidden_state.shape == (1, 1280, 2, 2) and output.pooler_output.shape == (1, 1280)
@@ -55,3 +61,13 @@ def test_padding_is_tensorflows(size: int, edges: tuple[int, int]) -> None:
     pixels = torch.randn(1, 1, size, size)
     expected = layer[1](layer[0](nn.functional.pad(pixels, (*edges, *edges)))).clamp(0, 6)
     assert torch.allclose(layer(pixels), expected, atol=1e-6)
+
+
+def test_a_block_adds_its_input_where_the_shapes_are_the_same() -> None:
+    hidden = torch.randn(1, 8, 6, 6)
+    for given, stride, expected in ((8, 1, hidden), (8, 2, torch.zeros(1, 8, 3, 3)), (16, 1, None)):
+        block = Block(8, given, 3, stride, 6).eval()
+        # of the projection, whose norm then gives zero
+        nn.init.zeros_(block.steps[-1][0].weight)
+        wanted = torch.zeros(1, 16, 6, 6) if expected is None else expected
+        assert torch.equal(block(hidden), wanted)
