@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw
 from cluster.jsonl import JsonObject
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
+TONE_PEAK = 0.7  # of a tone whose amplitudes have the length 1
 F0_RANGE_HZ = (160.0, 640.0)
 RATE_RANGE_HZ = (2.5, 8.0)
 TILT_RANGE_DB = (-6.0, 2.0)
@@ -218,17 +219,20 @@ def onset_envelope(rate_hz: float, phase: float, time_s: np.ndarray) -> np.ndarr
 def harmonics(
     shape: str, f0_hz: float, tilt_db: float, time_s: np.ndarray, sample_rate_hz: int, phases: np.ndarray
 ) -> np.ndarray:
-    """The steady tone of a shape at unit peak (about), float64 [num_samples]; harmonics over 0.45 of the rate
-    are left out.
-    """
-    amplitudes = {
+    """The steady tone of a shape at unit peak (about), float64 [num_samples]."""
+    amplitudes = partials(shape, f0_hz, tilt_db, sample_rate_hz)
+    wave = sum(a * np.sin(2 * np.pi * k * f0_hz * time_s + phases[k % 32]) for k, a in amplitudes.items())
+    power = sum(a * a for a in amplitudes.values())
+    return np.asarray(np.asarray(wave) / np.sqrt(power) * TONE_PEAK)
+
+
+def partials(shape: str, f0_hz: float, tilt_db: float, sample_rate_hz: int) -> dict[int, float]:
+    """Amplitudes by the number of the harmonic; those over 0.45 of the rate are left out."""
+    return {
         k: a * 10 ** (tilt_db * np.log2(k) / 20)
         for k, a in TIMBRES[shape].items()
         if k * f0_hz < 0.45 * sample_rate_hz
     }
-    wave = sum(a * np.sin(2 * np.pi * k * f0_hz * time_s + phases[k % 32]) for k, a in amplitudes.items())
-    power = sum(a * a for a in amplitudes.values())
-    return np.asarray(np.asarray(wave) / np.sqrt(power) * 0.7)
 
 
 def scene_to_dict(scene: Scene) -> JsonObject:

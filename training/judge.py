@@ -14,7 +14,16 @@ from typing import TypedDict
 import numpy as np
 import torch
 
-from ingest.scenes import F0_RANGE_HZ, RATE_RANGE_HZ, SHAPES, TILT_RANGE_DB, harmonics, onset_envelope
+from ingest.scenes import (
+    F0_RANGE_HZ,
+    RATE_RANGE_HZ,
+    SHAPES,
+    TILT_RANGE_DB,
+    TIMBRES,
+    TONE_PEAK,
+    onset_envelope,
+    partials,
+)
 from training.pipeline.mel import MelConfig, wav_to_log_mel
 
 F0_TOLERANCE_CENTS = 50  # half a semitone: the next note of a piano is wrong
@@ -25,6 +34,7 @@ NUM_TILTS = 5
 NUM_PHASES = 16  # of the first onset within a period: at most 28 ms apart
 MARGIN_CENTS = 200  # beyond the scenes' range, so that its ends are not favoured
 TONE_S = 0.4
+MOST_PARTIALS = max(max(amplitudes) for amplitudes in TIMBRES.values())
 HOP_S = 0.01  # of MelConfig: 160 samples at 16 kHz
 
 
@@ -88,16 +98,33 @@ def _tones(sample_rate_hz: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     f0s_hz = low_hz * 2 ** (np.arange(-MARGIN_CENTS, num_cents + MARGIN_CENTS, F0_STEP_CENTS) / 1200)
     tilts = np.linspace(*TILT_RANGE_DB, NUM_TILTS)
     phases = np.random.default_rng(0).uniform(0, 2 * np.pi, 32)
-    spectra, shapes, fundamentals = [], [], []
-    for index, shape in enumerate(SHAPES):
-        for tilt in tilts:
-            tones = [harmonics(shape, f0_hz, tilt, time_s, sample_rate_hz, phases) for f0_hz in f0s_hz]
-            waves = torch.from_numpy(np.stack(tones).astype(np.float32))
-            log_mels = wav_to_log_mel(waves, _mel(len(time_s), sample_rate_hz))
-            spectra += [_compress(spectrum) for spectrum in log_mels.exp().mean(1).numpy()]
-            shapes += [index] * len(f0s_hz)
-            fundamentals += list(f0s_hz)
-    return np.stack(spectra), np.array(shapes), np.array(fundamentals)
+    kinds = [(shape, tilt) for shape in SHAPES for tilt in tilts]
+    spectra = []
+    for f0_hz in f0s_hz:
+        waves = _waves(kinds, f0_hz, time_s, sample_rate_hz, phases)
+        log_mels = wav_to_log_mel(waves, _mel(len(time_s), sample_rate_hz))
+        spectra.append([_compress(spectrum) for spectrum in log_mels.exp().mean(1).numpy()])
+    # by shape, tilt, then fundamental
+    bank = np.array(spectra).swapaxes(0, 1).reshape(len(kinds) * len(f0s_hz), -1)
+    shapes = np.repeat(np.arange(len(SHAPES)), NUM_TILTS * len(f0s_hz))
+    return bank, shapes, np.tile(f0s_hz, len(kinds))
+
+
+def _waves(
+    kinds: list[tuple[str, float]], f0_hz: float, time_s: np.ndarray, sample_rate_hz: int, phases: np.ndarray
+) -> torch.Tensor:
+    """`ingest.scenes.harmonics` of all shapes and tilts at one fundamental, float32 [kinds, samples].
+
+    They share their sines, which for each tone anew would cost more than all else of the bank.
+    """
+    amplitudes = np.zeros((len(kinds), 1 + MOST_PARTIALS))
+    for row, (shape, tilt) in enumerate(kinds):
+        for k, amplitude in partials(shape, f0_hz, tilt, sample_rate_hz).items():
+            amplitudes[row, k] = amplitude
+    amplitudes *= TONE_PEAK / np.linalg.norm(amplitudes, axis=1, keepdims=True)
+    used = np.flatnonzero(amplitudes.any(0))
+    angles = 2 * np.pi * used[:, None] * f0_hz * time_s + phases[used % 32][:, None]
+    return torch.from_numpy((amplitudes[:, used] @ np.sin(angles)).astype(np.float32))
 
 
 @cache
