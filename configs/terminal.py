@@ -3,9 +3,6 @@
 import logging
 import unicodedata
 
-from rich.console import Console
-from rich.logging import RichHandler
-
 
 def printable(text: str) -> str:
     """`text` with a space for every control and direction character but line feeds and tabs.
@@ -29,6 +26,10 @@ class Inert(logging.Formatter):
 
 def log_to_stderr() -> None:
     """Sends what a command logs, from INFO on, to stderr; stdout is the summary's."""
+    # only commands log so: children and workers start sooner without it
+    from rich.console import Console
+    from rich.logging import RichHandler
+
     handler = RichHandler(console=Console(stderr=True), show_path=False)
     handler.setFormatter(Inert("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -10,11 +10,14 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from cluster.jsonl import JsonObject
 from configs.terminal import printable
+
+if TYPE_CHECKING:
+    # for its name alone: the fetcher's children use no arrays, and start sooner without
+    import numpy as np
 
 ACCESS_PARAMETER = re.compile(
     r"([?&;#](?:[^=&;#?\s]*(?:token|signature|secret|password|api_?key)"
@@ -211,7 +214,7 @@ class Clip:
     start_s: float
     duration_s: float
     sample_rate_hz: int
-    audio: np.ndarray
+    audio: "np.ndarray"
     image: bytes
     width_px: int
     height_px: int
@@ -221,7 +224,7 @@ class Clip:
     mode: str = "grid"
 
     @property
-    def own_audio(self) -> np.ndarray:
+    def own_audio(self) -> "np.ndarray":
         """int16: the samples that are the medium's own."""
         return self.audio if self.valid_s is None else self.audio[: round(self.valid_s * self.sample_rate_hz)]
 
