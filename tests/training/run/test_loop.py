@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cluster.jsonl import read_lines
-from tests.fakes.runs import losses, run_command, settings
+from tests.fakes.ranks import train_ranks
+from tests.fakes.runs import arguments, losses, run_command, settings
 from training.train import train
 
 
@@ -37,8 +38,7 @@ def test_a_killed_worker_costs_no_step_and_no_bit(data: str, tmp_path: Path, two
     events = read_lines(two_workers / "events.jsonl")
     assert [event["event"] for event in events] == ["started", "resumed", "finished"]
     assert events[1]["step"] in (10, 20, 30)
-    process = run_command(data, tmp_path / "unbroken", 2, "steps=40", "checkpoint_every=10")
-    assert process.wait(200) == 0
+    train_ranks(arguments(data, tmp_path / "unbroken", "steps=40", "checkpoint_every=10"), 2)
     assert losses(two_workers) == losses(tmp_path / "unbroken")
 
 
@@ -54,7 +54,7 @@ def test_a_run_resumes_with_another_number_of_workers(data: str, tmp_path: Path,
     output = tmp_path / "run"
     shutil.copytree(two_workers, output)
     assert train(settings(data, output, steps=50))["resumed_from"] == 40
-    assert run_command(data, output, 2, "steps=60", "zero_stage=2").wait(200) == 0
+    train_ranks(arguments(data, output, "steps=60", "zero_stage=2"), 2)
     train(settings(data, tmp_path / "one", steps=60))
     assert losses(output) == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
     events = read_lines(output / "events.jsonl")
