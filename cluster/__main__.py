@@ -11,7 +11,7 @@ import shlex
 import typer
 from rich.console import Console
 
-from configs.load import load_config, run_app
+from configs.load import UserError, load_config, run_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False, soft_wrap=True)
@@ -76,6 +76,8 @@ def submit(
 @app.command()
 def demo(folder: str = typer.Argument("out/demo")) -> None:
     """The whole chain on this machine, small and real, ending in FOLDER/report.html."""
+    if "=" in folder:
+        raise UserError(f"demo {folder}: takes a folder and no settings; give one such as out/demo")
     from cluster.demo import main as run
 
     run(folder)

@@ -44,7 +44,9 @@ def check_audioldm(pipeline: StillsoundPipeline) -> None:
             fix = "give one by vocoder=…" if name == "vocoder" else "leave audioldm out"
             raise UserError(f"audioldm=true: needs a {kind.__name__} as {name}, this model has {has}; {fix}")
     is_film = pipeline.unet.config.class_embed_type == "simple_projection"
-    if not is_film or pipeline.config.conditioning.get("sequences"):
+    # channels beside the latent would be a third
+    is_widened = pipeline.unet.config.in_channels != pipeline.unet.config.out_channels
+    if not is_film or is_widened or pipeline.config.conditioning.get("sequences"):
         raise UserError("audioldm=true: this model is not conditioned as AudioLDM is; leave audioldm out")
 
 

@@ -67,6 +67,7 @@ OWN_CLASSES = {
     "Conditioner": "training/networks/conditioner.py",
     "EfficientNetLite": "training/networks/efficientnet_lite.py",
     "TokenPrior": "training/networks/prior.py",
+    "MapTower": "training/networks/map_tower.py",
 }
 PARTS = diffusion.PARTS  # the names of its folders, in a run as in an export
 CHECK_STEPS = 2  # enough to pass through every part

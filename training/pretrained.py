@@ -52,6 +52,7 @@ from training.networks.audiomae import SpectrogramMae
 from training.networks.conditioner import Conditioner
 from training.networks.efficientnet_lite import EfficientNetLite
 from training.networks.istft_vocoder import IstftVocoder
+from training.networks.map_tower import MapTower
 from training.networks.prior import TokenPrior
 from training.pipeline.codec import ImageConfig, Processor
 from training.pipeline.mel import MEL_FILE, MelConfig
@@ -79,6 +80,7 @@ VOCODERS: dict[str, Any] = {
     "IstftVocoder": IstftVocoder,
 }
 TIMM_MODEL = "timm_wrapper"
+OWN_TOWERS: dict[str, Any] = {"EfficientNetLite": EfficientNetLite, "MapTower": MapTower}
 IMAGE_TOWERS: dict[str, Any] = {  # by `model_type`; all others as `AutoModel` finds them
     "clip": CLIPVisionModelWithProjection,
     "clip_vision_model": CLIPVisionModelWithProjection,
@@ -212,13 +214,14 @@ def find_image_encoder(path: str) -> Path:
 
 
 def load_image_encoder(folder: Path) -> nn.Module:
-    """An image tower of transformers, of timm or `EfficientNetLite`, frozen, in eval mode, float32.
+    """An image tower of transformers, of timm or of `OWN_TOWERS`, frozen, in eval mode, float32.
 
     `UserError` where weights are missing, where it takes no plain pictures, or has no trained pooler.
     """
     config = json.loads((folder / "config.json").read_text())
-    if config.get("_class_name") == EfficientNetLite.__name__:
-        return _load_whole(EfficientNetLite, folder, "image_encoder")
+    own = OWN_TOWERS.get(config.get("_class_name", ""))
+    if own:
+        return _load_whole(own, folder, "image_encoder")
     kind = config.get("model_type", TIMM_MODEL if "pretrained_cfg" in config else "")
     if kind == TIMM_MODEL and not importlib.util.find_spec("timm"):
         raise UserError(f"image_encoder={folder}: is a tower of timm; install it: pip install '.[timm]'")

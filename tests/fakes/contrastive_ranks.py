@@ -6,6 +6,7 @@ writes 1.pt, 2.pt and 4.pt there: the loss, and the gradients as DeepSpeed avera
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,10 +23,18 @@ from training.recipes.recipe import Geometry
 
 MEL = MelConfig(duration_s=0.16)
 TOWER = contrastive.ImageTowerConfig(kind="resnet", widths=[8], depths=[1], stem=8, norm_groups=4, size_px=32)
+MAP = contrastive.ImageTowerConfig(
+    kind="map", widths=[8, 8], depths=[1, 1], dim=12, norm_groups=4, size_px=32
+)
 CONFIG = contrastive.Config(
     image=TOWER, audio=contrastive.AudioTowerConfig(width=16, depths=[1]), embedding_dim=8
 )
-FACTS: Geometry = {"mel": MEL.settings(), "tokenizer": facts_of(load_tokenizer(""))}
+SOUNDS = 5  # statistics of a sound
+FACTS: Geometry = {
+    "mel": MEL.settings(),
+    "tokenizer": facts_of(load_tokenizer("")),
+    "sounds": {"mean": [0.0] * SOUNDS, "spread": [1.0] * SOUNDS},
+}
 NO_IMAGE = contrastive.ImageTowerConfig(kind="")
 HTSAT = contrastive.AudioTowerConfig(
     kind="clap", htsat=HtsatConfig(width=8, depths=[1, 1], heads=[2, 2], spec_size=64, window=4)
@@ -38,6 +47,7 @@ CONFIGS = {
     "clap": contrastive.Config(image=NO_IMAGE, audio=HTSAT, text=TEXT, embedding_dim=8),
     "clap_pictures": contrastive.Config(image=TOWER, audio=HTSAT, embedding_dim=8),
     "three_way": contrastive.Config(image=TOWER, audio=HTSAT, text=TEXT, embedding_dim=8),
+    "sounds": replace(CONFIG, image=MAP, sound_weight=0.5),
 }
 Build = Callable[[], nn.Module]
 BatchOf = Callable[[int, int], dict[str, torch.Tensor]]
@@ -59,6 +69,7 @@ def batch_of(rank: int, world: int) -> dict[str, torch.Tensor]:
     tokens[torch.arange(TEXT.max_tokens) > 4 + torch.arange(len(media))[:, None]] = FACTS["tokenizer"]["pad"]
     global_batch = {"image": image, "log_mel": log_mel, "media": media, "weight": (media >= 0).float()}
     global_batch |= {"tokens": tokens, "caption": captions}
+    global_batch["sound"] = torch.randn(len(media), SOUNDS, generator=rng)
     return {name: tensor[rank::world] for name, tensor in global_batch.items()}
 
 

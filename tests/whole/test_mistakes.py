@@ -54,6 +54,7 @@ DEMO = "training train configs/training/demo.yaml"
         ),
         ("ingest verify /nowhere", ["/nowhere", "no dataset"]),
         ("ingest report /nowhere", ["/nowhere", "no dataset"]),
+        ("cluster demo workers=4", ["demo workers=4: takes a folder", "out/demo"]),
         ("cluster demo {file}/x", ["{file}/x", "choose another output"]),
         ("ingest synth {file}/x", ["{file}/x", "choose another folder"]),
         ("ingest serve /nowhere", ["/nowhere", "ingest synth"]),

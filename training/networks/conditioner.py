@@ -4,8 +4,9 @@
     conditions = conditioner(image, {"tokens": (values, present)})       # named arguments of the network
 
 A sequence enters through cross-attention (training.networks.unet), in one of at most two slots, whose tokens
-are attended to together. Where a sequence is absent, one learnt null token stands for it. Stands alone:
-`training.export` copies this text beside its weights.
+are attended to together. Where a sequence is absent, one learnt null token stands for it. A vector may also
+enter as channels beside the latent: a convolutional network does not know which band it looks at, and these
+say something else of each band. Stands alone: `training.export` copies this text beside its weights.
 """
 
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ SLOTS = (
 """What `AudioLDM2UNet2DConditionModel` calls its two sequences and their masks."""
 Sequences = Mapping[str, tuple[Tensor, Tensor]]
 """Name -> values [b, t, d] and presence [b, t], 1 or 0."""
+BANDS = "frequency_channels"  # beside the latent (training.pipeline.codec)
+BANDS_WIDTH = 256  # of the hidden layer that makes them
 
 
 class SequenceProjection(nn.Module):
@@ -65,12 +68,27 @@ class EmptySlot(nn.Module):
         return mask[..., None].to(self.null.dtype) * self.null, mask
 
 
+class FrequencyChannels(nn.Module):
+    """A vector [b, d] -> channels over frequency that are the same at every time, [b, c, 1, bands]."""
+
+    def __init__(self, dim: int, channels: int, bands: int):
+        super().__init__()
+        self.shape = (channels, 1, bands)
+        self.layers = nn.Sequential(
+            nn.Linear(dim, BANDS_WIDTH), nn.SiLU(), nn.Linear(BANDS_WIDTH, channels * bands)
+        )
+
+    def forward(self, vector: Tensor) -> Tensor:
+        made: Tensor = self.layers(vector)
+        return made.reshape(len(vector), *self.shape)
+
+
 class Conditioner(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers hides its types from mypy
     """An image's vector [b, d] and sequences -> `class_labels` [b, label_dim], tokens and masks of the slots.
 
     `projection` of the vector: none, linear, or identity, which is linear and begins as such. `label_dim` 0:
     the network takes no vector. `widths` of the slots. `sequences`: name, dim, length, projection and slot of
-    each.
+    each. `frequency_channels` of `bands`: as many channels beside the latent, [b, c, 1, bands].
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -81,6 +99,8 @@ class Conditioner(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers h
         projection: str = "none",
         widths: tuple[int, ...] = (),
         sequences: tuple[dict[str, Any], ...] = (),
+        frequency_channels: int = 0,
+        bands: int = 0,
     ):
         super().__init__()
         self.label = nn.Linear(image_dim, label_dim) if label_dim and projection != "none" else None
@@ -99,12 +119,18 @@ class Conditioner(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers h
                 )
             if not self.slots[slot]:
                 self.empty[str(slot)] = EmptySlot(width)
+        # not `bands`: diffusers looks for the settings first
+        self.over_frequency = None
+        if frequency_channels:
+            self.over_frequency = FrequencyChannels(image_dim, frequency_channels, bands)
 
     def forward(self, image: Tensor, sequences: Sequences) -> dict[str, Tensor]:
         """Named arguments of the network."""
         conditions: dict[str, Tensor] = {}
         if self.config.label_dim:
             conditions["class_labels"] = image if self.label is None else self.label(image.to(self.dtype))
+        if self.over_frequency is not None:
+            conditions[BANDS] = self.over_frequency(image.to(self.dtype))
         for slot, members in enumerate(self.slots):
             if members:
                 made = [self.projections[each["name"]](*sequences[each["name"]]) for each in members]

@@ -21,8 +21,9 @@ from transformers import (
 )
 
 from training.networks.clap import HtsatConfig
+from training.networks.map_tower import MapTower
 
-IMAGE_KINDS = ("", "resnet", "clip", "siglip")
+IMAGE_KINDS = ("", "resnet", "map", "clip", "siglip")
 AUDIO_KINDS = ("conv", "clap")
 HEAD_WIDTH = 64  # of a ViT at every size (Dosovitskiy et al. 2021, table 1)
 STEM_KERNEL = 5
@@ -32,7 +33,8 @@ NORM_GROUPS = 8
 @dataclass
 class ImageTowerConfig:
     """`kind` resnet: a BiT ResNet (group norm, so nothing depends on the batch) of `widths` and `depths` per
-    level; `kind` clip: a ViT of `widths[0]`, `depths[0]` layers, heads of 64 and patches of `patch`; `kind`
+    level; `kind` map: training.networks.map_tower's, of such widths and depths, whose embedding has `dim`
+    numbers; `kind` clip: a ViT of `widths[0]`, `depths[0]` layers, heads of 64 and patches of `patch`; `kind`
     siglip: such a ViT that pools by attention; `kind` "": no pictures. `size_px`: side of its square."""
 
     kind: str = "clip"
@@ -42,6 +44,12 @@ class ImageTowerConfig:
     norm_groups: int = 32
     patch: int = 32
     size_px: int = 224
+    dim: int = 128
+
+    @property
+    def pooled_dim(self) -> int:
+        """How wide the pooled output is."""
+        return self.dim if self.kind == "map" else self.widths[-1]
 
 
 @dataclass
@@ -63,6 +71,11 @@ def build_image_tower(image: ImageTowerConfig, embedding_dim: int) -> nn.Module:
     """Of random weights. CLIP's projects to `embedding_dim` by itself."""
     if image.kind == "resnet":
         return _resnet(image)
+    if image.kind == "map":
+        tower: nn.Module = MapTower(
+            tuple(image.widths), tuple(image.depths), image.dim, image.size_px, image.norm_groups
+        )
+        return tower
     return _clip(image, embedding_dim) if image.kind == "clip" else _siglip(image)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from diffusers import AudioLDM2UNet2DConditionModel, UNet2DConditionModel
-from torch import nn
+from torch import Tensor, nn
 
 NetworkSettings = Mapping[str, Any]
 """The config.json of a network of diffusers; which names there are is its class's matter."""
@@ -93,6 +93,17 @@ def with_sequences(settings: NetworkSettings, widths: Sequence[int]) -> AudioLDM
                 nn.init.zeros_(attention.proj_out.weight)
                 nn.init.zeros_(attention.proj_out.bias)
     return network
+
+
+def with_channels(settings: NetworkSettings, count: int) -> NetworkSettings:
+    """The settings of a UNet that sees `count` channels beside the latent's."""
+    return {**settings, "in_channels": settings["in_channels"] + count}
+
+
+def widened(weight: Tensor, channels: int) -> Tensor:
+    """The kernel [o, i, h, w] of a first layer that sees `channels`; what is added gives zero."""
+    missing = channels - weight.shape[1]
+    return nn.functional.pad(weight, (0, 0, 0, 0, 0, missing))
 
 
 def renamed(name: str, num_slots: int) -> str:

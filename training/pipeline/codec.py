@@ -42,7 +42,8 @@ Processor = dict[str, Any]
 
 
 Conditions = dict[str, Tensor]
-"""Named arguments of a network: class_labels [b, d], tokens [b, t, d] of slots, and their masks [b, t]."""
+"""Named arguments of a network: class_labels [b, d], tokens [b, t, d] of slots, and their masks [b, t]. And
+`frequency_channels` [b, c, 1, f], which enter beside the latent."""
 Sequences = Mapping[str, tuple[Tensor, Tensor]]
 """Name -> values [b, t, d] and presence [b, t], 1 or 0."""
 
@@ -239,7 +240,11 @@ def predict(
     integrated over time stays float32.
     """
     given = {name: values.to(dtype) for name, values in conditions.items()}
-    output = network(latent.to(dtype), times, **{"encoder_hidden_states": None, **given})
+    seen = latent.to(dtype)
+    bands = given.pop("frequency_channels", None)
+    if bands is not None:
+        seen = torch.cat([seen, bands.expand(-1, -1, seen.shape[2], -1)], 1)
+    output = network(seen, times, **{"encoder_hidden_states": None, **given})
     prediction: Tensor = output.sample.float()
     return prediction
 

@@ -9,6 +9,9 @@ projection. Loss: symmetric InfoNCE with a learnt temperature (Radford et al. 20
 all ranks together (training.recipes.matching), of three modalities the mean of the pairs. `accumulate`
 divides the negatives. Clips of one medium, and in pairs with captions those of one caption, are never each
 other's negatives. A sample without a caption has no part in the pairs with captions.
+
+A contrastive loss keeps what tells pairs apart and suppresses the rest. With `sound_weight`, the pooled
+output must also tell what the sound is like (training.recipes.sound_statistics).
 """
 
 import json
@@ -22,8 +25,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cluster.dataset import DatasetMeta, Snapshot
-from configs.load import UserError, positive
+from cluster.dataset import Dataset, DatasetMeta, Snapshot
+from configs.load import UserError, at_least, positive
 from training.data.randomness import SampleKey
 from training.networks.clap import (
     TextTowerConfig,
@@ -66,6 +69,7 @@ from training.recipes.recipe import (
     PipelineParts,
     Sample,
 )
+from training.recipes.sound_statistics import scale_of, statistics_in
 
 MEMBERS: tuple[str, ...] = ("flac", "jpg", "json")
 LEARNS_FROM: Literal["clips", "latents"] = "clips"
@@ -82,7 +86,8 @@ SCALES = {
 @dataclass
 class Config:
     """`embedding_dim`: where all towers meet. `image.kind` or `text.kind` may be "": without pictures it is
-    CLAP. `front_end`: what the audio tower hears.
+    CLAP. `front_end`: what the audio tower hears. `sound_weight`: of the mean square error of
+    statistics of the sound, told from the picture; 0: they are not learnt.
     """
 
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
@@ -91,6 +96,7 @@ class Config:
     temperature: float = 0.07
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     front_end: FrontEndConfig = field(default_factory=FrontEndConfig)
+    sound_weight: float = 0.0
 
     @property
     def modalities(self) -> list[str]:
@@ -112,6 +118,16 @@ def geometry(snapshot: Snapshot, dataset_meta: DatasetMeta, config: Config) -> G
     return facts
 
 
+def measured(
+    datasets: Sequence[Dataset], snapshots: Sequence[Snapshot], config: Config, geometry: Geometry
+) -> Geometry:
+    """With the scale of the statistics of sounds, where they are learnt."""
+    if not config.sound_weight:
+        return geometry
+    mel = MelConfig(**geometry["mel"])
+    return {**geometry, "sounds": scale_of(datasets, snapshots, mel)}
+
+
 def check_config(config: Config) -> None:
     """`UserError` for settings that no model can be made of."""
     kinds = {"image": IMAGE_KINDS, "audio": AUDIO_KINDS, "text": ("", "clap")}
@@ -128,6 +144,7 @@ def check_config(config: Config) -> None:
     depths = len(config.image.depths)
     if widths != depths:
         raise UserError(f"contrastive.image: widths has {widths} entries, depths {depths}: give as many")
+    _check_sounds(config)
     front_end = config.front_end
     for value, setting, choices in (
         (front_end.kind, "kind", clap_mel.KINDS),
@@ -144,6 +161,19 @@ def check_config(config: Config) -> None:
             f"contrastive.text.max_tokens={text.max_tokens}: "
             f"give 2 to contrastive.text.positions={text.positions}"
         )
+
+
+def _check_sounds(config: Config) -> None:
+    """`UserError` for statistics that are told from no picture, and a map that cannot be halved."""
+    at_least(config, 0, "sound_weight", section="contrastive.", meaning="not learnt")
+    if config.sound_weight and not config.image.kind:
+        raise UserError(
+            f"contrastive.sound_weight={config.sound_weight:g}: statistics of sounds are told from "
+            "pictures; give contrastive.image.kind, or 0"
+        )
+    factor = 2 ** len(config.image.widths)
+    if config.image.kind == "map" and config.image.size_px % factor:
+        raise UserError(f"contrastive.image.size_px={config.image.size_px}: give a multiple of {factor}")
 
 
 def _check_htsat(config: Config, frames: int, num_mels: int) -> None:
@@ -198,12 +228,16 @@ class Contrastive(nn.Module):
         if config.image.kind:
             # CLIP's has its own projection
             clip = config.image.kind == "clip"
-            self.image_head = nn.Identity() if clip else nn.Linear(config.image.widths[-1], dim)
+            pooled = dim if clip else config.image.pooled_dim
+            self.image_head = nn.Identity() if clip else nn.Linear(pooled, dim)
         self.audio_head = nn.Identity() if self.projects else nn.Linear(2 * config.audio.width, dim)
         if config.text.kind:
             tokenizer = facts["tokenizer"]
             self.pad = tokenizer["pad"]
             self.text = build_clap_text(config.text, tokenizer["vocab_size"], self.pad, dim)
+        self.sound_weight = config.sound_weight
+        if self.sound_weight:
+            self.sound_head = nn.Linear(pooled, len(facts["sounds"]["mean"]))
         self.pairs = [pair for pair in SCALES if set(pair) <= set(self.modalities)]
         for pair in self.pairs:
             # as `ClapModel`: one from sounds to texts, one back. No scalar: DeepSpeed cannot broadcast it
@@ -212,7 +246,8 @@ class Contrastive(nn.Module):
             self.register_parameter(SCALES[pair], nn.Parameter(start))
 
     def forward(self, batch: Batch) -> Batch:
-        features = self.embed(batch)
+        pooled = self.pooled(batch)
+        features = self.embed(batch, pooled)
         weight = batch["weight"]
         media = torch.where(weight == 0, HOLE, batch["media"])
         numbers = torch.stack([media, batch.get("caption", media)], 1)
@@ -247,15 +282,24 @@ class Contrastive(nn.Module):
         count = here.sum(0).clamp(min=1)
         mean = (torch.stack(losses) * here).sum(0) / count
         hit_share = (torch.stack(hits) * here).sum(0) / count
-        return {"loss": mean * weight, "accuracy": hit_share * weight}
+        if not self.sound_weight:
+            return {"loss": mean * weight, "accuracy": hit_share * weight}
+        error = (self.sound_head(pooled).float() - batch["sound"]).square().mean(1)
+        return {"loss": (mean + self.sound_weight * error) * weight, "accuracy": hit_share * weight}
 
-    def embed(self, batch: Batch) -> list[Tensor]:
-        """Unit vectors float32 [b, d] of each of `modalities`."""
-        dtype = self.audio_dtype  # of the weights; the batch and the losses are float32
-        log_mel = batch["log_mel"].to(dtype)
+    def pooled(self, batch: Batch) -> Tensor | None:
+        """What ships as the embedding of a picture [b, d]; None without pictures."""
+        if "image" not in self.modalities:
+            return None
+        # in the precision of the weights; the batch and the losses are float32
+        return embed_image(self.image, batch["image"].to(self.audio_dtype))
+
+    def embed(self, batch: Batch, pooled: Tensor | None) -> list[Tensor]:
+        """Unit vectors float32 [b, d] of each of `modalities`, pictures from what `pooled` gave."""
+        log_mel = batch["log_mel"].to(self.audio_dtype)
         features: list[Tensor] = []
-        if "image" in self.modalities:
-            features.append(self.image_head(embed_image(self.image, batch["image"].to(dtype))))
+        if pooled is not None:
+            features.append(self.image_head(pooled))
         features.append(
             embed_sounds(self.audio, log_mel) if self.projects else self.audio_head(self.audio(log_mel))
         )
@@ -313,18 +357,24 @@ def make_batch(
     samples: Sequence[Sample | None], keys: Sequence[SampleKey], config: Config, geometry: Geometry
 ) -> Batch:
     """`log_mel` [b, frames, mels], `weight` [b], `media` int64 [b]; `image` [b, 3, s, s] in -1..1; `tokens`
-    int64 [b, n] and `caption` int64 [b], a number per text, or HOLE where there is none.
+    int64 [b, n] and `caption` int64 [b], a number per text, or HOLE where there is none; `sound` [b, k].
 
     Nothing is drawn from the keys. Without pictures, a sample without a caption weighs nothing.
     """
     mel = MelConfig(**geometry["mel"])
     log_mel = torch.zeros(len(samples), *shape_of(config, mel))
+    sounds = geometry.get("sounds")
+    sound = torch.zeros(len(samples), len(sounds["mean"]) if sounds else 0)
     media = torch.full((len(samples),), HOLE)
     for index, sample in enumerate(samples):
         if sample is not None:
             log_mel[index] = hear(sample["flac"], mel, config)
             media[index] = medium_of(sample["json"])
+            if sounds:
+                sound[index] = statistics_in(sample["flac"], mel, sounds)
     batch = {"log_mel": log_mel, "weight": weights(samples), "media": media}
+    if sounds:
+        batch["sound"] = sound
     if config.image.kind:
         batch["image"] = _pictures(samples, config)
     if config.text.kind:

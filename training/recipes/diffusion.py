@@ -33,7 +33,9 @@ from training.networks.unet import (
     label_dim_of,
     renamed,
     shapes_of,
+    widened,
     widths_of,
+    with_channels,
     with_sequences,
 )
 from training.pipeline.codec import conditions_of, predict
@@ -86,6 +88,7 @@ LEAST_SPREAD = 1e-4  # of embeddings and latents; less is rounding
 FLOAT16_STEP = 2.0**-11  # relative: the precision in which both are stored
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # the middles of five equal parts
 CONDITIONS = ("image", "none")
+FIRST_LAYER = "unet.conv_in.weight"
 NETWORKS = ("audioldm", "audioldm2")
 WHITENINGS = ("data", "origin")
 # what a finished model is sampled with, unless another sampler is asked for
@@ -107,6 +110,7 @@ class Config:
     tower that is aligned with what a published network knows. `sequences`, and `widths` of the slots they
     enter, one of 768 by default. `whitening`: by the statistics of the data, or of the model in
     `init_from` (origin), for data too small to have its own. `condition` none: sequences alone.
+    `frequency_channels`: made of the image's vector, beside the latent (training.networks.conditioner).
     """
 
     condition: str = "image"
@@ -126,6 +130,7 @@ class Config:
     sequences: list[SequenceConfig] = field(default_factory=list)
     widths: list[int] = field(default_factory=lambda: [768])
     whitening: str = "data"
+    frequency_channels: int = 0
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -187,6 +192,12 @@ def check_config(config: Config) -> None:
     if config.times not in ("", *TIMES):
         raise UserError(f"diffusion.times={config.times}: give one of {', '.join(TIMES)}")
     at_least(config, 0, "min_snr", section="diffusion.", meaning="off")
+    at_least(config, 0, "frequency_channels", section="diffusion.", meaning="none")
+    if config.frequency_channels and (config.network != "audioldm" or config.condition == "none"):
+        raise UserError(
+            f"diffusion.frequency_channels={config.frequency_channels}: are made of the image's vector, "
+            "which this network does not take; give 0"
+        )
 
 
 def merge_moments(statistics: list[JsonObject], name: str) -> tuple[list[float], list[float]]:
@@ -225,7 +236,8 @@ def build_network(config: Config, geometry: Geometry) -> tuple[nn.Module, Condit
     image_dim = len(geometry["image_mean"])
     published = geometry.get("network")
     takes_vector = config.network == "audioldm"
-    settings = published or shapes_of(config, channels, image_dim if takes_vector else 0)
+    more = config.frequency_channels
+    settings = with_channels(published or shapes_of(config, channels, image_dim if takes_vector else 0), more)
     is_extended = attends_newly(config, geometry)
     widths = list(config.widths) if is_extended else widths_of(settings)
     check_sequences(config.sequences, widths)
@@ -233,13 +245,16 @@ def build_network(config: Config, geometry: Geometry) -> tuple[nn.Module, Condit
         if is_extended:
             network: nn.Module = with_sequences(settings, widths)
         else:
-            network = from_settings(settings) if published else build_unet(config, channels, image_dim)
+            is_plain = not published and not more
+            network = build_unet(config, channels, image_dim) if is_plain else from_settings(settings)
         label_dim = label_dim_of(settings)
     except ValueError as error:
         raise UserError(f"diffusion.sequences: {error}; give diffusion.attention=true") from error
-    if not widths and config.projection == "none":
+    if not widths and not more and config.projection == "none":
         return network, None
-    conditioner = Conditioner(image_dim, label_dim, config.projection, widths, plain(config.sequences))
+    bands = geometry["latent_shape"][2]
+    sequences = plain(config.sequences)
+    conditioner = Conditioner(image_dim, label_dim, config.projection, widths, sequences, more, bands)
     return network, conditioner
 
 
@@ -309,6 +324,9 @@ def initial(source: str, config: Config, geometry: Geometry) -> dict[str, Tensor
     state: dict[str, Tensor] = {}
     for name, tensor in network.state_dict().items():
         state[f"unet.{renamed(name, len(config.widths)) if extends else name}"] = tensor
+    channels = geometry["latent_shape"][0] + config.frequency_channels
+    if state[FIRST_LAYER].shape[1] < channels:
+        state[FIRST_LAYER] = widened(state[FIRST_LAYER], channels)
     conditioning = conditioning_of(folder.parent)
     null = conditioning.get("null_embedding")
     if null:

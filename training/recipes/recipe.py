@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor, nn
 
-from cluster.dataset import DatasetMeta, Snapshot
+from cluster.dataset import Dataset, DatasetMeta, Snapshot
 from training.data.randomness import SampleKey
 
 Batch = dict[str, Tensor]
@@ -40,6 +40,13 @@ class TokenizerFacts(TypedDict):
     pad: int
 
 
+class SoundScale(TypedDict):
+    """Mean and spread of each statistic of a sound, over those of a dataset."""
+
+    mean: list[float]
+    spread: list[float]
+
+
 class Geometry(TypedDict, total=False):
     """What a model must know of its data: shapes and statistics, plain JSON in run.json and beside a model.
 
@@ -47,7 +54,8 @@ class Geometry(TypedDict, total=False):
     moments per channel and per dimension of the image embedding, how their pictures were made, sha256 of
     the models that made them, and the pinned snapshots. `tokenizer`: of a model that reads captions.
     `network`, `unit_vectors`: settings of a published network, and whether its vectors have length 1.
-    `audiomae_shape`: of a sound's tokens. A new recipe adds its keys here: one list, so that no name
+    `audiomae_shape`: of a sound's tokens. `sounds`: what a picture is to tell of them
+    (training.recipes.sound_statistics). A new recipe adds its keys here: one list, so that no name
     means two things.
     """
 
@@ -65,6 +73,7 @@ class Geometry(TypedDict, total=False):
     tokenizer: TokenizerFacts
     network: dict[str, Any]
     unit_vectors: bool
+    sounds: SoundScale
 
 
 @dataclass(frozen=True)
@@ -151,6 +160,16 @@ class Recipe(Protocol):
 
     def save(self, state: dict[str, Tensor], config: Any, geometry: Geometry, folder: Path) -> None:
         """Writes the finished model as its library saves it, so that `from_pretrained` loads it."""
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """A recipe that must look into samples before the first step, once."""
+
+    def measured(
+        self, datasets: Sequence[Dataset], snapshots: Sequence[Snapshot], config: Any, geometry: Geometry
+    ) -> Geometry:
+        """`geometry` with what was found. `UserError` where there is too little."""
 
 
 @runtime_checkable

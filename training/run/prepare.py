@@ -26,7 +26,7 @@ from training.data.mixture import weighted_statistics
 from training.data.pinned import added_since, check_codec, check_pinned, codec_of, probe_of
 from training.data.randomness import SampleKey
 from training.pretrained import HUB, fetch_models
-from training.recipes.recipe import Adopts, Geometry
+from training.recipes.recipe import Adopts, Geometry, Measures
 from training.run.engine import check_compiler, check_precision
 from training.run.history import RESTART, RUN, check_past, forget, is_finished
 from training.run.initial import check_origin, read_origin
@@ -252,6 +252,8 @@ def geometry_of(config: TrainConfig, datasets: list[Dataset], snapshots: list[Sn
         geometry["pictures"] = first.meta["config"].get("pictures", 1)
         geometry["sha256"] = codec_of(first)
         geometry["snapshots"] = [snapshot.id for snapshot in snapshots]
+    if isinstance(recipe, Measures):
+        geometry = recipe.measured(datasets, snapshots, config.section, geometry)
     if config.init_from and isinstance(recipe, Adopts):
         geometry = recipe.adopted(config.init_from, config.section, geometry)
     return geometry

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from configs.load import load_config
+from configs.load import UserError, load_config
 from tests.conftest import ROOT
 from tests.fakes.contrastive_ranks import CONFIGS, FACTS, batch_of, build, by_ranks
 from training.data.order import Order
@@ -29,6 +29,7 @@ def test_any_number_of_workers_computes_the_same_loss_and_gradients(kind: str, t
         "clap": {"text_log_scale"},
         "clap_pictures": {"log_scale"},
         "three_way": {"log_scale", "text_log_scale", "caption_log_scale"},
+        "sounds": {"log_scale"},
     }
     assert {name for name in steps[1] if "scale" in name} == scales[kind]
     for world in (2, 4):
@@ -68,6 +69,44 @@ def test_samples_of_one_medium_alone_have_nothing_to_tell_apart() -> None:
     )
 
 
+# --- What a sound is like -----------------------------------------------------------------------------------
+
+
+def test_the_error_of_the_statistics_is_added_and_a_holes_is_none() -> None:
+    torch.manual_seed(0)
+    model: Any = contrastive.Contrastive(CONFIGS["sounds"], FACTS)
+    batch = batch_of(0, 1)
+    with torch.no_grad():
+        losses = model(batch)
+        told = model.sound_head(model.pooled(batch))
+        model.sound_weight = 0.0
+        without = model(batch)["loss"]
+    errors = ((told - batch["sound"]) ** 2).mean(1) * batch["weight"]
+    assert torch.allclose(losses["loss"], without + 0.5 * errors, atol=1e-5)
+    assert losses["loss"][6] == 0 and errors[:6].min() > 0
+
+
+@pytest.mark.parametrize(
+    "setting,message",
+    [
+        (["sound_weight=-1"], "contrastive.sound_weight=-1"),
+        (
+            ["sound_weight=1", "image.kind=", "text.kind=clap"],
+            "are told from pictures; give contrastive.image",
+        ),
+        (
+            ["image.kind=map", "image.size_px=60", "image.widths=[8,8,8]", "image.depths=[1,1,1]"],
+            "multiple of 8",
+        ),
+    ],
+)
+def test_statistics_that_cannot_be_told_are_refused(setting: list[str], message: str) -> None:
+    args = ["recipe=contrastive", "data=d", "output=o", *(f"contrastive.{each}" for each in setting)]
+    config = load_config(TrainConfig, args)
+    with pytest.raises(UserError, match=message):
+        contrastive.check_config(config.contrastive)
+
+
 # --- Captions -----------------------------------------------------------------------------------------------
 
 
@@ -100,7 +139,7 @@ def test_three_modalities_give_the_mean_of_their_pairs() -> None:
     model: Any = contrastive.Contrastive(CONFIGS["three_way"], FACTS)
     batch = batch_of(0, 1) | {"caption": torch.arange(8), "media": torch.arange(8), "weight": torch.ones(8)}
     with torch.no_grad():
-        image, audio, text = model.embed(batch)
+        image, audio, text = model.embed(batch, model.pooled(batch))
         expected = torch.zeros(8)
         for first, second in ((image, audio), (audio, text), (image, text)):
             logits = first @ second.T / 0.07
@@ -115,7 +154,7 @@ def test_claps_two_temperatures_are_of_its_two_ways() -> None:
     model.text_log_scale.data = torch.tensor([1.0, 2.0])
     batch = batch_of(0, 1) | {"caption": torch.arange(8), "media": torch.arange(8), "weight": torch.ones(8)}
     with torch.no_grad():
-        audio, text = model.embed(batch)
+        audio, text = model.embed(batch, model.pooled(batch))
         to_text = torch.nn.functional.cross_entropy(
             audio @ text.T * np.exp(1), torch.arange(8), reduction="none"
         )
