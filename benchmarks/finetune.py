@@ -26,7 +26,8 @@ from cluster.jsonl import JsonObject
 from cluster.shards import Row, Status, write_shard
 from ingest.scenes import SHAPES
 from training.data.catalogue import Catalogue
-from training.precompute import LATENT_COLUMNS, moments_of
+from training.moments import moments_of
+from training.precompute import LATENT_COLUMNS
 from training.score import ATTRIBUTES
 
 NEW = ("star", "cross")

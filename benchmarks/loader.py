@@ -45,8 +45,8 @@ from training.data.loader import Batch, Loader
 from training.data.mixture import Mixture
 from training.data.npy import read_npy, to_npy
 from training.data.order import Order
+from training.moments import moments_of
 from training.pipeline.mel import MelConfig
-from training.precompute import moments_of
 
 MEMBERS = ("latent.npy", "image.npy")
 LATENT_SHAPE = (2, 8, 256, 16)  # mean and deviation

@@ -11,7 +11,7 @@ to an output made of another snapshot of the parent: that is refused with the di
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,20 +34,18 @@ from cluster.units import run_units
 from cluster.worklist import UnitTask
 from configs.load import UserError, at_least, operational
 from ingest.pixels import PictureError
-from training.codecs import level_of, mel_of_audiomae, mel_of_codec
-from training.data.heldout import HELD_OUT
-from training.data.npy import read_npy, to_npy
+from training.codecs import level_of, mel_of_codec
+from training.data.npy import to_npy
 from training.evaluation import EvaluateConfig
-from training.networks.audiomae import embed_tokens
+from training.moments import moments_of
 from training.pipeline.codec import ImageConfig, Processor, embed_image_and_patches, encode_wav
-from training.pipeline.mel import LEVELS, MelConfig, MelSettings, wav_to_log_mel
+from training.pipeline.mel import LEVELS, MelConfig, MelSettings
 from training.pretrained import (
     check_finite,
     fetch_models,
     find_image_encoder,
     find_model,
     folder_sha256,
-    load_audiomae,
     load_autoencoder,
     load_image_encoder,
     pictures_version,
@@ -56,6 +54,7 @@ from training.pretrained import (
 from training.provenance import MODELS, of_source
 from training.recipes.clips import decode_image, decode_wav, mel_of_clips
 from training.roundtrip import REPORT, measure_dataset, open_codec, summary_line
+from training.sequences import AUDIOMAE, SequenceEncoders, check_audiomae
 from training.weights_license import UNKNOWN
 
 log = logging.getLogger(__name__)
@@ -63,8 +62,6 @@ LATENT_COLUMNS = pa.schema(
     [("split", pa.string()), ("media_id", pa.string()), ("start_s", pa.float64()), ("license", pa.string())]
 )
 
-AUDIOMAE = "audiomae"
-AUDIOMAE_MEMBER = "audiomae.npy"
 DAMAGED = "damaged"  # the reason of a row that could not be encoded
 PRECISIONS = ("fp32", "bf16")
 DECODERS = 2  # threads: Pillow and libsndfile release the GIL
@@ -209,8 +206,7 @@ def _check_models(
     check_autoencoder(load_autoencoder(models["autoencoder"]), mel, config.autoencoder)
     check_image_encoder(load_image_encoder(models["image_encoder"]), image, config.image_encoder)
     if config.audiomae:
-        mel_of_audiomae(models[AUDIOMAE], mel.duration_s)
-        check_finite(load_audiomae(models[AUDIOMAE]), "audiomae", config.audiomae)
+        check_audiomae(models[AUDIOMAE], mel.duration_s, config.audiomae)
 
 
 def _semantic(
@@ -286,7 +282,6 @@ class PrecomputeStage:
         self.parent = Dataset.open(parent_uri, "clips")
         self.mel = mel
         self.batch_size = config.batch_size
-        self.patch_tokens = config.patch_tokens
         self.half = config.precision == "bf16"
         self.decoders = ThreadPoolExecutor(DECODERS, "decoder")
         self.device = "cuda" if config.gpus_per_worker and torch.cuda.is_available() else "cpu"
@@ -296,10 +291,7 @@ class PrecomputeStage:
             self.image_encoder = load_image_encoder(folder / "image_encoder").to(self.device)
             processor = read_processor(folder / "image_encoder")
             self.image_config = ImageConfig.from_processor(processor)
-            self.audiomae: torch.nn.Module | None = None
-            if config.audiomae:
-                self.audiomae = load_audiomae(folder / AUDIOMAE).to(self.device)
-                self.audiomae_mel = mel_of_audiomae(folder / AUDIOMAE, mel.duration_s)
+            self.sequences = SequenceEncoders(folder, config.patch_tokens, mel.duration_s, self.device)
 
     def __call__(self, task: UnitTask, scratch: Path) -> UnitOutput:
         rows: list[Row] = []
@@ -363,14 +355,9 @@ class PrecomputeStage:
         pixels = torch.stack([clip.pixels for clip in batch]).to(self.device)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
             mean, std = encode_wav(self.autoencoder, wavs, self.mel)
-            images, tokens = embed_image_and_patches(self.image_encoder, pixels)
-        tensors = {"latent.npy": torch.stack([mean, std], 1), "image.npy": images}
-        if self.patch_tokens:
-            tensors["tokens.npy"] = tokens
-        if self.audiomae is not None:
-            with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
-                log_mel = wav_to_log_mel(wavs, self.audiomae_mel)
-                tensors[AUDIOMAE_MEMBER] = embed_tokens(self.audiomae, log_mel)
+            images, patches = embed_image_and_patches(self.image_encoder, pixels)
+            sequences = self.sequences(wavs, patches)
+        tensors = {"latent.npy": torch.stack([mean, std], 1), "image.npy": images, **sequences}
         arrays = {name: tensor.half().cpu().numpy() for name, tensor in tensors.items()}
         for index, clip in enumerate(batch):
             members = {name: array[index] for name, array in arrays.items()}
@@ -403,56 +390,6 @@ def read_clip(
         return torch.from_numpy(decode_wav(data["flac"])), decode_image(data["jpg"], image)
     except PictureError as error:
         raise OSError(str(error)) from error
-
-
-@dataclass
-class Moments:
-    """Count, sum and sum of squares of arrays, per channel or dimension.
-
-    Sums in float64: of commits they add up to the whole dataset's, whatever order they come in.
-    """
-
-    count: int = 0
-    total: np.ndarray | float = 0.0
-    squares: np.ndarray | float = 0.0
-
-    def add(self, total: np.ndarray, squares: np.ndarray, count: int) -> None:
-        self.count += count
-        self.total = total + self.total
-        self.squares = squares + self.squares
-
-    def sums(self, name: str) -> dict[str, list[float]]:
-        """As JSON; nothing where nothing was added."""
-        if not self.count:
-            return {}
-        return {
-            f"{name}_sum": np.asarray(self.total).tolist(),
-            f"{name}_sumsq": np.asarray(self.squares).tolist(),
-        }
-
-
-def moments_of(rows: list[Row]) -> Mapping[str, object]:
-    """The statistics of a commit: moments per latent channel and embedding dimension, over its training
-    samples.
-    """
-    latent = Moments()
-    image = Moments()
-    shape: dict[str, list[int]] = {}
-    for row in rows:
-        if row.status != Status.KEPT or row.columns["split"] in HELD_OUT:
-            continue
-        moments = read_npy(row.members["latent.npy"]).astype(np.float64)
-        mean = moments[0]
-        # of samples drawn from the moments: E[x^2] = mean^2 + variance
-        squares = mean**2 + moments[1] ** 2
-        shape["latent_shape"] = list(moments.shape[1:])
-        latent.add(mean.sum((1, 2)), squares.sum((1, 2)), mean[0].size)
-        embedding = read_npy(row.members["image.npy"]).astype(np.float64)
-        image.add(embedding, embedding**2, 1)
-        if AUDIOMAE_MEMBER in row.members:
-            shape["audiomae_shape"] = list(read_npy(row.members[AUDIOMAE_MEMBER]).shape)
-    counts = {"latent_count": latent.count, "image_count": image.count}
-    return {**counts, **shape, **latent.sums("latent"), **image.sums("image")}
 
 
 def _fit(wav: torch.Tensor, num_samples: int) -> torch.Tensor:
