@@ -23,10 +23,9 @@ import pyarrow as pa
 import soundfile
 import torch
 
-from cluster.dataset import Commit, Dataset, Parent
+from cluster.dataset import Commit, Dataset, Parent, Snapshot
 from cluster.learnt import PROVENANCE
 from cluster.pool import UnitOutput
-from cluster.progress import RunSummary
 from cluster.scratch import scratch_folder
 from cluster.shards import Member, Row, Status, check_member, members_of, write_shard
 from cluster.storage import absolute
@@ -54,7 +53,17 @@ from training.pretrained import (
 from training.provenance import MODELS, of_source
 from training.recipes.clips import decode_image, decode_wav, mel_of_clips
 from training.roundtrip import REPORT, measure_dataset, open_codec, summary_line
-from training.sequences import AUDIOMAE, SequenceEncoders, check_audiomae
+from training.sequences import (
+    LatentSummary,
+    SequenceEncoders,
+    TextSettings,
+    check_sequence_models,
+    find_sequence_models,
+    presence_of,
+    read_texts,
+    summary_of,
+    text_settings,
+)
 from training.weights_license import UNKNOWN
 
 log = logging.getLogger(__name__)
@@ -70,7 +79,7 @@ MAX_DETAIL = 300  # characters of a row's `detail`
 
 
 class LatentSettings(TypedDict):
-    """The semantic config of a dataset of latents. `pictures`: from version 2 on."""
+    """The semantic config of a dataset of latents. `pictures`: from version 2 on; `texts`: if it has any."""
 
     patch_tokens: bool
     precision: str
@@ -78,14 +87,16 @@ class LatentSettings(TypedDict):
     processor: Processor
     sha256: dict[str, str]
     pictures: NotRequired[int]
+    texts: NotRequired[dict[str, TextSettings]]
 
 
 class Decoded(NamedTuple):
-    """A clip: its row of latents, waveform float32 [num_samples], pixels float32 [3, s, s]."""
+    """A clip: its row of latents, waveform float32 [num_samples], pixels float32 [3, s, s], its texts."""
 
     row: Row
     wav: torch.Tensor
     pixels: torch.Tensor
+    texts: dict[str, str]
 
 
 @dataclass
@@ -96,6 +107,10 @@ class PrecomputeConfig:
 
     `audiomae`: likewise, of the recipe of this name: stores `audiomae.npy` besides, float16 [8, width]; "":
     none.
+    `text_encoder`: RoBERTa, T5, CLAP or a contrastive run with captions: stores `text.npy` besides, float16
+    [t, width] of at most `text_tokens` tokens of the text under `text_column`, a name in a sample's JSON or
+    in its `meta`. `phoneme_encoder`: a VITS: likewise `phonemes.npy`. A sample without such a text has
+    [0, width] there.
     `patch_tokens` stores `tokens.npy` besides, float16 [patches, width]. `precision` bf16 computes under
     autocast: twice as fast on GPUs, and off by about a fiftieth of a latent's deviation
     (benchmarks/results/precompute.json). `level`: how loud the autoencoder has clips: recorded, audioldm
@@ -111,6 +126,12 @@ class PrecomputeConfig:
     autoencoder: str = operational()
     image_encoder: str = operational()
     audiomae: str = operational("")
+    text_encoder: str = operational("")
+    text_column: str = "caption"
+    text_tokens: int = 77
+    phoneme_encoder: str = operational("")
+    phoneme_column: str = "transcript"
+    phoneme_tokens: int = 310
     patch_tokens: bool = False
     precision: str = "fp32"
     level: str = operational("auto")
@@ -123,7 +144,7 @@ class PrecomputeConfig:
     threads: int = operational(1)
 
 
-def precompute(config: PrecomputeConfig, progress: bool = True) -> RunSummary:
+def precompute(config: PrecomputeConfig, progress: bool = True) -> LatentSummary:
     """Encodes what is not yet encoded.
 
     `UserError` for missing models or data, or an output made with other settings.
@@ -139,7 +160,10 @@ def precompute(config: PrecomputeConfig, progress: bool = True) -> RunSummary:
     )
     if config.roundtrip_clips:
         _report_roundtrip(config, output)
-    return summary
+    found = summary_of(summary, output, text_settings(config))
+    for member, count in found.without.items():
+        log.info("%d samples have no text for %s: the sequence is absent there", count, member)
+    return found
 
 
 def _report_roundtrip(config: PrecomputeConfig, output: Dataset) -> None:
@@ -171,12 +195,11 @@ def prepare(config: PrecomputeConfig) -> tuple[Dataset, Callable[[], "Precompute
         "autoencoder": find_model(config.autoencoder, "autoencoder", "vae"),
         "image_encoder": find_image_encoder(config.image_encoder),
     }
-    if config.audiomae:
-        models[AUDIOMAE] = find_model(config.audiomae, "audiomae")
+    models |= find_sequence_models(config)
     level = config.level if config.level != "auto" else level_of(models["autoencoder"])
     mel = mel_of_codec(models["autoencoder"], replace(mel_of_clips(parent.meta), level=level))
     processor = read_processor(models["image_encoder"])
-    _check_models(models, mel, ImageConfig.from_processor(processor), config)
+    _check_models(models, mel, ImageConfig.from_processor(processor), config, snapshot)
     parents: list[Parent] = [{"uri": parent.uri, "snapshot": snapshot.id}]
     semantic = _semantic(config, mel, processor, models)
     output = Dataset.create_or_open(absolute(config.output), "latents", dict(semantic), parents)
@@ -200,13 +223,12 @@ def _check(config: PrecomputeConfig) -> None:
 
 
 def _check_models(
-    models: dict[str, Path], mel: MelConfig, image: ImageConfig, config: PrecomputeConfig
+    models: dict[str, Path], mel: MelConfig, image: ImageConfig, config: PrecomputeConfig, clips: Snapshot
 ) -> None:
     """Loads all once, here: an unusable one is refused before a worker starts."""
     check_autoencoder(load_autoencoder(models["autoencoder"]), mel, config.autoencoder)
     check_image_encoder(load_image_encoder(models["image_encoder"]), image, config.image_encoder)
-    if config.audiomae:
-        check_audiomae(models[AUDIOMAE], mel.duration_s, config.audiomae)
+    check_sequence_models(config, models, clips, mel.duration_s)
 
 
 def _semantic(
@@ -223,6 +245,8 @@ def _semantic(
     # version 1 is not written, as before there were versions: older outputs resume
     if pictures_version(processor) > 1:
         semantic["pictures"] = pictures_version(processor)
+    if texts := text_settings(config):
+        semantic["texts"] = texts
     return semantic
 
 
@@ -282,6 +306,7 @@ class PrecomputeStage:
         self.parent = Dataset.open(parent_uri, "clips")
         self.mel = mel
         self.batch_size = config.batch_size
+        self.texts = text_settings(config)
         self.half = config.precision == "bf16"
         self.decoders = ThreadPoolExecutor(DECODERS, "decoder")
         self.device = "cuda" if config.gpus_per_worker and torch.cuda.is_available() else "cpu"
@@ -291,14 +316,19 @@ class PrecomputeStage:
             self.image_encoder = load_image_encoder(folder / "image_encoder").to(self.device)
             processor = read_processor(folder / "image_encoder")
             self.image_config = ImageConfig.from_processor(processor)
-            self.sequences = SequenceEncoders(folder, config.patch_tokens, mel.duration_s, self.device)
+            self.sequences = SequenceEncoders(
+                folder, config.patch_tokens, self.texts, mel.duration_s, self.device
+            )
 
     def __call__(self, task: UnitTask, scratch: Path) -> UnitOutput:
         rows: list[Row] = []
         for item in task.items:
             commit = Commit.from_json(item.payload["commit"])
             rows += self.encode_commit(commit)
-        return UnitOutput(write_shard(scratch, rows, LATENT_COLUMNS), dict(moments_of(rows)))
+        statistics = dict(moments_of(rows))
+        if presence := presence_of(rows, self.texts):
+            statistics["sequences"] = {member: each._asdict() for member, each in presence.items()}
+        return UnitOutput(write_shard(scratch, rows, LATENT_COLUMNS), statistics)
 
     def close(self) -> None:
         self.decoders.shutdown(cancel_futures=True)
@@ -334,10 +364,11 @@ class PrecomputeStage:
         def decode(row: Row, members: list[Member]) -> Decoded | None:
             try:
                 wav, pixels = read_clip(tar, members, self.image_config)
+                texts = read_texts(tar, members, self.texts)
             except (OSError, soundfile.LibsndfileError) as error:
                 row.detail = f"{type(error).__name__}: {error}"[:MAX_DETAIL]
                 return None
-            return Decoded(row, _fit(wav, self.mel.num_samples), pixels)
+            return Decoded(row, _fit(wav, self.mel.num_samples), pixels, texts)
 
         ahead: deque[list[Future[Decoded | None]]] = deque()
         for start in range(0, len(waiting), self.batch_size):
@@ -356,9 +387,9 @@ class PrecomputeStage:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
             mean, std = encode_wav(self.autoencoder, wavs, self.mel)
             images, patches = embed_image_and_patches(self.image_encoder, pixels)
-            sequences = self.sequences(wavs, patches)
+            sequences = self.sequences(wavs, patches, [clip.texts for clip in batch])
         tensors = {"latent.npy": torch.stack([mean, std], 1), "image.npy": images, **sequences}
-        arrays = {name: tensor.half().cpu().numpy() for name, tensor in tensors.items()}
+        arrays = {name: _to_arrays(values) for name, values in tensors.items()}
         for index, clip in enumerate(batch):
             members = {name: array[index] for name, array in arrays.items()}
             # checked after the cast: what float16 cannot hold has become infinite
@@ -368,6 +399,13 @@ class PrecomputeStage:
             clip.row.status = Status.KEPT
             clip.row.reason = None
             clip.row.members = {name: to_npy(member) for name, member in members.items()}
+
+
+def _to_arrays(values: torch.Tensor | list[torch.Tensor]) -> list[np.ndarray]:
+    """Of each clip, float16; those of one shape leave a GPU together."""
+    if isinstance(values, torch.Tensor):
+        return list(values.half().cpu().numpy())
+    return [one.half().cpu().numpy() for one in values]
 
 
 def _whole(futures: list[Future[Decoded | None]]) -> list[Decoded]:

@@ -196,13 +196,13 @@ def load_autoencoder(folder: Path) -> nn.Module:
     if kind not in CODECS:
         raise UserError(f"autoencoder={folder}: holds a {kind}, need one of {', '.join(CODECS)}")
     if kind == "MMAudioVAE":
-        return _load_whole(MMAudioVAE, folder, "autoencoder")
+        return load_whole(MMAudioVAE, folder, "autoencoder")
     taken = config.get("in_channels", 3)  # diffusers' default is a picture's
     given = config.get("out_channels", 3)
     if (taken, given) != (1, 1):
         fix = "a mel has one: give an autoencoder of mels"
         raise UserError(f"autoencoder={folder}: takes {taken} channels and gives {given}, {fix}")
-    return _load_whole(AutoencoderKL, folder, "autoencoder")
+    return load_whole(AutoencoderKL, folder, "autoencoder")
 
 
 def find_image_encoder(path: str) -> Path:
@@ -221,7 +221,7 @@ def load_image_encoder(folder: Path) -> nn.Module:
     config = json.loads((folder / "config.json").read_text())
     own = OWN_TOWERS.get(config.get("_class_name", ""))
     if own:
-        return _load_whole(own, folder, "image_encoder")
+        return load_whole(own, folder, "image_encoder")
     kind = config.get("model_type", TIMM_MODEL if "pretrained_cfg" in config else "")
     if kind == TIMM_MODEL and not importlib.util.find_spec("timm"):
         raise UserError(f"image_encoder={folder}: is a tower of timm; install it: pip install '.[timm]'")
@@ -231,7 +231,7 @@ def load_image_encoder(folder: Path) -> nn.Module:
     if not config.get("vision_config", config).get("vision_use_head", True):
         raise UserError(f"image_encoder={folder}: its pooler was never trained; {TRAINED_POOLERS}")
     loader = IMAGE_TOWERS.get(kind, AutoModel)
-    return _load_whole(loader, folder, "image_encoder", dtype=torch.float32, local_files_only=True)
+    return load_whole(loader, folder, "image_encoder", dtype=torch.float32, local_files_only=True)
 
 
 def load_clap(folder: Path) -> nn.Module:
@@ -242,7 +242,7 @@ def load_clap(folder: Path) -> nn.Module:
     kind = json.loads((folder / "config.json").read_text()).get("model_type")
     if kind not in CLAPS:
         raise UserError(f"{folder}: holds a {kind}, need one of {', '.join(CLAPS)}")
-    return _load_whole(CLAPS[kind], folder, "init_from", dtype=torch.float32, local_files_only=True)
+    return load_whole(CLAPS[kind], folder, "init_from", dtype=torch.float32, local_files_only=True)
 
 
 def load_audiomae(folder: Path) -> nn.Module:
@@ -257,14 +257,14 @@ def load_audiomae(folder: Path) -> nn.Module:
     # the stock class knows the names in older files; ours takes rectangles
     is_stock = "ViTMAEForPreTraining" in (config.get("architectures") or ())
     loader: Any = ViTMAEForPreTraining if is_stock else SpectrogramMae
-    return _load_whole(loader, folder, "audiomae", dtype=torch.float32, local_files_only=True)
+    return load_whole(loader, folder, "audiomae", dtype=torch.float32, local_files_only=True)
 
 
 def load_prior(folder: Path) -> nn.Module:
     """A `TokenPrior`, frozen, in eval mode. `UserError` for another class, or where weights are missing."""
     if model_kind(folder) != TokenPrior.__name__:
         raise UserError(f"prior={folder}: holds a {model_kind(folder)}, need one of recipe=prior")
-    return _load_whole(TokenPrior, folder, "prior")
+    return load_whole(TokenPrior, folder, "prior")
 
 
 def model_kind(folder: Path) -> str:
@@ -281,7 +281,7 @@ def load_network(folder: Path) -> nn.Module:
     name = json.loads((folder / "config.json").read_text()).get("_class_name")
     if name not in NETWORKS:
         raise UserError(f"model={folder}: holds a {name}, need one of {', '.join(NETWORKS)}")
-    network = _load_whole(NETWORKS[name], folder, "model")
+    network = load_whole(NETWORKS[name], folder, "model")
     adapters = folder.parent / ADAPTERS
     if not adapters.is_dir():
         return network
@@ -298,7 +298,7 @@ def load_vocoder(folder: Path, mel: MelConfig) -> nn.Module:
     if kind not in VOCODERS:
         raise UserError(f"vocoder={folder}: holds a {kind}, need one of {', '.join(VOCODERS)}")
     _check_spectrogram(folder, config, mel)
-    return _load_whole(VOCODERS[kind], folder, "vocoder")
+    return load_whole(VOCODERS[kind], folder, "vocoder")
 
 
 def _check_spectrogram(folder: Path, config: dict[str, Any], mel: MelConfig) -> None:
@@ -320,12 +320,12 @@ def _check_spectrogram(folder: Path, config: dict[str, Any], mel: MelConfig) -> 
 
 def load_text_encoder(folder: Path) -> Any:
     """CLAP's text tower of a pipeline, frozen, in eval mode."""
-    return _load_whole(ClapTextModelWithProjection, folder, "init_from", local_files_only=True)
+    return load_whole(ClapTextModelWithProjection, folder, "init_from", local_files_only=True)
 
 
 def load_conditioner(folder: Path) -> nn.Module:
     """What conditions pass before the network, frozen, in eval mode."""
-    return _load_whole(Conditioner, folder, "model")
+    return load_whole(Conditioner, folder, "model")
 
 
 def load_scheduler(folder: Path) -> Any:
@@ -357,7 +357,7 @@ def scheduler_of(sampler: str, stored: Any) -> Any:
         raise UserError(str(error)) from error
 
 
-def _load_whole(loader: Any, folder: Path, setting: str, **options: Any) -> nn.Module:
+def load_whole(loader: Any, folder: Path, setting: str, **options: Any) -> nn.Module:
     """The model, frozen, in eval mode.
 
     `UserError` where its files cannot be read or lack weights, which would be random ones.

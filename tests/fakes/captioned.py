@@ -17,7 +17,9 @@ from cluster.dataset import Dataset
 from cluster.shards import Row, write_shard
 from tests.fakes.clips import CLIP, tone
 
-COLUMNS = pa.schema([("split", pa.string())])
+COLUMNS = pa.schema(
+    [("split", pa.string()), ("media_id", pa.string()), ("start_s", pa.float64()), ("license", pa.string())]
+)
 PITCHES = 8
 NAMES = ("do", "re", "mi", "fa", "sol", "la", "ti", "high do")
 
@@ -44,8 +46,13 @@ def row_of(unit: int, index: int, held_out: int) -> Row:
         "jpg": picture(pitch),
         "json": json.dumps(metadata).encode(),
     }
-    split = "validation" if index < held_out else "train"
-    return Row(f"item{unit}", f"k_{unit:03d}_{index:04d}", columns={"split": split}, members=members)
+    columns = {
+        "split": "validation" if index < held_out else "train",
+        "media_id": metadata["media_id"],
+        "start_s": 0.0,
+        "license": "own",
+    }
+    return Row(f"item{unit}", f"k_{unit:03d}_{index:04d}", columns=columns, members=members)
 
 
 def picture(pitch: int) -> bytes:

@@ -11,15 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import BitImageProcessor, CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection
+from transformers import BitImageProcessor, CLIPVisionModel
 
 from cluster.dataset import Dataset
 from cluster.shards import Row, write_shard
 from configs.load import UserError
 from tests.fakes.chain import Chain
+from tests.fakes.towers import OURS, save_codec, save_tower
 from training.pipeline.codec import ImageConfig, image_to_tensor
 from training.pipeline.mel import MelConfig
 from training.pipeline.pipeline import StillsoundPipeline
@@ -42,19 +43,6 @@ DINO = {
     "do_center_crop": True,
     "crop_size": {"height": 56, "width": 56},
     "resample": 3,
-}
-OURS = {
-    "size": {"height": 32, "width": 32},
-    "image_mean": [0.5] * 3,
-    "image_std": [0.5] * 3,
-    "do_resize": True,
-}
-TOWER = {
-    "hidden_size": 16,
-    "intermediate_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "projection_dim": 8,
 }
 
 
@@ -118,22 +106,6 @@ def test_models_of_before_see_pictures_as_then_and_our_own_towers_as_ever() -> N
     assert (published.resize_px, published.resample, older.resize_px, older.resample) == (64, 3, 0, 2)
     assert pictures_version({**DINO, **NORMALISED}) == 2 and pictures_version(OURS) == 1
     assert ImageConfig.from_processor(OURS) == ImageConfig(32)
-
-
-def save_tower(folder: Path, kind: Any = CLIPVisionModelWithProjection) -> Path:
-    kind(CLIPVisionConfig(image_size=32, patch_size=8, **TOWER)).save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(OURS))
-    return folder
-
-
-def save_codec(folder: Path, channels: int = 1, levels: int = 3) -> Path:
-    blocks = {
-        "down_block_types": ("DownEncoderBlock2D",) * levels,
-        "up_block_types": ("UpDecoderBlock2D",) * levels,
-    }
-    widths = {"block_out_channels": (4,) * levels, "norm_num_groups": 2, "latent_channels": 8}
-    AutoencoderKL(in_channels=channels, out_channels=channels, **blocks, **widths).save_pretrained(folder)
-    return folder
 
 
 def weights_of(folder: Path) -> Path:

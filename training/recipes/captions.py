@@ -49,9 +49,11 @@ def text_of(metadata: bytes | memoryview, column: str) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
-def check_column(snapshot: Snapshot, column: str, needed: bool) -> None:
-    """A look at the first samples: where none has a text under this name, `UserError` if it is `needed`, else
-    a warning, naming what they have."""
+def check_column(
+    snapshot: Snapshot, column: str, needed: bool, setting: str = "contrastive.text.column"
+) -> None:
+    """A look at some samples: where none has a text under this name, `UserError` if it is `needed`, else a
+    warning, naming what they have."""
     texts: dict[str, str] = {}
     for metadata in _first_metadata(snapshot):
         if text_of(metadata, column):
@@ -62,7 +64,7 @@ def check_column(snapshot: Snapshot, column: str, needed: bool) -> None:
             if isinstance(value, str) and value and name not in NO_TEXTS:
                 texts[name] = value
     message = (
-        f"contrastive.text.column={column}: none of the first samples of {snapshot.uri} has such a text; "
+        f"{setting}={column}: none of the first samples of {snapshot.uri} has such a text; "
         f"they have {', '.join(sorted(texts)) or 'none'}"
     )
     if needed:
@@ -71,18 +73,21 @@ def check_column(snapshot: Snapshot, column: str, needed: bool) -> None:
 
 
 def _first_metadata(snapshot: Snapshot) -> Iterator[bytes]:
-    """The JSON of up to `LOOKED_AT` kept samples."""
+    """The JSON of up to `LOOKED_AT` kept samples: the first ones of units all over the dataset, since another
+    source may have other texts."""
     dataset = Dataset.open(snapshot.uri)
-    looked_at = 0
-    for commit in snapshot.commits:
+    units = snapshot.commits[:: max(1, len(snapshot.commits) // LOOKED_AT)][:LOOKED_AT]
+    of_each = -(-LOOKED_AT // max(1, len(units)))
+    for commit in units:
+        looked_at = 0
         for row in dataset.read_index(commit).to_pylist():
             members = [member for member in members_of(row) if member.ext == "json"]
             if row["status"] != Status.KEPT or not members or commit.tar is None:
                 continue
             yield dataset.store.read_range(commit.tar.name, members[0].offset, members[0].end)
             looked_at += 1
-            if looked_at == LOOKED_AT:
-                return
+            if looked_at == of_each:
+                break
 
 
 def number_of(text: str) -> int:

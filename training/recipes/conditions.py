@@ -2,8 +2,8 @@
 
     diffusion.sequences=[{member: tokens.npy, dim: 768, length: 49, dropout: 0.1}]
 
-A sequence is a member `<name>.npy` [t, d] of the latents: image patches (`tokens.npy`, of precompute's
-patch_tokens=true), tokens of a text, of AudioMAE, phonemes. An empty one, [0, d], is absent, and a dropped
+A sequence is a member `<name>.npy` [t, d] of the latents: image patches, tokens of a text, of AudioMAE,
+phonemes (training.sequences writes them), or of whatever else. An empty one, [0, d], is absent, and a dropped
 one is too. How they enter a network is training.networks.conditioner's.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cluster.jsonl import JsonObject
 from configs.load import UserError, positive
 from training.data.npy import read_npy
 from training.data.randomness import VALIDATION, SampleKey, keyed_rng
@@ -68,6 +69,18 @@ def check_sequences(sequences: Sequence[SequenceConfig], widths: Sequence[int]) 
                 f"{setting}: dim={each.dim} does not fit slot {each.slot}, {widths[each.slot]} wide; "
                 "give projection: linear"
             )
+
+
+def check_widths(sequences: Sequence[SequenceConfig], statistics: Sequence[JsonObject]) -> None:
+    """`UserError` where units of latents, by what they state of their texts, hold tokens of another width."""
+    for each in sequences:
+        for unit in statistics:
+            stated = unit.get("sequences", {}).get(each.member, {}).get("dim", each.dim)
+            if stated != each.dim:
+                raise UserError(
+                    f"diffusion.sequences of {each.member}: dim={each.dim}, but the data has tokens of "
+                    f"{stated} numbers; give dim: {stated}"
+                )
 
 
 def plain(sequences: Sequence[SequenceConfig]) -> list[dict[str, Any]]:

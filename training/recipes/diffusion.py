@@ -47,6 +47,7 @@ from training.recipes.conditions import (
     PROJECTIONS,
     SequenceConfig,
     check_sequences,
+    check_widths,
     plain,
     sequence_arrays,
 )
@@ -156,6 +157,7 @@ def geometry(snapshot: Snapshot, dataset_meta: DatasetMeta, config: Config) -> G
     statistics = [commit.statistics for commit in snapshot.commits if commit.statistics.get("image_count")]
     if not statistics:
         raise UserError(f"data={snapshot.uri}: holds no training sample")
+    check_widths(config.sequences, statistics)
     latent_mean, latent_spread = merge_moments(statistics, "latent")
     image_mean, image_spread = merge_moments(statistics, "image")
     return {

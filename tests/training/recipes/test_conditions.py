@@ -9,7 +9,7 @@ import torch
 from configs.load import UserError, load_config
 from training.data.npy import to_npy
 from training.data.randomness import VALIDATION, SampleKey
-from training.recipes.conditions import SequenceConfig, check_sequences, sequence_arrays
+from training.recipes.conditions import SequenceConfig, check_sequences, check_widths, sequence_arrays
 from training.settings import TrainConfig
 
 TOKENS = SequenceConfig("tokens.npy", dim=6, length=4, dropout=0.3)
@@ -56,6 +56,13 @@ def test_a_samples_sequences_do_not_depend_on_its_place() -> None:
 def test_arrays_of_another_width_are_refused() -> None:
     with pytest.raises(UserError, match=r"tokens.npy: dim=5, but the data has .* \[3, 6\]; give dim: 6"):
         sequence_arrays([sample()], keys(1, VALIDATION), [SequenceConfig("tokens.npy", dim=5, length=4)])
+
+
+def test_a_width_that_the_data_states_otherwise_is_refused_before_any_work() -> None:
+    units = [{"image_count": 3}, {"sequences": {"text.npy": {"present": 3, "absent": 0, "dim": 3}}}]
+    check_widths([TOKENS, TEXT], units)
+    with pytest.raises(UserError, match="text.npy: dim=4, but the data has tokens of 3 numbers; give dim: 3"):
+        check_widths([SequenceConfig("text.npy", dim=4, length=2)], units)
 
 
 @pytest.mark.parametrize(
