@@ -53,12 +53,13 @@ from training.pretrained import (
     read_processor,
     scheduler_of,
 )
-from training.priors import check_prior, load_pinned_prior, open_prior, wanted_tokens
+from training.priors import check_prior, load_pinned_prior, open_prior
 from training.provenance import merged, of_model, of_source, removed_since
 from training.recipes import diffusion
 from training.recipes.published import CONDITIONING
 from training.shipped import ROOT, requirements, shipped_source
 from training.sounds import voice_of
+from training.text_encoders import PHONEMES, TEXT
 from training.weights_license import UNKNOWN, demands_of, license_text, model_license, stated_code
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,8 @@ OWN_CLASSES = {
     "MapTower": "training/networks/map_tower.py",
 }
 PARTS = diffusion.PARTS  # the names of its folders, in a run as in an export
+# a sequence that precompute writes, and the model that made it
+MADE_BY = {SOUND_TOKENS: SOUND_TOKENS, "text": TEXT, "phonemes": PHONEMES}
 CHECK_STEPS = 2  # enough to pass through every part
 
 
@@ -83,6 +86,8 @@ class PartLicenses:
     vocoder: str = ""
     prior: str = ""
     audiomae: str = ""
+    text_encoder: str = ""
+    phoneme_encoder: str = ""
 
 
 @dataclass
@@ -245,8 +250,12 @@ def given_parts(config: ExportConfig) -> dict[str, str]:
 
 
 def unshipped(pipeline: StillsoundPipeline) -> list[str]:
-    """Models that parts have learnt from what they made, and that do not ship: the AudioMAE behind tokens."""
-    return [SOUND_TOKENS] if wanted_tokens(pipeline.config.conditioning) else []
+    """Models that parts have learnt from what they made, and that do not ship: those behind sequences."""
+    conditioning = pipeline.config.conditioning
+    attended = [each["name"] for each in conditioning.get("sequences", ())]
+    models = [MADE_BY[name] for name in attended if name in MADE_BY]
+    # a text.npy may be one that precompute did not write
+    return [name for name in models if name == SOUND_TOKENS or name in conditioning.get("sha256", {})]
 
 
 def part_facts(
@@ -255,7 +264,7 @@ def part_facts(
     """What the model card says of a part. `shipped`: sha256 of those that are in the folder."""
     if name not in shipped:
         sha256 = pipeline.config.conditioning.get("sha256", {}).get(name, "")
-        return PartFacts(name, "not in this folder: made tokens to learn from", 0, sha256, record)
+        return PartFacts(name, "not in this folder: made sequences to learn from", 0, sha256, record)
     part: Any = getattr(pipeline, name)
     parameters = sum(parameter.numel() for parameter in part.parameters())
     return PartFacts(name, type(part).__name__, parameters, shipped[name], record)

@@ -22,6 +22,7 @@ from tests.fakes.towers import save_codec, save_tower
 from training.data.catalogue import Catalogue
 from training.data.npy import read_npy
 from training.data.randomness import VALIDATION, SampleKey
+from training.export import ExportConfig, PartLicenses, export
 from training.networks.audiomae import embed_tokens
 from training.pipeline.mel import SPECTROGRAMS, MelConfig
 from training.pipeline.text import embed_texts
@@ -197,3 +198,10 @@ def test_a_model_with_texts_is_trained_and_given_one_as_the_docs_say(
     exec(example.replace("max_tokens=77", "max_tokens=12"), found)
     alone = found["pipe"](image="photo.jpg").audios
     assert found["audios"].shape == alone.shape and not np.array_equal(found["audios"], alone)
+    _check_license_of_reader(tmp_path / "out/runs/text", tmp_path / "export")
+
+
+def _check_license_of_reader(run: Path, output: Path) -> None:
+    """What read the texts does not ship; its license is asked for all the same."""
+    with pytest.raises(UserError, match="the license of its text_encoder .*init_license.text_encoder="):
+        export(ExportConfig(str(run), str(output), init_license=PartLicenses("", "mit", "mit")))

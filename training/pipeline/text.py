@@ -20,8 +20,9 @@ def token_ids(tokenizer: Any, text: str, max_tokens: int, vocab_size: int) -> li
     ids = tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
     # VITS's tokenizer counts what it does not know behind the last row of the table
     known = [number for number in ids if number < vocab_size]
-    # its blank stands around letters: alone, there was none
-    return [] if len(known) == 1 and getattr(tokenizer, "add_blank", False) else known
+    # its blanks, of id 0, stand around letters: alone, there was none
+    says_nothing = getattr(tokenizer, "add_blank", False) and not any(known)
+    return [] if says_nothing else known
 
 
 def embed_texts(encoder: Any, tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[Tensor]:

@@ -74,3 +74,6 @@ def test_a_text_of_nothing_that_vits_can_say_is_absent(tmp_path: Path) -> None:
     assert none.shape == (0, 16)
     assert letter.shape == (3, 16), "a letter between two blanks"
     assert [len(one) for one in embed_texts(*reader, ["", "?"], 20)] == [0, 0]
+    # not cleaned of what it does not know, a text has ids: of that, and of the blanks around it
+    reader[1].normalize = False
+    assert [len(one) for one in embed_texts(*reader, ["?", "a?"], 20)] == [0, 4]
