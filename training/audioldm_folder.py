@@ -48,6 +48,9 @@ def check_audioldm(pipeline: StillsoundPipeline) -> None:
     is_widened = pipeline.unet.config.in_channels != pipeline.unet.config.out_channels
     if not is_film or is_widened or pipeline.config.conditioning.get("sequences"):
         raise UserError("audioldm=true: this model is not conditioned as AudioLDM is; leave audioldm out")
+    if pipeline.shortcut:
+        reason = "AudioLDMPipeline tells a network no step size, which a shortcut model needs"
+        raise UserError(f"audioldm=true: {reason}; leave audioldm out")
 
 
 def write_audioldm(pipeline: StillsoundPipeline, folder: Path) -> None:

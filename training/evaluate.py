@@ -27,7 +27,7 @@ from configs.load import UserError, at_least
 from training.data.choice import seed_of
 from training.evaluation import EvaluateConfig, HeldOut, check_comparable, find_clips
 from training.export import make_folder, open_pipeline
-from training.generate import check_sampling, choose_guidance, stopped_by_bad_mels
+from training.generate import check_sampling, check_steps, choose_guidance, stopped_by_bad_mels
 from training.judge import judge
 from training.pipeline.pipeline import StillsoundPipeline
 from training.score import Intervals, Scores, score
@@ -76,6 +76,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     pipeline = open_pipeline(config.model, vocoder=config.vocoder, sampler=config.sampler, prior=config.prior)
     check_comparable(dataset, pipeline.mel)
     config = replace(config, guidance=choose_guidance(pipeline, config.guidance))
+    for steps in steps_of(config.steps):
+        check_steps(pipeline, steps)
     clips = find_clips(dataset, config, pipeline.mel.num_samples)
     if len(clips) < 2:  # chance is measured by exchanging the truths of two
         raise UserError(

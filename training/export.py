@@ -173,6 +173,7 @@ def export(config: ExportConfig) -> Exported:
         scores=scores,
         vocoder=voice_of(pipeline),
         has_audioldm=config.audioldm,
+        steps=pipeline.usual_steps,
         step=provenance.get("step"),
     )
     (folder / "README.md").write_text(card_text(facts), encoding="utf-8")
@@ -313,6 +314,8 @@ def open_pipeline(
     if arguments.get(PARTS.vocoder) is None:
         log.warning("model=%s has no vocoder: Griffin-Lim makes the sound; give one by vocoder=…", model)
     pipeline = StillsoundPipeline(**arguments)
+    if pipeline.shortcut and sampler not in ("", "euler"):
+        raise UserError(f"sampler={sampler}: cannot sample a shortcut model; give euler, or leave it out")
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     return pipeline

@@ -120,6 +120,7 @@ def generate(config: GenerateConfig, progress: bool = True) -> Sounds:
     torch.set_num_threads(threads)
     pipeline = pipeline_of(config)
     guidance = choose_guidance(pipeline, config.guidance)
+    check_steps(pipeline, config.steps)
     sampling = Sampling(guidance, config.steps, config.seed, config.batch, config.page)
     folder = make_folder(absolute(config.output))
     units = Dataset.create_or_open(str(folder / UNITS), "sounds", _semantic(pipeline, sampling), [])
@@ -327,12 +328,20 @@ def choose_guidance(pipeline: StillsoundPipeline, guidance: float | None) -> flo
         chosen = pipeline.guidance_for(guidance)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if guidance is None and chosen == 1:
+    if guidance is None and not pipeline.has_null:
         log.warning(
             "this model was trained with condition_dropout=0 and has no null embedding: "
             "sampling without guidance"
         )
     return chosen
+
+
+def check_steps(pipeline: StillsoundPipeline, steps: int) -> None:
+    """`UserError` where the model cannot take so many steps."""
+    try:
+        pipeline.sizes_for(steps)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 @contextlib.contextmanager

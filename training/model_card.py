@@ -36,7 +36,7 @@ import wave
 from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained(".", trust_remote_code=True)
-sound = pipe(image="picture.jpg", num_inference_steps=25).audios[0]
+sound = pipe(image="picture.jpg", num_inference_steps=STEPS).audios[0]
 with wave.open("sound.wav", "wb") as file:
     file.setnchannels(1)
     file.setsampwidth(2)
@@ -84,6 +84,7 @@ class ModelFacts:
     `sources`: lines of the attribution list; None where there is none. `scores`: of evaluate, if any.
     `duration_s`, `sample_rate_hz`: of a sound. `step`: how far the network was trained, if that is known.
     `vocoder`: what makes its waveforms, as scores name it.
+    `steps`: in which it is sampled usually.
     """
 
     name: str
@@ -97,6 +98,7 @@ class ModelFacts:
     sources: int | None = None
     scores: dict[str, Any] | None = None
     has_audioldm: bool = False
+    steps: int = 25
     step: int | None = None
     vocoder: str = ""
     date: str = field(default_factory=lambda: datetime.date.today().isoformat())
@@ -168,7 +170,7 @@ def _what_it_is(facts: ModelFacts) -> list[str]:
         f"{count / 1e6:,.1f} M parameters. In this folder, with the packages of `requirements.txt`:",
         "",
         "```python",
-        RUN_IT.rstrip(),
+        RUN_IT.rstrip().replace("STEPS", str(facts.steps)),
         "```",
         "",
         "`trust_remote_code=True` runs the file `pipeline.py` of this folder: read it first.",

@@ -132,6 +132,18 @@ def from_settings(settings: NetworkSettings) -> nn.Module:
     return network
 
 
+def with_time_condition(settings: NetworkSettings, num_features: int) -> dict[str, Any]:
+    """Of the same network, that is also told features [b, num_features] beside the time, `timestep_cond`."""
+    # by this list, diffusers puts defaults back over what is set
+    kept = {name: value for name, value in settings.items() if name != "_use_default_values"}
+    return {**kept, "time_cond_proj_dim": num_features}
+
+
+def zero_time_condition(network: Any) -> None:
+    """In place: whatever is told beside the time, a network gives what it gave without, until it learns."""
+    nn.init.zeros_(network.time_embedding.cond_proj.weight)
+
+
 def label_dim_of(settings: NetworkSettings) -> int:
     """How wide the vector is that a UNet takes where a class label would enter; 0: it takes none."""
     kind = settings.get("class_embed_type")

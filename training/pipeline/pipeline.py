@@ -31,8 +31,11 @@ from training.pipeline.codec import (
 )
 from training.pipeline.mel import MelConfig
 from training.pipeline.sampling import integrate
+from training.pipeline.step_sizes import step_sizes, take_steps, told
 
 USUAL_GUIDANCE = 2.0
+USUAL_STEPS = 25
+USUAL_SHORTCUT_STEPS = 4
 PATCHES = "tokens"  # the sequence that comes from the picture itself
 SOUND_TOKENS = "audiomae"  # the one that a prior predicts from the picture
 Conditioning = dict[str, Any]
@@ -120,7 +123,7 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
         generator: Generators | None = None,
         seed: int = 0,
         guidance: float | None = None,
-        steps: int = 25,
+        steps: int | None = None,
         *,
         image: Pictures | None = None,
         num_inference_steps: int | None = None,
@@ -142,13 +145,15 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
 
         Classifier-free guidance (Ho and Salimans 2022, eq. 6) with the learnt null embedding. 1 = none; None:
         2, or 1 where no null embedding was trained, which any other value needs (`ValueError`). `BadMelError`
-        where no sound comes out.
+        where no sound comes out. A shortcut model takes 1, 2, 4, … steps best, by default 4, and
+        has its guidance in them.
         """
         pictures = images if image is None else image
         if pictures is None or (image is not None and images is not None):
             raise ValueError("image: give a picture, or a list of them")
         if num_waveforms_per_image < 1:
             raise ValueError(f"num_waveforms_per_image={num_waveforms_per_image}: give 1 or more")
+        asked = steps if num_inference_steps is None else num_inference_steps
         embedding, patches = self._embed(pictures)
         sequences = {**self._sequences_of(embedding, patches, conditions or {}), **(conditions or {})}
         given = self._given(self._whitened(embedding), sequences, num_waveforms_per_image)
@@ -156,7 +161,7 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
             given,
             torch.Generator().manual_seed(seed) if generator is None else generator,
             self.guidance_for(guidance if guidance_scale is None else guidance_scale),
-            steps if num_inference_steps is None else num_inference_steps,
+            self.usual_steps if asked is None else asked,
         )
         if image is None:
             return wavs
@@ -228,7 +233,14 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
         def predicted(latent: Tensor, timestep: Tensor) -> Tensor:
             return self._predict(latent, timestep, conditions, free, guidance)
 
-        latent = integrate(self.scheduler, noise, steps, predicted, self.progress_bar)
+        def velocity(latent: Tensor, timestep: Tensor, size: Tensor) -> Tensor:
+            return predict(self.unet, latent, timestep, conditions | told(size), self.unet.dtype)
+
+        sizes = self.sizes_for(steps)
+        if sizes:
+            latent = take_steps(noise, sizes, velocity, self.progress_bar)
+        else:
+            latent = integrate(self.scheduler, noise, steps, predicted, self.progress_bar)
         mean = self._moment("latent_mean")[:, None, None].to(latent)
         std = self._moment("latent_std")[:, None, None].to(latent)
         return self._waves(latent * std + mean)
@@ -280,8 +292,40 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
         dropout: float = conditioning.get("condition_dropout", any(conditioning["null_embedding"]))
         return dropout > 0
 
+    @property
+    def shortcut(self) -> dict[str, Any]:
+        """Of a shortcut model: how many step `sizes` it knows, and the `guidance` in its steps; else {}."""
+        return dict(self.config.conditioning.get("shortcut", {}))
+
+    @property
+    def usual_steps(self) -> int:
+        """In which a sound is made where nothing else is asked for."""
+        if not self.shortcut:
+            return USUAL_STEPS
+        return min(USUAL_SHORTCUT_STEPS, int(2 ** (self.shortcut["sizes"] - 1)))
+
+    def sizes_for(self, steps: int) -> list[float]:
+        """The step sizes of a shortcut model; none of another.
+
+        `ValueError` for more steps than it can take, or a scheduler that knows of no step sizes.
+        """
+        if not self.shortcut:
+            return []
+        kind = type(self.scheduler).__name__
+        if kind != "FlowMatchEulerDiscreteScheduler":
+            raise ValueError(f"a {kind} cannot sample a shortcut model; give sampler=euler, or none")
+        return step_sizes(steps, self.shortcut["sizes"])
+
     def guidance_for(self, guidance: float | None) -> float:
-        """The guidance to use. `ValueError` where it needs a null embedding that was never trained."""
+        """The guidance to use: of a shortcut model 1, as its own is in its steps.
+
+        `ValueError` where it needs a null embedding that was never trained.
+        """
+        if self.shortcut:
+            if guidance not in (None, 1):
+                own = f"a shortcut model has its guidance ({self.shortcut['guidance']:g}) in its steps"
+                raise ValueError(f"guidance={guidance}: {own}; leave it out, or give 1")
+            return 1.0
         if guidance is None:
             return USUAL_GUIDANCE if self.has_null else 1.0
         if guidance != 1 and not self.has_null:

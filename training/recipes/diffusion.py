@@ -3,7 +3,8 @@
     batch = diffusion.make_batch(samples, keys, config, geometry)
     losses = diffusion.build_model(config, geometry)(batch)["loss"]      # [b]
 
-What it predicts, a rectified flow, the noise or v, is training.recipes.objectives'. All randomness is drawn
+What it predicts, a rectified flow, the noise or v, is training.recipes.objectives'; a flow that also learns
+to take few steps is training.recipes.shortcut's. All randomness is drawn
 from the samples' keys in `make_batch`, never from a rank. The image embedding enters as AudioLDM's text
 embedding does (FiLM beside the time embedding); a learnt null embedding stands in for a tenth of the samples.
 Sequences enter through cross-attention (training.recipes.conditions). What is taken over from a published
@@ -22,7 +23,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cluster.dataset import DatasetMeta, Snapshot
-from cluster.jsonl import JsonObject
 from configs.load import UserError, at_least
 from training.data.npy import read_npy
 from training.data.randomness import VALIDATION, SampleKey, keyed_rng
@@ -37,9 +37,12 @@ from training.networks.unet import (
     widths_of,
     with_channels,
     with_sequences,
+    with_time_condition,
+    zero_time_condition,
 )
 from training.pipeline.codec import conditions_of, predict
 from training.pipeline.sampling import build_scheduler, integrate
+from training.pipeline.step_sizes import SIZE_FEATURES, step_sizes, take_steps, told
 from training.pretrained import find_model, load_network
 from training.recipes.clips import weights
 from training.recipes.conditions import (
@@ -51,6 +54,7 @@ from training.recipes.conditions import (
     plain,
     sequence_arrays,
 )
+from training.recipes.moments import merge_moments, whiten
 from training.recipes.objectives import (
     OBJECTIVES,
     TIMES,
@@ -70,6 +74,13 @@ from training.recipes.recipe import (
     PipelineParts,
     Sample,
 )
+from training.recipes.shortcut import (
+    SHORTCUT,
+    ShortcutConfig,
+    check_shortcut,
+    draw_step,
+    with_steps,
+)
 
 MEMBERS: tuple[str, ...] = ("latent.npy", "image.npy")
 LEARNS_FROM: Literal["clips", "latents"] = "latents"
@@ -85,8 +96,6 @@ PARTS = PipelineParts(
     scheduler="scheduler",
 )
 DRAW_STEPS = 10  # of a preview: rough, but every rank waits for it
-LEAST_SPREAD = 1e-4  # of embeddings and latents; less is rounding
-FLOAT16_STEP = 2.0**-11  # relative: the precision in which both are stored
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # the middles of five equal parts
 CONDITIONS = ("image", "none")
 FIRST_LAYER = "unet.conv_in.weight"
@@ -101,8 +110,8 @@ class Config:
     """AudioLDM-S by default: 185.04 M parameters with 512-wide embeddings.
 
     `channels` to `norm_groups` as in training.networks.unet. `condition_dropout`: the share of samples with
-    the null embedding. `objective`: flow, eps or v. `times`: uniform or logit_normal, the logistic of a
-    normal variable of `time_mean` and `time_spread`; by default the second for flow, the first for eps and v.
+    the null embedding. `objective`: flow, eps, v, shortcut. `times`: uniform or logit_normal, the logistic of
+    a normal variable of `time_mean` and `time_spread`; by default the first for eps and v, else the second.
     `min_snr`: gamma of the weights of Hang et al. (5 there); 0 weighs all times alike.
 
     `network`: audioldm takes a vector, audioldm2 sequences alone; both are published ones' where `init_from`
@@ -126,6 +135,7 @@ class Config:
     objective: str = "flow"
     times: str = ""
     min_snr: float = 0.0
+    shortcut: ShortcutConfig = field(default_factory=ShortcutConfig)
     network: str = "audioldm"
     projection: str = "none"
     sequences: list[SequenceConfig] = field(default_factory=list)
@@ -139,9 +149,18 @@ class Config:
         return tuple(each.member for each in self.sequences)
 
     @property
+    def predicts(self) -> str:
+        """Flow, eps or v: what a shortcut predicts is a flow."""
+        return "flow" if self.is_shortcut else self.objective
+
+    @property
+    def is_shortcut(self) -> bool:
+        return self.objective == SHORTCUT
+
+    @property
     def drawn_times(self) -> str:
         """What `times` means."""
-        return self.times or ("logit_normal" if self.objective == "flow" else "uniform")
+        return self.times or ("logit_normal" if self.predicts == "flow" else "uniform")
 
 
 def geometry(snapshot: Snapshot, dataset_meta: DatasetMeta, config: Config) -> Geometry:
@@ -189,8 +208,9 @@ def check_config(config: Config) -> None:
         )
     if not 0 <= config.condition_dropout < 1:
         raise UserError(f"diffusion.condition_dropout={config.condition_dropout}: give 0 or more, below 1")
-    if config.objective not in OBJECTIVES:
-        raise UserError(f"diffusion.objective={config.objective}: give one of {', '.join(OBJECTIVES)}")
+    objectives = (*OBJECTIVES, SHORTCUT)
+    if config.objective not in objectives:
+        raise UserError(f"diffusion.objective={config.objective}: give one of {', '.join(objectives)}")
     if config.times not in ("", *TIMES):
         raise UserError(f"diffusion.times={config.times}: give one of {', '.join(TIMES)}")
     at_least(config, 0, "min_snr", section="diffusion.", meaning="off")
@@ -200,26 +220,14 @@ def check_config(config: Config) -> None:
             f"diffusion.frequency_channels={config.frequency_channels}: are made of the image's vector, "
             "which this network does not take; give 0"
         )
-
-
-def merge_moments(statistics: list[JsonObject], name: str) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel from the sums that each commit carries.
-
-    The deviation of what never varied is 1, as StandardScaler of scikit-learn has it: divided by a spread
-    that is only rounding, a new picture that wakes a dead unit up would be hundreds of deviations off.
-    """
-    count = sum(commit[f"{name}_count"] for commit in statistics)
-    total = np.sum([commit[f"{name}_sum"] for commit in statistics], axis=0)
-    squares = np.sum([commit[f"{name}_sumsq"] for commit in statistics], axis=0)
-    mean = total / count
-    variance = squares / count - mean**2
-    constant = variance <= np.maximum(LEAST_SPREAD, FLOAT16_STEP * np.abs(mean)) ** 2
-    return mean.tolist(), np.sqrt(np.where(constant, 1.0, variance)).tolist()
+    if config.is_shortcut:
+        dropouts = (config.condition_dropout, *(each.dropout for each in config.sequences))
+        check_shortcut(config.shortcut, config.min_snr, has_null=any(dropouts))
 
 
 def adopted(source: str, config: Config, geometry: Geometry) -> Geometry:
     """`geometry` with what the weights behind `init_from` need to be what they were."""
-    return adopt(source, config.objective, config.projection, config.whitening == "origin", geometry)
+    return adopt(source, config.predicts, config.projection, config.whitening == "origin", geometry)
 
 
 def attends_newly(config: Config, geometry: Geometry) -> bool:
@@ -240,6 +248,8 @@ def build_network(config: Config, geometry: Geometry) -> tuple[nn.Module, Condit
     takes_vector = config.network == "audioldm"
     more = config.frequency_channels
     settings = with_channels(published or shapes_of(config, channels, image_dim if takes_vector else 0), more)
+    if config.is_shortcut:
+        settings = with_time_condition(settings, SIZE_FEATURES)
     is_extended = attends_newly(config, geometry)
     widths = list(config.widths) if is_extended else widths_of(settings)
     check_sequences(config.sequences, widths)
@@ -247,11 +257,13 @@ def build_network(config: Config, geometry: Geometry) -> tuple[nn.Module, Condit
         if is_extended:
             network: nn.Module = with_sequences(settings, widths)
         else:
-            is_plain = not published and not more
+            is_plain = not (published or more or config.is_shortcut)
             network = build_unet(config, channels, image_dim) if is_plain else from_settings(settings)
         label_dim = label_dim_of(settings)
     except ValueError as error:
         raise UserError(f"diffusion.sequences: {error}; give diffusion.attention=true") from error
+    if config.is_shortcut:
+        zero_time_condition(network)
     if not widths and not more and config.projection == "none":
         return network, None
     bands = geometry["latent_shape"][2]
@@ -263,12 +275,15 @@ def build_network(config: Config, geometry: Geometry) -> tuple[nn.Module, Condit
 class Diffusion(nn.Module):
     """`latent`, `noise` [b, c, t, f], `time` [b], `image` [b, d], `drop` [b], sequences -> loss [b].
 
-    The batch and the loss are float32; the network computes in the precision of its weights.
+    Of a shortcut also `size` [b]: of the step that a sample learns, 0 where it learns the flow. The batch and
+    the loss are float32; the network computes in the precision of its weights.
     """
 
     def __init__(self, config: Config, geometry: Geometry):
         super().__init__()
-        self.objective = config.objective
+        self.objective = config.predicts
+        self.shortcut = config.shortcut if config.is_shortcut else None
+        self.dropouts = {each.name: each.dropout for each in config.sequences}
         self.min_snr = config.min_snr
         self.unit_vectors = geometry.get("unit_vectors", False)
         self.names = [each.name for each in config.sequences]
@@ -285,12 +300,29 @@ class Diffusion(nn.Module):
         dtype = next(self.unet.parameters()).dtype
         mixed = mix(self.objective, latent, noise, time)
         conditions = self.conditions(batch)
+        wanted = target(self.objective, latent, noise, time)
+        if self.shortcut is not None:
+            conditions |= told(batch["size"])
+            # in validation all samples learn the flow
+            wanted = self.with_steps(wanted, mixed, batch) if self.training else wanted
         prediction = predict(self.unet, mixed, timesteps(self.objective, time), conditions, dtype)
-        error = (prediction - target(self.objective, latent, noise, time)).square().mean((1, 2, 3))
+        error = (prediction - wanted).square().mean((1, 2, 3))
         # in training only: losses of validation can be compared whatever the weights
         if self.min_snr and self.training:
             error = error * min_snr(self.objective, time, self.min_snr)
         return {"loss": error * batch["weight"]}
+
+    def with_steps(self, wanted: Tensor, mixed: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """`wanted` [b, c, t, f], where a sample learns a step what two half steps of the network lead to."""
+        assert self.shortcut is not None
+        dtype = next(self.unet.parameters()).dtype
+
+        def predicted(latent: Tensor, time: Tensor, given: dict[str, Tensor]) -> Tensor:
+            return predict(self.unet, latent, timesteps(self.objective, time), given, dtype)
+
+        dropped = [name for name, dropout in self.dropouts.items() if dropout]
+        both: Tensor = with_steps(wanted, mixed, batch, self.shortcut, dropped, self.conditions, predicted)
+        return both
 
     def conditions(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the network is given, with the null embedding where the vector is dropped."""
@@ -355,6 +387,7 @@ def make_batch(
     image = torch.zeros(len(samples), len(geometry["image_mean"]))
     time = torch.full((len(samples),), 0.5)
     drop = torch.zeros(len(samples))
+    size = torch.zeros(len(samples))
     mean = np.array(geometry["latent_mean"], np.float32)[:, None, None]
     std = np.array(geometry["latent_std"], np.float32)[:, None, None]
     for index, (sample, key) in enumerate(zip(samples, keys, strict=True)):
@@ -369,14 +402,18 @@ def make_batch(
             time[index] = VALIDATION_TIMES[key.position % len(VALIDATION_TIMES)]
             continue
         time[index] = draw_time(
-            *(config.objective, config.drawn_times, config.time_mean, config.time_spread),
+            *(config.predicts, config.drawn_times, config.time_mean, config.time_spread),
             keyed_rng(key, "time"),
         )
+        step = draw_step(key, config.shortcut) if config.is_shortcut else None
+        if step is not None:
+            time[index], size[index] = step
         drop[index] = float(keyed_rng(key, "dropout").random() < config.condition_dropout)
     if config.condition == "none":
         drop = torch.ones(len(samples))
     weight = weights(samples)
     batch = {"latent": latent, "noise": noise, "time": time, "image": image, "drop": drop, "weight": weight}
+    batch |= {"size": size} if config.is_shortcut else {}
     return batch | sequence_arrays(samples, keys, config.sequences)
 
 
@@ -401,17 +438,17 @@ def draw(model: nn.Module, batch: Batch, geometry: Geometry) -> dict[str, Tensor
         times = time.to(device).expand(len(latent))
         return predict(model.unet, latent, times, conditions, dtype)
 
-    scheduler = build_scheduler(USUAL_SAMPLERS[model.objective], model.objective)
-    latent = integrate(scheduler, batch["noise"], DRAW_STEPS, predicted)
+    def velocity(latent: Tensor, time: Tensor, size: Tensor) -> Tensor:
+        return predict(model.unet, latent, time, conditions | told(size), dtype)
+
+    if model.shortcut is None:
+        scheduler = build_scheduler(USUAL_SAMPLERS[model.objective], model.objective)
+        latent = integrate(scheduler, batch["noise"], DRAW_STEPS, predicted)
+    else:
+        sizes = model.shortcut.sizes
+        few = step_sizes(min(DRAW_STEPS, 2 ** (sizes - 1)), sizes)
+        latent = take_steps(batch["noise"], few, velocity)
     return {"drawn": latent * std + mean, "truth": batch["latent"] * std + mean}
-
-
-def whiten(image: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Each dimension of an embedding to mean 0 and spread 1, float32 [d]."""
-    mean = np.array(geometry["image_mean"], np.float32)
-    std = np.array(geometry["image_std"], np.float32)
-    whitened: np.ndarray = (image - mean) / std
-    return whitened
 
 
 def _load(data: bytes | memoryview) -> np.ndarray:
@@ -429,7 +466,7 @@ def save(state: dict[str, Tensor], config: Config, geometry: Geometry, folder: P
     network.save_pretrained(folder / PARTS.network)
     if model.conditioner is not None:
         model.conditioner.save_pretrained(folder / PARTS.conditioner)
-    build_scheduler(USUAL_SAMPLERS[config.objective], config.objective).save_pretrained(
+    build_scheduler(USUAL_SAMPLERS[config.predicts], config.predicts).save_pretrained(
         folder / PARTS.scheduler
     )
     null = model.null_embedding
@@ -442,4 +479,6 @@ def save(state: dict[str, Tensor], config: Config, geometry: Geometry, folder: P
         conditioning["condition"] = config.condition
     if config.sequences:
         conditioning["sequences"] = plain(config.sequences)
+    if config.is_shortcut:
+        conditioning[SHORTCUT] = {"sizes": config.shortcut.sizes, "guidance": config.shortcut.guidance}
     (folder / CONDITIONING).write_text(json.dumps(conditioning, indent=1))

@@ -26,7 +26,7 @@ from training.data.randomness import SampleKey
 from training.networks.prior import TokenPrior
 from training.pretrained import find_model, load_prior, model_kind
 from training.recipes.clips import weights
-from training.recipes.diffusion import merge_moments
+from training.recipes.moments import merge_moments
 from training.recipes.recipe import (
     ONE_OPTIMISER,
     Batch,

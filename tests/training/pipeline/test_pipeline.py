@@ -14,13 +14,17 @@ from diffusers import (
     DPMSolverMultistepScheduler,
 )
 from PIL import Image
+from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 from configs.load import StoppedError, UserError
+from training.audioldm_folder import check_audioldm
 from training.export import ExportConfig, PartLicenses, export, open_pipeline
-from training.generate import GenerateConfig, check_sampling, choose_guidance, generate
+from training.generate import GenerateConfig, check_sampling, check_steps, choose_guidance, generate
+from training.networks.unet import from_settings, with_time_condition
 from training.pipeline.mel import MelConfig
 from training.pipeline.pipeline import StillsoundPipeline
 from training.pipeline.sampling import SAMPLERS, build_scheduler, objective_of
+from training.pipeline.step_sizes import SIZE_FEATURES, told
 from training.recipes import autoencoder, contrastive, diffusion
 
 MEL = MelConfig(duration_s=0.16)
@@ -268,3 +272,66 @@ def test_a_model_of_sequences_alone_is_given_no_vector_of_the_picture() -> None:
     pipe = pipeline(condition="none", condition_dropout=0.0)
     other = Image.new("RGB", (40, 32), (20, 230, 90))
     assert np.array_equal(pipe(PICTURE, steps=2, guidance=1), pipe(other, steps=2, guidance=1))
+
+
+# --- Shortcut models ----------------------------------------------------------------------------------------
+
+
+def shortcut_pipeline() -> StillsoundPipeline:
+    """Of random weights, told step sizes of 1 to 1/4."""
+    pipe = pipeline(shortcut={"sizes": 3, "guidance": 2.0})
+    settings = with_time_condition(pipe.unet.config, SIZE_FEATURES)
+    pipe.unet = from_settings({**settings, "_class_name": "UNet2DConditionModel"}).eval()
+    return pipe
+
+
+def sizes_told(pipe: Any, steps: int | None) -> list[tuple[float, list[float]]]:
+    """Times at which the network is evaluated, and which step size of 1, 1/2 and 1/4 it is told."""
+    known = {size: told(torch.tensor([size]))["timestep_cond"] for size in (1.0, 0.5, 0.25)}
+    seen: list[tuple[float, list[float]]] = []
+
+    def look(_: Any, inputs: Any, named: Any) -> None:
+        sizes = [size for size, features in known.items() if torch.equal(named["timestep_cond"], features)]
+        seen.append((float(inputs[1]) / 1000, sizes))
+
+    hook = pipe.unet.register_forward_pre_hook(look, with_kwargs=True)
+    pipe(image=PICTURE, num_inference_steps=steps)
+    hook.remove()
+    return seen
+
+
+def test_a_shortcut_model_is_told_the_size_of_each_step_also_as_an_export(tmp_path: Path) -> None:
+    pipe = shortcut_pipeline()
+    folder = exported(pipe, tmp_path)
+    stock = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+    stock.set_progress_bar_config(disable=True)
+    for each in (pipe, stock, open_pipeline(folder, sampler="euler")):
+        assert sizes_told(each, 1) == [(1, [1])]
+        assert sizes_told(each, 3) == [(1, [0.5]), (0.5, [0.25]), (0.25, [0.25])]
+    assert len(sizes_told(pipe, None)) == 4
+    assert "num_inference_steps=4)" in Path(folder, "README.md").read_text()
+    with pytest.raises(UserError, match="audioldm=true: AudioLDMPipeline tells a network no step size"):
+        check_audioldm(with_vocoder(pipe))
+
+
+def with_vocoder(pipe: StillsoundPipeline) -> StillsoundPipeline:
+    """With a vocoder that AudioLDM's pipeline takes."""
+    pipe.vocoder = SpeechT5HifiGan(SpeechT5HifiGanConfig(upsample_initial_channel=32))
+    return pipe
+
+
+def test_what_a_shortcut_model_cannot_do_is_refused(tmp_path: Path) -> None:
+    pipe = shortcut_pipeline()
+    assert choose_guidance(pipe, None) == choose_guidance(pipe, 1) == 1
+    with pytest.raises(
+        UserError, match=r"guidance=3.0: a shortcut model has its guidance \(2\) in its steps"
+    ):
+        choose_guidance(pipe, 3.0)
+    check_steps(pipe, 4)
+    with pytest.raises(UserError, match="steps=5: this shortcut model takes 1 to 4 steps"):
+        check_steps(pipe, 5)
+    with pytest.raises(UserError, match="sampler=unipc: cannot sample a shortcut model; give euler"):
+        open_pipeline(exported(pipe, tmp_path), sampler="unipc")
+    pipe.scheduler = build_scheduler("dpmsolver", "flow")
+    with pytest.raises(ValueError, match="DPMSolverMultistepScheduler cannot sample a shortcut model"):
+        pipe(PICTURE, steps=2)

@@ -22,38 +22,6 @@ from training.settings import TrainConfig
 MEL = MelConfig(duration_s=0.16)
 
 
-def moments(values: np.ndarray) -> dict[str, Any]:
-    return {
-        "image_count": len(values),
-        "image_sum": values.sum(0).tolist(),
-        "image_sumsq": (values**2).sum(0).tolist(),
-    }
-
-
-@pytest.mark.parametrize("level", [0.0, 1e-5, 0.7, -300.0])
-def test_what_never_varied_is_divided_by_one(level: float) -> None:
-    values = np.random.default_rng(0).normal(2, 3, (500, 2)).astype(np.float16).astype(float)
-    values[:, 1] = np.float16(level)
-    mean, spread = diffusion.merge_moments([moments(values[:200]), moments(values[200:])], "image")
-    assert spread[1] == 1
-    assert spread[0] == pytest.approx(values[:, 0].std(), rel=1e-6)
-    new = diffusion.whiten(np.array([2, level + 0.05], np.float32), {"image_mean": mean, "image_std": spread})
-    assert new[1] == pytest.approx(0.05, abs=1e-3)
-
-
-def test_rounding_to_float16_is_no_variation() -> None:
-    dice = np.random.default_rng(0)
-    values = np.where(
-        dice.random((500, 1)) < 0.5, np.float16(1), np.nextafter(np.float16(1), np.float16(2))
-    ).astype(float)
-    assert diffusion.merge_moments([moments(values)], "image")[1] == [1]
-
-
-def test_a_small_spread_that_is_one_is_kept() -> None:
-    values = np.random.default_rng(0).normal(0, 1e-3, (500, 1))
-    assert diffusion.merge_moments([moments(values)], "image")[1] == pytest.approx([values.std()])
-
-
 @pytest.mark.parametrize("dropout", [-0.1, 1.0, float("nan")])
 def test_a_condition_dropout_that_is_no_share_is_refused(dropout: float) -> None:
     with pytest.raises(UserError, match="condition_dropout"):
@@ -132,7 +100,7 @@ def test_a_samples_noise_does_not_depend_on_its_place_in_the_batch() -> None:
 @pytest.mark.parametrize(
     "setting,message",
     [
-        ({"objective": "x0"}, "diffusion.objective=x0: give one of flow, eps, v"),
+        ({"objective": "x0"}, "diffusion.objective=x0: give one of flow, eps, v, shortcut"),
         ({"times": "normal"}, "diffusion.times=normal: give one of uniform, logit_normal"),
         ({"min_snr": -1.0}, r"diffusion.min_snr=-1.0: give 0 \(off\) or more"),
     ],

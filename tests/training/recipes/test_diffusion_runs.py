@@ -27,6 +27,7 @@ from training.train import train
 PICTURE = Image.new("RGB", (40, 32), (200, 30, 90))
 TOKENS = f"{{member: tokens.npy, dim: {TOKEN_DIM}, length: {MOST_TOKENS - 1}, dropout: 0.2}}"
 KINDS = {
+    "shortcut": ["diffusion.objective=shortcut", "diffusion.shortcut.share=0.5"],
     "eps": ["diffusion.objective=eps", "diffusion.min_snr=5"],
     "sequences": [
         "diffusion.objective=v",
@@ -64,6 +65,7 @@ def model_of(output: Path) -> dict[str, bytes]:
         ("sequences", 0, "fp32"),
         ("sequences", 2, "bf16"),
         ("bands", 3, "fp32"),
+        ("shortcut", 3, "fp16"),
     ],
 )
 def test_a_resumed_run_repeats_an_unbroken_one_bit_for_bit(
