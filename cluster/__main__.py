@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from configs.load import UserError, load_config, run_app
+from configs.verb import with_settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False, soft_wrap=True)
@@ -22,7 +23,7 @@ def main() -> None:
     """Machines and jobs: checks before money is spent, and commands that run elsewhere."""
 
 
-@app.command()
+@app.command(cls=with_settings("cluster.doctor:DoctorConfig"))
 def doctor(
     args: list[str] = typer.Argument(None, metavar="[CONFIG] [name=value…]"),
     as_json: bool = typer.Option(False, "--json", help="one JSON object on stdout"),

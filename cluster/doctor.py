@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.storage import open_store
-from configs.load import UserError
+from configs.load import UserError, operational
 
 log = logging.getLogger(__name__)
 GIB = 2**30
@@ -36,15 +36,13 @@ MAX_LINE_CHARS = 200  # of a command's output in a finding
 
 @dataclass
 class DoctorConfig:
-    """`output`: a folder or URI that a run would write to; `min_free_gib`: of local scratch.
+    """Which checks, and what they ask for. Nothing that is kept depends on any."""
 
-    `timeout_s`: of each command that a check starts.
-    """
-
-    output: str = "out"
-    min_free_gib: float = 5.0
-    timeout_s: float = 120.0
-    checks: list[str] = field(default_factory=lambda: list(CHECKS))
+    output: str = operational("out")  # a folder or URI that a run would write to
+    min_free_gib: float = operational(5.0)  # how much room local scratch must have
+    timeout_s: float = operational(120.0)  # of each command that a check starts
+    # which ones, in this order
+    checks: list[str] = field(default_factory=lambda: list(CHECKS), metadata={"operational": True})
 
 
 @dataclass(frozen=True)

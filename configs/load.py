@@ -11,7 +11,6 @@ It does not know any component, print anything else, or read the environment.
 
 import copy
 import dataclasses
-import difflib
 import enum
 import hashlib
 import json
@@ -29,6 +28,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from configs.hints import near, preset_hint
 from configs.terminal import printable
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ T = TypeVar("T")
 SettingsTree = dict[str, Any]
 
 # typer carries its own copy of click and exports only some of its exceptions
-_ClickException: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+ClickException: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
 class UserError(ValueError):
@@ -96,7 +96,7 @@ def load_config(schema: type[T], args: Sequence[str]) -> T:
         raise UserError(f"more than one config file given: {names}; give one, and settings as name=value")
     config = OmegaConf.structured(schema)
     if paths:
-        _merge(config, schema, _read_yaml(paths[0]), paths[0])
+        _merge(config, schema, _read_yaml(paths[0], schema.__module__.partition(".")[0]), paths[0])
     for arg in args:
         if "=" in arg:
             _merge(config, schema, _read_override(schema, arg), arg)
@@ -165,7 +165,7 @@ def run_app(app: typer.Typer) -> None:
     except StoppedError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(1)
-    except _ClickException as error:
+    except ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error.format_message(), file=sys.stderr)
             sys.exit(2)
@@ -186,9 +186,9 @@ def _one_line(message: object) -> str:
     return " ".join(printable(str(message)).split())
 
 
-def _read_yaml(path: str) -> SettingsTree:
+def _read_yaml(path: str, room: str) -> SettingsTree:
     if not os.path.exists(path):
-        hint = _did_you_mean(path, _yaml_files_beside(path))
+        hint = preset_hint(path, room)
         raise UserError(f"no such config file: {path}{hint} (settings are given as name=value)")
     try:
         tree = OmegaConf.load(path)
@@ -200,11 +200,6 @@ def _read_yaml(path: str) -> SettingsTree:
     if not isinstance(tree, DictConfig):
         raise UserError(f"{path} must hold settings (name: value), not a list or a single value")
     return cast(SettingsTree, OmegaConf.to_container(tree))
-
-
-def _yaml_files_beside(path: str) -> list[str]:
-    folder = Path(path).parent
-    return [str(preset) for preset in folder.glob("*.yaml")] if folder.is_dir() else []
 
 
 def _read_override(schema: type, arg: str) -> SettingsTree:
@@ -262,7 +257,7 @@ def _refuse_unknown(schema: Any, tree: SettingsTree, prefix: str, origin: str) -
     for key, value in tree.items():
         if key not in hints:
             full_name = f"{prefix}{key}"
-            hint = _did_you_mean(full_name, [prefix + name for name in hints])
+            hint = near(full_name, [prefix + name for name in hints])
             hint = hint or f"; known here: {', '.join(hints)}"
             # an override names itself; of a file, the user needs its name
             where = "" if origin.split("=")[0] == full_name else f" in {origin}"
@@ -298,11 +293,6 @@ def _required(schema: type, name: str) -> list[str]:
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             required += _required(schema, f"{name}.{field.name}")
     return required or [name]
-
-
-def _did_you_mean(name: str, candidates: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
-    return f'; did you mean "{near[0]}"?' if near else ""
 
 
 def _hints(schema: Any) -> dict[str, object]:

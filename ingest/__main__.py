@@ -14,6 +14,7 @@ import typer
 from cluster.record import ARGS, DRY_RUN, JSON, Summary, console, run_verb, show_units
 from configs.load import load_config, run_app
 from configs.terminal import log_to_stderr, printable
+from configs.verb import with_settings
 
 
 class DatasetConfig(Protocol):
@@ -33,7 +34,7 @@ def main() -> None:
     log_to_stderr()
 
 
-@app.command()
+@app.command(cls=with_settings("ingest.synth:SynthConfig", argument="path"))
 def synth(output: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """Render procedural scenes to real media files in OUTPUT, ground truth apart."""
     from ingest.synth import SynthConfig
@@ -52,7 +53,7 @@ def synth(output: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bo
     run_verb("synth", args, config, do, output=output, show=show, as_json=as_json, dry_run=dry_run)
 
 
-@app.command()
+@app.command(cls=with_settings("ingest.serve:ServeConfig", argument="path"))
 def serve(folder: str, args: list[str] = ARGS, dry_run: bool = DRY_RUN) -> None:
     """A loopback web site of a synth FOLDER, until interrupted."""
     from ingest.serve import ServeConfig
@@ -65,7 +66,7 @@ def serve(folder: str, args: list[str] = ARGS, dry_run: bool = DRY_RUN) -> None:
         run(config)
 
 
-@app.command()
+@app.command(cls=with_settings("ingest.scrape:ScrapeConfig"))
 def scrape(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """Source -> fetch -> clip -> filter -> shards. Run again to resume."""
     from ingest.scrape import ScrapeConfig, check
@@ -85,7 +86,7 @@ def scrape(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN
     _exit_if(summary, "failed", "deferred")
 
 
-@app.command()
+@app.command(cls=with_settings("ingest.curate:CurateConfig", argument="dataset"))
 def curate(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """Bury duplicates, what is over a channel's cap, and media in two splits of DATASET."""
     from ingest.curate import CurateConfig
@@ -100,7 +101,7 @@ def curate(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: 
     run_in_dataset("curate", dataset, args, CurateConfig, run, show, as_json, dry_run)
 
 
-@app.command()
+@app.command(cls=with_settings("ingest.remove:RemoveConfig", argument="dataset"))
 def remove(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """Take down samples of DATASET by key=, media=, channel=, license= or ids=, and of derived=[…]."""
     from ingest.remove import RemoveConfig
@@ -122,7 +123,7 @@ def remove(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: 
     _exit_if(summary, "failed")
 
 
-@app.command()
+@app.command(cls=with_settings("ingest.refresh:RefreshConfig", argument="dataset"))
 def refresh(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """Check again whether what DATASET holds may be used; bury what was withdrawn, also in derived=[…]."""
     from ingest.refresh import RefreshConfig
@@ -157,7 +158,7 @@ def show_removed(summary: Summary) -> None:
         console.print(printable(problem), style="red")
 
 
-@app.command()
+@app.command(cls=with_settings("ingest.gc:GcConfig", argument="dataset"))
 def gc(
     dataset: str, args: list[str] = ARGS, purge: bool = PURGE, as_json: bool = JSON, dry_run: bool = DRY_RUN
 ) -> None:
@@ -195,7 +196,7 @@ def verify(dataset: str, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=with_settings("ingest.report:ReportConfig", argument="dataset"))
 def report(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """One self-contained HTML page of DATASET (and of a run and its scores, if given)."""
     from ingest.report import ReportConfig, write_report
@@ -211,7 +212,7 @@ def report(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: 
         console.print(f"wrote {path}")
 
 
-@app.command()
+@app.command(cls=with_settings("ingest.show:ShowConfig", argument="dataset"))
 def show(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """Where a sample of DATASET comes from, and why one was refused: key=, id=, media= or unit=."""
     from ingest.show import ShowConfig, lines_of
@@ -268,7 +269,7 @@ def _exit_if(summary: Summary | None, *names: str) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=with_settings("ingest.stills:StillsConfig"))
 def stills(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """Photos -> silent static videos and a list of them, for video-to-audio models (images=… output=…)."""
     from ingest.stills import StillsConfig, make_stills

@@ -57,16 +57,13 @@ SPLIT_GROUPS_IN_TWO = """
 
 @dataclass
 class CurateConfig:
-    """`image_distance`: bits of 64; `audio_distance`: see ingest.dedup.fingerprint. Both must be near. Of a
-    channel (iNaturalist: an observer), at most `max_per_channel` clips and `max_hours_per_channel` hours
-    stay; 0: no cap.
-    """
+    """Of duplicates, both distances must be near; a channel of iNaturalist is an observer."""
 
-    dataset: str
-    max_per_channel: int = 0
-    max_hours_per_channel: float = 0.0
-    image_distance: int = 6
-    audio_distance: float = 0.28
+    dataset: str  # a folder or URI that scrape made
+    max_per_channel: int = 0  # clips that stay of a channel (iNaturalist: an observer); 0 = no cap
+    max_hours_per_channel: float = 0.0  # hours that stay of a channel; 0 = no cap
+    image_distance: int = 6  # duplicates are at most this near, in bits of 64, and near in sound, too
+    audio_distance: float = 0.28  # duplicates are at most this near, 0 to 1 (ingest.dedup.fingerprint)
 
     def __post_init__(self) -> None:
         at_least(self, 0, "max_per_channel", "max_hours_per_channel", meaning="no cap")

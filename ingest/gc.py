@@ -25,11 +25,11 @@ WEEK_S = 7 * 24 * 3600.0
 
 @dataclass
 class GcConfig:
-    """`grace_s`: how long garbage stays. `purge` deletes it at once: runs that pin it cannot resume."""
+    """What is deleted, and when."""
 
-    dataset: str
-    grace_s: float = WEEK_S
-    purge: bool = False
+    dataset: str  # a folder or URI
+    grace_s: float = WEEK_S  # how long garbage stays
+    purge: bool = False  # deletes it at once: runs that pin it cannot resume
 
     def __post_init__(self) -> None:
         at_least(self, 0, "grace_s")

@@ -110,6 +110,7 @@ class LicenseConfig:
     `custom:…`, `own` and `all-rights-reserved` enter by exact listing alone.
     """
 
+    # codes, and classes of what you accept, such as [attribution,share-alike]; the others stay out
     allow: list[str] = field(default_factory=lambda: list(DEFAULT_ALLOW))
 
 

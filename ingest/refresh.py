@@ -32,7 +32,7 @@ from cluster.dataset import Dataset
 from cluster.scratch import scratch_folder
 from cluster.shards import Status
 from cluster.worklist import UnitTask
-from configs.load import UserError, at_least
+from configs.load import UserError, at_least, operational
 from ingest.fetch.access import YoutubeConfig
 from ingest.fetch.fetcher import Fetcher
 from ingest.fetch.settings import FetchConfig
@@ -57,20 +57,17 @@ API_PAUSE_S = 1.0  # iNaturalist asks for at most 60 requests a minute
 
 @dataclass
 class RefreshConfig:
-    """`derived`: datasets of latents made of this one; `runs`: training runs to search for checkpoints.
-    `rewrite=false` leaves it at the tombstones. An unfinished run resumes where it was, unless
-    that is `resume_days` ago: 0 begins anew.
-    """
+    """What is asked again, and where else its samples may be."""
 
-    dataset: str
-    derived: list[str] = field(default_factory=list)
-    runs: list[str] = field(default_factory=list)
-    resume_days: float = 7.0
-    rewrite: bool = True
-    workers: int = 1
+    dataset: str  # a folder or URI that scrape made
+    derived: list[str] = field(default_factory=list)  # datasets of latents made of this one
+    runs: list[str] = field(default_factory=list)  # training runs to search for checkpoints
+    resume_days: float = 7.0  # for so long an unfinished run is resumed; 0 begins anew
+    rewrite: bool = True  # false leaves it at the tombstones
+    workers: int = operational(1)  # items asked for, and units rewritten, at once
     network: FetchConfig = field(default_factory=FetchConfig)
     youtube: YoutubeConfig = field(default_factory=YoutubeConfig)
-    inaturalist_api: str = "https://api.inaturalist.org/v1/observations"
+    inaturalist_api: str = "https://api.inaturalist.org/v1/observations"  # where observations are asked for
 
     def __post_init__(self) -> None:
         at_least(self, 0, "resume_days")

@@ -41,7 +41,7 @@ from cluster.shards import (
     members_of,
     write_shard,
 )
-from configs.load import UserError, at_least
+from configs.load import UserError, at_least, operational
 from ingest.licenses import is_code, suggestion
 from ingest.rows import ClipRow
 from ingest.sample import SELECTORS, Reason, ban, bans_of
@@ -58,25 +58,20 @@ CHECKPOINTS_MEAN = (
 
 @dataclass
 class RemoveConfig:
-    """One of `key`, `media` (its id, alone or as source:id), `channel`, `license`, `ids` (a file of keys or
-    media ids, a line each).
+    """One of `key`, `media`, `channel`, `license` and `ids`, and where else its samples may be."""
 
-    `derived`: datasets of latents made of this one; `runs`: training runs and exports, or folders of them, to
-    search for what learnt from it.
-    `rewrite=false` leaves it at the tombstones.
-    """
-
-    dataset: str
-    key: str = ""
-    media: str = ""
-    channel: str = ""
-    license: str = ""
-    ids: str = ""
-    reason: str = "take-down"
-    derived: list[str] = field(default_factory=list)
+    dataset: str  # a folder or URI that scrape made
+    key: str = ""  # of the one clip to remove
+    media: str = ""  # id of the medium whose clips are removed, alone or as source:id
+    channel: str = ""  # whose clips are removed
+    license: str = ""  # code whose clips are removed
+    ids: str = ""  # a file of keys or media ids, a line each
+    reason: str = "take-down"  # stored with each removed sample
+    derived: list[str] = field(default_factory=list)  # datasets of latents made of this one
+    # training runs and exports, or folders of them, to search for what learnt from it
     runs: list[str] = field(default_factory=list)
-    rewrite: bool = True
-    workers: int = 4
+    rewrite: bool = True  # false leaves it at the tombstones
+    workers: int = operational(4)  # units rewritten at once
 
     def __post_init__(self) -> None:
         if sum(bool(getattr(self, name)) for name in SELECTORS) != 1:

@@ -81,17 +81,15 @@ class Scores(TypedDict):
 
 @dataclass
 class ReportConfig:
-    """`dataset` of clips; `output` defaults to report.html inside a local dataset; `run`, `scores`: folders
-    of training. `card`: the dataset card, attribution list and Croissant metadata are written beside the
-    page, as README.md, ATTRIBUTION.csv and croissant.json inside the dataset, else under the page's name."""
+    """The page, and what stands beside it: files of `card` are in the dataset, else under the page's name."""
 
-    dataset: str
-    output: str = ""
-    gallery: int = 24
-    run: str = ""
-    scores: str = ""
-    title: str = ""
-    card: bool = True
+    dataset: str  # of clips, a folder or URI
+    output: str = ""  # the page; by default report.html inside a local dataset
+    gallery: int = 24  # clips that are shown
+    run: str = ""  # a training run whose curves are shown
+    scores: str = ""  # a folder that evaluate wrote
+    title: str = ""  # of the page; by default the dataset's name
+    card: bool = True  # also writes README.md, ATTRIBUTION.csv and croissant.json
 
 
 def write_report(config: ReportConfig) -> str:

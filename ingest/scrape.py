@@ -53,9 +53,9 @@ class SplitConfig:
     with by=channel all media of a channel. The hash of their id decides.
     """
 
-    validation: float = 0.0
-    test: float = 0.0
-    by: str = "media"
+    validation: float = 0.0  # share that is held out for validation
+    test: float = 0.0  # share that is held out for tests
+    by: str = "media"  # media, or channel: what falls into one split as a whole
 
 
 @dataclass
@@ -65,11 +65,12 @@ class ScrapeConfig:
     Transient failures are retried at the end of the run, `retry_after_s` later, and again by the next run.
     """
 
-    output: str = field(metadata={"operational": True})  # another name for the same place is the same dataset
+    # the dataset, a folder or URI; another name for the same place is the same dataset
+    output: str = field(metadata={"operational": True})
     source: SourceConfig
-    workers: int = operational(2)
-    unit_size: int = operational(8)
-    retry_after_s: float = operational(60.0)
+    workers: int = operational(2)  # processes, on Ray; 0 works in this process
+    unit_size: int = operational(8)  # items that make one shard
+    retry_after_s: float = operational(60.0)  # how long transient failures rest before they are tried again
     license: LicenseConfig = field(default_factory=LicenseConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)

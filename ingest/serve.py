@@ -54,10 +54,10 @@ BLOCK_BYTES = 1 << 18
 
 @dataclass
 class ServeConfig:
-    """`path` is the folder that `ingest synth` made; `port` 0 takes any free one."""
+    """What is served, and where."""
 
-    path: str
-    port: int = operational(8765)
+    path: str  # the folder that `ingest synth` made
+    port: int = operational(8765)  # on 127.0.0.1; 0 takes any free one
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -40,15 +40,13 @@ LISTED = "listed"  # the status of an item that no unit has answered yet
 
 @dataclass
 class ShowConfig:
-    """One of `key` (of a sample), `id` (of an item, alone or as source:id), `media` (a medium's id, alone or
-    as source:id: all its clips) and `unit` (all its rows).
-    """
+    """One of `key`, `id`, `media` and `unit`."""
 
-    dataset: str
-    key: str = ""
-    id: str = ""
-    media: str = ""
-    unit: str = ""
+    dataset: str  # a folder or URI
+    key: str = ""  # of a sample
+    id: str = ""  # of an item, alone or as source:id
+    media: str = ""  # a medium's id, alone or as source:id: all its clips
+    unit: str = ""  # name of a unit: all its rows
 
     def __post_init__(self) -> None:
         if sum(bool(getattr(self, name)) for name in SELECTORS) != 1:

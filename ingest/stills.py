@@ -39,18 +39,15 @@ CRF = 14
 
 @dataclass
 class StillsConfig:
-    """`images`: a folder of photos with all below it, a glob, or one photo.
+    """Photos, and the videos made of them."""
 
-    Videos have `short_side_px` on the shorter side, both sides even.
-    """
-
-    images: str
-    output: str
-    captions: str = ""
-    duration_s: float = 8.0
-    fps: int = 25
-    short_side_px: int = 384
-    workers: int = operational(2)
+    images: str  # a folder of photos with all below it, a glob, or one photo
+    output: str  # the folder to write to
+    captions: str = ""  # a CSV with columns path and caption
+    duration_s: float = 8.0  # length of each video
+    fps: int = 25  # frames per second
+    short_side_px: int = 384  # shorter side of the videos; both sides are made even
+    workers: int = operational(2)  # videos made at once
 
     def __post_init__(self) -> None:
         if self.fps < 1 or round(self.duration_s * self.fps) < 1:

@@ -50,24 +50,22 @@ EncoderOptions = dict[str, str | int]
 
 @dataclass
 class SynthConfig:
-    """`path` is OUT. `videos` MP4 files, and beside them `webm`, `hls`, `dash` videos, `stills` photo + sound
-    pairs.
-    """
+    """How many media of each kind, and what is in them."""
 
-    path: str
-    videos: int = 200
-    webm: int = 6
-    hls: int = 3
-    dash: int = 3
-    stills: int = 20
-    silent: int = 1
-    scenes_per_video: int = 20
-    scene_s: float = 2.0
-    size_px: int = 96
-    fps: int = 10
-    num_objects: int = 1
-    seed: int = 0
-    workers: int = operational(2)
+    path: str  # the folder to write to
+    videos: int = 200  # how many MP4 files
+    webm: int = 6  # how many WebM files
+    hls: int = 3  # how many videos as HLS
+    dash: int = 3  # how many videos as DASH
+    stills: int = 20  # how many pairs of a photo and a sound
+    silent: int = 1  # how many videos without sound
+    scenes_per_video: int = 20  # how many, one after another
+    scene_s: float = 2.0  # how long each is
+    size_px: int = 96  # side of the pictures
+    fps: int = 10  # frames per second
+    num_objects: int = 1  # in each scene
+    seed: int = 0  # of all that is random
+    workers: int = operational(2)  # processes that render
 
 
 def synth(config: SynthConfig) -> dict[str, int]:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("configs", "cluster", "ingest", "training")  # imports point left only
 BRIDGES = {
     "configs.load",
+    "configs.verb",
     "configs.terminal",
     "cluster.storage",
     "cluster.dataset",
@@ -480,12 +481,8 @@ def test_the_map_names_every_file() -> None:
 
 
 def test_the_map_check_sees_what_is_missing_and_what_is_gone() -> None:
-    tree = {
-        "ingest/clip/clipper.py": "",
-        "ingest/fetch/web.py": "",
-        "ingest/__init__.py": "",
-        "tests/test_a.py": "",
-    }
+    paths = ("ingest/clip/clipper.py", "ingest/fetch/web.py", "ingest/__init__.py", "tests/test_a.py")
+    tree = dict.fromkeys(paths, "")
     page = (
         "```\ningest/  all\n  clip/  cuts\n    clipper.py  cuts\n  fetch/\n    web.py\n    hops.py  asks\n```"
     )

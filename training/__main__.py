@@ -16,6 +16,7 @@ from rich.table import Table
 from cluster.record import ARGS, DRY_RUN, JSON, Summary, run_verb, show_units
 from configs.load import load_config, run_app
 from configs.terminal import log_to_stderr
+from configs.verb import with_settings
 
 if TYPE_CHECKING:
     from training.inspect import Line
@@ -42,7 +43,7 @@ def main() -> None:
     log_to_stderr()
 
 
-@app.command()
+@app.command(cls=with_settings("training.settings:TrainConfig"))
 def train(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """Train a recipe (autoencoder, contrastive, diffusion). Run again to resume."""
     from training.settings import TrainConfig
@@ -57,7 +58,7 @@ def train(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN)
     run_in_output("train", args, config, do, _show_training, as_json, dry_run)
 
 
-@app.command()
+@app.command(cls=with_settings("training.precompute:PrecomputeConfig"))
 def precompute(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """Clips -> latents and image embeddings, same keys. Run again to resume."""
     from training.precompute import PrecomputeConfig
@@ -74,7 +75,7 @@ def precompute(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=with_settings("training.generate:GenerateConfig"))
 def generate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """Pictures -> wavs, spectrograms and a page to listen to. Run again to resume."""
     from training.generate import GenerateConfig
@@ -97,7 +98,7 @@ def generate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_R
     run_in_output("generate", args, config, do, show, as_json, dry_run)
 
 
-@app.command()
+@app.command(cls=with_settings("training.evaluation:EvaluateConfig"))
 def evaluate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """Scores on held-out clips -> scores.json; of an autoencoder, what it loses -> roundtrip.json."""
     from training.evaluate import evaluate as run
@@ -115,7 +116,7 @@ def evaluate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_R
         run_in_output("evaluate", args, config, run, _show_scores, as_json, dry_run)
 
 
-@app.command()
+@app.command(cls=with_settings("training.export:ExportConfig"))
 def export(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """A finished diffusion run -> a folder that stock diffusers loads."""
     from training.export import ExportConfig
@@ -132,7 +133,7 @@ def export(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN
     run_in_output("export", args, config, run, show, as_json, dry_run, record=False)
 
 
-@app.command()
+@app.command(cls=with_settings("training.average:AverageConfig"))
 def average(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """A run with ema_profiles -> its model by an average of another width."""
     from training.average import AverageConfig

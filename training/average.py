@@ -37,12 +37,12 @@ NUMBERS = "numbers"
 
 @dataclass
 class AverageConfig:
-    """`sigma_rel`: the width, as a share of the steps; `step` 0: up to the newest stored average."""
+    """Which width, of which run."""
 
-    run: str
-    sigma_rel: float
-    output: str
-    step: int = 0
+    run: str  # a run that has ema_profiles
+    sigma_rel: float  # the width, as a share of the steps
+    output: str  # the folder to write to
+    step: int = 0  # up to which; 0 = the newest stored average
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_rel <= WIDEST:

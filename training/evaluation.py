@@ -34,25 +34,22 @@ IndexRow = dict[str, Any]
 
 @dataclass
 class EvaluateConfig:
-    """`truth`: a folder of <media id>.json; `split`: which clips; at most `num_clips`, chosen by their keys;
-    `guidance` by default 2, or 1 for a model without a null embedding; `vocoder`, `prior` and `sampler` as
-    in export; `threads` 0: all cores. `steps`: a number, or several with commas between, such as 1,2,4,8,25.
-    """
+    """Which model is scored, on which clips, and how."""
 
-    model: str
-    data: str
-    output: str
-    truth: str = ""
-    split: str = "validation"
-    num_clips: int = 320
-    seed: int = 0
-    guidance: float | None = None
-    steps: int | str = 25
-    vocoder: str = ""
-    prior: str = ""
-    sampler: str = ""
-    batch: int = operational(32)
-    threads: int = operational(0)
+    model: str  # a finished run, an exported folder or hub:owner/name
+    data: str  # the clips to score on: a dataset, a folder or URI
+    output: str  # the folder to write to
+    truth: str = ""  # a folder of <media id>.json that says what sounds when; not for an autoencoder
+    split: str = "validation"  # which clips
+    num_clips: int = 320  # at most so many, chosen by their keys
+    seed: int = 0  # of the noise
+    guidance: float | None = None  # 1 = none; by default 2, or 1 for a model without a null embedding
+    steps: int | str = 25  # of the sampler; several with commas between, such as 1,2,4,8,25
+    vocoder: str = ""  # a finished run, a save_pretrained folder or hub:owner/name in place of the model's
+    prior: str = ""  # a finished run or exported folder, for a model that attends to tokens of AudioMAE
+    sampler: str = ""  # ddim, euler, dpmsolver or unipc in place of the model's
+    batch: int = operational(32)  # sounds made at once
+    threads: int = operational(0)  # of torch; 0 = all cores
 
 
 class Scene(TypedDict):

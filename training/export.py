@@ -78,7 +78,10 @@ CHECK_STEPS = 2  # enough to pass through every part
 
 @dataclass
 class PartLicenses:
-    """Of the first weights of a part, where nothing beside them or in its record states one."""
+    """`unet`, `autoencoder`, `image_encoder`, `vocoder`, `prior`, `audiomae`, `text_encoder`,
+    `phoneme_encoder`: license of the part's first weights, where nothing beside them or in its record states
+    one.
+    """
 
     unet: str = ""
     autoencoder: str = ""
@@ -92,28 +95,20 @@ class PartLicenses:
 
 @dataclass
 class ExportConfig:
-    """`model`: a finished diffusion run, or an exported folder.
+    """What is exported, with which parts, under which license."""
 
-    `latents`: for runs of before models carried their codec, where their latents are now.
-    `vocoder`: a finished run, a `save_pretrained` folder or hub:owner/name; without one it is Griffin-Lim.
-    `prior`: a finished run or an exported folder, of a model that attends to the tokens of AudioMAE.
-    `sampler`: ddim, euler, dpmsolver or unipc in place of the model's own.
-    `license`: of the model, at least as strict as what it was made from; by default that of its strictest
-    demand. `scores`: what evaluate wrote; by default that of this model beside its run. `audioldm`: also a
-    folder of this name inside, which stock `AudioLDMPipeline` loads. `name`: of the model, for its card.
-    """
-
-    model: str
-    output: str
-    latents: str = ""
+    model: str  # a finished diffusion run, or an exported folder
+    output: str  # the folder to write to
+    latents: str = ""  # where the latents are now, for runs of before models carried their codec
+    # a finished run, a save_pretrained folder or hub:owner/name; without one it is Griffin-Lim
     vocoder: str = ""
-    prior: str = ""
-    sampler: str = ""
-    license: str = ""
+    prior: str = ""  # a finished run or exported folder, for a model that attends to tokens of AudioMAE
+    sampler: str = ""  # ddim, euler, dpmsolver or unipc in place of the model's own
+    license: str = ""  # of the model; by default as strict as what it was made from demands
     init_license: PartLicenses = field(default_factory=PartLicenses)
-    scores: str = ""
-    audioldm: bool = False
-    name: str = ""
+    scores: str = ""  # what evaluate wrote; by default that of this model beside its run
+    audioldm: bool = False  # also a folder of this name inside, which stock AudioLDMPipeline loads
+    name: str = ""  # of the model, for its card
 
 
 class Exported(TypedDict):

@@ -63,32 +63,25 @@ SoundKey = tuple[str, int]
 
 @dataclass
 class GenerateConfig:
-    """`images`: a file, a folder with all below it, or a glob. `guidance` 1 = none, by default 2, or 1 for a
-    model without a null embedding; `steps` of the sampler; `vocoder`, `prior` and `sampler` as in export.
+    """Which pictures, by which model, and how."""
 
-    `takes`: sounds of each picture. `strict`: one picture that cannot be used is an error before any work;
-    `skip_unreadable` is the older name of its opposite. `page`: also spectrograms and a page to listen to.
-    `batch`: sounds that a worker makes at once. `workers`: on Ray; 0 works in this process. `threads` of
-    each, 0: the cores of this machine, shared among its workers. `gpus_per_worker`: what each asks of Ray.
-    """
-
-    model: str
-    images: str
-    output: str
-    seed: int = 0
-    guidance: float | None = None
-    steps: int = 25
-    takes: int = 1
-    strict: bool = False
-    skip_unreadable: bool | None = None
-    vocoder: str = ""
-    prior: str = ""
-    sampler: str = ""
-    page: bool = operational(True)
-    batch: int = operational(8)
-    workers: int = operational(0)
-    gpus_per_worker: float = operational(0.0)
-    threads: int = operational(0)
+    model: str  # a finished run, an exported folder or hub:owner/name
+    images: str  # a file, a folder with all below it, or a glob
+    output: str  # the folder to write to
+    seed: int = 0  # from which each sound's own is made
+    guidance: float | None = None  # 1 = none; by default 2, or 1 for a model without a null embedding
+    steps: int = 25  # of the sampler
+    takes: int = 1  # sounds of each picture
+    strict: bool = False  # one picture that cannot be used is an error before any work
+    skip_unreadable: bool | None = None  # the older name of strict's opposite
+    vocoder: str = ""  # a finished run, a save_pretrained folder or hub:owner/name in place of the model's
+    prior: str = ""  # a finished run or exported folder, for a model that attends to tokens of AudioMAE
+    sampler: str = ""  # ddim, euler, dpmsolver or unipc in place of the model's
+    page: bool = operational(True)  # also spectrograms and a page to listen to
+    batch: int = operational(8)  # sounds that a worker makes at once
+    workers: int = operational(0)  # processes, on Ray; 0 works in this process
+    gpus_per_worker: float = operational(0.0)  # what each asks of Ray
+    threads: int = operational(0)  # of torch, of each worker; 0 = the cores, shared among the workers
 
     @property
     def is_strict(self) -> bool:

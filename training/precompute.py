@@ -101,47 +101,41 @@ class Decoded(NamedTuple):
 
 @dataclass
 class PrecomputeConfig:
-    """`autoencoder`, `image_encoder`: runs, save_pretrained folders or `hub:owner/name[/folder][@revision]`;
-    what counts for resuming is the hash of their files. `image_encoder` may also be a checkpoint of timm, a
-    plain state dict or `efficientnet-lite0` (training.encoder_files).
+    """What encodes the clips. Of encoders, what counts for resuming is the hash of their files.
 
-    `audiomae`: likewise, of the recipe of this name: stores `audiomae.npy` besides, float16 [8, width]; "":
-    none.
-    `text_encoder`: RoBERTa, T5, CLAP or a contrastive run with captions: stores `text.npy` besides, float16
-    [t, width] of at most `text_tokens` tokens of the text under `text_column`, a name in a sample's JSON or
-    in its `meta`. `phoneme_encoder`: a VITS: likewise `phonemes.npy`. A sample without such a text has
-    [0, width] there.
-    `patch_tokens` stores `tokens.npy` besides, float16 [patches, width]. `precision` bf16 computes under
-    autocast: twice as fast on GPUs, and off by about a fiftieth of a latent's deviation
-    (benchmarks/results/precompute.json). `level`: how loud the autoencoder has clips: recorded, audioldm
-    (mean removed, peak at 0.5), or auto: as ours was trained, and audioldm for published ones, which
-    AudioLDM's training code normalised for. `gpus_per_worker`: what each worker asks of Ray, 0.5 for two on
-    one GPU, so that one reads and writes while the other encodes; 0 computes on CPUs. `roundtrip_clips`: of
-    how many validation clips it is measured, afterwards in this process, what the autoencoder loses
-    (training.roundtrip; `vocoder` and `truth` as there); 0: none.
+    A sample without a text has [0, width] there. bf16 is off by about a fiftieth of a latent's deviation
+    (benchmarks/results/precompute.json). `level` auto is audioldm for published autoencoders, which
+    AudioLDM's training code normalised for. Two workers on one GPU: one reads and writes while the other
+    encodes.
     """
 
-    data: str = operational()
-    output: str = operational()
-    autoencoder: str = operational()
+    data: str = operational()  # the clips: a dataset, a folder or URI
+    output: str = operational()  # the dataset of latents to write
+    autoencoder: str = operational()  # a run, save_pretrained folder or hub:owner/name[/folder][@revision]
+    # likewise; or a checkpoint of timm, a plain state dict, efficientnet-lite0
     image_encoder: str = operational()
+    # a run of this recipe: also stores audiomae.npy, float16 [8, width]; "" = none
     audiomae: str = operational("")
+    # RoBERTa, T5, CLAP or a contrastive run with captions: also stores text.npy; "" = none
     text_encoder: str = operational("")
-    text_column: str = "caption"
-    text_tokens: int = 77
-    phoneme_encoder: str = operational("")
-    phoneme_column: str = "transcript"
-    phoneme_tokens: int = 310
-    patch_tokens: bool = False
-    precision: str = "fp32"
+    text_column: str = "caption"  # name of the text in a sample's JSON or in its meta
+    text_tokens: int = 77  # longer texts are cut
+    phoneme_encoder: str = operational("")  # a VITS: also stores phonemes.npy; "" = none
+    phoneme_column: str = "transcript"  # name of the transcript in a sample's JSON or in its meta
+    phoneme_tokens: int = 310  # longer transcripts are cut
+    patch_tokens: bool = False  # also stores tokens.npy, float16 [patches, width]
+    precision: str = "fp32"  # fp32, or bf16: twice as fast on GPUs, a little off
+    # how loud the autoencoder has clips: recorded, audioldm, or auto, as it was trained
     level: str = operational("auto")
-    workers: int = operational(2)
+    workers: int = operational(2)  # processes, on Ray; 0 works in this process
+    # what each asks of Ray; 0.5 for two on one GPU; 0 computes on CPUs
     gpus_per_worker: float = operational(0.0)
+    # validation clips whose loss by the autoencoder is measured afterwards; 0 = none
     roundtrip_clips: int = operational(0)
-    vocoder: str = operational("")
-    truth: str = operational("")
-    batch_size: int = operational(16)
-    threads: int = operational(1)
+    vocoder: str = operational("")  # of that measurement; "" = Griffin-Lim
+    truth: str = operational("")  # of that measurement: a folder of <media id>.json
+    batch_size: int = operational(16)  # clips encoded at once
+    threads: int = operational(1)  # of torch, of each worker
 
 
 def precompute(config: PrecomputeConfig, progress: bool = True) -> LatentSummary:

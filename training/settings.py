@@ -50,77 +50,73 @@ class TrainConfig:
     the recipe's loss couples the samples of a micro batch.
     """
 
-    data: str = operational()
-    output: str = operational()
+    data: str = operational()  # what to learn from: a dataset of clips or of latents, a folder or URI
+    output: str = operational()  # the run: checkpoints, curves, the model
     # start at step 0 if the run has steps behind it but no usable checkpoint; else it changes nothing
     restart: bool = operational(False)
-    recipe: str = "diffusion"
+    recipe: str = "diffusion"  # autoencoder, contrastive, diffusion, audiomae, prior or vocoder
     # weights to start from: a run, a save_pretrained folder, a URI, or hub:owner/name@revision
     init_from: str = operational("")
-    # of those weights, where nothing beside them states one
-    init_license: str = operational("")
+    init_license: str = operational("")  # license of those weights, where nothing beside them states one
     # names of the parameters that are trained, as shell patterns; none: all of them
     train_only: list[str] = field(default_factory=list)
     # adapters in the network, of weights to start from: they are trained, and what train_only names
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     # --- Data: `more_data` is mixed in, made with the same settings; validation and previews are of `data` --
-    more_data: list[str] = operational([])
+    more_data: list[str] = operational([])  # datasets that are mixed in, made with the same settings
     # how often each dataset is drawn from, `data` first; none: as often as it has samples
     weights: list[float] = field(default_factory=list)
-    # which samples to learn from
-    split: str = "train"
-    # the order of training.data.order.Order: neighbours read at once, samples of a lane shuffled together
-    block_size: int = BLOCK_SIZE
-    window_size: int = WINDOW_SIZE
+    split: str = "train"  # which samples to learn from
+    block_size: int = BLOCK_SIZE  # neighbours that are read at once
+    window_size: int = WINDOW_SIZE  # samples of a lane that are shuffled together
     # steps that are fetched ahead
     prefetch: int = operational(2)
 
     # --- Steps and batches: `workers` divides `lanes`, which divides `global_batch` -------------------------
-    # 0: in this process, without Ray
-    workers: int = operational(1)
-    steps: int = 1000
+    workers: int = operational(1)  # processes on Ray, one a GPU; 0: in this process, without Ray
+    steps: int = 1000  # updates of the weights
     # samples per step over all workers and micro batches
     global_batch: int = 48
-    lanes: int = 48
+    lanes: int = 48  # parallel streams of samples; workers divide them, they divide global_batch
     # micro batches of a step; in contrastive training negatives are of one micro batch
     accumulate: int = 1
-    seed: int = 0
+    seed: int = 0  # of weights, order and noise
 
     # --- Optimiser: AdamW -----------------------------------------------------------------------------------
-    lr: float = 1e-4
-    warmup_steps: int = 100
+    lr: float = 1e-4  # learning rate after the warm-up
+    warmup_steps: int = 100  # over which the learning rate rises from 0
     # constant, or cosine, which falls to zero at `steps`
     schedule: str = "constant"
-    beta1: float = 0.9
-    beta2: float = 0.99
-    weight_decay: float = 0.01
-    gradient_clip: float = 1.0
+    beta1: float = 0.9  # decay of AdamW's mean of gradients
+    beta2: float = 0.99  # decay of AdamW's mean of their squares
+    weight_decay: float = 0.01  # AdamW's; vectors have none
+    gradient_clip: float = 1.0  # norm to which gradients are cut; 0 = off
     # decay of the averaged weights, which are what ships; 0 ships the plain ones
     ema: float = 0.999
     # more averages, of these relative widths, from which `average` makes one of any width (run/profiles.py)
     ema_profiles: list[float] = field(default_factory=list)
 
     # --- Memory and speed -----------------------------------------------------------------------------------
+    # what DeepSpeed shares out: 0 nothing, 1 optimiser, 2 gradients, 3 weights
     zero_stage: int = operational(1)
-    precision: str = "fp32"
+    precision: str = "fp32"  # fp32, bf16 or fp16
     # the optimiser on the host, with ZeRO 1 to 3
     offload: bool = operational(False)
-    activation_checkpointing: bool = operational(False)
-    compile: bool = operational(False)
-    threads: int = operational(1)
+    activation_checkpointing: bool = operational(False)  # computes activations twice, to save memory
+    compile: bool = operational(False)  # torch.compile of the network
+    threads: int = operational(1)  # of torch, of each worker
 
     # --- Checkpoints, validation and previews: every so many steps; 0 never validates or previews -----------
-    checkpoint_every: int = operational(500)
-    keep_checkpoints: int = operational(3)
-    validate_every: int = operational(0)
-    validation_split: str = operational("validation")
-    validation_items: int = operational(256)
-    # ship the weights of the best validation; end after so many validations without a gain (0: never)
-    keep_best: bool = operational(False)
-    patience: int = operational(0)
-    preview_every: int = operational(0)
-    preview_items: int = operational(4)
+    checkpoint_every: int = operational(500)  # steps
+    keep_checkpoints: int = operational(3)  # newest ones that stay
+    validate_every: int = operational(0)  # steps; 0 = never
+    validation_split: str = operational("validation")  # which samples validation takes
+    validation_items: int = operational(256)  # samples that validation takes
+    keep_best: bool = operational(False)  # ships the weights of the best validation
+    patience: int = operational(0)  # ends after so many validations without a gain; 0 = never
+    preview_every: int = operational(0)  # steps; 0 = never
+    preview_items: int = operational(4)  # samples of a preview
     # a project of Weights & Biases, beside TensorBoard
     wandb: str = operational("")
     # how often the run starts again by itself after a worker or node died

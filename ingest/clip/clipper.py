@@ -49,11 +49,11 @@ class ClipConfig:
     `valid_s` says how much of it is the medium's.
     """
 
-    duration_s: float = 10.24
-    mode: str = "keyframe"
+    duration_s: float = 10.24  # length of every clip
+    mode: str = "keyframe"  # keyframe: windows around keyframes, or grid: back to back from 0
     max_clips_per_media: int = 0  # 0 = all; else that many, spread evenly over the media
     scene_cut: float = 0.0  # 0 = off; else no window spans a cut above this score; +0.3 to 0.5 CPU-s a minute
-    short: str = "refuse"
+    short: str = "refuse"  # media shorter than a clip: refuse, pad with silence, or loop
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -69,7 +69,7 @@ class ClipConfig:
 class AudioConfig:
     """Every clip is mono 16-bit at this rate."""
 
-    sample_rate_hz: int = 16000
+    sample_rate_hz: int = 16000  # of every clip
 
     def __post_init__(self) -> None:
         if not 4000 <= self.sample_rate_hz <= 192000:
@@ -80,8 +80,8 @@ class AudioConfig:
 class FrameConfig:
     """Frames are scaled down to this short side and stored as JPEG; smaller pictures are refused."""
 
-    short_side_px: int = 256
-    quality: int = 92
+    short_side_px: int = 256  # to which frames are scaled down; smaller pictures are refused
+    quality: int = 92  # of the JPEG, 1 to 100
 
     def __post_init__(self) -> None:
         at_least(self, 16, "short_side_px", section="frame.")
@@ -94,7 +94,7 @@ class FrameConfig:
 class MediaLimits:
     """What media may cost: beyond these it is refused as too_long, too_large or decoder_timeout."""
 
-    max_duration_s: float = 3600.0
+    max_duration_s: float = 3600.0  # longer media are refused
     max_pixels: int = 36_000_000  # of one picture; 8K video has 33 million
     max_memory_mb: int = operational(3072)  # address space of the decoder child
     timeout_s: float = operational(300.0)  # wall clock of one item

@@ -22,13 +22,13 @@ FLOOR_DB = -120.0
 class FilterConfig:
     """A clip is refused below a `min_…` or above the `max_…`; 0 turns a test off (for the level: -120)."""
 
-    min_rms_dbfs: float = -60.0  # of the sound without its mean: below it is silence
-    max_clipped_share: float = 0.01  # of samples at full scale
+    min_rms_dbfs: float = -60.0  # level of the sound without its mean; below it is silence; -120 = off
+    max_clipped_share: float = 0.01  # share of samples at full scale; 0 = off
     min_spectral_change: float = (
         0.06  # from one frame to the next; a tone has 0.00, mains hum 0.04, a waterfall 0.2, rain 0.6
     )
-    min_brightness: float = 3.0  # mean luma, 0 to 255
-    min_contrast: float = 4.0  # standard deviation of luma
+    min_brightness: float = 3.0  # mean luma, 0 to 255; 0 = off
+    min_contrast: float = 4.0  # standard deviation of luma; 0 = off
     min_sharpness: float = 0.0  # variance of the Laplacian of luma; off: depth of field and fog are no faults
 
     def __post_init__(self) -> None:

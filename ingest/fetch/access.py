@@ -59,20 +59,20 @@ class YoutubeConfig:
     Files of secrets are named, never quoted: cookies (Netscape format), proxies and PO tokens by line.
     """
 
-    max_results: int = operational(200)  # of each search, channel or playlist; 0 = all
+    max_results: int = operational(200)  # videos of each search, channel or playlist; 0 = all
     # channel id (UC…) -> license, your own statement
     vouched_channels: dict[str, str] = field(default_factory=dict)
-    cookies_file: str = operational("")
-    # http://[user:password@]host:port; on a private address also in network.allow_private
+    cookies_file: str = operational("")  # a file of cookies (Netscape format)
+    # one http://[user:password@]host:port a line; private addresses also in network.allow_private
     proxies_file: str = operational("")
-    po_tokens_file: str = operational("")  # CLIENT.CONTEXT+TOKEN, as in yt-dlp's youtube:po_token
+    po_tokens_file: str = operational("")  # one CLIENT.CONTEXT+TOKEN a line, as in yt-dlp's youtube:po_token
     # "deno" (the youtube extra) or a path of one: runs YouTube's scripts, sandboxed; "" = none
     js_runtime: str = operational("")
     # as yt-dlp takes them: "youtube:player_client=visionos;lang=en"
     extractor_args: list[str] = operational([])
-    sleep_requests_s: float = operational(0.75)  # before each request of an extraction
-    sleep_s: float = operational(2.0)  # before each download, at least
-    max_sleep_s: float = operational(5.0)  # and at most
+    sleep_requests_s: float = operational(0.75)  # wait before each request of an extraction
+    sleep_s: float = operational(2.0)  # wait before each download, at least
+    max_sleep_s: float = operational(5.0)  # wait before each download, at most
     # cooldown of a proxy (or of this machine) that met a bot check
     rest_s: float = operational(600.0)
 

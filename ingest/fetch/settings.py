@@ -20,16 +20,17 @@ class FetchConfig:
 
     allow_private: list[str] = operational([])  # host:port of your own servers on private addresses
     max_bytes: int = 500_000_000  # of one item, everything counted
-    max_duration_s: float = 3600.0
+    max_duration_s: float = 3600.0  # longer media are not fetched
     max_text_bytes: int = operational(16 << 20)  # of a page or a manifest
     timeout_s: float = operational(300.0)  # of one item, waits counted
-    socket_timeout_s: float = operational(20.0)
-    retries: int = operational(2)
+    socket_timeout_s: float = operational(20.0)  # silence after which a connection is given up
+    retries: int = operational(2)  # attempts after the first, of one request
     max_wait_s: float = operational(60.0)  # a longer Retry-After makes the item rate_limited
-    requests_per_s: float = operational(4.0)  # 0 = unpaced
-    burst_requests: float = operational(8.0)  # that a quiet host answers at once; one a worker at least
-    bytes_per_s: float = operational(0.0)  # 0 = as fast as they come
-    user_agent: str = operational("stillsound/0.1")  # robots.txt is read for this name and for stillsound
+    requests_per_s: float = operational(4.0)  # to one host, by all workers together; 0 = unpaced
+    burst_requests: float = operational(8.0)  # requests that a quiet host gets at once; one a worker at least
+    bytes_per_s: float = operational(0.0)  # from one host, by all workers together; 0 = as fast as they come
+    # the name sent; robots.txt is read for it and for stillsound
+    user_agent: str = operational("stillsound/0.1")
     contact: str = operational("")  # an e-mail address or URL of yours, which the user agent carries
     recycle_items: int = operational(500)  # items after which the child is replaced
 

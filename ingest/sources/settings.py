@@ -17,10 +17,10 @@ MAX_PER_PAGE = 200  # the API gives no more, whatever is requested
 class InaturalistConfig:
     """How often iNaturalist's API is called, and which size of its photos is taken."""
 
-    photo_size: str = "large"
-    max_observations: int = operational(1000)  # from the API; 0 = all
-    per_page: int = operational(200)
-    requests_per_min: float = operational(60.0)
+    photo_size: str = "large"  # original, large, medium or small
+    max_observations: int = operational(1000)  # how many are taken from the API; 0 = all
+    per_page: int = operational(200)  # observations of one call
+    requests_per_min: float = operational(60.0)  # to the API
     requests_per_day: int = operational(10_000)  # to the API, for this output
 
     def __post_init__(self) -> None:
@@ -42,8 +42,9 @@ class SourceConfig:
     counts.
     """
 
-    path: str = operational()  # another path or a longer list only adds items
-    kind: str = "folder"
+    # a folder, list, archive, or what the kind takes; another path or a longer list only adds items
+    path: str = operational()
+    kind: str = "folder"  # which kind of source lists the items (docs/adding-a-source.md)
     license: str = ""  # your statement about all of it; a row's own license goes first
     youtube: YoutubeConfig = operational(YoutubeConfig)
     inaturalist: InaturalistConfig = operational(InaturalistConfig)

@@ -35,12 +35,12 @@ class HtsatConfig:
     `window` x `window` patches of `patch` x `patch`.
     """
 
-    width: int = 96
-    depths: list[int] = field(default_factory=lambda: [2, 2, 6, 2])
-    heads: list[int] = field(default_factory=lambda: [4, 8, 16, 32])
-    spec_size: int = 256
-    patch: int = 4
-    window: int = 8
+    width: int = 96  # of the first level; each has twice that of the one before
+    depths: list[int] = field(default_factory=lambda: [2, 2, 6, 2])  # blocks per level
+    heads: list[int] = field(default_factory=lambda: [4, 8, 16, 32])  # attention heads per level
+    spec_size: int = 256  # side of the square that the spectrogram is folded into
+    patch: int = 4  # side of a patch
+    window: int = 8  # side of an attention window, in patches
 
     def max_frames(self, num_mels: int) -> int:
         """The longest spectrogram that fits; shorter ones are stretched to it."""
@@ -56,14 +56,15 @@ class TextTowerConfig:
     cut to `max_tokens`; `positions`: how many the weights have places for.
     """
 
-    kind: str = ""
+    kind: str = ""  # "": no texts; clap: RoBERTa
     column: str = "title"
-    tokenizer: str = field(default="", metadata={"operational": True})  # a run pins its sha256
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    max_tokens: int = 77
-    positions: int = 512
+    # a folder or hub:owner/name with a tokenizer.json; none reads bytes; a run pins its sha256
+    tokenizer: str = field(default="", metadata={"operational": True})
+    width: int = 768  # of RoBERTa
+    layers: int = 12  # of RoBERTa
+    heads: int = 12  # of RoBERTa
+    max_tokens: int = 77  # longer texts are cut
+    positions: int = 512  # tokens that the weights have places for
 
     def __post_init__(self) -> None:
         if self.tokenizer and ":" not in self.tokenizer:

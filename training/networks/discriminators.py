@@ -37,9 +37,11 @@ MAX_WIDENING = 8
 class DiscriminatorConfig:
     """Channels of the layers: any number of a period, seven of a scale."""
 
-    periods: list[int] = field(default_factory=lambda: [2, 3, 5, 7, 11])
+    periods: list[int] = field(default_factory=lambda: [2, 3, 5, 7, 11])  # one discriminator each
+    # per layer of these
     period_channels: list[int] = field(default_factory=lambda: [32, 128, 512, 1024, 1024])
-    num_scales: int = 3
+    num_scales: int = 3  # discriminators of the signal averaged 0, 1, … times
+    # seven, per layer of these
     scale_channels: list[int] = field(default_factory=lambda: [128, 128, 256, 512, 1024, 1024, 1024])
 
 

@@ -37,14 +37,16 @@ class ImageTowerConfig:
     numbers; `kind` clip: a ViT of `widths[0]`, `depths[0]` layers, heads of 64 and patches of `patch`; `kind`
     siglip: such a ViT that pools by attention; `kind` "": no pictures. `size_px`: side of its square."""
 
+    # clip (ViT), siglip (ViT that pools by attention), resnet (BiT), map, or "": no pictures
     kind: str = "clip"
-    widths: list[int] = field(default_factory=lambda: [768])
+    widths: list[int] = field(default_factory=lambda: [768])  # one per level; of clip and siglip one
+    # blocks per level; of clip and siglip one, the layers
     depths: list[int] = field(default_factory=lambda: [12])
-    stem: int = 64
-    norm_groups: int = 32
-    patch: int = 32
+    stem: int = 64  # channels of resnet's first convolution
+    norm_groups: int = 32  # of group norm; of resnet and map
+    patch: int = 32  # side of a patch in pixels; of clip and siglip
     size_px: int = 224
-    dim: int = 128
+    dim: int = 128  # numbers of map's embedding
 
     @property
     def pooled_dim(self) -> int:
@@ -61,9 +63,10 @@ class AudioTowerConfig:
     one before.
     """
 
-    width: int = 512
+    width: int = 512  # channels; of conv
+    # blocks per level, each at half the frame rate of the one before; of conv
     depths: list[int] = field(default_factory=lambda: [3, 3, 9, 3])
-    kind: str = "conv"
+    kind: str = "conv"  # conv, or clap: HTSAT
     htsat: HtsatConfig = field(default_factory=HtsatConfig)
 
 

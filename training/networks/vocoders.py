@@ -29,14 +29,16 @@ class VocoderConfig:
     `channels` is the width of all `layers`, and the other lists do not matter.
     """
 
-    kind: str = "hifigan"
-    channels: int = 1024
+    kind: str = "hifigan"  # hifigan, bigvgan or istft, the cheapest
+    channels: int = 1024  # of the first layer; of istft, of all
+    # by which each stage lengthens the signal; their product is the hop
     rates: list[int] = field(default_factory=lambda: [5, 4, 2, 2, 2])
-    rate_kernels: list[int] = field(default_factory=lambda: [16, 16, 8, 4, 4])
+    rate_kernels: list[int] = field(default_factory=lambda: [16, 16, 8, 4, 4])  # one per rate
+    # of the residual blocks of every stage
     block_kernels: list[int] = field(default_factory=lambda: [3, 7, 11])
-    dilations: list[int] = field(default_factory=lambda: [1, 3, 5])
-    layers: int = 8
-    fft_size: int = 1024
+    dilations: list[int] = field(default_factory=lambda: [1, 3, 5])  # of every residual block
+    layers: int = 8  # of istft
+    fft_size: int = 1024  # of istft
 
 
 def build_vocoder(config: VocoderConfig, num_mels: int, sample_rate_hz: int) -> nn.Module:

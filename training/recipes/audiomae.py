@@ -61,12 +61,12 @@ class Config:
     `level`: recorded, or audioldm (each clip's mean removed, its peak at 0.5).
     """
 
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    decoder_width: int = 512
-    decoder_layers: int = 8
-    decoder_heads: int = 16
+    width: int = 768  # of the encoder
+    layers: int = 12  # of the encoder
+    heads: int = 12  # of the encoder
+    decoder_width: int = 512  # of the decoder
+    decoder_layers: int = 8  # of the decoder
+    decoder_heads: int = 16  # of the decoder
     mask_ratio: float = 0.8
     norm_pix_loss: bool = True
     level: str = "recorded"

@@ -81,15 +81,15 @@ class Config:
 
     kind: str = "mel2d"
     channels: list[int] = field(default_factory=lambda: [128, 256, 512])
-    layers_per_block: int = 2
-    norm_groups: int = 32
-    attention: bool = True
-    discriminator_weight: float = 0.0
-    discriminator_start: int = 50001
-    discriminator_channels: int = 64
-    kl_weight: float = 1000.0
+    layers_per_block: int = 2  # of every level
+    norm_groups: int = 32  # of group norm; mel2d's
+    attention: bool = True  # in the middle; mel2d's
+    discriminator_weight: float = 0.0  # of the adversary; 0 = none, AudioLDM has 0.5
+    discriminator_start: int = 50001  # step from which the adversary counts
+    discriminator_channels: int = 64  # of its first layer
+    kl_weight: float = 1000.0  # in AudioLDM's units, where theirs is 1000
     spectral_weight: float = 0.0
-    crop_frames: int = 0
+    crop_frames: int = 0  # length of the pieces it learns from; 0 = complete clips
     level: str = "recorded"
     init_log10: bool = False
 

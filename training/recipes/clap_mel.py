@@ -47,15 +47,16 @@ class FrontEndConfig:
     `max_length_s` are cut to their middle; shorter ones are laid out by `padding`: repeatpad, repeat or pad.
     """
 
+    # mel: AudioLDM's, of the dataset's own rate; clap: CLAP's, which published weights need
     kind: str = "mel"
-    sample_rate_hz: int = 48000
-    fft_size: int = 1024
-    hop_size: int = 480
-    num_mels: int = 64
-    min_hz: float = 50.0
-    max_hz: float = 14000.0
-    max_length_s: int = 10
-    padding: str = "repeatpad"
+    sample_rate_hz: int = 48000  # to which sounds are resampled; of clap, as all below
+    fft_size: int = 1024  # samples of a window
+    hop_size: int = 480  # samples from one window to the next
+    num_mels: int = 64  # bands
+    min_hz: float = 50.0  # of the lowest band
+    max_hz: float = 14000.0  # of the highest band
+    max_length_s: int = 10  # longer clips are cut to their middle
+    padding: str = "repeatpad"  # how shorter clips are laid out: repeatpad, repeat or pad
 
     @property
     def num_samples(self) -> int:

@@ -33,10 +33,10 @@ class SequenceConfig:
     that attend to two kinds of tokens apart.
     """
 
-    member: str = "tokens.npy"
-    dim: int = 0
-    length: int = 0
-    dropout: float = 0.1
+    member: str = "tokens.npy"  # the file of a sample that holds the tokens
+    dim: int = 0  # width of a token
+    length: int = 0  # tokens at most; longer ones are cut
+    dropout: float = 0.1  # how often it is left out
     projection: str = "linear"
     slot: int = 0
 

@@ -93,7 +93,7 @@ class Config:
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
     audio: AudioTowerConfig = field(default_factory=AudioTowerConfig)
     embedding_dim: int = 512
-    temperature: float = 0.07
+    temperature: float = 0.07  # of the loss, at first; it is learnt
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     front_end: FrontEndConfig = field(default_factory=FrontEndConfig)
     sound_weight: float = 0.0

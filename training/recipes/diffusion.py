@@ -123,24 +123,28 @@ class Config:
     `frequency_channels`: made of the image's vector, beside the latent (training.networks.conditioner).
     """
 
-    condition: str = "image"
-    channels: list[int] = field(default_factory=lambda: [128, 256, 384, 640])
-    head_counts: list[int] = field(default_factory=lambda: [4, 8, 12, 20])
-    layers_per_block: int = 2
-    attention: bool = True
-    norm_groups: int = 32
+    condition: str = "image"  # image, or none: sequences alone
+    channels: list[int] = field(default_factory=lambda: [128, 256, 384, 640])  # of the UNet, one per level
+    head_counts: list[int] = field(default_factory=lambda: [4, 8, 12, 20])  # attention heads, one per level
+    layers_per_block: int = 2  # of every level
+    attention: bool = True  # at the levels below the first
+    norm_groups: int = 32  # of group norm
     condition_dropout: float = 0.1
-    time_mean: float = 0.0
-    time_spread: float = 1.0
+    time_mean: float = 0.0  # of the normal variable behind logit_normal times
+    time_spread: float = 1.0  # of the normal variable behind logit_normal times
     objective: str = "flow"
     times: str = ""
     min_snr: float = 0.0
     shortcut: ShortcutConfig = field(default_factory=ShortcutConfig)
-    network: str = "audioldm"
+    network: str = "audioldm"  # audioldm takes a vector, audioldm2 sequences alone
+    # of the image's vector: none, linear, or identity, which is linear and begins as such
     projection: str = "none"
+    # what is attended to beside the image's vector
     sequences: list[SequenceConfig] = field(default_factory=list)
+    # of the tokens in the slots that sequences enter
     widths: list[int] = field(default_factory=lambda: [768])
-    whitening: str = "data"
+    whitening: str = "data"  # data: by the statistics of the data; origin: by those of the model in init_from
+    # beside the latent, made of the image's vector (training.networks.conditioner); 0 = none
     frequency_channels: int = 0
 
     @property

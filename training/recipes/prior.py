@@ -51,9 +51,9 @@ MADE_BY = ("audiomae", "image_encoder")
 class Config:
     """GPT-2's smallest by default, as AudioLDM2 has it: 12 layers of 768."""
 
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
+    width: int = 768  # of GPT-2
+    layers: int = 12  # of GPT-2
+    heads: int = 12  # of GPT-2
 
 
 def geometry(snapshot: Snapshot, dataset_meta: DatasetMeta, config: Config) -> Geometry:

@@ -33,15 +33,11 @@ SHORTCUT = "shortcut"
 
 @dataclass
 class ShortcutConfig:
-    """`share` of the samples that learn a step; `sizes`: 1, 1/2, …, 1 / most, for 1 to
-    most = 2^(sizes - 1) steps; `guidance` in all of them, 1 for none.
+    """The paper's: a quarter, 7 sizes (its 128 smallest steps are the halves of the last)."""
 
-    The paper's: a quarter, 7 sizes (its 128 smallest steps are the halves of the last).
-    """
-
-    share: float = 0.25
-    sizes: int = 7
-    guidance: float = 2.0
+    share: float = 0.25  # of the samples that learn a step
+    sizes: int = 7  # of steps: 1, 1/2, …, 1 / most, for 1 to most = 2^(sizes - 1) steps
+    guidance: float = 2.0  # in all steps; 1 = none
 
     @property
     def smallest(self) -> float:

@@ -58,12 +58,12 @@ class Config:
 
     generator: VocoderConfig = field(default_factory=VocoderConfig)
     discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    crop_frames: int = 64
+    crop_frames: int = 64  # length of the pieces it learns from; 0 = complete clips
     level: str = "recorded"
     spectrogram: str = "audioldm"
-    mel_weight: float = 45.0
-    feature_weight: float = 2.0
-    adversarial_weight: float = 1.0
+    mel_weight: float = 45.0  # of the error of mels
+    feature_weight: float = 2.0  # of the error of the discriminators' features
+    adversarial_weight: float = 1.0  # of the discriminators' verdict
     stft_weight: float = 0.0
 
 

@@ -40,8 +40,8 @@ class LoraConfig:
     model has plain weights; else it has the adapters in a folder lora/ beside them.
     """
 
-    rank: int = 0
-    alpha: float = 0.0
+    rank: int = 0  # of the adapters; 0 = no adapters
+    alpha: float = 0.0  # scale times rank; 0 = as rank, a scale of 1
     targets: list[str] = field(default_factory=lambda: ["*"])
     merge: bool = operational(True)
 
