@@ -17,6 +17,15 @@ def printable(text: str) -> str:
     return "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else " " for c in encodable)
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "wav file"), counted(2, "wav file")
+    ('1 wav file', '2 wav files')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 class Inert(logging.Formatter):
     """Escapes control characters in log lines, which may quote text from the web."""
 
@@ -30,6 +39,6 @@ def log_to_stderr() -> None:
     from rich.console import Console
     from rich.logging import RichHandler
 
-    handler = RichHandler(console=Console(stderr=True), show_path=False)
+    handler = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%Y-%m-%d %H:%M:%S")
     handler.setFormatter(Inert("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from cluster.record import ARGS, DRY_RUN, JSON, Summary, run_verb, show_units
 from configs.load import load_config, run_app
-from configs.terminal import log_to_stderr
+from configs.terminal import counted, log_to_stderr
 from configs.verb import with_settings
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def main() -> None:
 
 @app.command(cls=with_settings("training.settings:TrainConfig"))
 def train(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
-    """Train a recipe (autoencoder, contrastive, diffusion). Run again to resume."""
+    """Train a recipe, one model of the chain (docs/recipes.md). Run again to resume."""
     from training.settings import TrainConfig
 
     config = load_config(TrainConfig, args or [])
@@ -87,10 +87,12 @@ def generate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_R
         return run(config, progress=not as_json)
 
     def show(summary: Summary) -> None:
-        skipped = f", {len(summary['skipped'])} pictures left out" if summary["skipped"] else ""
+        left_out = counted(len(summary["skipped"]), "picture")
+        skipped = f", {left_out} left out" if summary["skipped"] else ""
         before = len(summary["wavs"]) - summary["made"]
         kept = f", {before} of them from before" if before > 0 else ""
-        console.print(f"{len(summary['wavs'])} wav files in {config.output}{kept}{skipped}")
+        wavs = counted(len(summary["wavs"]), "wav file")
+        console.print(f"{wavs} in {config.output}{kept}{skipped}")
         console.print(f"table: {summary['table']}")
         if summary["page"]:
             console.print(f"listen: {summary['page']}")
