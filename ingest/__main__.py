@@ -7,7 +7,7 @@ needs no decoder starts without one.
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import typer
 
@@ -109,7 +109,8 @@ def remove(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: 
 
     def show(summary: Summary) -> None:
         verb = _would_be(dry_run, "removed")
-        console.print(f"{summary['samples']} samples {verb}; units rewritten: {summary['units']}")
+        before = f"; {summary['before']} were before" if summary["before"] else ""
+        console.print(f"{summary['samples']} samples {verb}; units rewritten: {summary['units']}{before}")
         if summary["pending"]:
             kept_out = "would be kept out" if dry_run else "are kept out"
             console.print(f"{summary['pending']} items that are listed and not scraped yet {kept_out}")
@@ -121,6 +122,36 @@ def remove(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: 
 
     summary = run_in_dataset("remove", dataset, args, RemoveConfig, run, show, as_json, dry_run)
     _exit_if(summary, "failed")
+
+
+@app.command(name="prove-removed", cls=with_settings("ingest.prove:ProveConfig", argument="dataset"))
+def prove_removed(
+    dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN
+) -> None:
+    """Search DATASET and places=[…] for what was taken down; write a sealed report; exit 1 if any is left."""
+    from ingest.prove import NOTHING, ProveConfig, lines_of, prove
+
+    args = [f"dataset={dataset}", *(args or [])]
+    config = load_config(ProveConfig, args)
+
+    def show(summary: Summary) -> None:
+        for line in lines_of(cast(Any, summary)):
+            console.print(printable(line))
+        if config.check:
+            console.print(f"{config.check}: as it was written{' and signed' if config.key_file else ''}")
+        elif not dry_run:
+            console.print(f"the report: {summary['report']}")
+
+    def do() -> Summary:
+        return {**prove(config, dry_run)}
+
+    # a check changes nothing, not even the list of commands
+    output = "" if dry_run or config.check else dataset
+    summary = run_verb(
+        "prove-removed", args, config, do, output=output, show=show, as_json=as_json, dry_run=False
+    )
+    if summary and not config.check and summary["verdict"] != NOTHING:
+        raise typer.Exit(1)
 
 
 @app.command(cls=with_settings("ingest.refresh:RefreshConfig", argument="dataset"))

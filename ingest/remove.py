@@ -20,6 +20,7 @@ the samples.
 """
 
 import logging
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -84,12 +85,14 @@ class RemoveConfig:
 
 
 class RemoveSummary(TypedDict):
-    """`pending`: listed items that are kept out; `units` rewritten; `failed`: unit -> its error; `unmatched`:
-    ids of the list that hit nothing.
+    """`samples` that this command takes down, and those that were down `before`; `pending`: listed items
+    that it keeps out; `units` rewritten; `failed`: unit -> its error; `unmatched`: ids of the list that hit
+    nothing.
     """
 
     dataset: str
     samples: int
+    before: int
     pending: int
     units: int
     failed: dict[str, str]
@@ -104,8 +107,8 @@ def remove(config: RemoveConfig, dry_run: bool = False) -> RemoveSummary:
     `UserError` before anything is done: nothing matches, a derived dataset has no parents, a run has no
     run.json.
     """
-    ids = _read_ids(config)
-    here = find(Dataset.open(config.dataset), partial(_matches, config, ids), config.reason)
+    ids = read_ids(config)
+    here = find(Dataset.open(config.dataset), partial(matches, config, ids), config.reason)
     unmatched = sorted(ids - _names(here) - _listed(here.dataset, ids)) if ids else []
     pending = _pending(here.dataset, config, ids)
     if not here.samples and not here.commits and not pending:
@@ -119,18 +122,22 @@ def remove(config: RemoveConfig, dry_run: bool = False) -> RemoveSummary:
     checkpoints: list[SeenBy] = []
     for uri in config.runs:
         checkpoints += seen_by(uri, selections)
+    # counted before anything is buried: the same command again says 0
+    fresh = {key for selection in selections for key in _not_yet_down(selection, config)}
+    new_bans = bans_by(config, ids) - here.dataset.tombstones()
     failed: dict[str, str] = {}
     if not dry_run:
         # tombstones first, in every dataset: from then on nothing is read, however long the rewrite takes
-        bury(here.dataset, keys | _bans(config, ids), config.reason)
+        bury(here.dataset, keys | bans_by(config, ids), config.reason)
         for selection in selections[1:]:
             bury(selection.dataset, keys, config.reason)
         failed = rewrite_all(selections, config.reason, config.workers) if config.rewrite else {}
     units = sum(len(selection.commits) for selection in selections) if config.rewrite else 0
     return {
         "dataset": config.dataset,
-        "samples": len(keys),
-        "pending": pending,
+        "samples": len(fresh),
+        "before": len(keys - fresh),
+        "pending": pending if new_bans else 0,
         "units": units - len(failed),
         "failed": failed,
         "unmatched": unmatched,
@@ -149,9 +156,23 @@ def find(dataset: Dataset, match: Match, reason: str) -> Selection:
         for row in rows:
             if row["key"]:
                 selection.samples[row["key"]] = (commit.unit, row.get("split") or "")
+                selection.stored |= set() if _is_empty(row, reason) else {row["key"]}
         if not all(_is_empty(row, reason) for row in rows):
             selection.commits.append(commit)
     return selection
+
+
+def _not_yet_down(selection: Selection, config: RemoveConfig) -> Iterator[str]:
+    """The samples of a selection that have no tombstone, or still their content where that is to go."""
+    buried = selection.dataset.buried()
+    for key in selection.samples:
+        if key in selection.stored and not config.rewrite:
+            # what curation had buried is taken down by the tombstone of another reason
+            is_down = buried.get(key) == config.reason
+        else:
+            is_down = key in buried and key not in selection.stored
+        if not is_down:
+            yield key
 
 
 def bury(dataset: Dataset, keys: set[str], reason: str) -> None:
@@ -174,7 +195,7 @@ def rewrite_unit(dataset: Dataset, commit: Commit, match: Match, reason: str) ->
             commit = dataset.commit(commit.unit, commit.generation + 1, shard, commit.statistics)
 
 
-def _read_ids(config: RemoveConfig) -> set[str]:
+def read_ids(config: RemoveConfig) -> set[str]:
     """The lines of the file `ids`. `UserError` where it cannot be read, or is empty."""
     if not config.ids:
         return set()
@@ -195,7 +216,8 @@ def _selection(config: RemoveConfig) -> str:
     return next(f"{name}={getattr(config, name)}" for name in SELECTORS if getattr(config, name))
 
 
-def _matches(config: RemoveConfig, ids: set[str], row: ClipRow) -> bool:
+def matches(config: RemoveConfig, ids: set[str], row: ClipRow) -> bool:
+    """Whether the settings select a row; `ids`: of `read_ids`."""
     if config.key:
         return bool(row["key"] == config.key)
     if config.media:
@@ -212,8 +234,8 @@ def _names_of(row: ClipRow) -> set[str]:
     return {name for name in (row["key"], row.get("media_id"), row["item_id"]) if name}
 
 
-def _bans(config: RemoveConfig, ids: set[str]) -> set[str]:
-    """A key is one sample, and bans nothing else of its medium."""
+def bans_by(config: RemoveConfig, ids: set[str]) -> set[str]:
+    """The bans that the settings mean. A key is one sample, and bans nothing else of its medium."""
     bans = {ban("media", id) for id in ids}
     for selector in ("media", "channel", "license"):
         value = getattr(config, selector)
@@ -224,18 +246,19 @@ def _bans(config: RemoveConfig, ids: set[str]) -> set[str]:
 
 def _pending(dataset: Dataset, config: RemoveConfig, ids: set[str]) -> int:
     """How many listed items without a commit the bans keep out, as far as the list has their fields."""
-    bans = _bans(config, ids)
+    bans = bans_by(config, ids)
     if not bans:
         return 0
     done = dataset.committed_units()
     count = 0
     for task in dataset.worklist.iter_units():
         if task.unit not in done:
-            count += sum(bool(bans & _bans_of_listed(item.payload)) for item in task.items)
+            count += sum(bool(bans & bans_of_listed(item.payload)) for item in task.items)
     return count
 
 
-def _bans_of_listed(payload: JsonObject) -> set[str]:
+def bans_of_listed(payload: JsonObject) -> set[str]:
+    """Every ban that would keep an item of the work list out."""
     fields = {name: str(payload.get(name) or "") for name in ("source", "id", "medium", "channel", "license")}
     medium = fields["medium"] or fields["id"]
     bans_of_id = bans_of(fields["source"], fields["id"], fields["channel"], fields["license"])

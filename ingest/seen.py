@@ -35,14 +35,15 @@ Match = Callable[[ClipRow], bool]
 
 @dataclass
 class Selection:
-    """What a selection hits in one dataset: key -> (unit, split) of samples, and the commits with a row not
-    yet empty.
+    """What a selection hits in one dataset: key -> (unit, split) of samples, the commits with a row not yet
+    empty, and the keys of such rows.
     """
 
     dataset: Dataset
     match: Match
     samples: dict[str, tuple[str, str]] = field(default_factory=dict)
     commits: list[Commit] = field(default_factory=list)
+    stored: set[str] = field(default_factory=set)
 
 
 class SeenBy(TypedDict):
@@ -68,7 +69,12 @@ def seen_by(uri: str, selections: list[Selection]) -> Iterator[SeenBy]:
     for folder, is_export in folders:
         place = f"{uri.rstrip('/')}/{folder}".rstrip("/") if folder else uri
         store = open_store(place) if folder else top
-        yield from (_of_export if is_export else _of_run)(place, store, selections)
+        yield from seen_in(place, store, is_export, selections)
+
+
+def seen_in(uri: str, store: Store, is_export: bool, selections: list[Selection]) -> Iterator[SeenBy]:
+    """The same of one run or one export. `UserError` where its record of what it learnt from is damaged."""
+    yield from (_of_export if is_export else _of_run)(uri, store, selections)
 
 
 def _models_below(store: Store) -> list[tuple[str, bool]]:

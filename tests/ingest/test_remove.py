@@ -79,8 +79,24 @@ def test_the_same_command_again_has_nothing_to_do(tmp_path: Path, rows: list[Row
     remove(config_of(tmp_path))
     before = objects(tmp_path / "clips"), objects(tmp_path / "latents")
     summary = remove(config_of(tmp_path))
-    assert (summary["samples"], summary["units"]) == (2, 0)
+    assert (summary["samples"], summary["before"], summary["units"]) == (0, 2, 0)
     assert (objects(tmp_path / "clips"), objects(tmp_path / "latents")) == before
+
+
+def test_only_what_is_not_down_yet_is_counted(tmp_path: Path, rows: list[Row]) -> None:
+    make(tmp_path, rows)
+    place, latents = str(tmp_path / "clips"), [str(tmp_path / "latents")]
+
+    def counts(**settings: object) -> tuple[int, int]:
+        summary = remove(RemoveConfig(place, channel="bad", **settings))  # type: ignore[arg-type]
+        return summary["samples"], summary["before"]
+
+    # the tombstones; the bytes; the latents: each is something, once
+    steps: tuple[dict, ...] = ({"rewrite": False}, {}, {"derived": latents})
+    for settings in steps:
+        assert counts(**settings) == (2, 0), settings
+        assert counts(**settings) == (0, 2), settings
+    assert remove(RemoveConfig(place, media="m5"))["samples"] == 0, "it went with its channel"
 
 
 @pytest.mark.parametrize(
@@ -196,7 +212,7 @@ def test_what_is_listed_but_not_scraped_is_kept_out_and_so_is_what_comes_later(
     dataset.worklist.append(
         ((f"{item.source}:{item.id}", asdict(item)) for item in enumerate_items(source)), 1
     )
-    assert remove(RemoveConfig("clips", **selection))["pending"] == 1
+    assert [remove(RemoveConfig("clips", **selection))["pending"] for _ in range(2)] == [1, 0]
     Path("urls.csv").write_text(head + bad.replace("/b,", "/c,").replace(",b,", ",b2,"))
     scrape(config, progress=False)
     rows = {row["item_id"]: row for row in dataset.iter_rows()}
