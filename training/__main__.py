@@ -6,6 +6,7 @@ Each verb loads its settings, then calls one function.
 import dataclasses
 import json
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -13,9 +14,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cluster.learnt import last_name
 from cluster.record import ARGS, DRY_RUN, JSON, Summary, run_verb, show_units
 from configs.load import load_config, run_app
-from configs.terminal import counted, log_to_stderr
+from configs.terminal import counted, log_to_stderr, printable
 from configs.verb import with_settings
 
 if TYPE_CHECKING:
@@ -55,7 +57,12 @@ def train(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN)
 
         return run(config)
 
-    run_in_output("train", args, config, do, _show_training, as_json, dry_run)
+    def show(summary: Summary) -> None:
+        _show_training(summary)
+        if config.recipe == "autoencoder":
+            console.print(f"next, before anything is trained on its latents: {_roundtrip_of(config)}")
+
+    run_in_output("train", args, config, do, show, as_json, dry_run)
 
 
 @app.command(cls=with_settings("training.precompute:PrecomputeConfig"))
@@ -102,20 +109,26 @@ def generate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_R
 
 @app.command(cls=with_settings("training.evaluation:EvaluateConfig"))
 def evaluate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
-    """Scores on held-out clips -> scores.json; of an autoencoder, what it loses -> roundtrip.json."""
+    """Scores with truth= or judge= -> scores.json, judged.json; of an autoencoder, what it loses."""
     from training.evaluate import evaluate as run
+    from training.evaluate import evaluate_real
     from training.evaluation import EvaluateConfig
+    from training.real_scores import names_judges, score_folders
     from training.roundtrip import is_codec, roundtrip, summary_line
 
     config = load_config(EvaluateConfig, args or [])
-    if is_codec(config.model):
+    if config.generated or config.reference:
+        run_in_output("evaluate", args, config, score_folders, _show_judged, as_json, dry_run)
+    elif config.model and is_codec(config.model):
 
         def show(summary: Summary) -> None:
             console.print(summary_line(summary))  # type: ignore[arg-type]  # it was a RoundTrip
 
         run_in_output("evaluate", args, config, roundtrip, show, as_json, dry_run)
-    else:
+    elif config.truth or not names_judges(config):
         run_in_output("evaluate", args, config, run, _show_scores, as_json, dry_run)
+    else:
+        run_in_output("evaluate", args, config, evaluate_real, _show_judged, as_json, dry_run)
 
 
 @app.command(cls=with_settings("training.export:ExportConfig"))
@@ -226,6 +239,14 @@ def _show_training(summary: Summary) -> None:
         console.print(f"trained to step {summary['steps']} in {summary['seconds']:.0f} s{reason}; {model}")
 
 
+def _roundtrip_of(config: "TrainConfig") -> str:
+    """The command that measures what a finished codec loses, to copy."""
+    # what it writes stays on this machine
+    output = "roundtrip" if "://" in config.output else f"{config.output}/roundtrip"
+    settings = (f"model={config.output}", f"data={config.data}", f"output={output}")
+    return shlex.join(["python", "-m", "training", "evaluate", *settings])
+
+
 def _show_checkpoint(line: "Line") -> None:
     metadata: Mapping[str, object] = line["facts"]
     # a marker that could not be read has no metadata
@@ -261,6 +282,8 @@ def _show_scores(summary: Summary) -> None:
     console.print(
         f"{summary['num_clips']} held-out clips of {summary['num_media']} media; in brackets 95 % intervals"
     )
+    if summary.get("judged"):
+        _show_judged(summary["judged"])
 
 
 def _show_steps(by_steps: Mapping[str, Mapping[str, Any]]) -> None:
@@ -274,6 +297,25 @@ def _show_steps(by_steps: Mapping[str, Mapping[str, Any]]) -> None:
         )
         table.add_row(steps, *closed, f"{found['seconds_per_clip']:.3f}")
     console.print(table)
+
+
+def _show_judged(summary: Summary) -> None:
+    """A line per figure, warnings first; judged.md has all intervals."""
+    from training.judging.figures import COLUMNS
+    from training.judging.page import marked, shown
+
+    for warning in marked(summary):
+        console.print(warning.strip("*\n"), style="red")
+    table = Table(box=None)
+    for heading in ("figure", *COLUMNS, "judge"):
+        table.add_column(heading, no_wrap=heading != "judge")
+    for figure in summary["figures"]:
+        others = [shown(figure[column]).partition(" ")[0] for column in COLUMNS[1:]]
+        judge = printable(last_name(figure["judge"]))
+        table.add_row(figure["name"], shown(figure["generated"]), *others, judge)
+    console.print(table)
+    counts = f"{summary['num_pairs']} pairs of {summary['num_media']} media"
+    console.print(f"{counts}; in brackets 95 % intervals; listen: {summary['page']}")
 
 
 def _with_interval(share: float, interval: list[float] | None) -> str:

@@ -1,12 +1,14 @@
-"""`training evaluate`: scores of a model on held-out clips whose true sound is known, by signal analysis.
+"""`training evaluate`: scores of a model on held-out clips.
 
     world, clips = "out/world/truth", "out/clips"
     evaluate(EvaluateConfig(model="runs/diffusion", data=clips, truth=world, output="out/evaluation"))
+    evaluate_real(EvaluateConfig(model="runs/diffusion", data=clips, judge="runs/other", output="out/judged"))
 
-Shares of clips whose timbre, fundamental (50 cents) and onset rate (10 %) are right, for generated sounds,
-for real ones through the codec (the ceiling), by chance, and for pictures of other clips (training.score).
-Writes scores.json (with 95 % intervals), and a few examples into wavs/ and images/, instead of those of older
-scores there.
+Of those whose true sound is known, by signal analysis: shares of clips whose timbre, fundamental (50 cents)
+and onset rate (10 %) are right, for generated sounds, for real ones through the codec (the ceiling), by
+chance, and for pictures of other clips (training.score). Writes scores.json (with 95 % intervals), and a few
+examples into wavs/ and images/, instead of those of older scores there. Of real media, by judges
+(training.real_scores).
 """
 
 import json
@@ -29,7 +31,10 @@ from training.evaluation import EvaluateConfig, HeldOut, check_comparable, find_
 from training.export import make_folder, open_pipeline
 from training.generate import check_sampling, check_steps, choose_guidance, stopped_by_bad_mels
 from training.judge import judge
+from training.judging.page import MARK
+from training.listening import check_page
 from training.pipeline.pipeline import StillsoundPipeline
+from training.real_scores import Judged, judge_clips, names_judges, open_judges
 from training.score import Intervals, Scores, score
 from training.sounds import voice_of
 
@@ -52,7 +57,8 @@ class Evaluation(TypedDict):
     """scores.json. `examples`: keys of the clips whose sounds and pictures are beside it. `vocoder`: what
     made all sounds, real ones too, as `training.sounds.voice_of` names it.
 
-    Of several numbers of steps, `by_steps` has each and the rest is of the greatest.
+    Of several numbers of steps, `by_steps` has each and the rest is of the greatest. `judged`: what judges
+    say besides, which is in a file of its own.
     """
 
     scores: Scores
@@ -65,25 +71,20 @@ class Evaluation(TypedDict):
     vocoder: str
     examples: list[str]
     by_steps: NotRequired[dict[str, StepScores]]
+    judged: NotRequired[Judged]
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
-    """Writes scores.json and examples. `UserError` before any work."""
+    """Writes scores.json and examples; with `judge` or `classifier` what these say, too. `UserError` before
+    any work.
+    """
     _check(config)
-    folder = make_folder(config.output)
-    torch.set_num_threads(config.threads or os.cpu_count() or 1)
-    dataset = Dataset.open(config.data, "clips")
-    pipeline = open_pipeline(config.model, vocoder=config.vocoder, sampler=config.sampler, prior=config.prior)
-    check_comparable(dataset, pipeline.mel)
-    config = replace(config, guidance=choose_guidance(pipeline, config.guidance))
-    for steps in steps_of(config.steps):
-        check_steps(pipeline, steps)
-    clips = find_clips(dataset, config, pipeline.mel.num_samples)
-    if len(clips) < 2:  # chance is measured by exchanging the truths of two
+    if not config.truth or not Path(config.truth).is_dir():
         raise UserError(
-            f"data={config.data}: {len(clips)} clips of split={config.split} have a truth in {config.truth}; "
-            "need 2 or more"
+            f"truth={config.truth}: no such folder; give the truth folder of python -m ingest synth"
         )
+    folder, pipeline, clips, config = _open(config)
+    judges = open_judges(config, pipeline) if names_judges(config) else None
     with stopped_by_bad_mels(config.model, "a clip through the codec alone"):
         real = reconstruct(pipeline, clips, config.batch)
     with stopped_by_bad_mels(config.model, "a generated clip"):
@@ -103,7 +104,50 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     if len(by_steps) > 1:
         evaluation["by_steps"] = by_steps
     _write(folder, evaluation, clips, generated, real, pipeline.sample_rate_hz)
+    if judges:
+        judged = judge_clips(folder, clips, generated, real, pipeline.sample_rate_hz, judges, config)
+        evaluation["judged"] = judged
     return evaluation
+
+
+def evaluate_real(config: EvaluateConfig) -> Judged:
+    """Scores of clips whose true sound nobody knows, by `judge` and `classifier`. `UserError` before any
+    work.
+    """
+    _check(config)
+    if len(steps_of(config.steps)) > 1:
+        raise UserError(f"steps={config.steps}: of several there are scores with truth= only; give one")
+    folder, pipeline, clips, config = _open(config)
+    judges = open_judges(config, pipeline)
+    with stopped_by_bad_mels(config.model, "a clip through the codec alone"):
+        real = reconstruct(pipeline, clips, config.batch)
+    with stopped_by_bad_mels(config.model, "a generated clip"):
+        generated = synthesize(pipeline, clips, config)
+    return judge_clips(folder, clips, generated, real, pipeline.sample_rate_hz, judges, config)
+
+
+def _open(config: EvaluateConfig) -> tuple[Path, StillsoundPipeline, list[HeldOut], EvaluateConfig]:
+    """The output, the model, the clips, and the settings with the guidance that the model takes.
+
+    `UserError` where they do not fit together, or there are less than two clips.
+    """
+    folder = make_folder(config.output)
+    if names_judges(config):
+        check_page(folder, MARK)
+    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    dataset = Dataset.open(config.data, "clips")
+    pipeline = open_pipeline(config.model, vocoder=config.vocoder, sampler=config.sampler, prior=config.prior)
+    check_comparable(dataset, pipeline.mel)
+    config = replace(config, guidance=choose_guidance(pipeline, config.guidance))
+    for steps in steps_of(config.steps):
+        check_steps(pipeline, steps)
+    clips = find_clips(dataset, config, pipeline.mel.num_samples)
+    if len(clips) < 2:  # chance is measured by exchanging the partners of two
+        known = f" have a truth in {config.truth}" if config.truth else " are there"
+        raise UserError(
+            f"data={config.data}: {len(clips)} clips of split={config.split}{known}; need 2 or more"
+        )
+    return folder, pipeline, clips, config
 
 
 def score_by_steps(
@@ -150,14 +194,13 @@ def steps_of(steps: int | str) -> list[int]:
 
 def _check(config: EvaluateConfig) -> None:
     """`UserError` for settings that cannot work."""
+    for name in ("model", "data"):
+        if not getattr(config, name):
+            raise UserError(f"missing setting: {name}; add {name}=… to the command")
     check_sampling(config.guidance, steps_of(config.steps)[0])
     at_least(config, 2, "num_clips")
     at_least(config, 1, "batch")
     at_least(config, 0, "seed")
-    if not config.truth or not Path(config.truth).is_dir():
-        raise UserError(
-            f"truth={config.truth}: no such folder; give the truth folder of python -m ingest synth"
-        )
 
 
 def synthesize(

@@ -34,21 +34,29 @@ IndexRow = dict[str, Any]
 
 @dataclass
 class EvaluateConfig:
-    """Which model is scored, on which clips, and how."""
+    """What is scored, on which clips, by whom, and how."""
 
-    model: str  # a finished run, an exported folder or hub:owner/name
-    data: str  # the clips to score on: a dataset, a folder or URI
     output: str  # the folder to write to
+    model: str = ""  # a finished run, an exported folder or hub:owner/name
+    data: str = ""  # the clips to score on: a dataset, a folder or URI
     truth: str = ""  # a folder of <media id>.json that says what sounds when; not for an autoencoder
     split: str = "validation"  # which clips
     num_clips: int = 320  # at most so many, chosen by their keys
-    seed: int = 0  # of the noise
+    seed: int = 0  # of the noise, of exchanged pairs and of intervals
     guidance: float | None = None  # 1 = none; by default 2, or 1 for a model without a null embedding
     steps: int | str = 25  # of the sampler; several with commas between, such as 1,2,4,8,25
     vocoder: str = ""  # a finished run, a save_pretrained folder or hub:owner/name in place of the model's
     prior: str = ""  # a finished run or exported folder, for a model that attends to tokens of AudioMAE
     sampler: str = ""  # ddim, euler, dpmsolver or unipc in place of the model's
-    batch: int = operational(32)  # sounds made at once
+    judge: str = ""  # contrastive models that the model did not learn from, with commas between
+    classifier: str = ""  # audio classifiers of transformers, with commas between
+    caption: str = "caption"  # the column of clips that texts are in, for judges that read
+    own_judge: bool = False  # also a judge that the model learnt from, marked
+    generated: str = ""  # a folder of sounds of any system, in place of data
+    reference: str = ""  # a folder of real sounds of the same names
+    pictures: str = ""  # a folder of pictures of the same names
+    pairs: str = ""  # JSON of their media and captions, as evaluate writes it
+    batch: int = operational(32)  # sounds made, or judged, at once
     threads: int = operational(0)  # of torch; 0 = all cores
 
 

@@ -48,10 +48,10 @@ class Shown(TypedDict):
     problems: list[str]
 
 
-def check_page(folder: Path) -> None:
-    """`UserError` where the folder has an index.html that is not ours."""
+def check_page(folder: Path, mark: str = MARK) -> None:
+    """`UserError` where the folder has an index.html that is not ours, with the `mark` of its verb."""
     page = folder / INDEX
-    if page.is_file() and MARK not in page.read_text(errors="replace"):
+    if page.is_file() and mark not in page.read_text(errors="replace"):
         raise UserError(f"output={folder}: holds another {INDEX}; give page=false, or another folder")
 
 

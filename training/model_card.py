@@ -417,10 +417,13 @@ def find_scores(model: Path, given: Mapping[str, str]) -> dict[str, Any] | None:
             # as it was typed, wherever that was: below a folder that now has this model
             measured = str(settings.get("model")).removeprefix("./").rstrip("/")
             is_same = f"/{absolute(str(model))}".endswith(f"/{measured}")
-            if is_same and all((settings.get(name) or "") == path for name, path in given.items()):
+            # one by judges alone has none of these scores
+            is_scored = (record.parent.parent.parent / "scores.json").is_file()
+            has_same_parts = all((settings.get(name) or "") == path for name, path in given.items())
+            if is_same and is_scored and has_same_parts:
                 newest = max(newest, (record.parent.name, record.parent.parent.parent))
     name, folder = newest
-    if not name or not (folder / "scores.json").is_file():
+    if not name:
         return None
     log.info("scores of %s go into the model card", folder)
     return read_scores(str(folder))

@@ -33,6 +33,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoModel,
+    AutoModelForAudioClassification,
     ClapAudioModelWithProjection,
     ClapModel,
     ClapTextModelWithProjection,
@@ -243,6 +244,15 @@ def load_clap(folder: Path) -> nn.Module:
     if kind not in CLAPS:
         raise UserError(f"{folder}: holds a {kind}, need one of {', '.join(CLAPS)}")
     return load_whole(CLAPS[kind], folder, "init_from", dtype=torch.float32, local_files_only=True)
+
+
+def load_audio_classifier(folder: Path) -> nn.Module:
+    """Any classifier of sounds of transformers, frozen, in eval mode, float32.
+
+    `UserError` for another class, or where weights are missing.
+    """
+    loader = AutoModelForAudioClassification
+    return _load_whole(loader, folder, "classifier", dtype=torch.float32, local_files_only=True)
 
 
 def load_audiomae(folder: Path) -> nn.Module:

@@ -200,6 +200,9 @@ def test_scores_of_this_model_and_vocoder_are_found_beside_its_run(tmp_path: Pat
     evaluation(tmp_path / "demo/other", "20260102T000000", "demo/runs/fusion", seed=2)
     evaluation(tmp_path / "demo/voiced", "20260103T000000", str(run), "runs/vocoder", seed=3)
     evaluation(run / "again", "20250101T000000", str(run), seed=4)
+    # the newest, by judges alone: it has other scores
+    evaluation(tmp_path / "demo/judged", "20260104T000000", str(run), seed=5)
+    (tmp_path / "demo/judged/scores.json").unlink()
     for vocoder, seed in (("", 1), ("runs/vocoder", 3)):
         scores = find_scores(run, {"vocoder": vocoder})
         assert scores and scores["seed"] == seed

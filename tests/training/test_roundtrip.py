@@ -1,6 +1,7 @@
 """What a codec loses: nothing but the vocoder's share where it is perfect, and more where it is not."""
 
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,9 +14,10 @@ import torch
 from torch import nn
 
 from cluster.dataset import Dataset
-from configs.load import UserError
+from configs.load import UserError, load_config
 from tests.conftest import ROOT
 from tests.fakes.chain import Chain
+from training.__main__ import train
 from training.evaluation import EvaluateConfig, HeldOut, find_clips
 from training.pipeline.mel import MelConfig
 from training.precompute import PrecomputeConfig, precompute
@@ -79,6 +81,31 @@ def test_the_command_reports_a_codec_with_its_scores(chain: Chain, tmp_path: Pat
     assert set(report["scores"]) == {"timbre", "f0", "rate"}
     # the sounds themselves are judged right
     assert report["scores"]["timbre"]["real"] > 0.7
+
+
+def test_a_codecs_training_ends_with_the_command_that_measures_it(
+    chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [
+        "recipe=autoencoder",
+        "workers=0",
+        "steps=2",
+        "global_batch=4",
+        "lanes=4",
+        "checkpoint_every=2",
+    ]
+    codec = ["channels=[8,8,16]", "layers_per_block=1", "norm_groups=4", "attention=false", "crop_frames=32"]
+    places = [f"data={chain.clips}", f"output={chain.autoencoder}", "zero_stage=0"]
+    train(
+        [*settings, *places, *(f"autoencoder.{setting}" for setting in codec)], as_json=False, dry_run=False
+    )
+    said = " ".join(capsys.readouterr().out.split())
+    assert "finished" in said
+    command = shlex.split(said.partition("next, before anything is trained on its latents: ")[2])
+    assert command[:4] == ["python", "-m", "training", "evaluate"]
+    config = load_config(EvaluateConfig, command[4:])
+    assert config.output == f"{chain.autoencoder}/roundtrip"
+    assert roundtrip(replace(config, num_clips=1, output=str(tmp_path)))["mel_l1"] > 0
 
 
 def test_without_truths_only_distances_are_reported(chain: Chain, tmp_path: Path) -> None:

@@ -21,12 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from cluster.dataset import Dataset, DatasetMeta, Snapshot
-from configs.load import UserError, at_least, positive
+from configs.load import UserError, at_least, positive, semantic_dict
 from training.data.randomness import SampleKey
 from training.networks.clap import (
     TextTowerConfig,
@@ -44,7 +45,7 @@ from training.networks.towers import (
     build_image_tower,
 )
 from training.pipeline.codec import ImageConfig, embed_image
-from training.pipeline.mel import MelConfig
+from training.pipeline.mel import MelConfig, wav_to_log_mel
 from training.recipes import clap_mel
 from training.recipes.captions import (
     check_column,
@@ -58,7 +59,7 @@ from training.recipes.captions import (
 )
 from training.recipes.clap_mel import FrontEndConfig
 from training.recipes.clap_weights import read_weights, save_towers
-from training.recipes.clips import decode_image, decode_log_mel, decode_wav, mel_geometry, weights
+from training.recipes.clips import decode_image, decode_wav, mel_geometry, weights
 from training.recipes.matching import HOLE, gather_features, gather_rows, no_negatives, pair_loss
 from training.recipes.recipe import (
     ONE_OPTIMISER,
@@ -75,6 +76,7 @@ MEMBERS: tuple[str, ...] = ("flac", "jpg", "json")
 LEARNS_FROM: Literal["clips", "latents"] = "clips"
 DRAWS: DrawnKind = ""
 PARTS = PipelineParts(encoders=("image_encoder",))
+SETTINGS = "contrastive.json"  # beside the towers: what builds the model around them
 # of each pair, in the order of the modalities, the name of its temperature
 SCALES = {
     ("image", "audio"): "log_scale",
@@ -296,16 +298,24 @@ class Contrastive(nn.Module):
 
     def embed(self, batch: Batch, pooled: Tensor | None) -> list[Tensor]:
         """Unit vectors float32 [b, d] of each of `modalities`, pictures from what `pooled` gave."""
-        log_mel = batch["log_mel"].to(self.audio_dtype)
-        features: list[Tensor] = []
+        given = {"audio": batch["log_mel"]}
         if pooled is not None:
-            features.append(self.image_head(pooled))
-        features.append(
-            embed_sounds(self.audio, log_mel) if self.projects else self.audio_head(self.audio(log_mel))
-        )
+            given["image"] = pooled
         if "text" in self.modalities:
-            features.append(embed_texts(self.text, batch["tokens"], self.pad))
-        return [nn.functional.normalize(vectors.float(), dim=-1) for vectors in features]
+            given["text"] = batch["tokens"]
+        return [self.vectors(modality, given[modality]) for modality in self.modalities]
+
+    def vectors(self, modality: str, values: Tensor) -> Tensor:
+        """Unit vectors float32 [b, d] of log mels, of token ids, or of what `pooled` gave of pictures."""
+        if modality == "text":
+            made = embed_texts(self.text, values, self.pad)
+        elif modality == "image":
+            made = self.image_head(values)
+        elif self.projects:
+            made = embed_sounds(self.audio, values.to(self.audio_dtype))
+        else:
+            made = self.audio_head(self.audio(values.to(self.audio_dtype)))
+        return nn.functional.normalize(made.float(), dim=-1)
 
     @property
     def audio_dtype(self) -> torch.dtype:
@@ -385,11 +395,18 @@ def make_batch(
 
 
 def hear(flac: bytes, mel: MelConfig, config: Config) -> Tensor:
-    """What the audio tower hears of a clip, float32 [frames, mels]; CLAP's centres it by itself."""
+    """What the audio tower hears of a clip, float32 [frames, mels]."""
+    return hear_wav(decode_wav(flac), mel, config)
+
+
+def hear_wav(wav: np.ndarray, mel: MelConfig, config: Config) -> Tensor:
+    """What the audio tower hears of a waveform float32 [n] at the rate of `mel`, float32 [frames, mels];
+    CLAP's centres it by itself.
+    """
     if config.front_end.kind == "clap":
-        log_mel = clap_mel.clap_mel(decode_wav(flac), mel.sample_rate_hz, config.front_end)
+        log_mel = clap_mel.clap_mel(wav, mel.sample_rate_hz, config.front_end)
     else:
-        log_mel = decode_log_mel(flac, mel)
+        log_mel = wav_to_log_mel(torch.from_numpy(wav)[None], mel)[0]
     norm = clap_mel.NORMS[config.front_end.kind]
     return log_mel if config.audio.kind == "clap" else (log_mel - norm.centre) / norm.spread
 
@@ -428,12 +445,14 @@ def medium_of(metadata: bytes | memoryview) -> int:
 
 
 def save(state: dict[str, Tensor], config: Config, geometry: Geometry, folder: Path) -> None:
-    """Every tower as its library saves it, and the heads and temperatures in one file."""
+    """Every tower as its library saves it, the heads and temperatures in one file, and what builds them."""
     model = Contrastive(config, geometry)
     missing, unexpected = model.load_state_dict(state, strict=False)
     # an average is of parameters; buffers are what the model was built with
     assert not unexpected and set(missing) <= {name for name, _ in model.named_buffers()}
     save_towers(model, config.image.size_px, config.front_end, MelConfig(**geometry["mel"]), folder)
+    settings = {"contrastive": semantic_dict(config), "facts": geometry}
+    (folder / SETTINGS).write_text(json.dumps(settings, indent=1))
     if config.text.kind:
         text = config.text
         tokenizer = pinned_tokenizer(text.tokenizer, geometry["tokenizer"]["sha256"], text.max_tokens)
