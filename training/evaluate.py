@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -34,7 +34,7 @@ from training.judge import judge
 from training.judging.page import MARK
 from training.listening import check_page
 from training.pipeline.pipeline import StillsoundPipeline
-from training.real_scores import Judged, judge_clips, names_judges, open_judges
+from training.real_scores import Judged, Judges, judge_clips, names_judges, open_judges
 from training.score import Intervals, Scores, score
 from training.sounds import voice_of
 
@@ -74,6 +74,19 @@ class Evaluation(TypedDict):
     judged: NotRequired[Judged]
 
 
+@dataclass(frozen=True)
+class Opened:
+    """What an evaluation works with. `config`: with the guidance that the model takes; `judges`: None where
+    answers are known and nobody else is asked.
+    """
+
+    folder: Path
+    config: EvaluateConfig
+    pipeline: StillsoundPipeline
+    clips: list[HeldOut]
+    judges: Judges | None
+
+
 def evaluate(config: EvaluateConfig) -> Evaluation:
     """Writes scores.json and examples; with `judge` or `classifier` what these say, too. `UserError` before
     any work.
@@ -83,8 +96,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         raise UserError(
             f"truth={config.truth}: no such folder; give the truth folder of python -m ingest synth"
         )
-    folder, pipeline, clips, config = _open(config)
-    judges = open_judges(config, pipeline) if names_judges(config) else None
+    opened = _open(config)
+    config = opened.config
+    pipeline = opened.pipeline
+    clips = opened.clips
     with stopped_by_bad_mels(config.model, "a clip through the codec alone"):
         real = reconstruct(pipeline, clips, config.batch)
     with stopped_by_bad_mels(config.model, "a generated clip"):
@@ -103,9 +118,12 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     }
     if len(by_steps) > 1:
         evaluation["by_steps"] = by_steps
-    _write(folder, evaluation, clips, generated, real, pipeline.sample_rate_hz)
-    if judges:
-        judged = judge_clips(folder, clips, generated, real, pipeline.sample_rate_hz, judges, config)
+    rate_hz = pipeline.sample_rate_hz
+    _write(opened.folder, evaluation, clips, generated, real, rate_hz)
+    if opened.judges:
+        # the sounds are of the most steps
+        asked = replace(config, steps=most)
+        judged = judge_clips(opened.folder, clips, generated, real, rate_hz, opened.judges, asked)
         evaluation["judged"] = judged
     return evaluation
 
@@ -117,20 +135,21 @@ def evaluate_real(config: EvaluateConfig) -> Judged:
     _check(config)
     if len(steps_of(config.steps)) > 1:
         raise UserError(f"steps={config.steps}: of several there are scores with truth= only; give one")
-    folder, pipeline, clips, config = _open(config)
-    judges = open_judges(config, pipeline)
+    opened = _open(config)
+    config = opened.config
+    pipeline = opened.pipeline
+    clips = opened.clips
+    assert opened.judges, "without a truth, somebody judges"
     with stopped_by_bad_mels(config.model, "a clip through the codec alone"):
         real = reconstruct(pipeline, clips, config.batch)
     with stopped_by_bad_mels(config.model, "a generated clip"):
         generated = synthesize(pipeline, clips, config)
-    return judge_clips(folder, clips, generated, real, pipeline.sample_rate_hz, judges, config)
+    rate_hz = pipeline.sample_rate_hz
+    return judge_clips(opened.folder, clips, generated, real, rate_hz, opened.judges, config)
 
 
-def _open(config: EvaluateConfig) -> tuple[Path, StillsoundPipeline, list[HeldOut], EvaluateConfig]:
-    """The output, the model, the clips, and the settings with the guidance that the model takes.
-
-    `UserError` where they do not fit together, or there are less than two clips.
-    """
+def _open(config: EvaluateConfig) -> Opened:
+    """`UserError` where they do not fit together, or there are less than two clips."""
     folder = make_folder(config.output)
     if names_judges(config):
         check_page(folder, MARK)
@@ -141,13 +160,14 @@ def _open(config: EvaluateConfig) -> tuple[Path, StillsoundPipeline, list[HeldOu
     config = replace(config, guidance=choose_guidance(pipeline, config.guidance))
     for steps in steps_of(config.steps):
         check_steps(pipeline, steps)
+    judges = None if config.truth and not names_judges(config) else open_judges(config, pipeline, dataset)
     clips = find_clips(dataset, config, pipeline.mel.num_samples)
     if len(clips) < 2:  # chance is measured by exchanging the partners of two
         known = f" have a truth in {config.truth}" if config.truth else " are there"
         raise UserError(
             f"data={config.data}: {len(clips)} clips of split={config.split}{known}; need 2 or more"
         )
-    return folder, pipeline, clips, config
+    return Opened(folder, config, pipeline, clips, judges)
 
 
 def score_by_steps(

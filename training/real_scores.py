@@ -1,6 +1,6 @@
 """Scores where nobody knows the true answer: of real media, by judges that learnt from other data.
 
-    judges = open_judges(config, pipeline)                     # refused before any work
+    judges = open_judges(config, pipeline, dataset)            # refused before any work
     judged = judge_clips(folder, clips, generated, codec, rate_hz, judges, config)
     judged = score_folders(EvaluateConfig(generated="a", reference="b", judge="runs/other", output="out"))
 
@@ -23,6 +23,7 @@ import numpy as np
 import soundfile
 import torch
 
+from cluster.dataset import Dataset
 from cluster.files import replacing
 from configs.load import UserError, at_least
 from ingest.photos import find_photos
@@ -31,7 +32,7 @@ from training.export import make_folder, open_pipeline
 from training.judging import frechet
 from training.judging.classifier import Classifier
 from training.judging.figures import Figure, Pair, best_first, judge_pairs
-from training.judging.independence import check_independent
+from training.judging.independence import check_independent, check_unseen
 from training.judging.intervals import DIGITS, NUM_RESAMPLED
 from training.judging.page import MARK, MARKDOWN, shown_pairs, write_markdown, write_pages
 from training.judging.sound import SUFFIXES, JudgeFacts
@@ -95,10 +96,11 @@ def names_judges(config: EvaluateConfig) -> bool:
     return bool(config.judge or config.classifier)
 
 
-def open_judges(config: EvaluateConfig, pipeline: Any) -> Judges:
-    """All of `judge` and `classifier`; `pipeline`: of the model that is judged, None where it is not known.
+def open_judges(config: EvaluateConfig, pipeline: Any, dataset: Dataset | None) -> Judges:
+    """All of `judge` and `classifier`; `pipeline`: of the model that is judged, and `dataset`: of clips; None
+    where these are not known.
 
-    `UserError` for what is none, and for one that the model learnt from.
+    `UserError` for what is none, and for one that the model learnt from or that learnt from the clips.
     """
     if not names_judges(config):
         raise UserError(
@@ -109,6 +111,8 @@ def open_judges(config: EvaluateConfig, pipeline: Any) -> Judges:
     classifiers = [Classifier(path) for path in _listed(config.classifier)]
     for judge in pair_judges:
         check_independent(judge.facts, judge.image_tower, pipeline, config.own_judge)
+        if dataset is not None and not config.own_judge:
+            check_unseen(judge.facts["name"], judge.home, dataset, config.split)
     for classifier in classifiers:
         check_independent(classifier.facts, None, pipeline, config.own_judge)
     return Judges(pair_judges, classifiers)
@@ -182,7 +186,7 @@ def score_folders(config: EvaluateConfig) -> Judged:
             raise UserError(f"{name}={getattr(config, name)}: is of a model; leave it out with generated=")
     pairs, left_out = find_pairs(config)
     pipeline = open_pipeline(config.model) if config.model else None
-    judges = open_judges(config, pipeline)
+    judges = open_judges(config, pipeline, None)
     del pipeline
     folder = make_folder(config.output)
     check_page(folder, MARK)

@@ -1,18 +1,23 @@
-"""Whether a model learnt from the encoder that is to judge it: such a judge hears what it taught.
+"""Whether a model learnt from the encoder that is to judge it, which hears what it taught; and whether the
+judge learnt from the very clips.
 
-    check_independent(judge, pipeline, allowed=False)       # `UserError`, or noted in judge.facts
+    check_independent(facts, tower, pipeline, allowed=False)     # `UserError`, or noted in `facts`
+    check_unseen("runs/other", home, dataset, "validation")      # `UserError`
 
 A model states the sha256 of the encoders behind its latents, and an export of the parts as shipped; the
 judge's image tower is compared number by number, too, because files that are written again hash otherwise.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from cluster.dataset import Dataset
 from configs.load import UserError
 from training.judging.sound import JudgeFacts
+from training.provenance import of_source
 
 YES = "yes: its scores of this model prove nothing"
 NO = "no"
@@ -32,6 +37,20 @@ def check_independent(facts: JudgeFacts, tower: nn.Module | None, pipeline: Any,
             f"judge={facts['name']}: the model was trained with this encoder, and is no witness of itself; "
             "give another, trained with another seed or data, or own_judge=true to see the figure marked"
         )
+
+
+def check_unseen(name: str, home: Path, dataset: Dataset, split: str) -> None:
+    """`UserError` where the judge in the folder `home` learnt from this split of these clips: it knows which
+    sound is whose. Of published judges nothing is known.
+    """
+    indexes = {commit.index.sha256 for commit in dataset.commits().values()}
+    for record in of_source(name, home, "")["learnt_from"]:
+        pinned = {sha256 for *_, sha256 in record["units"]}
+        if record["split"] in ("", split) and pinned & indexes:
+            raise UserError(
+                f"judge={name}: learnt from split={split} of {dataset.uri}, and knows its pairs by heart; "
+                "judge a split that it has not seen, or give another judge"
+            )
 
 
 def _learnt(facts: JudgeFacts, tower: nn.Module | None, pipeline: Any) -> bool:

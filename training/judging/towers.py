@@ -39,10 +39,11 @@ MAX_TOKENS = 77  # CLAP's, of a text
 
 class PairJudge(Protocol):
     """Unit vectors float32 [b, d] of sounds, and of what `modalities` has beside them. `image_tower`: what
-    sees pictures, None where nothing does.
+    sees pictures, None where nothing does. `home`: the folder of the model.
     """
 
     facts: JudgeFacts
+    home: Path
     modalities: tuple[str, ...]
     image_tower: nn.Module | None
 
@@ -88,6 +89,7 @@ class OwnJudge:
     """A model of recipe=contrastive."""
 
     def __init__(self, name: str, home: Path, section: dict[str, Any], facts: dict[str, Any]):
+        self.home = home
         self.config = _config_of(section, home)
         self.mel = MelConfig(**facts["mel"])
         self.model = _model_of(name, home, self.config, facts)
@@ -132,6 +134,7 @@ class ClapJudge:
     image_tower: nn.Module | None = None
 
     def __init__(self, name: str, folder: Path):
+        self.home = folder
         model: Any = load_clap(folder)
         self.model = model.to(device())
         self.front_end, self.mel = _front_end_of(name, folder)

@@ -1,13 +1,16 @@
 """A judge that the model learnt from is refused, by what the model pins and by its numbers."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from cluster.dataset import Dataset
 from configs.load import UserError
-from training.judging.independence import check_independent, same_weights
+from tests.fakes.chain import Chain
+from training.judging.independence import check_independent, check_unseen, same_weights
 from training.judging.sound import JudgeFacts
 
 
@@ -54,3 +57,16 @@ def test_weights_are_compared_by_name_and_number() -> None:
     assert not same_weights(tower(0), nn.Linear(2, 3)) and not same_weights(
         tower(0), nn.Linear(3, 2, bias=False)
     )
+
+
+def test_a_judge_that_learnt_from_the_clips_is_refused(chain: Chain, tmp_path: Path) -> None:
+    clips = Dataset.open(chain.clips)
+    home = Path(chain.contrastive) / "model"
+    with pytest.raises(
+        UserError, match="judge=runs/j: learnt from split=train of .*, and knows its pairs by heart"
+    ):
+        check_unseen("runs/j", home, clips, "train")
+    check_unseen("runs/j", home, clips, "validation")
+    # of published weights nothing is known
+    (tmp_path / "config.json").write_text("{}")
+    check_unseen("runs/j", tmp_path, clips, "train")
