@@ -252,7 +252,7 @@ def load_audio_classifier(folder: Path) -> nn.Module:
     `UserError` for another class, or where weights are missing.
     """
     loader = AutoModelForAudioClassification
-    return _load_whole(loader, folder, "classifier", dtype=torch.float32, local_files_only=True)
+    return load_whole(loader, folder, "classifier", dtype=torch.float32, local_files_only=True)
 
 
 def load_audiomae(folder: Path) -> nn.Module:

@@ -57,13 +57,19 @@ class Classifier:
             wav = at_rate(sound, self.rate_hz)
             made = self.extractor(wav, sampling_rate=self.rate_hz, return_tensors="pt")
             alone.append({name: values.to(device()) for name, values in made.items()})
-        shapes = {tuple(values.shape for values in each.values()) for each in alone}
-        if len(shapes) > 1:
+        if len({_shape(each) for each in alone}) > 1:
             return alone
-        return [{name: torch.cat([each[name] for each in alone]) for name in alone[0]}]
+        together: dict[str, Tensor] = {}
+        for name in alone[0]:
+            together[name] = torch.cat([each[name] for each in alone])
+        return [together]
 
     def _keep(self, module: Any, given: tuple[Tensor, ...]) -> None:
         self._given.append(given[0])
+
+
+def _shape(inputs: dict[str, Tensor]) -> tuple[torch.Size, ...]:
+    return tuple(values.shape for values in inputs.values())
 
 
 def _extractor_of(name: str, folder: Path) -> Any:

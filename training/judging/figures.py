@@ -156,10 +156,10 @@ def _vectors(judge: PairJudge, pairs: Sequence[Pair], batch: int) -> Sets:
     def hear(paths: Sequence[Path]) -> np.ndarray:
         return judge.sounds([read_sound(path) for path in paths])
 
-    return {
-        column: np.concatenate([hear(chosen) for chosen in batches(paths, batch)])
-        for column, paths in _paths(pairs).items()
-    }
+    vectors: Sets = {}
+    for column, paths in _paths(pairs).items():
+        vectors[column] = np.concatenate([hear(chosen) for chosen in batches(paths, batch)])
+    return vectors
 
 
 def _paths(pairs: Sequence[Pair]) -> dict[str, list[Path]]:
@@ -208,8 +208,12 @@ def _classes(
     """Frechet distance, KL and inception score."""
     features: Sets = {}
     probabilities: Sets = {}
+
+    def hear(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+        return judge.hear([read_sound(path) for path in paths])
+
     for column, paths in _paths(pairs).items():
-        heard = [judge.hear([read_sound(path) for path in chosen]) for chosen in batches(paths, batch)]
+        heard = [hear(chosen) for chosen in batches(paths, batch)]
         features[column] = np.concatenate([one[0] for one in heard])
         probabilities[column] = np.concatenate([one[1] for one in heard])
     media = [pair.medium for pair in pairs]

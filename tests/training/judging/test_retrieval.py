@@ -24,6 +24,12 @@ def test_by_hand() -> None:
     assert cosines(pictures, sounds) == pytest.approx(np.cos(np.radians([5, 30, 30])))
 
 
+def test_a_partner_of_another_medium_is_the_own_one_all_the_same() -> None:
+    """As in exchanged pairs: it is no competitor of itself."""
+    vectors = unit([0, 90])
+    assert ranks(vectors, vectors, ["a", "b"], ["c", "d"]).tolist() == [1, 1]
+
+
 def test_clips_of_the_same_medium_do_not_compete() -> None:
     vectors = unit([0, 0.001, 90])
     assert ranks(vectors, unit([3, 0, 90]), ["a", "a", "b"], ["a", "a", "b"]).tolist() == [1, 1, 1]
