@@ -84,5 +84,13 @@ def demo(folder: str = typer.Argument("out/demo")) -> None:
     run(folder)
 
 
+@app.command()
+def completion() -> None:
+    """TAB for bash: eval "$(python -m cluster completion)" offers verbs, presets and settings."""
+    from configs.completion import SCRIPT
+
+    print(SCRIPT)
+
+
 if __name__ == "__main__":
     run_app(app)

@@ -17,6 +17,7 @@ ROOMS = ("configs", "cluster", "ingest", "training")  # imports point left only
 BRIDGES = {
     "configs.load",
     "configs.verb",
+    "configs.completion",
     "configs.terminal",
     "cluster.storage",
     "cluster.dataset",

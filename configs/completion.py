@@ -1,0 +1,78 @@
+"""What a shell offers behind `python -m ROOM VERB`: rooms, verbs, presets, settings, values and sections.
+
+    eval "$(python -m cluster completion)"     # in ~/.bashrc or once; then TAB
+
+The script asks `python -m configs.completion LINE` at each TAB. That reads docs/settings.md and the commands'
+text, and imports neither: an answer takes a tenth of a second.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from configs.meanings import Setting
+from configs.settings_page import PAGE, sections_of, settings_in
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("cluster", "ingest", "training")
+OPTIONS = ("--dry-run", "--help", "--json", "--settings")
+# anything else behind `python` gets names of files, as before
+SCRIPT = r"""
+_stillsound() {
+  COMPREPLY=()
+  [[ ${COMP_WORDS[1]} == -m && -f configs/completion.py ]] || return
+  local IFS=$'\n'
+  COMPREPLY=($("${COMP_WORDS[0]}" -m configs.completion "${COMP_LINE:0:COMP_POINT}" 2>/dev/null))
+  if [[ ${COMPREPLY[0]} == *= ]]; then compopt -o nospace; fi
+}
+complete -o default -F _stillsound python python3 .venv/bin/python
+"""
+
+
+def candidates(line: str) -> list[str]:
+    """What may stand at the end of a command line; of `name=…` only the value, as bash wants it."""
+    *before, word = re.split(r"\s+", line.lstrip())
+    if len(before) < 2 or before[1] != "-m":
+        return []
+    if len(before) == 2:
+        return _starting(word, ROOMS)
+    room = before[2]
+    if room not in ROOMS:
+        return []
+    if len(before) == 3:
+        return _starting(word, verbs_of(room))
+    settings = settings_in(PAGE.read_text(), f"{room} {before[3]}")
+    if before[-1] == "--settings":
+        return _starting(word, [name for name in sections_of(settings) if name])
+    return _of_settings(word, room, settings)
+
+
+def _of_settings(word: str, room: str, settings: list[Setting]) -> list[str]:
+    if word.startswith("-"):
+        return _starting(word, OPTIONS)
+    name, equals, value = word.partition("=")
+    if equals:
+        kinds = [setting.type for setting in settings if setting.name == name]
+        return _starting(value, ("false", "true")) if kinds == ["bool"] else []
+    presets = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "configs" / room).glob("*.yaml"))]
+    # of what has no place on a command line, an entry of a list
+    names = [f"{setting.name}=" for setting in settings if "[]" not in setting.name]
+    return [*_starting(word, names), *(_starting(word, presets) if settings else [])]
+
+
+def verbs_of(room: str) -> list[str]:
+    """From the text of its commands.
+
+    >>> verbs_of("cluster")
+    ['doctor', 'submit', 'demo', 'completion']
+    """
+    text = (ROOT / room / "__main__.py").read_text()
+    return re.findall(r"^@app\.command\(.*\)\ndef (\w+)", text, re.MULTILINE)
+
+
+def _starting(word: str, names: list[str] | tuple[str, ...]) -> list[str]:
+    return [name for name in names if name.startswith(word)]
+
+
+if __name__ == "__main__":
+    print("\n".join(candidates(sys.argv[1])))
