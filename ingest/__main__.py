@@ -243,10 +243,24 @@ def report(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: 
         console.print(f"wrote {path}")
 
 
+@app.command(cls=with_settings("ingest.attribution:AttributionConfig", argument="dataset"))
+def attribution(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
+    """Who made what is in DATASET, per license, as Markdown or CSV (output=…)."""
+    from ingest.attribution import AttributionConfig, attribute
+
+    def show(summary: Summary) -> None:
+        counts = ", ".join(f"{code} {count}" for code, count in summary["licenses"].items())
+        files = " ".join(summary["files"])
+        console.print(printable(f"{summary['sources']} sources ({counts})"))
+        console.print(printable(f"{'would write' if dry_run else 'wrote'} {files}"))
+
+    run_in_dataset("attribution", dataset, args, AttributionConfig, attribute, show, as_json, dry_run)
+
+
 @app.command(cls=with_settings("ingest.show:ShowConfig", argument="dataset"))
 def show(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """Where a sample of DATASET comes from, and why one was refused: key=, id=, media= or unit=."""
-    from ingest.show import ShowConfig, lines_of
+    from ingest.show import ShowConfig, holders_of, lines_of
     from ingest.show import show as entries_of
 
     config = load_config(ShowConfig, [f"dataset={dataset}", *(args or [])])
@@ -254,11 +268,22 @@ def show(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bo
         console.print(printable(f"would look for {config.selector}={config.value} in {dataset}"))
         return
     entries = entries_of(config)
-    if as_json:
-        print(json.dumps({"dataset": dataset, "rows": [entry.to_json() for entry in entries]}))
-        return
+    keys: set[str] = set()
+    rows: list[Any] = []
     for index, entry in enumerate(entries):
-        console.print("\n".join(["", *lines_of(entry)] if index else lines_of(entry)))
+        keys |= {entry.key} if entry.key else set()
+        if as_json:
+            rows.append(entry.to_json())
+        else:
+            console.print("\n".join(["", *lines_of(entry)] if index else lines_of(entry)))
+    found = holders_of(config, keys)
+    if as_json:
+        print(json.dumps({"dataset": dataset, "rows": rows, **found}))
+        return
+    for each in found["held_by"]:
+        console.print(printable(f"held by            {each['place']}: {each['samples']} ({each['detail']})"))
+    for missed in found["not_searched"]:
+        console.print(printable(f"not searched       {missed['place']}: {missed['why']}"))
 
 
 def run_in_dataset(

@@ -1,4 +1,4 @@
-"""`ingest show DATASET key=…`: where a sample comes from, and why one was refused.
+"""`ingest show DATASET key=…`: where a sample comes from, why one was refused, and what holds it.
 
     for entry in show(ShowConfig("out/clips", key="youtube_abc_10240")):
         print("\\n".join(lines_of(entry)))
@@ -6,6 +6,9 @@
 Reads the index unit by unit and holds one unit at a time; `unit=` and an id of the work list are not faster
 than a key, only more exact. Of a kept sample it also reads the JSON member, where permission is kept. It
 writes nothing.
+
+`holders_of` searches `places=[…]` as prove-removed does: latents, runs, exports and files that
+hold the samples.
 
 Covered: rows of the newest generation, their tombstones and bans, and items that are listed without a row.
 Not covered: older generations, and titles and addresses of what was removed, which no longer exist.
@@ -15,7 +18,7 @@ import difflib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 
@@ -26,10 +29,15 @@ from cluster.shards import DamagedMemberError, Member, Status, members_of, read_
 from cluster.worklist import UnitTask
 from configs.load import UserError
 from configs.terminal import printable
+from ingest.licenses import url_of
+from ingest.places import look_into
+from ingest.proof import NotSearched
 from ingest.rows import ClipRow
 from ingest.sample import MEANINGS, RETRYABLE, Reason, bans_of, without_tokens
+from ingest.search import Found, Search, search_places
+from ingest.traces import Traces
 
-SELECTORS = ("key", "id", "media", "unit")
+SELECTORS = ("key", "item", "id", "media", "unit")
 CORE = ("ordinal", "item_id", "key", "status", "reason", "detail", "members")
 # bytes for the comparison of samples: of no use to a person, and not JSON
 FINGERPRINTS = ("image_hash", "audio_fingerprint", "audio_sequence", "image_palette")
@@ -40,13 +48,16 @@ LISTED = "listed"  # the status of an item that no unit has answered yet
 
 @dataclass
 class ShowConfig:
-    """One of `key`, `id`, `media` and `unit`."""
+    """One of `key`, `item`, `media` and `unit`; `id` is an older name of `item`."""
 
     dataset: str  # a folder or URI
     key: str = ""  # of a sample
-    id: str = ""  # of an item, alone or as source:id
+    item: str = ""  # id of an item, alone or as source:id
+    id: str = ""  # the same: its older name
     media: str = ""  # a medium's id, alone or as source:id: all its clips
     unit: str = ""  # name of a unit: all its rows
+    # folders of latents, runs, exports and others, to be searched for what holds the samples
+    places: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if sum(bool(getattr(self, name)) for name in SELECTORS) != 1:
@@ -54,12 +65,13 @@ class ShowConfig:
 
     @property
     def selector(self) -> str:
-        """The one setting that is given."""
-        return next(name for name in SELECTORS if getattr(self, name))
+        """The one setting that is given; `item` for its older name."""
+        name = next(name for name in SELECTORS if getattr(self, name))
+        return "item" if name == "id" else name
 
     @property
     def value(self) -> str:
-        return str(getattr(self, self.selector))
+        return str(next(value for name in SELECTORS if (value := getattr(self, name))))
 
 
 @dataclass(frozen=True)
@@ -128,6 +140,28 @@ def show(config: ShowConfig) -> Iterator[Entry]:
         raise UserError(f"{config.dataset}: nothing has {config.selector}={config.value}{nearest.hint()}")
 
 
+class Holders(TypedDict):
+    """What holds samples, and where nobody could look."""
+
+    held_by: list[Found]
+    not_searched: list[NotSearched]
+
+
+def holders_of(config: ShowConfig, keys: set[str]) -> Holders:
+    """What at and below `places` holds the samples with these keys, and what of the dataset itself does.
+
+    Without `places` or keys, nothing is searched. `UserError` where a place is not there.
+    """
+    if not config.places or not keys:
+        return {"held_by": [], "not_searched": []}
+    dataset = Dataset.open(config.dataset)
+    places = look_into([config.dataset, *config.places])
+    search = Search(places, lambda row: row["key"] in keys, Traces(keys))
+    search_places(search, dataset)
+    missed: list[NotSearched] = [{"place": place, "why": why} for place, why in sorted(places.unread.items())]
+    return {"held_by": [*search.found, *search.models], "not_searched": missed}
+
+
 class Nearest:
     """The names most like the one that was looked for, of a bounded number that was seen."""
 
@@ -167,7 +201,7 @@ def _mask(table: pa.Table, config: ShowConfig) -> pa.Array:
 
 
 def _column(table: pa.Table, selector: str) -> str:
-    column = {"key": "key", "id": "item_id", "media": "media_id"}[selector]
+    column = {"key": "key", "item": "item_id", "media": "media_id"}[selector]
     return column if column in table.column_names else "item_id"
 
 
@@ -273,7 +307,7 @@ def _listed(task: UnitTask, config: ShowConfig) -> Iterator[Entry]:
         medium = str(payload.get("medium") or id)
         source = str(payload.get("source") or "")
         names = {
-            "id": {item.item_id, id},
+            "item": {item.item_id, id},
             "media": {item.item_id, medium, f"{source}:{medium}"},
             "unit": {task.unit},
         }
@@ -295,6 +329,8 @@ def lines_of(entry: Entry) -> list[str]:
         ("meaning", entry.meaning),
         *((f"tombstone ({stone.selector})", f"{stone.reason}, {stone.date}") for stone in entry.tombstones),
         *entry.provenance.items(),
+        ("license text", url_of(entry.provenance.get("license") or "")),
+        ("license stated", _license_stated(entry)),
         ("permission", _permission(entry)),
         ("unit", _unit_line(entry)),
         ("tar", entry.tar),
@@ -323,6 +359,12 @@ def _unit_line(entry: Entry) -> str:
 def _permission(entry: Entry) -> Any:
     """What was found of permission when the medium was fetched; scrape keeps it in the sample's `meta`."""
     return ((entry.metadata or {}).get("meta") or {}).get("permission")
+
+
+def _license_stated(entry: Entry) -> Any:
+    """The license in the words of its source, as far as they were kept."""
+    meta = (entry.metadata or {}).get("meta") or {}
+    return {name: value for name, value in meta.items() if name.startswith("license") and value}
 
 
 def _one_line(value: Any) -> str:

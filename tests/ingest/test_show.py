@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,10 +16,11 @@ from ingest.remove import RemoveConfig, remove
 from ingest.rows import CLIP_COLUMNS
 from ingest.sample import MEANINGS, Item, Reason, Refused
 from ingest.shard import refused_row
-from ingest.show import LISTED, Entry, ShowConfig, lines_of, meaning_of, show
+from ingest.show import LISTED, Entry, ShowConfig, holders_of, lines_of, meaning_of, show
 from tests.fakes.servers import has_s3_server
 from tests.ingest.dedup.test_fingerprint import noise
 from tests.ingest.test_curate import clip, picture, row, write
+from tests.ingest.test_seen import export
 
 HOSTILE = "a\x1b[31m title\nstatus  kept\u202e\ud800"
 LATENTS = pa.schema([("media_id", pa.string()), ("split", pa.string())])
@@ -79,7 +81,10 @@ def test_a_refusal_shows_what_it_means(clips: Dataset) -> None:
     assert "curate" in meaning_of("near_duplicate")
 
 
-@pytest.mark.parametrize("selection", [{"id": "late"}, {"media": "late"}, {"media": "urls:late"}])
+@pytest.mark.parametrize(
+    "selection",
+    [{"id": "late"}, {"item": "late"}, {"item": "urls:late"}, {"media": "late"}, {"media": "urls:late"}],
+)
 def test_an_id_may_have_its_source(clips: Dataset, selection: dict[str, str]) -> None:
     assert only(clips, **selection).item_id == "urls:late"
 
@@ -157,7 +162,7 @@ def test_no_match_names_the_nearest(clips: Dataset, selection: dict[str, str], n
 
 
 def test_two_selectors_are_refused(clips: Dataset) -> None:
-    with pytest.raises(UserError, match="one of key=…, id=…, media=…, unit=…"):
+    with pytest.raises(UserError, match="one of key=…, item=…, id=…, media=…, unit=…"):
         ShowConfig(clips.uri, key="a", id="b")
 
 
@@ -172,6 +177,29 @@ def test_latents_are_shown_too(clips: Dataset, tmp_path: Path) -> None:
         entry = only(latents, **selection)
         assert [member.ext for member in entry.members] == ["latent.npy"]
         assert entry.metadata is None
+
+
+def test_the_license_has_its_text_and_the_words_of_its_source(clips: Dataset) -> None:
+    entry = only(clips, key="urls_first_0")
+    assert "license text       https://creativecommons.org/licenses/by/4.0" in "\n".join(lines_of(entry))
+    stated = replace(entry, metadata={"meta": {"license_stated": "Attribution", "license_x": ""}})
+    assert [line for line in lines_of(stated) if line.startswith("license stated")] == [
+        'license stated     {"license_stated": "Attribution"}'
+    ]
+
+
+def test_what_holds_a_sample_is_named(rows: list[Row], tmp_path: Path) -> None:
+    dataset = write(tmp_path / "clips", [rows])
+    export(tmp_path / "export", dataset)
+    (tmp_path / "previews").mkdir()
+    (tmp_path / "previews/urls_first_0.png").write_bytes(b"")
+    (tmp_path / "old.zip").write_bytes(b"")
+    config = ShowConfig(dataset.uri, key="urls_first_0", places=[str(tmp_path)])
+    holders = holders_of(config, {"urls_first_0"})
+    named = {each["place"].removeprefix(f"{tmp_path}/").split("-")[0] for each in holders["held_by"]}
+    assert named == {"clips/index/u0000000", "clips/shards/u0000000", "previews/urls_first_0.png", "export"}
+    assert [each["place"] for each in holders["not_searched"]] == [f"{tmp_path}/old.zip"]
+    assert holders_of(ShowConfig(dataset.uri, key="urls_first_0"), {"urls_first_0"})["held_by"] == []
 
 
 def test_the_command_prints_lines_or_json(clips: Dataset) -> None:
