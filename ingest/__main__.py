@@ -68,7 +68,9 @@ def serve(folder: str, args: list[str] = ARGS, dry_run: bool = DRY_RUN) -> None:
 
 @app.command(cls=with_settings("ingest.scrape:ScrapeConfig"))
 def scrape(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
-    """Source -> fetch -> clip -> filter -> shards. Run again to resume."""
+    """Source -> fetch -> clip -> filter -> shards; exit 1 if nothing is kept. Run again to resume."""
+    from cluster.dataset import Dataset
+    from ingest.advice import advice_after
     from ingest.scrape import ScrapeConfig, check
     from ingest.scrape import scrape as run
 
@@ -77,13 +79,18 @@ def scrape(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN
     check(config)
 
     def do() -> Summary:
-        return dataclasses.asdict(run(config, progress=not as_json))
+        report = run(config, progress=not as_json)
+        advice = advice_after(Dataset.open(config.output, "clips"), report)
+        return {**dataclasses.asdict(report), "kept_nothing": advice.kept_nothing, "advice": advice.lines}
+
+    def show(summary: Summary) -> None:
+        show_units(summary)
+        for line in summary["advice"]:
+            console.print(printable(line), style="yellow")
 
     output = config.output
-    summary = run_verb(
-        "scrape", args, config, do, output=output, show=show_units, as_json=as_json, dry_run=dry_run
-    )
-    _exit_if(summary, "failed", "deferred")
+    summary = run_verb("scrape", args, config, do, output=output, show=show, as_json=as_json, dry_run=dry_run)
+    _exit_if(summary, "failed", "deferred", "kept_nothing")
 
 
 @app.command(cls=with_settings("ingest.curate:CurateConfig", argument="dataset"))
@@ -320,7 +327,7 @@ def _would_be(dry_run: bool, verb: str) -> str:
 
 
 def _exit_if(summary: Summary | None, *names: str) -> None:
-    """Exit code 1 where any of these of a summary is not empty."""
+    """Exit code 1 where any of these of a summary is true or not empty."""
     if summary and any(summary[name] for name in names):
         raise typer.Exit(1)
 
