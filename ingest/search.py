@@ -201,7 +201,8 @@ def _search_file(search: Search, file: File) -> None:
         search.kept["records of removals"] += 1
         return
     suffix = PurePosixPath(file.name).suffix.lower()
-    found = search.traces.find(file.name.encode("utf-8", "surrogateescape"))
+    # with its folders: the medium itself, where the dataset was made of files, is named by its address
+    found = search.traces.find(file.address.encode("utf-8", "surrogateescape"))
     detail = "named in the file's name" if found else ""
     if suffix in WEIGHTS:
         search.objects["weights, by what is recorded of them"] += 1

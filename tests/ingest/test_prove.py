@@ -16,6 +16,7 @@ from ingest.proof import Proof
 from ingest.prove import NOTHING, ProveConfig, prove
 from ingest.remove import RemoveConfig, remove
 from tests.fakes.takedown import config_of, make, nine_clips
+from tests.ingest.test_curate import write
 from tests.ingest.test_remove import make_run
 from tests.ingest.test_seen import export
 
@@ -155,14 +156,20 @@ def worklist(clips: Path) -> None:
     dataset.worklist.append(listed, 2)
 
 
-def test_an_address_that_a_kept_sample_shares_is_no_trace(tmp_path: Path, made: Path) -> None:
-    clean(tmp_path, made)
-    (tmp_path / "list.csv").write_text("http://example.org/m1\nhttp://example.org/m2\n")
-    both = {each["place"] for each in proved(tmp_path)["found"]}
-    assert str(tmp_path / "list.csv") in both
-    # m2 is of another channel, and stays
-    other = proved(tmp_path, channel="", key="urls_m3_0")
-    assert str(tmp_path / "list.csv") not in {each["place"] for each in other["found"]}
+def test_an_address_that_a_kept_sample_shares_is_no_trace(tmp_path: Path) -> None:
+    one, other = nine_clips()[2:4]
+    dataset = write(tmp_path / "clips", [[one, other]])
+    (tmp_path / "list.csv").write_text(f"{one.columns['url']}\n")
+
+    def named() -> set[str]:
+        proof = prove(ProveConfig(dataset.uri, key="urls_m2_0", places=[str(tmp_path)]), dry_run=True)
+        return {Path(each["place"]).name for each in proof["found"]} & {"list.csv"}
+
+    assert named() == {"list.csv"}
+    # a second clip of the same medium, which stays
+    other.columns["url"] = one.columns["url"]
+    dataset = write(tmp_path / "two", [[one, other]])
+    assert named() == set()
 
 
 def test_runs_and_exports_that_may_have_learnt_are_named(tmp_path: Path, made: Path) -> None:

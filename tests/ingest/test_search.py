@@ -45,14 +45,18 @@ def test_files_are_known_by_name_and_text(tmp_path: Path) -> None:
     dataset = Dataset.create_or_open(str(tmp_path / "clips"), "clips", {}, [])
     (tmp_path / "urls_a_0.npy").write_bytes(b"")
     (tmp_path / "notes").write_text("urls_a_0")
+    (tmp_path / "source.mp4").write_bytes(b"")
     # a medium is not opened: its bytes may look like anything
     (tmp_path / "b.wav").write_text("urls_a_0")
-    search = Search(look_into([str(tmp_path)]), lambda row: False, Traces(["urls_a_0"]))
+    search = Search(
+        look_into([str(tmp_path)]), lambda row: False, Traces(["urls_a_0"], [f"{tmp_path}/source.mp4"])
+    )
     search_places(search, dataset)
     found = {(each["place"], each["detail"]) for each in search.found}
     assert found == {
         (f"{tmp_path}/urls_a_0.npy", "named in the file's name"),
         (f"{tmp_path}/notes", "named in its text"),
+        (f"{tmp_path}/source.mp4", "named in the file's name"),
     }
-    assert search.objects == {"media and arrays, by their names": 2, "files": 1}
+    assert search.objects == {"media and arrays, by their names": 3, "files": 1}
     assert (search.models, search.places.unread) == ([], {})
