@@ -67,7 +67,9 @@ def verbs_of(room: str) -> list[str]:
     ['doctor', 'submit', 'demo', 'completion']
     """
     text = (ROOT / room / "__main__.py").read_text()
-    return re.findall(r"^@app\.command\(.*\)\ndef (\w+)", text, re.MULTILINE)
+    found = re.findall(r"^@app\.command\(.*\)\ndef (\w+)", text, re.MULTILINE)
+    # as typer calls them
+    return [name.replace("_", "-") for name in found]
 
 
 def _starting(word: str, names: list[str] | tuple[str, ...]) -> list[str]:

@@ -27,7 +27,7 @@ def verbs() -> Iterator[tuple[str, list[Setting]]]:
             if command.cls and issubclass(command.cls, SettingsCommand):
                 module, name = command.cls.schema.split(":")
                 settings = settings_of(getattr(importlib.import_module(module), name))
-                verb = command.name or command.callback.__name__
+                verb = command.name or command.callback.__name__.replace("_", "-")
                 yield f"{room} {verb}", [one for one in settings if one.name != command.cls.argument]
 
 

@@ -25,6 +25,8 @@ complete -p python
     [
         ("python -m in", ["ingest"]),
         ("python -m ingest ver", ["verify"]),
+        ("python -m ingest prov", ["prove-removed"]),
+        ("python -m ingest prove-removed key_", ["key_file="]),
         ("python -m ingest scrape network.ret", ["network.retries="]),
         ("python -m ingest scrape configs/ingest/fo", ["configs/ingest/folder.yaml"]),
         ("python -m training train x.yaml keep_best=t", ["true"]),
