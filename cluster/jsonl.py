@@ -3,6 +3,7 @@
     read_lines(path)            # every whole line of a file, [] where there is none
     parse_lines(data)           # the same of bytes, from any store
     last_line(path)             # the newest whole line; reads only the end
+    newest_line(tail)           # the same of the last bytes, from any store
 
 A crash or a full disk cuts the last line off, and a power failure may leave zeros in its place: such a line
 is left out. A damaged line before others is left out with a warning. Lines end with a line feed alone, never
@@ -44,8 +45,12 @@ def last_line(path: Path) -> JsonObject | None:
         return None
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        tail = file.read().split(b"\n")
-    lines = (_parse(line) for line in reversed(tail) if line.strip())
+        return newest_line(file.read())
+
+
+def newest_line(tail: bytes) -> JsonObject | None:
+    """The newest whole line of the last `TAIL_BYTES` of a file, or None."""
+    lines = (_parse(line) for line in reversed(tail.split(b"\n")) if line.strip())
     return next((line for line in lines if line is not None), None)
 
 

@@ -18,31 +18,20 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypedDict
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
-from cluster.jsonl import last_line, read_lines
 from cluster.pool import ensure_ray
 from cluster.scratch import scratch_folder
 from cluster.storage import Store, open_store
 from configs.load import StoppedError
 from training.run.engine import ensure_process_group, wants_gpu
-from training.run.history import EVENTS, FINISHED, events, finished_step, is_finished
+from training.run.history import FINISHED, events, finished_step, is_finished
 from training.run.interrupt import STOP_REQUESTED, listen
 from training.run.loop import work
 from training.run.plan import Plan
 from training.run.prepare import prepare
 from training.settings import TrainConfig
+from training.watch import watch
 
 log = logging.getLogger(__name__)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -107,7 +96,8 @@ def _run_workers(plan: Plan) -> None:
     with _on_sigterm(STOP_REQUESTED.set):
         # of a run that this process trained before
         STOP_REQUESTED.clear()
-        _work_here(plan)
+        with watch(open_store(plan.config.output), plan.config.steps):
+            _work_here(plan)
 
 
 def _work_here(plan: Plan) -> None:
@@ -159,7 +149,7 @@ def _under_ray(plan: Plan) -> None:
         )
         request_stop = functools.partial(store.replace, plan.stop_name, b"")
         try:
-            with watch(config.output, config.steps), _on_sigterm(request_stop):
+            with watch(store, config.steps), _on_sigterm(request_stop):
                 trainer.fit()
         except TrainingFailedError as error:
             failures = list(getattr(error, "worker_failures", {}).values()) or [error]
@@ -217,51 +207,3 @@ def _on_sigterm(request_stop: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, handler)
-
-
-@contextlib.contextmanager
-def watch(output: str, steps: int) -> Iterator[None]:
-    """A live line of the run's metrics while the block runs: step, loss, resumes.
-
-    On stderr, for runs in a folder.
-    """
-    stop = threading.Event()
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[status]}"),
-        console=Console(stderr=True),
-        disable="://" in output,
-    )
-
-    def follow() -> None:
-        task = progress.add_task("steps", total=steps, status="")
-        while not stop.wait(1.0):
-            step, status = _status(Path(output))
-            progress.update(task, completed=step, status=status)
-
-    thread = threading.Thread(target=follow, name="watch", daemon=True)
-    with progress:
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-
-
-def _status(output: Path) -> tuple[int, str]:
-    """The newest step, and a line about the run."""
-    newest = last_line(output / "metrics.jsonl")
-    lines = read_lines(output / EVENTS)
-    resumed = [line["step"] for line in lines if line.get("event") == "resumed"]
-    status = "starting"
-    # the loss of a step of holes only is null
-    if newest:
-        status = f"loss {newest['loss']:.4f}" if newest["loss"] is not None else "no sample in this step"
-    if resumed:
-        status += f" · resumed at step {resumed[-1]}"
-    return (newest["step"] if newest else 0), status

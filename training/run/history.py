@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 RUN = "run.json"
 FINISHED = "FINISHED.json"
 EVENTS = "events.jsonl"
+METRICS = "metrics.jsonl"
 RESTART = "restore them from a copy, or give restart=true to start at step 0, or another output"
 # events of a run that had a checkpoint: "started" is written before the first one
 EVENTS_OF_SAVED_RUNS = ("resumed", "rolled_back", "stopped")

@@ -28,6 +28,7 @@ import torch
 from cluster.jsonl import last_line
 from cluster.storage import Store
 from training.run.engine import peak_flops
+from training.run.history import METRICS
 from training.run.journal import Journal
 from training.run.preview import Drawn
 from training.run.tensorboard import Board
@@ -74,7 +75,7 @@ class MetricsLog:
     def __init__(self, store: Store, config: TrainConfig, step: int):
         self.config = config
         self.stack = ExitStack()
-        self.metrics = self._journal(store, "metrics.jsonl")
+        self.metrics = self._journal(store, METRICS)
         self.validation = self._journal(store, "validation.jsonl")
         self.events = self._journal(store, "events.jsonl")
         self.metrics.truncate_after(step)
@@ -124,6 +125,7 @@ class MetricsLog:
             line["loss_scale"] = measured.loss_scale
         opponents = self._of_opponents(measured)
         self.metrics.append({**line, **opponents})
+        self.metrics.sync_by_time()
         # a plot of the step or the samples over the step says nothing; a loss of no sample is NaN
         hidden = ("step", "samples") if measured.count else ("step", "samples", "loss")
         plotted = {name: value for name, value in line.items() if name not in hidden}
