@@ -62,6 +62,10 @@ from training.run.lora import load_adapters
 
 quiet_diffusers()
 quiet_transformers()
+# torch lists its constructors at the first use of a device as context, for ever. transformers swaps
+# torch.linspace while it loads: were that the first use, linspace would make no meta tensors ever after.
+with torch.device("meta"):
+    torch.empty(0)
 HUB = "hub:"
 SCHEDULER_FILE = "scheduler_config.json"  # diffusers' name
 PIPELINE_INDEX = "model_index.json"  # diffusers' name; marks a pipeline

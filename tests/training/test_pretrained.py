@@ -1,12 +1,16 @@
 """Pretrained models: found by what a user types, refused where they are not complete."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from cluster.dataset import Dataset
 from configs.load import UserError
+from tests.conftest import ROOT
 from tests.fakes.chain import Chain
 from tests.fakes.pipelines import audioldm_unet, save_pipeline
 from training.pretrained import fetch_models, find_model, load_autoencoder, load_network
@@ -54,3 +58,19 @@ def test_latents_whose_kept_model_changed_are_refused(chain: Chain, tmp_path: Pa
     settings.write_text(settings.read_text().replace("0.5", "0.4", 1))
     with pytest.raises(OSError, match="is not the model that these latents were made with"):
         fetch_models(Dataset.open(str(tmp_path / "latents")), tmp_path / "models")
+
+
+def test_loading_leaves_torchs_constructors_as_they_were(tmp_path: Path) -> None:
+    """In a process in which it is the first to use a device as context."""
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**small, image_size=32, patch_size=16))
+    tower.save_pretrained(tmp_path)
+    code = (
+        "import sys, torch; from pathlib import Path; from training.pretrained import load_image_encoder\n"
+        "load_image_encoder(Path(sys.argv[1]))\n"
+        "with torch.device('meta'): print(torch.linspace(0, 1, 3).device)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.split()[-1] == "meta", done.stderr

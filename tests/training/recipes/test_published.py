@@ -126,8 +126,7 @@ def test_the_whole_pipeline_gives_the_sound_of_the_stock_one(
 ) -> None:
     pipe = saved(settings(published, tmp_path / "run"), tmp_path / "model")
     stock = published.pipeline
-    vectors, patches = pipe._embed(PICTURE)
-    given = pipe._given(vectors, patches, {}, 1)
+    given = pipe._given(pipe.embed(PICTURE), {}, 1)
     embeds, negative = (pipe._conditions(each)["class_labels"] for each in (given, pipe._free(given)))
     assert torch.allclose(embeds.norm(dim=-1), torch.ones(1))
     noise = torch.randn(
