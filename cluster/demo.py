@@ -123,7 +123,7 @@ class Demo:
         model = f"model={root}/runs/diffusion"
         with self.timed("evaluate"):
             settings = (f"data={root}/clips", f"output={root}/evaluation", f"truth={root}/world/truth")
-            run("training", "evaluate", model, *settings)
+            run("training", "evaluate", model, *settings, "num_clips=240")
         with self.timed("generate"):
             pictures = f"images={root}/evaluation/images"
             run("training", "generate", model, pictures, f"output={root}/wavs", "seed=0")
