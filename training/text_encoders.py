@@ -26,7 +26,7 @@ from transformers.utils import is_phonemizer_available, is_uroman_available
 from configs.load import UserError
 from training.networks.vits_text import VitsText
 from training.pipeline.text import embed_texts
-from training.pretrained import check_finite, find_model, load_whole, model_kind
+from training.pretrained import MAX_REASON, check_finite, find_model, load_whole, model_kind
 
 TEXT = "text_encoder"
 PHONEMES = "phoneme_encoder"
@@ -39,7 +39,6 @@ TEXT_MODELS: dict[str, Any] = {  # by `model_type`
 # RoBERTa's pooler is not trained in published models, and no sequence needs it
 OPTIONS: dict[str, dict[str, Any]] = {"roberta": {"add_pooling_layer": False}}
 LEAST_TOKENS = 3  # the two ends of a text, and something between them
-MAX_REASON = 200  # characters of a library's message in one of ours
 
 
 class TextReader(NamedTuple):

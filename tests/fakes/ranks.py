@@ -3,6 +3,7 @@
     args = arguments(data, output, "steps=12", "checkpoint_every=4")      # tests.fakes.runs
     kill_ranks(args, world=2, step=10)
     train_ranks(args, world=2)                                            # resumes
+    losses = killed_and_whole(data, tmp_path, "recipe=prior")             # the same, beside a run left alone
 
 Under Ray every rank imports torch, diffusers and transformers anew, 7 CPU-seconds each; these are forked
 from one process that has. What Ray itself does is tested with it: tests/training/run/test_loop.py kills one
@@ -24,6 +25,7 @@ from cluster.jsonl import read_lines
 from cluster.runs import committed_steps
 from cluster.storage import open_store
 from configs.load import load_config
+from tests.fakes.runs import arguments, losses
 from training.run import loop
 from training.run.plan import Plan
 from training.run.prepare import prepare
@@ -45,6 +47,25 @@ def kill_ranks(args: list[str], world: int, step: int) -> None:
     assert _start(plan, world, step)[-1] == -signal.SIGKILL
     # what comes next does not start afresh
     assert committed_steps(open_store(plan.config.output))
+
+
+def killed_and_whole(data: str, folder: Path, *more: str) -> list[float]:
+    """The losses of two ranks, once left alone and once killed in step 10: they must be the same bit for bit.
+
+    The killed run must have gone on from its checkpoint: one that began again would have the same losses.
+    """
+    args = [*more, "steps=12", "checkpoint_every=4"]
+    train_ranks(arguments(data, folder / "whole", *args), 2)
+    killed = arguments(data, folder / "killed", *args)
+    kill_ranks(killed, 2, step=10)
+    train_ranks(killed, 2)
+    events = read_lines(folder / "killed/events.jsonl")
+    assert [line["event"] for line in events] == ["started", "resumed", "finished"]
+    # the save of step 8 may have been under way
+    assert events[1]["step"] in (4, 8)
+    expected = losses(folder / "whole")
+    assert losses(folder / "killed") == expected
+    return expected
 
 
 def _start(plan: Plan, world: int, die_at: int = 0) -> list[int]:

@@ -11,8 +11,8 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel
 from cluster.jsonl import read_lines
 from configs.load import UserError
 from tests.fakes.clips import make_clips, tone
-from tests.fakes.ranks import kill_ranks, train_ranks
-from tests.fakes.runs import arguments, losses, settings
+from tests.fakes.ranks import killed_and_whole
+from tests.fakes.runs import losses, settings
 from training.data.randomness import SampleKey
 from training.networks.audiomae import standardise
 from training.pipeline.mel import SPECTROGRAMS, MelConfig
@@ -169,13 +169,9 @@ def test_a_vit_of_pictures_gives_its_layers(tmp_path: Path) -> None:
 
 
 def test_a_killed_rank_costs_no_bit_and_one_rank_gives_the_same(clips: str, tmp_path: Path) -> None:
-    args = [*TINY_ARGS, "steps=12", "checkpoint_every=4"]
-    train_ranks(arguments(clips, tmp_path / "whole", *args), 2)
-    kill_ranks(arguments(clips, tmp_path / "killed", *args), 2, step=10)
-    train_ranks(arguments(clips, tmp_path / "killed", *args), 2)
-    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    whole = killed_and_whole(clips, tmp_path, *TINY_ARGS)
     alone = run(clips, tmp_path / "alone", steps=12, zero_stage=1)
-    assert alone == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+    assert alone == pytest.approx(whole, rel=1e-5)
 
 
 def test_silence_has_a_finite_loss() -> None:

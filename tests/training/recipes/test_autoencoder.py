@@ -16,9 +16,8 @@ from tests.conftest import ROOT
 from tests.fakes import opposed_ranks
 from tests.fakes.clips import make_clips
 from tests.fakes.contrastive_ranks import by_ranks
-from tests.fakes.ranks import kill_ranks, train_ranks
-from tests.fakes.runs import arguments, settings
-from tests.fakes.runs import losses as run_losses
+from tests.fakes.ranks import killed_and_whole
+from tests.fakes.runs import settings
 from training.pipeline.mel import SPECTROGRAMS, MelConfig
 from training.recipes import autoencoder
 from training.recipes.autoencoder import Autoencoder, Config
@@ -282,13 +281,9 @@ def test_a_flat_codec_learns_and_stock_diffusers_loads_it(tmp_path: Path, precis
 
 def test_a_killed_rank_of_a_flat_codec_costs_no_bit_and_one_rank_gives_the_same(tmp_path: Path) -> None:
     clips = make_clips(tmp_path / "clips").uri
-    args = [*FLAT_ARGS, "steps=12", "checkpoint_every=4"]
-    train_ranks(arguments(clips, tmp_path / "whole", *args), 2)
-    kill_ranks(arguments(clips, tmp_path / "killed", *args), 2, step=10)
-    train_ranks(arguments(clips, tmp_path / "killed", *args), 2)
-    assert run_losses(tmp_path / "killed") == run_losses(tmp_path / "whole")
+    whole = killed_and_whole(clips, tmp_path, *FLAT_ARGS)
     alone = run_flat(clips, tmp_path / "alone", steps=12, zero_stage=1)
-    assert alone == pytest.approx(run_losses(tmp_path / "whole"), rel=1e-5)
+    assert alone == pytest.approx(whole, rel=1e-5)
 
 
 def test_a_flat_codec_starts_from_a_stock_one_and_from_log10_weights(tmp_path: Path) -> None:

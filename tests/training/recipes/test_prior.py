@@ -11,8 +11,8 @@ from transformers import GPT2Config, GPT2Model
 from cluster.jsonl import read_lines
 from configs.load import UserError
 from tests.fakes.latents import make_latents
-from tests.fakes.ranks import kill_ranks, train_ranks
-from tests.fakes.runs import arguments, losses, settings
+from tests.fakes.ranks import killed_and_whole
+from tests.fakes.runs import losses, settings
 from tests.fakes.tokens import IMAGE_DIM, TOKENS, make_tokens
 from training.data.npy import to_npy
 from training.networks.prior import TokenPrior
@@ -111,10 +111,6 @@ def test_it_starts_from_the_layers_of_a_gpt2(tmp_path: Path) -> None:
 
 
 def test_a_killed_rank_costs_no_bit_and_one_rank_gives_the_same(latents: str, tmp_path: Path) -> None:
-    args = [*TINY_ARGS, "steps=12", "checkpoint_every=4"]
-    train_ranks(arguments(latents, tmp_path / "whole", *args), 2)
-    kill_ranks(arguments(latents, tmp_path / "killed", *args), 2, step=10)
-    train_ranks(arguments(latents, tmp_path / "killed", *args), 2)
-    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    whole = killed_and_whole(latents, tmp_path, *TINY_ARGS)
     alone = run(latents, tmp_path / "alone", steps=12, zero_stage=1)
-    assert alone == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+    assert alone == pytest.approx(whole, rel=1e-5)
