@@ -6,15 +6,17 @@
 
 Of those whose true sound is known, by signal analysis: shares of clips whose timbre, fundamental (50 cents)
 and onset rate (10 %) are right, for generated sounds, for real ones through the codec (the ceiling), by
-chance, and for pictures of other clips (training.score). Writes scores.json (with 95 % intervals), and a few
-examples into wavs/ and images/, instead of those of older scores there. Of real media, by judges
-(training.real_scores).
+chance, and for pictures of other clips (training.score). Writes scores.json (with 95 % intervals), what was
+heard of each clip (training.heard), and a few examples into wavs/ and images/, instead of those of older
+scores there. Of real media, by judges (training.real_scores). Sounds are those that `training generate` makes
+of the same pictures with the same seed, steps and guidance.
 """
 
 import json
 import logging
 import os
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NotRequired, TypedDict
@@ -26,17 +28,17 @@ import torch
 from cluster.dataset import Dataset
 from cluster.files import replacing
 from configs.load import UserError, at_least
-from training.data.choice import seed_of
 from training.evaluation import EvaluateConfig, HeldOut, check_comparable, find_clips
 from training.export import make_folder, open_pipeline
 from training.generate import check_sampling, check_steps, choose_guidance, stopped_by_bad_mels
-from training.judge import judge
+from training.heard import HEARD, HeardClip, heard_of, write_heard
+from training.judge import Attributes, judge
 from training.judging.page import MARK
 from training.listening import check_page
 from training.pipeline.pipeline import StillsoundPipeline
 from training.real_scores import Judged, Judges, judge_clips, names_judges, open_judges
 from training.score import Intervals, Scores, score
-from training.sounds import voice_of
+from training.sounds import lanes_of, pixel_sha256, sample_lanes, sound_seed, voice_of
 
 log = logging.getLogger(__name__)
 # pairs to listen to: enough to judge by ear in a minute or two
@@ -103,7 +105,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     with stopped_by_bad_mels(config.model, "a clip through the codec alone"):
         real = reconstruct(pipeline, clips, config.batch)
     with stopped_by_bad_mels(config.model, "a generated clip"):
-        by_steps, generated = score_by_steps(pipeline, clips, real, config)
+        by_steps, generated, heard = score_by_steps(pipeline, clips, real, config)
     most = steps_of(config.steps)[-1]
     evaluation: Evaluation = {
         "scores": by_steps[str(most)]["scores"],
@@ -119,6 +121,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     if len(by_steps) > 1:
         evaluation["by_steps"] = by_steps
     rate_hz = pipeline.sample_rate_hz
+    clear_examples(opened.folder)
+    write_heard(opened.folder / HEARD, heard)
     _write(opened.folder, evaluation, clips, generated, real, rate_hz)
     if opened.judges:
         # the sounds are of the most steps
@@ -150,9 +154,8 @@ def evaluate_real(config: EvaluateConfig) -> Judged:
 
 def _open(config: EvaluateConfig) -> Opened:
     """`UserError` where they do not fit together, or there are less than two clips."""
-    folder = make_folder(config.output)
     if names_judges(config):
-        check_page(folder, MARK)
+        check_page(Path(config.output), MARK)
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     dataset = Dataset.open(config.data, "clips")
     pipeline = open_pipeline(config.model, vocoder=config.vocoder, sampler=config.sampler, prior=config.prior)
@@ -167,13 +170,15 @@ def _open(config: EvaluateConfig) -> Opened:
         raise UserError(
             f"data={config.data}: {len(clips)} clips of split={config.split}{known}; need 2 or more"
         )
-    return Opened(folder, config, pipeline, clips, judges)
+    # last: what is refused leaves no folder behind
+    return Opened(make_folder(config.output), config, pipeline, clips, judges)
 
 
 def score_by_steps(
     pipeline: StillsoundPipeline, clips: list[HeldOut], real: list[np.ndarray], config: EvaluateConfig
-) -> tuple[dict[str, StepScores], list[np.ndarray]]:
-    """The scores of each number of steps, fewest first, and the sounds of the last one.
+) -> tuple[dict[str, StepScores], list[np.ndarray], list[HeardClip]]:
+    """The scores of each number of steps, fewest first; the sounds of the last one, and what was heard in
+    them.
 
     The same noise for all, so that they differ by their steps alone.
     """
@@ -183,6 +188,7 @@ def score_by_steps(
     heard_real = [judge(wav, rate_hz) for wav in real]
     by_steps: dict[str, StepScores] = {}
     generated: list[np.ndarray] = []
+    heard: list[Attributes] = []
     for steps in steps_of(config.steps):
         begun = time.perf_counter()
         generated = synthesize(pipeline, clips, replace(config, steps=steps))
@@ -194,7 +200,7 @@ def score_by_steps(
             "intervals": intervals,
             "seconds_per_clip": round(seconds, 4),
         }
-    return by_steps, generated
+    return by_steps, generated, heard_of([clip.key for clip in clips], truths, heard, heard_real)
 
 
 def steps_of(steps: int | str) -> list[int]:
@@ -226,14 +232,23 @@ def _check(config: EvaluateConfig) -> None:
 def synthesize(
     pipeline: StillsoundPipeline, clips: list[HeldOut], config: EvaluateConfig
 ) -> list[np.ndarray]:
-    """A sound [n] for every clip's picture, from noise of its own, whatever is beside it in a batch."""
+    """A sound [n] for every clip's picture: what generate makes of that picture, whatever is beside it.
+
+    Several clips of one picture are its takes, so that each has noise of its own.
+    """
+    lanes = lanes_of(pipeline, config.batch)
+    steps = steps_of(config.steps)[-1]
+    takes: Counter[str] = Counter()
+    seeds: list[int] = []
+    for clip in clips:
+        picture = pixel_sha256(clip.picture)
+        takes[picture] += 1
+        seeds.append(sound_seed(config.seed, picture, takes[picture]))
     wavs: list[np.ndarray] = []
-    for start in range(0, len(clips), config.batch):
-        batch = clips[start : start + config.batch]
-        pictures = [clip.picture for clip in batch]
-        noise = [torch.Generator().manual_seed(seed_of(config.seed, clip.key)) for clip in batch]
-        steps = steps_of(config.steps)[-1]
-        wavs += list(pipeline(pictures, generator=noise, guidance=config.guidance, steps=steps))
+    for start in range(0, len(clips), lanes):
+        pictures = [clip.picture for clip in clips[start : start + lanes]]
+        some = seeds[start : start + lanes]
+        wavs += list(sample_lanes(pipeline, pictures, some, lanes, steps, config.guidance))
     return wavs
 
 
@@ -253,8 +268,7 @@ def _write(
     real: list[np.ndarray],
     rate_hz: int,
 ) -> None:
-    """The examples, instead of those of older scores, and scores.json last."""
-    clear_examples(folder)
+    """The examples, and scores.json last."""
     for name in ("wavs", "images"):
         (folder / name).mkdir(exist_ok=True)
     for index in range(0, len(clips), max(1, len(clips) // NUM_EXAMPLES)):
@@ -268,7 +282,7 @@ def _write(
 
 
 def clear_examples(folder: Path) -> None:
-    """Removes scores.json and the examples that belong to it, and no file that evaluate did not write.
+    """Removes scores.json, heard.jsonl and their examples, and no file that evaluate did not write.
 
     Older scores do not name their examples, and a run that was stopped left none: there, examples are pairs
     of wavs by name.
@@ -282,6 +296,7 @@ def clear_examples(folder: Path) -> None:
         keys = sorted(generated & real)
     # first the scores: without them, the next clearing finds the examples that are left
     scores.unlink(missing_ok=True)
+    (folder / HEARD).unlink(missing_ok=True)
     for key in keys:
         if "/" in key:  # scores.json is a file that anybody may have changed: delete nothing elsewhere
             continue

@@ -52,7 +52,7 @@ from training.pretrained import (
 )
 from training.provenance import MODELS, of_source
 from training.recipes.clips import decode_image, decode_wav, mel_of_clips
-from training.roundtrip import REPORT, measure_dataset, open_codec, summary_line
+from training.roundtrip import REPORT, clips_to_measure, measure_clips, open_codec, summary_line
 from training.sequences import (
     LatentSummary,
     SequenceEncoders,
@@ -173,7 +173,7 @@ def _report_roundtrip(config: PrecomputeConfig, output: Dataset) -> None:
         vocoder=config.vocoder,
         batch=config.batch_size,
     )
-    report = measure_dataset(codec, clips, asked)
+    report = measure_clips(codec, clips_to_measure(codec, clips, asked), asked)
     output.store.replace(REPORT, json.dumps(report, indent=1).encode())
     log.info("%s", summary_line(report))
 

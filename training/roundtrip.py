@@ -87,9 +87,11 @@ def roundtrip(config: EvaluateConfig) -> RoundTrip:
         )
     dataset = Dataset.open(config.data, "clips")
     codec = open_codec(config.model, config.vocoder, dataset)
+    clips = clips_to_measure(codec, dataset, config)
+    # last: what is refused leaves no folder behind
     folder = make_folder(config.output)
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
-    report = measure_dataset(codec, dataset, config)
+    report = measure_clips(codec, clips, config)
     with replacing(folder / REPORT) as partial:
         partial.write_text(json.dumps(report, indent=1))
     return report
@@ -105,11 +107,16 @@ def open_codec(model: str, vocoder: str, clips: Dataset, level: str = "auto") ->
     return Codec(load_autoencoder(folder), mel, loaded)
 
 
-def measure_dataset(codec: Codec, dataset: Dataset, config: EvaluateConfig) -> RoundTrip:
-    """Of held-out clips as `config` says. `UserError` where there is none."""
+def clips_to_measure(codec: Codec, dataset: Dataset, config: EvaluateConfig) -> list[HeldOut]:
+    """Held-out clips as `config` says. `UserError` where there is none."""
     clips = find_clips(dataset, config, codec.mel.num_samples)
     if not clips:
         raise UserError(f"data={config.data}: has no clips of split={config.split}; give split=train")
+    return clips
+
+
+def measure_clips(codec: Codec, clips: list[HeldOut], config: EvaluateConfig) -> RoundTrip:
+    """What the codec loses of these clips."""
     with stopped_by_bad_mels(config.model, "a clip through the codec"):
         report, wavs = measure(codec, clips, config.batch)
     report["vocoder"] = config.vocoder or "Griffin-Lim"

@@ -15,7 +15,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -130,8 +130,7 @@ class SoundStage:
             if isinstance(picture, PictureError):
                 _refuse(row, sound, picture.kind, str(picture))
                 continue
-            # of 53 bits: other readers of JSON than Python round larger numbers
-            sound["seed"] = seed_of(self.sampling.seed, f"{identity}:{sound['take']}") >> 10
+            sound["seed"] = sound_seed(self.sampling.seed, identity, sound["take"])
             yield Job(row, sound, picture)
 
     def _make(self, jobs: list[Job]) -> None:
@@ -148,7 +147,7 @@ class SoundStage:
             else:
                 _refuse(jobs[0].row, jobs[0].sound, NO_SOUND, str(error))
             return
-        for job, wav in zip(jobs, wavs, strict=False):  # the lanes that were filled up come last
+        for job, wav in zip(jobs, wavs, strict=True):
             path = f"{wav_name(job.sound['name'], job.sound['take'])}.wav"
             self._write(self.output / path, wav)
             job.sound["path"] = path
@@ -159,16 +158,11 @@ class SoundStage:
             job.row.members = {"jpg": thumbnail(job.picture)}
 
     def _sample(self, jobs: list[Job]) -> np.ndarray:
-        """Waveforms [lanes, n]: of the jobs, then of the last one again."""
-        filled = [*jobs, *[jobs[-1]] * (self.lanes - len(jobs))]
-        (wavs,) = self.pipeline(
-            image=[job.picture for job in filled],
-            generator=[torch.Generator().manual_seed(job.sound["seed"] or 0) for job in filled],
-            num_inference_steps=self.sampling.steps,
-            guidance_scale=self.sampling.guidance,
-            return_dict=False,
-        )
-        return np.asarray(wavs)
+        """Waveforms [len(jobs), n]."""
+        pictures = [job.picture for job in jobs]
+        seeds = [job.sound["seed"] or 0 for job in jobs]
+        steps = self.sampling.steps
+        return sample_lanes(self.pipeline, pictures, seeds, self.lanes, steps, self.sampling.guidance)
 
     def _write(self, path: Path, wav: np.ndarray) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -222,6 +216,36 @@ def lanes_of(pipeline: StillsoundPipeline, batch: int) -> int:
     if pipeline.device.type != "cpu":
         return batch
     return CPU_LANES if sum(values.numel() for values in pipeline.unet.parameters()) < SMALL_MODEL else 1
+
+
+def sample_lanes(
+    pipeline: StillsoundPipeline,
+    pictures: Sequence[Image.Image],
+    seeds: Sequence[int],
+    lanes: int,
+    steps: int,
+    guidance: float | None,
+) -> np.ndarray:
+    """Waveforms [len(pictures), n], each from the noise of its seed; up to `lanes` pictures.
+
+    Free lanes repeat the last one, and are thrown away.
+    """
+    missing = lanes - len(pictures)
+    generators = [torch.Generator().manual_seed(seed) for seed in [*seeds, *[seeds[-1]] * missing]]
+    (wavs,) = pipeline(
+        image=[*pictures, *[pictures[-1]] * missing],
+        generator=generators,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        return_dict=False,
+    )
+    return np.asarray(wavs)[: len(pictures)]
+
+
+def sound_seed(seed: int, picture: str, take: int) -> int:
+    """Of a run with `seed`; `picture`: its `pixel_sha256`."""
+    # of 53 bits: other readers of JSON than Python round larger numbers
+    return seed_of(seed, f"{picture}:{take}") >> 10
 
 
 def pixel_sha256(picture: Image.Image) -> str:

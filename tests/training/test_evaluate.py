@@ -2,19 +2,28 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from cluster.dataset import Dataset
+from cluster.jsonl import read_lines
 from configs.load import UserError, load_config
 from ingest.report import ReportConfig, write_report
 from tests.fakes.chain import Chain
 from training.__main__ import _show_scores
-from training.evaluate import clear_examples, evaluate
-from training.evaluation import EvaluateConfig
+from training.evaluate import clear_examples, evaluate, synthesize
+from training.evaluation import EvaluateConfig, find_clips
+from training.export import open_pipeline
+from training.generate import GenerateConfig, generate
+from training.heard import HEARD
+from training.roundtrip import roundtrip
+from training.sounds import lanes_of, pixel_sha256, sample_lanes, sound_seed
 
 
 def asked(chain: Chain, output: Path, **other: Any) -> EvaluateConfig:
@@ -50,6 +59,50 @@ def test_sounds_and_scores_depend_neither_on_the_batch_nor_on_the_other_clips(
     assert alone["vocoder"] == "Griffin-Lim"
     assert all(np.abs(one[name] - three[name]).max() < 1e-3 for name in one)
     assert all(np.abs(one[name] - some[name]).max() < 1e-3 for name in some)
+
+
+def test_examples_are_what_generate_makes_of_their_pictures(
+    chain: Chain, evaluated: Path, tmp_path: Path
+) -> None:
+    pictures = str(evaluated / "images")
+    generate(GenerateConfig(model=chain.diffusion, images=pictures, output=str(tmp_path), steps=1, threads=1))
+    made = {path.name: path.read_bytes() for path in tmp_path.glob("*.wav")}
+    examples = {
+        path.name.replace(".generated", ""): path.read_bytes()
+        for path in (evaluated / "wavs").glob("*.generated.wav")
+    }
+    assert made == examples and len(made) == 5
+
+
+def test_clips_of_one_picture_are_its_takes(chain: Chain, tmp_path: Path) -> None:
+    pipeline = open_pipeline(chain.diffusion)
+    dataset = Dataset.open(chain.clips, "clips")
+    first, second, *_ = find_clips(dataset, asked(chain, tmp_path), pipeline.mel.num_samples)
+    twice = [first, replace(second, picture=first.picture)]
+    torch.set_num_threads(1)
+    one, other = synthesize(pipeline, twice, asked(chain, tmp_path))
+    seed = sound_seed(0, pixel_sha256(first.picture), take=2)
+    lanes = lanes_of(pipeline, 1)
+    (second_take,) = sample_lanes(pipeline, [first.picture], [seed], lanes, 1, None)
+    assert np.array_equal(other, second_take) and not np.array_equal(one, other)
+
+
+def test_every_clip_has_a_row_and_the_scores_are_their_means(evaluated: Path) -> None:
+    rows = read_lines(evaluated / HEARD)
+    scores = json.loads((evaluated / "scores.json").read_text())
+    assert len(rows) == scores["num_clips"] and {row["key"] for row in rows} == set(scores["examples"])
+    for name, shares in scores["scores"].items():
+        assert shares["generated"] == pytest.approx(np.mean([row["right"][name] for row in rows]), abs=1e-4)
+        assert shares["real"] == pytest.approx(np.mean([row["right_real"][name] for row in rows]), abs=1e-4)
+
+
+def test_what_is_refused_leaves_no_folder(chain: Chain, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="0 clips of split=nothing"):
+        evaluate(asked(chain, tmp_path / "a", split="nothing"))
+    with pytest.raises(UserError, match="has no clips of split=nothing"):
+        settings = {"model": chain.autoencoder, "data": chain.clips, "split": "nothing"}
+        roundtrip(EvaluateConfig(output=str(tmp_path / "b"), **settings))
+    assert not list(tmp_path.iterdir())
 
 
 def test_several_numbers_of_steps_are_scored_in_one_run(
