@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.command_line import parse_options
 from benchmarks.machine import machine
 from cluster.dataset import Dataset
@@ -26,6 +28,7 @@ from cluster.jsonl import JsonObject
 from cluster.shards import Row, Status, write_shard
 from ingest.scenes import SHAPES
 from training.data.catalogue import Catalogue
+from training.data.npy import to_npy
 from training.moments import moments_of
 from training.precompute import LATENT_COLUMNS
 from training.score import ATTRIBUTES
@@ -36,6 +39,7 @@ GUARDED = 10  # of them, every fifth, are the guard's and not learnt from
 SPLITS = ("train", "validation")
 Chosen = Callable[[JsonObject], str]
 """The split of a row in a part of the dataset; "" for none."""
+Embedding = Callable[[JsonObject], np.ndarray]
 
 
 def main(demo: Path, output: Path, clips: int, base_steps: int, more: list[str]) -> None:
@@ -108,8 +112,10 @@ def scene_of(demo: Path, row: JsonObject) -> JsonObject:
     return next(scene for scene in scenes if middle_s < scene["start_s"] + scene["duration_s"])
 
 
-def copy_part(source: Dataset, target: Path, split_of: Chosen) -> None:
-    """A dataset of one shard with those samples of `source` that have a split."""
+def copy_part(source: Dataset, target: Path, split_of: Chosen, image_of: Embedding | None = None) -> None:
+    """A dataset of one shard with those samples of `source` that have a split; `image_of` gives the embedding
+    of a row in place of its own.
+    """
     chosen = {row["key"]: row for row in source.iter_rows() if row["status"] == Status.KEPT}
     splits = {key: split for key, row in chosen.items() if (split := split_of(row))}
     rows: list[Row] = []
@@ -122,6 +128,8 @@ def copy_part(source: Dataset, target: Path, split_of: Chosen) -> None:
             row = chosen[key]
             columns = {name: row[name] for name in ("media_id", "start_s", "license")}
             members = {name: bytes(sample[name]) for name in ("latent.npy", "image.npy")}
+            if image_of:
+                members["image.npy"] = to_npy(image_of(row))
             rows.append(Row(row["item_id"], key, columns={**columns, "split": splits[key]}, members=members))
     shutil.rmtree(target, ignore_errors=True)
     dataset = Dataset.create_or_open(str(target), "latents", source.meta["config"], [])

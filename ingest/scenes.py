@@ -25,6 +25,7 @@ SHAPES = ("circle", "square", "triangle", "star", "cross")
 TONE_PEAK = 0.7  # of a tone whose amplitudes have the length 1
 F0_RANGE_HZ = (160.0, 640.0)
 RATE_RANGE_HZ = (2.5, 8.0)
+LEVELS = 4  # that sizes and stripes are divided into, for combinations that are kept apart
 TILT_RANGE_DB = (-6.0, 2.0)
 STRIPES_RANGE = (2.0, 7.0)
 SIZE_RANGE = (0.34, 0.84)
@@ -89,6 +90,17 @@ def _sample_object(rng: np.random.Generator, x: float, y: float, jitter: float) 
     x += float(rng.uniform(-jitter, jitter))  # the order of the draws is part of every scene made so far
     y += float(rng.uniform(-jitter, jitter))
     return SceneObject(str(rng.choice(SHAPES)), size, stripes, hue, x, y, float(rng.uniform(-12, 12)))
+
+
+def is_unseen(scene: Scene) -> bool:
+    """Whether the first object is of the quarter of combinations that are kept apart (a Latin square).
+
+    Every shape is seen with every size and every stripe, and every size with every stripe, but these three
+    never together: whoever plays them right has not learnt combinations by heart.
+    """
+    first = scene.objects[0]
+    levels = (min(int(value * LEVELS), LEVELS - 1) for value in (first.size, first.stripes))
+    return (SHAPES.index(first.shape) + sum(levels)) % LEVELS == 0
 
 
 def attributes(scene: Scene) -> SoundAttributes:

@@ -23,7 +23,15 @@ from PIL import Image
 
 from configs.load import UserError, operational
 from ingest.ffmpeg import ffmpeg_exe
-from ingest.scenes import Scene, attributes, render_audio, render_image, sample_scene, scene_to_dict
+from ingest.scenes import (
+    Scene,
+    attributes,
+    is_unseen,
+    render_audio,
+    render_image,
+    sample_scene,
+    scene_to_dict,
+)
 
 SAMPLE_RATE_HZ = 16000
 LICENSE_URLS = {
@@ -31,6 +39,7 @@ LICENSE_URLS = {
     "CC-BY-4.0": "https://creativecommons.org/licenses/by/4.0/",
     "CC-BY-SA-4.0": "https://creativecommons.org/licenses/by-sa/4.0/",
 }
+COMBINATIONS = ("all", "seen", "unseen")
 KINDS = ("mp4", "webm", "hls", "dash", "still", "silent")
 
 
@@ -64,6 +73,7 @@ class SynthConfig:
     size_px: int = 96  # side of the pictures
     fps: int = 10  # frames per second
     num_objects: int = 1  # in each scene
+    combinations: str = "all"  # all, seen or unseen: the last are a quarter, which seen leaves out
     seed: int = 0  # of all that is random
     workers: int = operational(2)  # processes that render
 
@@ -78,6 +88,8 @@ def synth(config: SynthConfig) -> dict[str, int]:
     if (config.scene_s * config.fps) % 2:
         fix = "give an even number of frames, so that a scene has a middle frame"
         raise UserError(f"scene_s={config.scene_s} x fps={config.fps}: {fix}")
+    if config.combinations not in COMBINATIONS:
+        raise UserError(f"combinations={config.combinations}: give one of {', '.join(COMBINATIONS)}")
     root = Path(config.path).resolve()
     try:
         for name in ("media", "truth"):
@@ -101,7 +113,7 @@ def _render(config: SynthConfig, medium: tuple[str, int]) -> CatalogueEntry:
     media_id = f"{kind}{index:04d}"
     rng = np.random.default_rng([config.seed, KINDS.index(kind), index])
     count = 1 if kind == "still" else config.scenes_per_video
-    scenes = [sample_scene(rng, config.num_objects) for _ in range(count)]
+    scenes = [_sample(rng, config) for _ in range(count)]
     sound = np.concatenate([render_audio(scene, config.scene_s, SAMPLE_RATE_HZ, rng) for scene in scenes])
     if kind == "silent":
         sound = np.zeros_like(sound)
@@ -125,6 +137,14 @@ def _render(config: SynthConfig, medium: tuple[str, int]) -> CatalogueEntry:
         "title": f"Scenes {media_id}",
         "files": files,
     }
+
+
+def _sample(rng: np.random.Generator, config: SynthConfig) -> Scene:
+    """A random scene of the combinations that are asked for."""
+    while True:
+        scene = sample_scene(rng, config.num_objects)
+        if config.combinations == "all" or is_unseen(scene) == (config.combinations == "unseen"):
+            return scene
 
 
 def _write_media(

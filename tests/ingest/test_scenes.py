@@ -7,6 +7,7 @@ import numpy as np
 from ingest.scenes import (
     SHAPES,
     attributes,
+    is_unseen,
     render_audio,
     render_image,
     sample_scene,
@@ -19,6 +20,24 @@ def test_same_seed_same_scene_and_truth_survives_json() -> None:
     scene = sample_scene(np.random.default_rng(3), 3)
     assert scene == sample_scene(np.random.default_rng(3), 3)
     assert scene_from_dict(json.loads(json.dumps(scene_to_dict(scene)))) == scene
+
+
+def test_what_is_kept_apart_is_seen_in_every_pair_but_never_together() -> None:
+    rng = np.random.default_rng(0)
+    seen: list[set[tuple[object, object]]] = [set(), set(), set()]
+    unseen = set()
+    for _ in range(4000):
+        scene = sample_scene(rng)
+        first = scene.objects[0]
+        levels = (first.shape, int(first.size * 4), int(first.stripes * 4))
+        if is_unseen(scene):
+            unseen.add(levels)
+            continue
+        assert levels not in unseen
+        for index, pair in enumerate(((0, 1), (0, 2), (1, 2))):
+            seen[index].add((levels[pair[0]], levels[pair[1]]))
+    assert [len(pairs) for pairs in seen] == [20, 20, 16]
+    assert len(unseen) == 20
 
 
 def test_fundamental_is_where_the_size_says() -> None:

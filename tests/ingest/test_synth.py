@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from configs.load import UserError
+from ingest.scenes import is_unseen, scene_from_dict
 from ingest.synth import SynthConfig, synth
 
 
@@ -39,3 +40,14 @@ def test_synth_renders_real_media_with_keyframes_at_scene_middles(tmp_path: Path
 def test_impossible_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="scene_s"):
         synth(SynthConfig(str(tmp_path), fps=5, scene_s=1.0))
+    with pytest.raises(UserError, match="combinations=none: give one of all, seen, unseen"):
+        synth(SynthConfig(str(tmp_path), combinations="none"))
+
+
+@pytest.mark.parametrize("combinations", ["seen", "unseen"])
+def test_a_world_has_the_combinations_that_were_asked_for(combinations: str, tmp_path: Path) -> None:
+    none = {kind: 0 for kind in ("videos", "webm", "hls", "dash", "silent")}
+    synth(SynthConfig(str(tmp_path), **none, stills=12, size_px=32, combinations=combinations))
+    scenes = [json.loads(path.read_text())[0]["scene"] for path in (tmp_path / "truth").glob("*.json")]
+    assert len(scenes) == 12
+    assert {is_unseen(scene_from_dict(scene)) for scene in scenes} == {combinations == "unseen"}

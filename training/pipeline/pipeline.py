@@ -129,6 +129,7 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         num_waveforms_per_image: int = 1,
+        image_embeds: np.ndarray | Tensor | None = None,
         conditions: Mapping[str, np.ndarray | Tensor] | None = None,
         return_dict: bool = True,
     ) -> AudioPipelineOutput | tuple[np.ndarray] | np.ndarray:
@@ -139,6 +140,8 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
         are older names, with which the bare array comes. `generator` (CPU; or one for each sound) is used
         before `seed`.
 
+        `image_embeds`: [b, d] in place of pictures, as the image encoder gives and precompute stores them.
+
         `conditions`: sequences by name, [t, d], or [b, t, d] of as many pictures; a model that was trained
         with them has a learnt null for those that are missing. Image patches (tokens) come from the picture,
         a sound's tokens (audiomae) from the prior, unless they are given.
@@ -148,13 +151,16 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
         where no sound comes out. A shortcut model takes 1, 2, 4, … steps best, by default 4, and
         has its guidance in them.
         """
-        pictures = images if image is None else image
-        if pictures is None or (image is not None and images is not None):
-            raise ValueError("image: give a picture, or a list of them")
+        if sum(each is not None for each in (images, image, image_embeds)) != 1:
+            raise ValueError("image: give a picture, or a list of them, or image_embeds and no picture")
         if num_waveforms_per_image < 1:
             raise ValueError(f"num_waveforms_per_image={num_waveforms_per_image}: give 1 or more")
         asked = steps if num_inference_steps is None else num_inference_steps
-        embedding, patches = self._embed(pictures)
+        pictures = images if image is None else image
+        if pictures is not None:
+            embedding, patches = self._embed(pictures)
+        else:
+            embedding, patches = self._as_embeddings(image_embeds), None
         sequences = {**self._sequences_of(embedding, patches, conditions or {}), **(conditions or {})}
         given = self._given(self._whitened(embedding), sequences, num_waveforms_per_image)
         wavs = self._sample(
@@ -163,18 +169,18 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
             self.guidance_for(guidance if guidance_scale is None else guidance_scale),
             self.usual_steps if asked is None else asked,
         )
-        if image is None:
+        if images is not None:
             return wavs
         return AudioPipelineOutput(audios=wavs) if return_dict else (wavs,)
 
     def _sequences_of(
-        self, embedding: Tensor, patches: Tensor, given: Mapping[str, np.ndarray | Tensor]
+        self, embedding: Tensor, patches: Tensor | None, given: Mapping[str, np.ndarray | Tensor]
     ) -> dict[str, Tensor]:
         """Of the sequences that the model takes, those that the picture alone decides: its patches, and the
         tokens that the prior predicts, if they are not given.
         """
         known = {each["name"] for each in self.config.conditioning.get("sequences", ())}
-        made = {PATCHES: patches.cpu()} if PATCHES in known else {}
+        made = {PATCHES: patches.cpu()} if PATCHES in known and patches is not None else {}
         if self.prior is not None and SOUND_TOKENS in known - given.keys():
             # as the encoder gives it: the prior has moments of its own
             made[SOUND_TOKENS] = self.prior.predict(embedding).cpu()
@@ -353,6 +359,14 @@ class StillsoundPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers 
         embedding, patches = embed_image_and_patches(self.image_encoder, pixels.to(self.device))
         # rounded as they were when they were stored for training
         return embedding.float().half().float(), patches.float().half().float()
+
+    def _as_embeddings(self, given: np.ndarray | Tensor | None) -> Tensor:
+        """`ValueError` where they are not [b, d] of this model."""
+        embedding = torch.as_tensor(given).float().to(self.device)
+        dim = len(self.config.conditioning["image_mean"])
+        if embedding.ndim != 2 or embedding.shape[1] != dim:
+            raise ValueError(f"image_embeds of shape {list(embedding.shape)}: give [b, {dim}]")
+        return embedding
 
     def _whitened(self, embedding: Tensor) -> Tensor:
         """As the network was trained with them."""

@@ -220,6 +220,14 @@ def test_a_picture_is_the_same_in_every_form(tmp_path: Path) -> None:
     assert torch.allclose(pipe.embed(forms), expected.expand(len(forms), -1), atol=1e-5)
 
 
+def test_embeddings_that_were_stored_sound_like_their_pictures() -> None:
+    pipe = pipeline()
+    stored = pipe._embed([PICTURE, PICTURE.rotate(90)])[0].numpy()
+    audios = pipe(image_embeds=stored, num_inference_steps=2, seed=3).audios
+    pictures = [PICTURE, PICTURE.rotate(90)]
+    assert np.array_equal(audios, pipe(image=pictures, num_inference_steps=2, seed=3).audios)
+
+
 def test_a_file_is_upright_and_on_white(tmp_path: Path) -> None:
     turned = PICTURE.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
@@ -236,6 +244,8 @@ def test_a_file_is_upright_and_on_white(tmp_path: Path) -> None:
     [
         ({}, "image: give a picture"),
         ({"images": PICTURE, "image": PICTURE}, "image: give a picture"),
+        ({"image": PICTURE, "image_embeds": np.zeros((1, 8))}, "image_embeds and no picture"),
+        ({"image_embeds": np.zeros((1, 3))}, r"image_embeds of shape \[1, 3\]: give \[b, 8\]"),
         ({"image": np.zeros((3, 8, 8), np.uint8)}, r"shape \(3, 8, 8\): give an array \[h, w, 3\]"),
         ({"image": np.full((8, 8, 3), 2.0)}, "of 2 to 2: give bytes, or 0 to 1"),
         ({"image": PICTURE, "num_waveforms_per_image": 0}, "num_waveforms_per_image=0: give 1 or more"),
