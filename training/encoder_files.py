@@ -12,7 +12,6 @@ import importlib.util
 import json
 import math
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cluster.scratch import new_scratch
 from configs.load import UserError
 from training.networks.efficientnet_lite import EfficientNetLite, plain_state
 from training.pipeline.codec import TIMM, Processor
@@ -92,7 +92,7 @@ def _state_of(file: Path, name: str) -> dict[str, Tensor]:
 
 def _folder_of(state: dict[str, Tensor], processor: Processor) -> Path:
     """A folder of one tower, whose bytes depend on its weights and pictures alone."""
-    folder = Path(tempfile.mkdtemp(prefix="stillsound-encoder-"))
+    folder = new_scratch("encoder")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     tensors = {name: tensor.contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})

@@ -13,7 +13,6 @@ import importlib.util
 import json
 import math
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +45,7 @@ from transformers.utils.logging import disable_progress_bar as quiet_transformer
 
 from cluster.dataset import Dataset
 from cluster.learnt import PROVENANCE
+from cluster.scratch import new_scratch
 from cluster.storage import open_store
 from configs.load import UserError
 from training.encoder_files import PACKAGES, is_plain, packaged, timm_processor, unpacked
@@ -113,7 +113,7 @@ def local_copy(path: str) -> Path:
     if "://" not in path:
         return Path(path)
     store = open_store(path)
-    folder = Path(tempfile.mkdtemp(prefix="stillsound-model-"))
+    folder = new_scratch("model")
     # models are memory-mapped: their files must live as long as the process
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     markers = [name for name in (RUN, FINISHED) if store.exists(name)]

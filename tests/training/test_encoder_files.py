@@ -34,6 +34,7 @@ from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPi
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from cluster.scratch import NAME
 from configs.load import UserError
 from ingest.pixels import to_srgb
 from tests.fakes.chain import Chain
@@ -320,6 +321,10 @@ def test_its_folder_is_the_same_in_every_process(plain: Path) -> None:
     command = f"from training.encoder_files import *; from training.pretrained import *; print(folder_sha256(unpacked(Path({str(plain)!r}))))"
     told = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout
     assert folder_sha256(unpacked(plain)) == told.strip()
+
+
+def test_its_folder_is_named_after_its_process_so_that_a_killed_one_leaves_none(plain: Path) -> None:
+    assert NAME.match(unpacked(plain).name)
 
 
 def test_safetensors_and_another_processor_are_taken_too(plain: Path, tmp_path: Path) -> None:
