@@ -129,7 +129,8 @@ class Demo:
             run("training", "generate", model, pictures, f"output={root}/wavs", "seed=0")
             run("training", "export", model, f"output={root}/export")
         with self.timed("report"):
-            inputs = (f"run={root}/runs/diffusion", f"scores={root}/evaluation")
+            runs = ",".join(f"{root}/runs/{name}" for name in ("contrastive", "autoencoder", "diffusion"))
+            inputs = (f"run={runs}", f"scores={root}/evaluation")
             output = f"output={root}/report.html"
             run("ingest", "report", f"{root}/clips", *inputs, output, "title=The Stillsound demo")
 
@@ -200,14 +201,18 @@ def train_and_kill(train: tuple[str, ...], output: Path) -> int:
 
 
 def _kill_worker(output: Path, pid: int) -> None:
-    step = read_lines(output / "metrics.jsonl")[-1]["step"]
+    metrics = read_lines(output / "metrics.jsonl")
+    step = metrics[-1]["step"]
+    # the run will take these steps again: the report compares
+    kept = max(committed_steps(open_store(str(output))), default=0)
+    lost = {line["step"]: line["loss"] for line in metrics if line["step"] > kept}
     console.print(
         f"[bold]SIGKILL to training worker {pid} at step {step}, on purpose.[/bold] What is logged about a "
         "worker that died is expected: the run resumes by itself from its last checkpoint."
     )
     # before the kill, so that the event is there whatever the run does next
     with open(output / "events.jsonl", "a") as events:
-        event = {"event": "killed", "step": step, "pid": pid, "time": time.time()}
+        event = {"event": "killed", "step": step, "pid": pid, "time": time.time(), "lost": lost}
         events.write(json.dumps(event) + "\n")
     os.kill(pid, signal.SIGKILL)
 

@@ -1,13 +1,13 @@
 """`ingest report DATASET`: one self-contained HTML page one can look at and listen to.
 
 It shows the way from what was found to what was kept, why the rest was refused, licenses, channels,
-durations, loudness, the commands that would make it again, a gallery of frame, spectrogram and player, and,
-where a run (`run=`) and its evaluation (`scores=`, a folder) are named, the loss curve and generated next to
-real sounds. These are read as files by their documented form; nothing of `training` is imported. The page
-samples: its size does not grow.
+durations, loudness, the commands that would make it again, a gallery of frame, spectrogram and player. Where
+runs (`run=`) and an evaluation (`scores=`, a folder) are named, a story comes before: what the scenes are,
+whether sounds follow pictures, pairs to listen to, the stages of the chain, what was killed and resumed, and
+losses. These are read as files by their documented form; nothing of `training` is imported. The page samples:
+its size does not grow.
 """
 
-import base64
 import io
 import itertools
 import json
@@ -21,17 +21,19 @@ from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 import jinja2
-import soundfile
 import yaml
 
 from cluster.dataset import Dataset
-from cluster.jsonl import JsonObject
 from cluster.shards import DamagedMemberError, Status, members_of, read_member
 from configs.load import SettingsTree, UserError
 from ingest.pages.card import plain, write_card
-from ingest.pages.charts import charts_of, loss_curve
+from ingest.pages.charts import charts_of
 from ingest.pages.croissant import croissant_text
-from ingest.pages.spectrogram import spectrogram_png
+from ingest.pages.curves import loss_curve, resumption_of
+from ingest.pages.pairs import evaluation_of
+from ingest.pages.player import Player, data_uri, player_of
+from ingest.pages.scene_guide import scene_guide
+from ingest.pages.stages import stages_of
 from ingest.pages.survey import Survey, survey
 from ingest.rows import ClipRow
 from ingest.sample import SELECTORS
@@ -41,17 +43,10 @@ MAX_SNAPSHOT = 1_000_000  # kept samples; beyond it hashing every commit takes l
 MAX_DRAWN = 200  # shards looked at for the gallery, where most hold nothing
 PER_SHARD = 3  # samples of a shard in a row: a shard is often one channel
 T = TypeVar("T")
-TEMPLATE = Path(__file__).parent / "pages" / "report.html.j2"
+PAGES = Path(__file__).parent / "pages"
 
 
-class Player(TypedDict):
-    """A sound and the picture of its spectrogram, both as data URIs."""
-
-    sound: str
-    spectrogram: str
-
-
-class GallerySample(Player):
+class GallerySample(TypedDict):
     """A sample of the gallery; `image` is a data URI."""
 
     key: str
@@ -61,22 +56,7 @@ class GallerySample(Player):
     url: str | None
     channel: str | None
     image: str
-
-
-class Example(TypedDict):
-    """A picture (a data URI), what a model made of it, and what it sounded like."""
-
-    key: str
-    image: str
-    generated: Player
-    real: Player
-
-
-class Scores(TypedDict):
-    """An evaluation: scores.json as it is, and some examples."""
-
-    table: JsonObject
-    examples: list[Example]
+    player: Player
 
 
 @dataclass
@@ -86,7 +66,7 @@ class ReportConfig:
     dataset: str  # of clips, a folder or URI
     output: str = ""  # the page; by default report.html inside a local dataset
     gallery: int = 24  # clips that are shown
-    run: str = ""  # a training run whose curves are shown
+    run: str = ""  # training runs whose curves are shown, with commas between
     scores: str = ""  # a folder that evaluate wrote
     title: str = ""  # of the page; by default the dataset's name
     card: bool = True  # also writes README.md, ATTRIBUTION.csv and croissant.json
@@ -127,9 +107,15 @@ def _write_beside(dataset: Dataset, numbers: Survey, output: Path, inside: bool)
 
 def _page(config: ReportConfig, dataset: Dataset, numbers: Survey) -> str:
     # autoescape: titles and names come from the web
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=jinja2.FileSystemLoader(PAGES)
+    )
     environment.filters["plain"] = plain
-    return environment.from_string(TEMPLATE.read_text()).render(
+    runs = [Path(run.strip()) for run in config.run.split(",") if run.strip()]
+    scores = Path(config.scores) if config.scores else None
+    evaluation = evaluation_of(scores) if scores else None
+    resumptions = [resumption for run in runs if (resumption := resumption_of(run))]
+    return environment.get_template("report.html.j2").render(
         title=config.title or config.dataset.rstrip("/").split("/")[-1],
         uri=config.dataset,
         numbers=numbers,
@@ -138,8 +124,11 @@ def _page(config: ReportConfig, dataset: Dataset, numbers: Survey) -> str:
         settings=yaml.safe_dump(dataset.meta["config"], sort_keys=True),
         snapshot=dataset.snapshot().id[:16] if numbers.kept < MAX_SNAPSHOT else "",
         gallery=_gallery(dataset, config.gallery),
-        run=loss_curve(Path(config.run)) if config.run else None,
-        scores=_scores(Path(config.scores)) if config.scores else None,
+        curves=[loss_curve(run) for run in runs],
+        resumptions=resumptions,
+        evaluation=evaluation,
+        guide=scene_guide() if evaluation else [],
+        stages=stages_of(dataset, runs, scores),
     )
 
 
@@ -254,36 +243,6 @@ def _sample(dataset: Dataset, tar: str, row: ClipRow) -> GallerySample | None:
         "start_s": row["start_s"],
         "url": row["url"],
         "channel": row["channel"],
-        "image": _uri("image/jpeg", data["jpg"]),
-        **_sound(io.BytesIO(data["flac"])),
+        "image": data_uri("image/jpeg", data["jpg"]),
+        "player": player_of(io.BytesIO(data["flac"])),
     }
-
-
-def _sound(file: Path | io.BytesIO) -> Player:
-    """Player source and spectrogram picture of a sound file, as data URIs."""
-    audio, rate_hz = soundfile.read(file, dtype="float32")
-    flac = io.BytesIO()
-    soundfile.write(flac, audio, rate_hz, format="FLAC", subtype="PCM_16")
-    return {
-        "sound": _uri("audio/flac", flac.getvalue()),
-        "spectrogram": _uri("image/png", spectrogram_png(audio)),
-    }
-
-
-def _scores(folder: Path) -> Scores:
-    """The table of an evaluation and its examples: the picture, the real sound, the generated one."""
-    path = folder / "scores.json"
-    if not path.exists():
-        raise UserError(f"scores={folder}: no scores.json there; run python -m training evaluate first")
-    examples: list[Example] = []
-    for generated in sorted((folder / "wavs").glob("*.generated.wav"))[:12]:
-        key = generated.name.removesuffix(".generated.wav")
-        image = folder / "images" / f"{key}.jpg"
-        real = generated.with_name(f"{key}.real.wav")
-        picture = _uri("image/jpeg", image.read_bytes())
-        examples.append({"key": key, "image": picture, "generated": _sound(generated), "real": _sound(real)})
-    return {"table": json.loads(path.read_text()), "examples": examples}
-
-
-def _uri(mime: str, data: bytes) -> str:
-    return f"data:{mime};base64,{base64.b64encode(data).decode()}"

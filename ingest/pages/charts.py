@@ -1,32 +1,23 @@
-"""Charts of a report, as numbers for the template: histograms of a dataset, and the loss curve of a run.
+"""Histograms of a dataset, as numbers for the template of the report.
 
     charts_of(survey(dataset))       # bars, 320 wide and 90 high
-    loss_curve(Path("runs/x"))       # lines, 800 wide and 200 high; reads metrics.jsonl and events.jsonl
 
-Sizes are those of the SVG view boxes in report.html.j2. Nothing here knows HTML.
+Sizes are those of the SVG view boxes in dataset.html.j2. Nothing here knows HTML.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from cluster.jsonl import read_lines
-from configs.load import UserError
 from ingest.pages.survey import NUM_BINS, Histogram, Survey
 
-# the view boxes of report.html.j2
+# the view boxes of dataset.html.j2
 WIDTH = 320
 HEIGHT = 90
 # seconds at which a logarithmic axis of lengths has a label
 LENGTH_TICKS = {1: "1 s", 10: "10 s", 60: "1 min", 600: "10 min", 3600: "1 h", 36000: "10 h"}
-CURVE_WIDTH = 800
-CURVE_HEIGHT = 200
-MEAN_STEPS = 25  # over which the loss is smoothed
-MAX_POINTS = 1500  # more than that are not seen on 800 pixels
-EVENTS = ("killed", "resumed")
 
 
 @dataclass(frozen=True)
@@ -56,30 +47,6 @@ class Chart:
     bars: list[Bar]
     ticks: list[Tick]
     width: float
-
-
-@dataclass(frozen=True)
-class EventMark:
-    """What happened to the run at a step, and where that is on the curve."""
-
-    x: float
-    name: str
-    step: int
-
-
-@dataclass(frozen=True)
-class LossCurve:
-    """`raw` and `smooth`: SVG polylines of the loss over `steps` steps, of which `top` is the upper end;
-    `first`, `last`: its means at both ends.
-    """
-
-    steps: int
-    first: float
-    last: float
-    top: float
-    raw: str
-    smooth: str
-    marks: list[EventMark]
 
 
 def charts_of(survey: Survey) -> list[Chart]:
@@ -165,44 +132,3 @@ def _duration(seconds: float) -> str:
         if seconds >= size_s:
             return f"{seconds / size_s:.2g} {name}"
     return f"{seconds:.2g} s"
-
-
-def loss_curve(folder: Path) -> LossCurve:
-    """Loss per step, with the events (killed, resumed) at their steps.
-
-    A line that a crash cut off is left out. `UserError` where there is no step at all.
-    """
-    lines = [line for line in read_lines(folder / "metrics.jsonl") if line.get("loss") is not None]
-    if not lines:
-        raise UserError(f"run={folder}: no metrics.jsonl with a step in it; is this a run folder?")
-    losses = np.array([line["loss"] for line in lines])
-    steps = np.array([line["step"] for line in lines])
-    # the mean needs as many values before the first and after the last
-    half = MEAN_STEPS // 2
-    padded = np.pad(losses, (half, half), mode="edge")
-    smooth = np.convolve(padded, np.ones(MEAN_STEPS) / MEAN_STEPS, mode="valid")
-    # the quantile, not the maximum: one spike would press the curve flat
-    top = float(np.quantile(losses, 0.995))
-    last_step = int(steps[-1])
-    events = [line for line in read_lines(folder / "events.jsonl") if line.get("event") in EVENTS]
-    return LossCurve(
-        steps=last_step,
-        first=float(losses[:MEAN_STEPS].mean()),
-        last=float(losses[-MEAN_STEPS:].mean()),
-        top=top,
-        raw=_polyline(steps / last_step, losses / top),
-        smooth=_polyline(steps / last_step, smooth[: len(steps)] / top),
-        marks=[
-            EventMark(CURVE_WIDTH * event["step"] / last_step, event["event"], event["step"])
-            for event in events
-        ],
-    )
-
-
-def _polyline(x: np.ndarray, y: np.ndarray) -> str:
-    """Points of the curve's box, of `x` and `y` from 0 to 1; values above are cut off just over the top."""
-    stride = max(1, len(x) // MAX_POINTS)
-    points = zip(x[::stride], y[::stride], strict=True)
-    # 1 is drawn 10 below the box's edge, where the template has its label
-    height = CURVE_HEIGHT - 10
-    return " ".join(f"{CURVE_WIDTH * a:.1f},{CURVE_HEIGHT - height * min(b, 1.05):.1f}" for a, b in points)

@@ -34,6 +34,8 @@ from ingest.rows import CLIP_COLUMNS
 from ingest.sample import Clip, Item, Media, Reason, Refused
 from ingest.scrape import ScrapeConfig
 from ingest.shard import clip_row, refused_row
+from tests.fakes.browser import look_at
+from tests.fakes.evaluated import make_evaluation, make_run
 
 SECONDS, RATE_HZ = 0.5, 16000
 EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}[a](javascript:alert(3))|`<!--"
@@ -396,7 +398,7 @@ def test_the_gallery_has_as_many_as_asked_all_kept_and_their_own_sound(
         shown = Path(write_report(ReportConfig(dataset.uri, str(tmp_path / "page.html"), most))).read_text()
         keys = re.findall(r'alt="frame of (.*?)"', shown)
         assert len(set(keys)) == len(keys) == min(most, len(kept)) and set(keys) <= kept
-        assert shown.count("<audio controls") == shown.count('alt="spectrogram"') == len(keys)
+        assert shown.count("<audio controls") == shown.count('alt="spectrogram of ') == len(keys)
 
 
 def test_an_empty_dataset_has_a_page(tmp_path: Path) -> None:
@@ -423,3 +425,63 @@ def test_the_card_tells_the_same_numbers(dataset: Dataset, page: str) -> None:
     }
     assert splits == Counter(row["split"] for row in kept)
     assert f"ATTRIBUTION.csv names the {len({row['media_id'] for row in kept})} sources" in text
+
+
+@pytest.fixture(scope="module")
+def story(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a dataset with an evaluation and two runs, of which one was killed."""
+    folder = tmp_path_factory.mktemp("story")
+    scores = make_evaluation(folder / "evaluation")
+    runs = f"{make_run(folder / 'contrastive')}, {make_run(folder / 'diffusion', kill=52)}"
+    output = str(folder / "page.html")
+    write_report(ReportConfig(dataset.uri, output, gallery=4, run=runs, scores=str(scores), card=False))
+    return folder / "page.html"
+
+
+def test_the_story_tells_what_is_right_and_what_was_killed(story: Path) -> None:
+    text = " ".join(Reader(story.read_text()).text.split())
+    for words in (
+        "Shape is timbre",
+        "Counts as right: within 50 cents",
+        "chance 20 %",
+        "ceiling 100 %",
+        "94 % of the gap closed (88 to 100)",
+        "+200 cents ✗ wrong",
+        "Step 52: killed",
+        "Step 50: resumed, 13 s later",
+        "The repeated steps gave the same losses, to the bit.",
+        "held-out clips: 0.012 at last",
+    ):
+        assert words in text, words
+    assert text.count("✗ wrong") == 1 and text.count("✓ right") == 5
+
+
+def test_everything_that_is_seen_or_heard_has_a_name_of_its_own(story: Path) -> None:
+    elements = Reader(story.read_text()).elements
+    names = [attributes.get("aria-label") for tag, attributes in elements if tag == "audio"]
+    # six of the guide, two pairs of two, four of the gallery
+    assert len(set(names)) == len(names) == 6 + 4 + 4 and all(names)
+    assert all(attributes.get("alt") for tag, attributes in elements if tag == "img")
+    assert all(
+        attributes.get("aria-label") or attributes.get("aria-hidden")
+        for tag, attributes in elements
+        if tag == "svg"
+    )
+    links = [attributes["href"] for tag, attributes in elements if tag == "a"]
+    ids = {f"#{attributes['id']}" for _, attributes in elements if "id" in attributes}
+    inside = {link for link in links if link and link.startswith("#")}
+    assert inside <= ids and len(inside) == 7
+
+
+@pytest.mark.parametrize("width_px", [390, 1280])
+def test_a_browser_shows_and_plays_the_whole_story(story: Path, width_px: int) -> None:
+    seen = look_at(story, width_px)
+    assert seen["errors"] == [] and seen["scripts"] == 0
+    assert seen["scroll_px"] <= width_px, seen["beyond"]
+    assert len(seen["players"]) == 14 and all(seen["players"])
+    assert all(width > 0 for _, width, _ in seen["pictures"])
+    assert story.stat().st_size < 2_000_000
+
+
+def test_a_dataset_alone_has_no_story(page: str) -> None:
+    assert "What a picture says" not in page and "Killed" not in page and "<nav" not in page
