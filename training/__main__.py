@@ -109,26 +109,40 @@ def generate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_R
 
 @app.command(cls=with_settings("training.evaluation:EvaluateConfig"))
 def evaluate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
-    """Scores with truth= or judge= -> scores.json, judged.json; of an autoencoder, what it loses."""
+    """Scores with truth= or judge= -> scores.json, judged.json; of an autoencoder, what it loses.
+
+    against=OLDER beside them says what is better and worse; output= and against= alone compare two.
+    """
     from training.evaluate import evaluate as run
     from training.evaluate import evaluate_real
     from training.evaluation import EvaluateConfig
+    from training.judging.compare import compare_finished, compared
     from training.real_scores import names_judges, score_folders
     from training.roundtrip import is_codec, roundtrip, summary_line
 
     config = load_config(EvaluateConfig, args or [])
+    scored: Callable[[EvaluateConfig], Mapping[str, Any]] = evaluate_real
+    show: Callable[[Summary], None] = _show_judged
     if config.generated or config.reference:
-        run_in_output("evaluate", args, config, score_folders, _show_judged, as_json, dry_run)
+        scored = score_folders
     elif config.model and is_codec(config.model):
 
-        def show(summary: Summary) -> None:
+        def show_codec(summary: Summary) -> None:
             console.print(summary_line(summary))  # type: ignore[arg-type]  # it was a RoundTrip
 
-        run_in_output("evaluate", args, config, roundtrip, show, as_json, dry_run)
+        run_in_output("evaluate", args, config, roundtrip, show_codec, as_json, dry_run)
+        return
+    elif config.against and not config.model:
+        run_in_output("evaluate", args, config, compare_finished, _show_comparison, as_json, dry_run)
+        return
     elif config.truth or not names_judges(config):
-        run_in_output("evaluate", args, config, run, _show_scores, as_json, dry_run)
-    else:
-        run_in_output("evaluate", args, config, evaluate_real, _show_judged, as_json, dry_run)
+        scored = run
+        show = _show_scores
+
+    def do(config: EvaluateConfig) -> Mapping[str, Any]:
+        return compared(scored, config)
+
+    run_in_output("evaluate", args, config, do, show, as_json, dry_run)
 
 
 @app.command(cls=with_settings("training.export:ExportConfig"))
@@ -284,6 +298,8 @@ def _show_scores(summary: Summary) -> None:
     )
     if summary.get("judged"):
         _show_judged(summary["judged"])
+    if summary.get("against"):
+        _show_comparison(summary["against"])
 
 
 def _show_steps(by_steps: Mapping[str, Mapping[str, Any]]) -> None:
@@ -316,6 +332,26 @@ def _show_judged(summary: Summary) -> None:
     console.print(table)
     counts = f"{summary['num_pairs']} pairs of {summary['num_media']} media"
     console.print(f"{counts}; in brackets 95 % intervals; listen: {summary['page']}")
+    if summary.get("av_benchmark"):
+        console.print(f"next, in a checkout of av-benchmark: {summary['av_benchmark']['command']}")
+    if summary.get("against"):
+        _show_comparison(summary["against"])
+
+
+def _show_comparison(comparison: Summary) -> None:
+    """What changed, figure by figure, and what all judges say together."""
+    from training.judging.page import shown
+
+    table = Table(box=None)
+    for heading in ("figure", "before", "now", "change", "judge"):
+        table.add_column(heading, no_wrap=heading != "judge")
+    for line in comparison["lines"]:
+        cells = (shown(line["before"]), shown(line["now"]), line["change"])
+        table.add_row(line["name"], *cells, printable(last_name(line["judge"])))
+    console.print(table)
+    for note in comparison["notes"]:
+        console.print(note)
+    console.print(f"against {printable(comparison['before'])}: {printable(comparison['verdict'])}")
 
 
 def _with_interval(share: float, interval: list[float] | None) -> str:

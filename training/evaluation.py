@@ -50,12 +50,17 @@ class EvaluateConfig:
     sampler: str = ""  # ddim, euler, dpmsolver or unipc in place of the model's
     judge: str = ""  # contrastive models that the model did not learn from, with commas between
     classifier: str = ""  # audio classifiers of transformers, with commas between
+    embedder: str = ""  # audio models of transformers for Frechet distances, with commas between
+    onsets: bool = False  # also whether sounds begin when the real ones do, for models of videos
     caption: str = "caption"  # the column of clips that texts are in, for judges that read
     own_judge: bool = False  # also a judge that the model learnt from, marked
     generated: str = ""  # a folder of sounds of any system, in place of data
     reference: str = ""  # a folder of real sounds of the same names
     pictures: str = ""  # a folder of pictures of the same names
     pairs: str = ""  # JSON of their media and captions, as evaluate writes it
+    av_benchmark: bool = False  # also the layout that av-benchmark reads, in <output>/av-benchmark
+    videos: str = ""  # a folder of .mp4 of the same names, for that layout
+    against: str = ""  # an older evaluation; alone with output=, both are only compared
     batch: int = operational(32)  # sounds made, or judged, at once
     threads: int = operational(0)  # of torch; 0 = all cores
 

@@ -5,9 +5,10 @@
     judged = score_folders(EvaluateConfig(generated="a", reference="b", judge="runs/other", output="out"))
 
 `judge=` contrastive models (of pictures: correspondence and retrieval; of captions: CLAP score),
-`classifier=` of audio (Frechet distance, KL, inception score). All sounds are files first, as another
-system's are: judged from a folder they get the same figures. Written are judged.json, judged.md, pairs.json
-and a page; figures are training.judging's.
+`classifier=` of audio (Frechet distance, KL, inception score), `embedder=` (Frechet distance), `onsets=`. All
+sounds are files first, as another system's are: judged from a folder they get the same figures. Written are
+judged.json, judged.md, pairs.json, a page and, on demand, av-benchmark's layout; training.judging has the
+figures.
 """
 
 import json
@@ -29,19 +30,21 @@ from configs.load import UserError, at_least
 from ingest.photos import find_photos
 from training.evaluation import EvaluateConfig, HeldOut
 from training.export import make_folder, open_pipeline
-from training.judging import frechet
+from training.judging import av_benchmark, frechet, onsets
+from training.judging.av_benchmark import Layout
 from training.judging.classifier import Classifier
+from training.judging.embedder import Embedder, open_embedder
 from training.judging.figures import Figure, Pair, best_first, judge_pairs
 from training.judging.independence import check_independent, check_unseen
 from training.judging.intervals import DIGITS, NUM_RESAMPLED
-from training.judging.page import MARK, MARKDOWN, shown_pairs, write_markdown, write_pages
+from training.judging.opening import open_pair_judge
+from training.judging.page import JUDGED, MARK, MARKDOWN, shown_pairs, write_markdown, write_pages
 from training.judging.sound import SUFFIXES, JudgeFacts
-from training.judging.towers import PairJudge, open_pair_judge
+from training.judging.towers import PairJudge
 from training.listening import INDEX, check_page
 from training.recipes.captions import text_of
 
 log = logging.getLogger(__name__)
-JUDGED = "judged.json"
 PAIRS = "pairs.json"
 GENERATED, REFERENCE, CODEC, PICTURES = "generated", "reference", "codec", "pictures"
 # what moves a figure, by its package
@@ -69,6 +72,7 @@ class Judged(TypedDict):
     versions: dict[str, str]
     guidance: NotRequired[float | None]
     steps: NotRequired[int | str]
+    av_benchmark: NotRequired[Layout]
 
 
 class Known(TypedDict, total=False):
@@ -84,20 +88,24 @@ class Judges:
 
     pair_judges: list[PairJudge]
     classifiers: list[Classifier]
+    embedders: list[Embedder]
+    onsets: bool
 
     @property
     def facts(self) -> list[JudgeFacts]:
-        of_pairs = [judge.facts for judge in self.pair_judges]
-        return of_pairs + [judge.facts for judge in self.classifiers]
+        facts = [judge.facts for judge in self.pair_judges]
+        facts += [judge.facts for judge in self.classifiers]
+        facts += [judge.facts for judge in self.embedders]
+        return facts + ([onsets.FACTS] if self.onsets else [])
 
 
 def names_judges(config: EvaluateConfig) -> bool:
-    """Whether anybody is to judge."""
-    return bool(config.judge or config.classifier)
+    """Whether anybody is to judge, here or by the layout that is written."""
+    return bool(config.judge or config.classifier or config.embedder or config.onsets or config.av_benchmark)
 
 
 def open_judges(config: EvaluateConfig, pipeline: Any, dataset: Dataset | None) -> Judges:
-    """All of `judge` and `classifier`; `pipeline`: of the model that is judged, and `dataset`: of clips; None
+    """All judges that are asked for; `pipeline`: of the model that is judged, and `dataset`: of clips; None
     where these are not known.
 
     `UserError` for what is none, and for one that the model learnt from or that learnt from the clips.
@@ -105,17 +113,20 @@ def open_judges(config: EvaluateConfig, pipeline: Any, dataset: Dataset | None) 
     if not names_judges(config):
         raise UserError(
             "judge=: nobody judges; give judge= (a contrastive run that the model was not trained with, or a "
-            "ClapModel), classifier= (an audio classifier of transformers), or truth= where answers are known"
+            "ClapModel), classifier= or embedder= (audio models of transformers), onsets=true, or truth= "
+            "where answers are known"
         )
+    _videos(config.videos)  # refused before any work, too
     pair_judges = [open_pair_judge(path) for path in _listed(config.judge)]
     classifiers = [Classifier(path) for path in _listed(config.classifier)]
     for judge in pair_judges:
         check_independent(judge.facts, judge.image_tower, pipeline, config.own_judge)
         if dataset is not None and not config.own_judge:
             check_unseen(judge.facts["name"], judge.home, dataset, config.split)
-    for classifier in classifiers:
-        check_independent(classifier.facts, None, pipeline, config.own_judge)
-    return Judges(pair_judges, classifiers)
+    embedders = [open_embedder(path) for path in _listed(config.embedder)]
+    for facts in [each.facts for each in classifiers] + [each.facts for each in embedders]:
+        check_independent(facts, None, pipeline, config.own_judge)
+    return Judges(pair_judges, classifiers, embedders, config.onsets)
 
 
 def _listed(paths: str) -> list[str]:
@@ -261,8 +272,10 @@ def _judge(
     left_out: int,
 ) -> Judged:
     """Judges, and writes pairs.json, judged.md, the page, and judged.json last."""
-    figures, by_pair = judge_pairs(pairs, judges.pair_judges, judges.classifiers, config.seed, config.batch)
-    if not figures:
+    videos = _videos(config.videos)
+    models = (judges.pair_judges, judges.classifiers)
+    figures, by_pair = judge_pairs(pairs, *models, config.seed, config.batch, judges.embedders, judges.onsets)
+    if not figures and not config.av_benchmark:
         raise UserError("judge=: sees no pair; give pictures= or captions, or classifier=")
     order, ranked = best_first(by_pair)
     judged: Judged = {
@@ -279,12 +292,25 @@ def _judge(
         "page": str(folder / INDEX),
         "versions": dict(_versions()),
     }
+    layout = folder / av_benchmark.FOLDER
+    # of other sounds one is worse than none
+    av_benchmark.forget_layout(layout)
+    if config.av_benchmark:
+        judged["av_benchmark"] = av_benchmark.write_layout(layout, pairs, videos)
     _write_pairs(folder / PAIRS, pairs, by_pair)
     write_markdown(folder, judged)
     write_pages(folder, judged, shown_pairs(pairs, by_pair, order, ranked, folder))
     with replacing(folder / JUDGED) as partial:
         partial.write_text(json.dumps(judged, indent=1))
     return judged
+
+
+def _videos(folder: str) -> dict[str, Path]:
+    """Paths by their names below the folder, without suffix."""
+    if folder and not Path(folder).is_dir():
+        raise UserError(f"videos={folder}: no such folder; give one of .mp4, called as the sounds")
+    files = sorted(Path(folder).rglob("*.mp4")) if folder else []
+    return {str(path.relative_to(folder).with_suffix("")): path for path in files}
 
 
 def _write_pairs(path: Path, pairs: Sequence[Pair], by_pair: Mapping[str, np.ndarray]) -> None:

@@ -94,6 +94,11 @@ def test_scores_reproduce_at_any_batch_threads_and_processor(world: Path, tmp_pa
     said = subprocess.run(command, cwd=ROOT, env=plain, check=True, capture_output=True, text=True).stdout
     assert "image_to_sound_r1" in said and "inception_score" in said
     assert_alike(first, numbers(json.loads((tmp_path / "7/judged.json").read_text())))
+    # and the two are told to be alike
+    against = [f"output={tmp_path / '7'}", f"against={tmp_path / '1'}"]
+    command = [sys.executable, "-m", "training", "evaluate", *against]
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert "no difference in any of" in said and (tmp_path / "7/against.md").is_file()
 
 
 def test_a_folder_gets_a_table_a_page_and_what_is_said_of_each_pair(world: Path, tmp_path: Path) -> None:
@@ -129,6 +134,31 @@ def test_sounds_are_paired_by_name_whatever_is_beside_them(world: Path, tmp_path
     assert pairs[2].medium == "m1" and pairs[2].caption == "rain"
 
 
+def test_onsets_embedders_and_the_layout_need_no_other_judge(world: Path, tmp_path: Path) -> None:
+    alone = {"judge": "", "classifier": "", "pictures": ""}
+    config = asked(
+        world, tmp_path, **alone, onsets=True, embedder=f"{world}/ast,{world}/clap", av_benchmark=True
+    )
+    judged = score_folders(config)
+    rows = [(figure["name"], Path(figure["judge"]).name) for figure in judged["figures"]]
+    expected = [("frechet", "ast"), ("frechet", "clap")]
+    expected += [(f"onset_{name}", "onsets") for name in ("number", "accuracy", "ap", "offset_s")]
+    # steady tones with noise: those that begin something are judged, if there are two
+    assert rows == expected or rows == expected[:2]
+    assert [facts["name"] for facts in judged["judges"]][-1] == "onsets"
+    layout = judged["av_benchmark"]
+    assert layout["sounds"] == 24 and layout["audio_length_s"] == 0.6
+    assert len(list((tmp_path / "av-benchmark/generated").iterdir())) == 12
+    # the same features as those of a classifier
+    others = score_folders(asked(world, tmp_path, pictures="", judge=""))
+    mine, theirs = (
+        next(figure for figure in each["figures"] if figure["name"] == "frechet") for each in (judged, others)
+    )
+    assert mine["generated"]["value"] == pytest.approx(theirs["generated"]["value"], rel=1e-5)
+    # of other sounds no layout is left
+    assert not list((tmp_path / "av-benchmark/generated").iterdir())
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -137,6 +167,8 @@ def test_sounds_are_paired_by_name_whatever_is_beside_them(world: Path, tmp_path
         ({"truth": "/truth"}, "truth=/truth: is of a model"),
         ({"pairs": "/nowhere.json"}, "pairs=/nowhere.json: cannot be read"),
         ({"batch": 0}, "batch=0: give 1 or more"),
+        ({"embedder": "/nowhere"}, "embedder=/nowhere: does not exist"),
+        ({"videos": "/nowhere"}, "videos=/nowhere: no such folder"),
     ],
 )
 def test_what_cannot_work_is_one_line(

@@ -3,9 +3,10 @@
     figures, by_pair = judge_pairs(pairs, pair_judges, classifiers, seed=0, batch=32)
 
 Each figure has four columns: `generated`; `real`, the references in their place (Frechet distance and KL:
-between two halves of the references); `chance`, generated sounds of other pairs (training.score.derangement);
-`codec`, the references through the codec, a ceiling. Each with a 95 % interval. Towers are float32, all that
-follows is float64: batch size, threads and processor move a figure by rounding alone.
+between two halves of the references; onsets: of other references); `chance`, generated sounds of other pairs
+(training.score.derangement); `codec`, the references through the codec, a ceiling. Each with a 95 % interval.
+Towers are float32, all that follows is float64: batch size, threads and processor move a figure by rounding
+alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,8 +18,9 @@ import numpy as np
 from PIL import Image
 
 from ingest.pixels import open_picture
-from training.judging import classes, frechet, retrieval
+from training.judging import classes, frechet, onsets, retrieval
 from training.judging.classifier import Classifier
+from training.judging.embedder import Embedder
 from training.judging.intervals import DIGITS, draw_media, interval, means
 from training.judging.sound import batches, read_sound
 from training.judging.towers import PairJudge
@@ -27,7 +29,7 @@ from training.score import NUM_DERANGEMENTS, derangement
 COLUMNS = ("generated", "real", "chance", "codec")
 CUTS = (1, 10)  # k of R@k
 # by which pairs are sorted, the first that there is
-ORDERS = ("correspondence", "clap_score", "kl")
+ORDERS = ("correspondence", "clap_score", "kl", "onset_ap")
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ def judge_pairs(
     classifiers: Sequence[Classifier],
     seed: int,
     batch: int,
+    embedders: Sequence[Embedder] = (),
+    with_onsets: bool = False,
 ) -> tuple[list[Figure], ByPair]:
     """All figures, and of the first judge of each kind what it says of every pair.
 
@@ -94,6 +98,11 @@ def judge_pairs(
             figures += _captions(judge, told, seed, batch, by_pair if len(told) == len(pairs) else {})
     for classifier in classifiers:
         figures += _classes(classifier, pairs, seed, batch, by_pair)
+    for embedder in embedders:
+        vectors = _vectors(embedder, pairs, batch)
+        figures.append(_frechet(embedder.facts["name"], vectors, [pair.medium for pair in pairs], seed))
+    if with_onsets:
+        figures += _onsets(pairs, seed, by_pair)
     return figures, by_pair
 
 
@@ -152,7 +161,7 @@ def partial_cosines(partners: np.ndarray) -> Callable[[np.ndarray, np.ndarray], 
     return lambda vectors, order: retrieval.cosines(partners, vectors[order])
 
 
-def _vectors(judge: PairJudge, pairs: Sequence[Pair], batch: int) -> Sets:
+def _vectors(judge: PairJudge | Embedder, pairs: Sequence[Pair], batch: int) -> Sets:
     def hear(paths: Sequence[Path]) -> np.ndarray:
         return judge.sounds([read_sound(path) for path in paths])
 
@@ -254,28 +263,13 @@ def _frechet(judge: str, features: Sets, media: Sequence[str], seed: int) -> Fig
 
 
 def _kl(judge: str, probabilities: Sets, media: Sequence[str], seed: int) -> Figure:
-    drawn = draw_media(media, seed)
     real = probabilities["real"]
-    exchanges = [derangement(media, seed, index) for index in range(NUM_DERANGEMENTS)]
 
-    def exchanged(column: str) -> Cell:
-        rounds = [classes.divergences(real, probabilities[column][exchange]) for exchange in exchanges]
-        return _mean_cell(np.mean(rounds, 0), drawn)
+    def of(column: str, order: np.ndarray) -> np.ndarray:
+        return classes.divergences(real, probabilities[column][order])
 
-    def cell(column: str) -> Cell:
-        return _mean_cell(classes.divergences(real, probabilities[column]), drawn)
-
-    return {
-        "name": "kl",
-        "judge": judge,
-        "better": "lower",
-        "n": len(media),
-        "generated": cell("generated"),
-        # of a real sound to another one: to itself it is 0
-        "real": exchanged("real"),
-        "chance": exchanged("generated"),
-        "codec": cell("codec") if "codec" in probabilities else None,
-    }
+    own, others = _own_and_others(of, tuple(probabilities), media, seed)
+    return _of_real(("kl", judge, "lower"), own, others, media, seed)
 
 
 def _inception(judge: str, probabilities: Sets, media: Sequence[str], seed: int) -> Figure:
@@ -294,6 +288,75 @@ def _inception(judge: str, probabilities: Sets, media: Sequence[str], seed: int)
         "real": cell("real"),
         "chance": None,
         "codec": cell("codec") if "codec" in probabilities else None,
+    }
+
+
+# --- Against the real sound ---------------------------------------------------------------------------------
+
+
+def _onsets(pairs: Sequence[Pair], seed: int, by_pair: ByPair) -> list[Figure]:
+    """Onset alignment, of the pairs whose real sound has onsets."""
+    heard: dict[str, list[onsets.Onsets]] = {}
+    for column, paths in _paths(pairs).items():
+        heard[column] = [onsets.find_onsets(read_sound(path)) for path in paths]
+    kept = [index for index, real in enumerate(heard["real"]) if len(real.times_s)]
+    if len(kept) < 2:
+        return []
+    media = [pairs[index].medium for index in kept]
+    real = [heard["real"][index] for index in kept]
+
+    def of(column: str, order: np.ndarray) -> np.ndarray:
+        sounds = [heard[column][kept[index]] for index in order]
+        return np.array([onsets.align(*each) for each in zip(real, sounds, strict=True)])
+
+    own, others = _own_and_others(of, tuple(heard), media, seed)
+    if len(kept) == len(pairs):
+        by_pair["onset_ap"] = own["generated"][:, onsets.Alignment._fields.index("ap")]
+    figures: list[Figure] = []
+    for index, name in enumerate(onsets.Alignment._fields):
+        better: Literal["higher", "lower"] = "lower" if name == "offset_s" else "higher"
+        one = {column: values[:, index] for column, values in own.items()}
+        other = {column: values[:, index] for column, values in others.items()}
+        figures.append(_of_real((f"onset_{name}", onsets.NAME, better), one, other, media, seed))
+    return figures
+
+
+def _own_and_others(
+    of: Callable[[str, np.ndarray], np.ndarray], columns: Sequence[str], media: Sequence[str], seed: int
+) -> tuple[Sets, Sets]:
+    """What sounds get beside their own real sound, by column, and beside those of other pairs, the mean over
+    exchanges. `of`: a column and an order of its sounds -> [n] or [n, k].
+    """
+    exchanges = [derangement(media, seed, index) for index in range(NUM_DERANGEMENTS)]
+    in_order = np.arange(len(media))
+    own = {column: of(column, in_order) for column in columns}
+    others: Sets = {}
+    for column in ("generated", "real"):
+        others[column] = np.mean([of(column, exchange) for exchange in exchanges], 0)
+    return own, others
+
+
+def _of_real(
+    named: tuple[str, str, Literal["higher", "lower"]],
+    own: Sets,
+    others: Sets,
+    media: Sequence[str],
+    seed: int,
+) -> Figure:
+    """A figure (its name, judge and better) of sounds beside the real one; `real` is of another real one, as
+    to itself each is perfect.
+    """
+    drawn = draw_media(media, seed)
+    name, judge, better = named
+    return {
+        "name": name,
+        "judge": judge,
+        "better": better,
+        "n": len(media),
+        "generated": _mean_cell(own["generated"], drawn),
+        "real": _mean_cell(others["real"], drawn),
+        "chance": _mean_cell(others["generated"], drawn),
+        "codec": _mean_cell(own["codec"], drawn) if "codec" in own else None,
     }
 
 

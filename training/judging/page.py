@@ -20,7 +20,7 @@ from configs.terminal import printable
 from training.judging.figures import COLUMNS, Cell, Figure, Pair
 from training.listening import INDEX, PICTURES_PER_PAGE, page_name, relative_url
 
-MARKDOWN = "judged.md"
+JUDGED, MARKDOWN = "judged.json", "judged.md"
 # by which a page of ours is told from somebody's own
 MARK = '<meta name="generator" content="stillsound evaluate">'
 TEMPLATE = Path(__file__).parent / "judged.html.j2"
@@ -34,6 +34,10 @@ MEANINGS = {
     "frechet": "Frechet distance of generated and real sounds",
     "kl": "KL divergence of the real sound's classes from the generated one's, in nats",
     "inception_score": "how sure and how varied the classes are",
+    "onset_number": "as many onsets as the real sound",
+    "onset_accuracy": "share of the real onsets with one within 0.1 s",
+    "onset_ap": "average precision of the onsets, by their strength",
+    "onset_offset_s": "seconds by which it lies early or late, at most 0.5",
 }
 HEADINGS = {
     "generated": "generated",

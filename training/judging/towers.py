@@ -1,8 +1,8 @@
 """Contrastive models as judges: unit vectors of sounds, and of the pictures or texts that belong to them.
 
-    judge = open_pair_judge("out/runs/contrastive")    # of ours, or a `ClapModel`; a folder, hub:owner/name
-    judge.modalities                                   # ("image",), ("text",) or both
-    vectors = judge.sounds([sound])                    # float32 [1, d]
+    judge = ClapJudge(name, folder)            # or OwnJudge, of a run; training.judging.opening finds which
+    judge.modalities                           # ("image",), ("text",) or both
+    vectors = judge.sounds([sound])            # float32 [1, d]
 
 A sound is heard as in that model's training: at its rate, cut or padded to its length. What a sound gives
 does not depend on what is beside it in a batch, but for rounding.
@@ -26,12 +26,11 @@ from configs.load import UserError, load_config
 from training.judging.sound import JudgeFacts, Sound, at_rate
 from training.pipeline.codec import ImageConfig, image_to_tensor
 from training.pipeline.mel import MEL_FILE, MelConfig, wav_to_log_mel
-from training.pretrained import RUN, find_model, folder_sha256, load_clap, local_copy
+from training.pretrained import folder_sha256, load_clap
 from training.recipes import contrastive
 from training.recipes.captions import load_tokenizer, pad_of, pinned_tokenizer, token_ids, tokenizer_file
 from training.recipes.clap_mel import EXTRACTOR, STATED, FrontEndConfig, clap_mel
 from training.recipes.clap_weights import AUDIO_ENCODER, CLAP, IMAGE_ENCODER, TEXT_ENCODER
-from training.recipes.contrastive import SETTINGS
 
 TOWERS = (IMAGE_ENCODER, CLAP, AUDIO_ENCODER, TEXT_ENCODER)
 MAX_TOKENS = 77  # CLAP's, of a text
@@ -57,34 +56,6 @@ class PairJudge(Protocol):
         """Of texts, cut to what the tower takes."""
 
 
-def open_pair_judge(path: str) -> PairJudge:
-    """A run of recipe=contrastive or its model folder, or a `ClapModel`. `UserError` for anything else."""
-    root = local_copy(path)
-    folder = find_model(str(root) if root.exists() else path, "judge", *TOWERS)
-    for home in (folder, folder.parent):
-        settings = _settings_of(home)
-        if settings:
-            return OwnJudge(path, home, *settings)
-    kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    if kind != "clap":
-        fix = "give a finished run of recipe=contrastive, or a ClapModel"
-        raise UserError(f"judge={path}: holds a {kind}, which knows no pairs; {fix}")
-    return ClapJudge(path, folder)
-
-
-def _settings_of(home: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """The section and the geometry of a model of ours: from itself, or of older ones from their run.json."""
-    if (home / SETTINGS).is_file():
-        stated = json.loads((home / SETTINGS).read_text())
-        return stated["contrastive"], stated["facts"]
-    record = home.parent / RUN
-    if home.name == "model" and record.is_file():
-        run = json.loads(record.read_text())
-        if run["config"]["recipe"] == "contrastive":
-            return run["config"]["contrastive"], run["facts"]
-    return None
-
-
 class OwnJudge:
     """A model of recipe=contrastive."""
 
@@ -97,7 +68,9 @@ class OwnJudge:
         self.image_tower: nn.Module | None = self.model.image if self.config.image.kind else None
         towers = {each: home / each for each in TOWERS if (home / each).is_dir()}
         # the heads are beside the towers, and of the audio tower all
-        self.facts = _facts(name, f"contrastive ({', '.join(self.model.modalities)})", {**towers, ".": home})
+        self.facts = facts_of(
+            name, f"contrastive ({', '.join(self.model.modalities)})", {**towers, ".": home}
+        )
         if self.config.text.kind:
             text = self.config.text
             self.tokenizer = pinned_tokenizer(text.tokenizer, facts["tokenizer"]["sha256"], text.max_tokens)
@@ -145,7 +118,7 @@ class ClapJudge:
         positions: int = model.config.text_config.max_position_embeddings - self.pad - 1
         self.max_tokens = min(MAX_TOKENS, positions)
         self.tokenizer.enable_truncation(self.max_tokens)
-        self.facts = _facts(name, "ClapModel", {".": folder})
+        self.facts = facts_of(name, "ClapModel", {".": folder})
 
     @torch.no_grad()
     def sounds(self, sounds: Sequence[Sound]) -> np.ndarray:
@@ -188,7 +161,8 @@ def combined_sha256(parts: dict[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _facts(name: str, kind: str, folders: dict[str, Path]) -> JudgeFacts:
+def facts_of(name: str, kind: str, folders: dict[str, Path]) -> JudgeFacts:
+    """What a report says of a judge, by its folders of weights."""
     parts = {part: folder_sha256(folder) for part, folder in folders.items()}
     sha256 = next(iter(parts.values())) if len(parts) == 1 else combined_sha256(parts)
     return {"name": name, "kind": kind, "sha256": sha256, "parts": parts}

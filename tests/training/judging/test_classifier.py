@@ -3,11 +3,18 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import ASTFeatureExtractor, ASTForAudioClassification
+from transformers import (
+    ASTFeatureExtractor,
+    ASTForAudioClassification,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForSequenceClassification,
+)
 
 from configs.load import UserError
 from tests.fakes.judges import LABELS, save_classifier
@@ -63,3 +70,30 @@ def test_what_lacks_weights_or_its_front_end_is_refused(folder: Path, tmp_path: 
         Classifier(str(other))
     with pytest.raises(UserError, match="classifier=/nowhere: does not exist"):
         Classifier("/nowhere")
+
+
+def test_sounds_of_lengths_that_no_batch_holds_are_heard_one_by_one(tmp_path: Path) -> None:
+    """Its front end pads nothing, as AST's does: inputs have the lengths of the sounds."""
+    torch.manual_seed(0)
+    shape = {"conv_dim": (8, 8), "conv_kernel": (10, 4), "conv_stride": (5, 4), "num_conv_pos_embeddings": 4}
+    width = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model: Any = Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**shape, **width, num_labels=LABELS)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path)
+    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    judge = Classifier(str(tmp_path))
+    sounds = [noise(0), noise(1, 4000), noise(2), noise(3, 5001)]
+    features, probabilities = judge.hear(sounds)
+    assert features.shape[0] == len(sounds) and probabilities.shape == (len(sounds), LABELS)
+    for index, sound in enumerate(sounds):
+        scaled = torch.from_numpy((sound.wav - sound.wav.mean()) / np.sqrt(sound.wav.var() + 1e-7))
+        with torch.no_grad():
+            logits = model(scaled[None]).logits
+            pooled = model.projector(model.wav2vec2(scaled[None]).last_hidden_state).mean(1)
+        assert np.abs(probabilities[index] - logits.softmax(1)[0].numpy()).max() < 1e-5
+        assert np.abs(features[index] - pooled[0].numpy()).max() < 1e-5
+    # as many alone give the same, in the same order
+    alone = np.concatenate([judge.hear([sound])[0] for sound in sounds])
+    assert np.abs(features - alone).max() < 1e-6

@@ -19,8 +19,8 @@ from tests.fakes.contrastive_ranks import CONFIGS, FACTS
 from tests.fakes.published_clap import FRONT_END, save_published
 from training.data.randomness import SampleKey
 from training.evaluation import EvaluateConfig, find_clips
+from training.judging.opening import open_pair_judge
 from training.judging.sound import Sound
-from training.judging.towers import open_pair_judge
 from training.recipes import contrastive
 from training.recipes.clap_mel import resample
 

@@ -1,0 +1,341 @@
+"""Whether the scores see what is wrong: the demo's diffusion trained with one injected defect after another.
+
+    python -m benchmarks.defects demo=out/demo output=out/defects [steps=300] [clips=120] [only=silence,coin]
+
+Each defect is a mistake that was made somewhere, and is made here from outside, by altered latents or
+settings; the product has no switch for them. All trainings have the same seed, steps and order of samples.
+All are scored on the same held-out clips with the same noise, by `evaluate` and known answers. A score's
+change is the mean over clips of what it says of the defective model minus what it says of the sound one, with
+a 95 % bootstrap over media of these differences: a defect is seen where one of them excludes 0. `seed` is the
+control: no defect, but another seed. Run again: what is done is not done again.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.command_line import parse_options
+from benchmarks.machine import machine
+from cluster.dataset import Dataset
+from cluster.jsonl import JsonObject
+from cluster.shards import Row, Status, write_shard
+from training.data.catalogue import Catalogue
+from training.data.npy import read_npy, to_npy
+from training.judging.intervals import draw_media, interval, means
+from training.moments import moments_of
+from training.pipeline.codec import encode_wav
+from training.pipeline.mel import MelConfig
+from training.precompute import LATENT_COLUMNS
+from training.pretrained import folder_sha256, load_autoencoder
+from training.score import ATTRIBUTES
+
+SEED = 0
+DROPOUT = 0.1
+TWICE = 1 - (1 - DROPOUT) ** 2
+# a normal variable is below .1 in 54 % of draws, a uniform one in 10 %
+COIN = 0.5398
+SHARE = 0.3  # of training samples that a defect of the data hits
+BATCH = 16  # samples that a scale is taken of
+KL_FACTOR = 100
+MEMBERS = ("latent.npy", "image.npy")
+SPLITS = ("train", "validation")
+Samples = dict[str, dict[str, bytes]]
+"""The members of each training sample, by key."""
+Alter = Callable[[Path, Samples], tuple[Samples, Mapping[str, object] | None]]
+"""Of a demo: its samples as a defect leaves them, and what their commit says of their moments; None: the
+truth."""
+Found = dict[str, dict[str, Any]]
+"""A score -> its change, its interval and whether that excludes 0."""
+
+
+def unaltered(demo: Path, samples: Samples) -> tuple[Samples, None]:
+    """As they are."""
+    return samples, None
+
+
+@dataclass(frozen=True)
+class Defect:
+    """`settings` of its training, `alter` of its latents, or `other_codec` where the sound model has another.
+
+    `dropped`: the share of clips that are generated without their picture.
+    """
+
+    what: str
+    settings: tuple[str, ...] = ()
+    alter: Alter = unaltered
+    dropped: float = 0.0
+    other_codec: bool = False
+
+
+def main(demo: Path, output: Path, steps: int, clips: int, only: list[str]) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    sound = heard(demo, output, "none", Defect("no defect"), steps, clips)
+    media = {row["key"]: row["media_id"] for row in Dataset.open(f"{demo}/clips").iter_rows()}
+    found: dict[str, JsonObject] = {}
+    for name in only:
+        if name == "kl":
+            changes = codec_changes(demo, output, clips)
+            what = f"the autoencoder's KL weighs {KL_FACTOR} times as much"
+        else:
+            defect = DEFECTS[name]
+            changes = changed(sound, heard(demo, output, name, defect, steps, clips), media)
+            what = defect.what
+        seen = [score for score, change in changes.items() if change["seen"]]
+        found[name] = {"what": what, "seen_by": seen, "changes": changes}
+        print(f"{name}: {what}: {', '.join(seen) or 'not seen'}", file=sys.stderr)
+    record = {
+        "what": "changes of scores by injected defects, paired by clip, with 95 % intervals over media",
+        "command": f"python -m benchmarks.defects steps={steps} clips={clips} only={','.join(only)}",
+        "sound": {name: round(float(np.mean(list(values.values()))), 4) for name, values in sound.items()},
+        "defects": found,
+        "clips": clips,
+        "steps": steps,
+        "machine": machine("torch", "deepspeed"),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    print(json.dumps(record, indent=1))
+
+
+# --- Scores -------------------------------------------------------------------------------------------------
+
+Heard = dict[str, dict[str, float]]
+"""A score -> what it says of each clip, by key."""
+
+
+def heard(demo: Path, output: Path, name: str, defect: Defect, steps: int, clips: int) -> Heard:
+    """Of the model with a defect: whether each attribute is right, and their mean."""
+    model = trained(demo, output, name, defect, steps)
+    rows = evaluated(demo, output, model, f"{name}-scores", clips)
+    if defect.dropped:
+        # without guidance and picture, for some of the clips
+        free = evaluated(demo, output, model, f"{name}-free", clips, "guidance=0")
+        drop = np.random.default_rng(SEED).random(len(rows)) < defect.dropped
+        rows = {key: (free if dropped else rows)[key] for key, dropped in zip(rows, drop, strict=True)}
+    scores: Heard = {attribute: {} for attribute in (*ATTRIBUTES, "mean")}
+    for key, right in rows.items():
+        for attribute in ATTRIBUTES:
+            scores[attribute][key] = float(right[attribute])
+        scores["mean"][key] = sum(right.values()) / len(right)
+    return scores
+
+
+def changed(sound: Heard, defective: Heard, media: Mapping[str, str]) -> Found:
+    """Of each score the mean difference over clips."""
+    found: Found = {}
+    for score, values in sound.items():
+        keys = sorted(values.keys() & defective[score].keys())
+        differences = np.array([defective[score][key] - values[key] for key in keys])
+        bounds = interval(means(draw_media([media[key] for key in keys], SEED), differences))
+        seen = bounds is not None and not bounds[0] <= 0 <= bounds[1]
+        found[score] = {"change": round(float(differences.mean()), 4), "interval": bounds, "seen": seen}
+    return found
+
+
+def evaluated(
+    demo: Path, output: Path, model: Path, name: str, clips: int, *more: str
+) -> dict[str, dict[str, bool]]:
+    """What is right in each clip, by key."""
+    folder = output / name
+    if not (folder / "scores.json").exists():
+        places = (f"data={demo}/clips", f"truth={demo}/world/truth", f"output={folder}")
+        run("evaluate", f"model={model}", *places, f"num_clips={clips}", f"seed={SEED}", *more)
+    rows = [json.loads(line) for line in (folder / "heard.jsonl").read_text().splitlines()]
+    return {row["key"]: row["right"] for row in rows}
+
+
+def codec_changes(demo: Path, output: Path, clips: int) -> Found:
+    """Of the autoencoder with the wrong weight: how far its mels are off, and what the judge still hears.
+
+    Without intervals: `evaluate` states means of a codec. It is seen where an attribute's interval is left,
+    or where the error of the mels changes by a tenth.
+    """
+    reports: list[JsonObject] = []
+    for model, name in (
+        (demo / "runs/autoencoder", "codec-scores"),
+        (other_codec(demo, output), "kl-scores"),
+    ):
+        folder = output / name
+        if not (folder / "roundtrip.json").exists():
+            places = (f"data={demo}/clips", f"truth={demo}/world/truth", f"output={folder}")
+            run("evaluate", f"model={model}", *places, f"num_clips={clips}")
+        reports.append(json.loads((folder / "roundtrip.json").read_text()))
+    sound, defective = reports
+    more = defective["mel_l1"] - sound["mel_l1"]
+    seen = abs(more) > sound["mel_l1"] / 10
+    found: Found = {"mel_l1": {"change": round(more, 4), "interval": None, "seen": seen}}
+    for attribute in ATTRIBUTES:
+        change = defective["scores"][attribute]["generated"] - sound["scores"][attribute]["generated"]
+        low, high = defective["intervals"][attribute]["generated"]
+        seen = not low <= sound["scores"][attribute]["generated"] <= high
+        found[attribute] = {"change": round(change, 4), "interval": None, "seen": seen}
+    return found
+
+
+# --- Models -------------------------------------------------------------------------------------------------
+
+
+def trained(demo: Path, output: Path, name: str, defect: Defect, steps: int) -> Path:
+    """A run of the demo's diffusion with a defect, or an export of it with another codec."""
+    if defect.other_codec:
+        return with_codec(output, trained(demo, output, "none", Defect(""), steps), other_codec(demo, output))
+    model = output / name
+    if not (model / "FINISHED.json").exists():
+        # those of the sound model, too, pass through here: the order of samples depends on their shards
+        data = output / f"latents-{defect.alter.__name__}"
+        if not (data / "done").exists():
+            altered(demo, data, defect.alter)
+        places = (f"data={data}", f"output={model}")
+        steps_of = (f"steps={steps}", f"seed={SEED}")
+        run("train", "configs/training/demo.yaml", *places, *steps_of, *defect.settings)
+    return model
+
+
+def other_codec(demo: Path, output: Path) -> Path:
+    """An autoencoder of the demo's shape whose KL weighs too much."""
+    model = output / "autoencoder"
+    if not (model / "FINISHED.json").exists():
+        recorded = json.loads((demo / "runs/autoencoder/run.json").read_text())["config"]["autoencoder"]
+        weight = KL_FACTOR * recorded["kl_weight"]
+        places = (f"data={demo}/clips", f"output={model}", f"autoencoder.kl_weight={weight:g}")
+        run("train", "configs/training/demo_autoencoder.yaml", *places)
+    return model
+
+
+def with_codec(output: Path, model: Path, codec: Path) -> Path:
+    """An export of a model whose codec is another one, with the hash of that one: as if it belonged there."""
+    folder = output / "codec-export"
+    shutil.rmtree(folder, ignore_errors=True)
+    run("export", f"model={model}", f"output={folder}")
+    inside = folder / "autoencoder"
+    weights = next(iter(inside.glob("*.safetensors")))
+    shutil.copy(next(iter((codec / "model").glob("*.safetensors"))), weights)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["conditioning"]["exported_sha256"]["autoencoder"] = folder_sha256(inside)
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def run(*args: str) -> None:
+    """A verb of training, as a user types it."""
+    subprocess.run([sys.executable, "-m", "training", *args], check=True, stdout=sys.stderr)
+
+
+# --- Defects of the data ------------------------------------------------------------------------------------
+
+
+def altered(demo: Path, target: Path, alter: Alter) -> None:
+    """The demo's latents as one shard, with its training samples as a defect leaves them."""
+    source = Dataset.open(f"{demo}/latents")
+    rows = {row["key"]: row for row in source.iter_rows() if row["status"] == Status.KEPT}
+    samples = {split: read(source, split) for split in SPLITS}
+    learnt, statistics = alter(demo, samples["train"])
+    made: list[Row] = []
+    for split, members in (("train", learnt), ("validation", samples["validation"])):
+        for key, values in members.items():
+            columns = {name: rows[key][name] for name in ("media_id", "start_s", "license")}
+            made.append(Row(rows[key]["item_id"], key, columns={**columns, "split": split}, members=values))
+    shutil.rmtree(target, ignore_errors=True)
+    dataset = Dataset.create_or_open(str(target), "latents", source.meta["config"], [])
+    dataset.worklist.append([("all", {})], 1)
+    (task,) = dataset.worklist.units()
+    scratch = target / "scratch"
+    scratch.mkdir()
+    truth = dict(moments_of(made))
+    dataset.commit(task.unit, 0, write_shard(scratch, made, LATENT_COLUMNS), {**truth, **(statistics or {})})
+    shutil.rmtree(scratch)
+    shutil.copytree(Path(source.uri) / "models", target / "models")
+    (target / "done").touch()
+
+
+def read(source: Dataset, split: str) -> Samples:
+    """The members of a split's samples."""
+    catalogue = Catalogue.of(source, source.snapshot(), split, MEMBERS)
+    there = np.flatnonzero(~catalogue.holes).tolist()
+    samples: Samples = {}
+    for index, sample in catalogue.read(there).items():
+        assert sample is not None
+        samples[str(catalogue.keys[index])] = {name: bytes(sample[name]) for name in MEMBERS}
+    return dict(sorted(samples.items()))
+
+
+def hit(samples: Samples) -> list[str]:
+    """SHARE of the keys, seeded."""
+    keys = list(samples)
+    return [
+        keys[index] for index in np.random.default_rng(SEED).permutation(len(keys))[: int(SHARE * len(keys))]
+    ]
+
+
+def swapped(demo: Path, samples: Samples) -> tuple[Samples, None]:
+    """Some have the picture of another of them."""
+    keys = hit(samples)
+    others = dict(zip(keys, keys[1:] + keys[:1], strict=True))
+    wrong = {key: {**samples[key], "image.npy": samples[other]["image.npy"]} for key, other in others.items()}
+    return {**samples, **wrong}, None
+
+
+def silent(demo: Path, samples: Samples) -> tuple[Samples, None]:
+    """Some have the latent of zeros, as if their sound could not be read."""
+    meta = Dataset.open(f"{demo}/latents").meta["config"]
+    mel = MelConfig(**meta["mel"])
+    autoencoder = load_autoencoder(demo / "latents/models/autoencoder")
+    with torch.no_grad():
+        moments = encode_wav(autoencoder, torch.zeros(1, mel.num_samples), mel)
+    latent = to_npy(torch.cat(moments).numpy().astype(np.float16))
+    wrong = {key: {**samples[key], "latent.npy": latent} for key in hit(samples)}
+    return {**samples, **wrong}, None
+
+
+def scaled_by_a_batch(demo: Path, samples: Samples) -> tuple[Samples, Mapping[str, object]]:
+    """The latents' mean and spread are those of one batch, an unlucky one: of the clips that vary least."""
+    spread = {
+        key: float(read_npy(members["latent.npy"])[0].astype(np.float64).std())
+        for key, members in samples.items()
+    }
+    batch = sorted(samples, key=lambda key: spread[key])[:BATCH]
+    means_of = np.stack([read_npy(samples[key]["latent.npy"])[0].astype(np.float64) for key in batch])
+    sums = {
+        "latent_count": means_of[:, 0].size,
+        "latent_sum": means_of.sum((0, 2, 3)).tolist(),
+        "latent_sumsq": np.square(means_of).sum((0, 2, 3)).tolist(),
+    }
+    return samples, sums
+
+
+DEFECTS = {
+    "seed": Defect("the control: no defect, another seed", (f"seed={SEED + 1}",)),
+    "dropout": Defect(
+        "the condition is dropped twice, and in evaluation, too",
+        (f"diffusion.condition_dropout={TWICE:.4f}",),
+        dropped=TWICE,
+    ),
+    "coin": Defect(
+        "the coin of the dropout is a normal variable, where a uniform one was meant",
+        (f"diffusion.condition_dropout={COIN}",),
+    ),
+    "scale": Defect(f"the latents' scale is that of one batch of {BATCH}", alter=scaled_by_a_batch),
+    "silence": Defect(f"{SHARE:.0%} of sounds are missing, and learnt as silence", alter=silent),
+    "swapped": Defect(f"{SHARE:.0%} of pictures are those of other clips", alter=swapped),
+    "codec": Defect("generated through another codec than learnt with", other_codec=True),
+}
+ALL = (*DEFECTS, "kl")
+
+
+if __name__ == "__main__":
+    options = parse_options()
+    main(
+        Path(options["demo"]),
+        Path(options["output"]),
+        int(options.get("steps", 300)),
+        int(options.get("clips", 120)),
+        options.get("only", ",".join(ALL)).split(","),
+    )
