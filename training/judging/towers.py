@@ -66,6 +66,8 @@ class OwnJudge:
         self.model = _model_of(name, home, self.config, facts)
         self.modalities = tuple(each for each in self.model.modalities if each != "audio")
         self.image_tower: nn.Module | None = self.model.image if self.config.image.kind else None
+        # of a run that left it to the data, the geometry has it
+        self.size_px: int = self.config.image.size_px or facts.get("picture_px", 0)
         towers = {each: home / each for each in TOWERS if (home / each).is_dir()}
         # the heads are beside the towers, and of the audio tower all
         self.facts = facts_of(
@@ -85,7 +87,7 @@ class OwnJudge:
 
     @torch.no_grad()
     def pictures(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        seen = ImageConfig(self.config.image.size_px)
+        seen = ImageConfig(self.size_px)
         pixels = torch.stack([image_to_tensor(each, seen) for each in pictures])
         pooled = self.model.pooled({"image": pixels.to(device())})
         assert pooled is not None, "`modalities` says whether it sees"

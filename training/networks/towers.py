@@ -23,6 +23,7 @@ from transformers import (
 from training.networks.clap import HtsatConfig
 from training.networks.map_tower import MapTower
 
+DERIVED_AT_MOST_PX = 128  # of what a small machine learns from; a tower that should see more says so
 IMAGE_KINDS = ("", "resnet", "map", "clip", "siglip")
 AUDIO_KINDS = ("conv", "clap")
 HEAD_WIDTH = 64  # of a ViT at every size (Dosovitskiy et al. 2021, table 1)
@@ -35,7 +36,9 @@ class ImageTowerConfig:
     """`kind` resnet: a BiT ResNet (group norm, so nothing depends on the batch) of `widths` and `depths` per
     level; `kind` map: training.networks.map_tower's, of such widths and depths, whose embedding has `dim`
     numbers; `kind` clip: a ViT of `widths[0]`, `depths[0]` layers, heads of 64 and patches of `patch`; `kind`
-    siglip: such a ViT that pools by attention; `kind` "": no pictures. `size_px`: side of its square."""
+    siglip: such a ViT that pools by attention; `kind` "": no pictures. `size_px`: side of its square; 0: the
+    short side of the data's frames, at most 128 (`size_for`).
+    """
 
     # clip (ViT), siglip (ViT that pools by attention), resnet (BiT), map, or "": no pictures
     kind: str = "clip"
@@ -45,13 +48,20 @@ class ImageTowerConfig:
     stem: int = 64  # channels of resnet's first convolution
     norm_groups: int = 32  # of group norm; of resnet and map
     patch: int = 32  # side of a patch in pixels; of clip and siglip
-    size_px: int = 224
+    size_px: int = 224  # side of its square; 0 = as the frames of the data, at most 128
     dim: int = 128  # numbers of map's embedding
 
     @property
     def pooled_dim(self) -> int:
         """How wide the pooled output is."""
         return self.dim if self.kind == "map" else self.widths[-1]
+
+    @property
+    def factor(self) -> int:
+        """What the side must be a multiple of."""
+        if self.kind == "map":
+            return 1 << len(self.widths)
+        return self.patch if self.kind in ("clip", "siglip") else 1
 
 
 @dataclass
@@ -68,6 +78,16 @@ class AudioTowerConfig:
     depths: list[int] = field(default_factory=lambda: [3, 3, 9, 3])
     kind: str = "conv"  # conv, or clap: HTSAT
     htsat: HtsatConfig = field(default_factory=HtsatConfig)
+
+
+def size_for(image: ImageTowerConfig, frame_px: int) -> int:
+    """The side for frames whose short side is `frame_px`: a multiple of what the tower takes.
+
+    >>> size_for(ImageTowerConfig(kind="map", widths=[16, 32, 64, 96]), 100)
+    96
+    """
+    side = min(frame_px, DERIVED_AT_MOST_PX)
+    return max(image.factor, side - side % image.factor)
 
 
 def build_image_tower(image: ImageTowerConfig, embedding_dim: int) -> nn.Module:

@@ -38,7 +38,9 @@ def mel_of_clips(dataset_meta: DatasetMeta, spectrogram: str = "audioldm") -> Me
     config = dataset_meta["config"]
     rate = config["audio"]["sample_rate_hz"]
     if rate != MelConfig.sample_rate_hz:
-        raise UserError(f"data: has audio.sample_rate_hz={rate}; the models take {MelConfig.sample_rate_hz}")
+        need = MelConfig.sample_rate_hz
+        fix = f"scrape with audio.sample_rate_hz={need} into another output"
+        raise UserError(f"data: has audio.sample_rate_hz={rate}; the models take {need}: {fix}")
     return MelConfig(duration_s=config["clip"]["duration_s"], **SPECTROGRAMS[spectrogram])
 
 

@@ -17,7 +17,7 @@ output must also tell what the sound is like (training.recipes.sound_statistics)
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,7 @@ from training.networks.towers import (
     AudioTowerConfig,
     ImageTowerConfig,
     build_image_tower,
+    size_for,
 )
 from training.pipeline.codec import ImageConfig, embed_image
 from training.pipeline.mel import MelConfig, wav_to_log_mel
@@ -111,6 +112,8 @@ def geometry(snapshot: Snapshot, dataset_meta: DatasetMeta, config: Config) -> G
     check_config(config)
     facts = mel_geometry(dataset_meta)
     mel = MelConfig(**facts["mel"])
+    if config.image.kind and not config.image.size_px:
+        facts["picture_px"] = size_for(config.image, dataset_meta["config"]["frame"]["short_side_px"])
     if config.audio.kind == "clap":
         _check_htsat(config, *shape_of(config, mel))
     if config.text.kind:
@@ -173,7 +176,8 @@ def _check_sounds(config: Config) -> None:
             f"contrastive.sound_weight={config.sound_weight:g}: statistics of sounds are told from "
             "pictures; give contrastive.image.kind, or 0"
         )
-    factor = 2 ** len(config.image.widths)
+    at_least(config.image, 0, "size_px", section="contrastive.image.", meaning="as the frames of the data")
+    factor = config.image.factor
     if config.image.kind == "map" and config.image.size_px % factor:
         raise UserError(f"contrastive.image.size_px={config.image.size_px}: give a multiple of {factor}")
 
@@ -209,6 +213,11 @@ def shape_of(config: Config, mel: MelConfig) -> tuple[int, int]:
     return mel.num_frames, mel.num_mels
 
 
+def seen_px(config: Config, geometry: Geometry) -> int:
+    """Side of the square that the image tower sees: as it is given, or as it was derived from the data."""
+    return config.image.size_px or geometry["picture_px"]
+
+
 class Contrastive(nn.Module):
     """Images [b, 3, s, s], log mels [b, frames, mels] and token ids [b, n] -> losses."""
 
@@ -220,7 +229,8 @@ class Contrastive(nn.Module):
         self.projects = config.audio.kind == "clap"
         # in this order: the first weights of a run are drawn in it
         if config.image.kind:
-            self.image: Any = build_image_tower(config.image, dim)
+            image = replace(config.image, size_px=seen_px(config, facts))
+            self.image: Any = build_image_tower(image, dim)
         if self.projects:
             self.audio = build_clap_audio(
                 config.audio.htsat, num_mels, dim, clap_mel.NORMS[config.front_end.kind]
@@ -386,7 +396,7 @@ def make_batch(
     if sounds:
         batch["sound"] = sound
     if config.image.kind:
-        batch["image"] = _pictures(samples, config)
+        batch["image"] = _pictures(samples, seen_px(config, geometry))
     if config.text.kind:
         batch |= _captions(samples, config, geometry)
         if not config.image.kind:
@@ -411,12 +421,12 @@ def hear_wav(wav: np.ndarray, mel: MelConfig, config: Config) -> Tensor:
     return log_mel if config.audio.kind == "clap" else (log_mel - norm.centre) / norm.spread
 
 
-def _pictures(samples: Sequence[Sample | None], config: Config) -> Tensor:
+def _pictures(samples: Sequence[Sample | None], size_px: int) -> Tensor:
     """float32 [b, 3, s, s]."""
-    image = torch.zeros(len(samples), 3, config.image.size_px, config.image.size_px)
+    image = torch.zeros(len(samples), 3, size_px, size_px)
     for index, sample in enumerate(samples):
         if sample is not None:
-            image[index] = decode_image(sample["jpg"], ImageConfig(config.image.size_px))
+            image[index] = decode_image(sample["jpg"], ImageConfig(size_px))
     return image
 
 
@@ -450,7 +460,8 @@ def save(state: dict[str, Tensor], config: Config, geometry: Geometry, folder: P
     missing, unexpected = model.load_state_dict(state, strict=False)
     # an average is of parameters; buffers are what the model was built with
     assert not unexpected and set(missing) <= {name for name, _ in model.named_buffers()}
-    save_towers(model, config.image.size_px, config.front_end, MelConfig(**geometry["mel"]), folder)
+    size_px = seen_px(config, geometry) if config.image.kind else 0
+    save_towers(model, size_px, config.front_end, MelConfig(**geometry["mel"]), folder)
     settings = {"contrastive": semantic_dict(config), "facts": geometry}
     (folder / SETTINGS).write_text(json.dumps(settings, indent=1))
     if config.text.kind:

@@ -55,7 +55,8 @@ class Geometry(TypedDict, total=False):
     the models that made them, and the pinned snapshots. `tokenizer`: of a model that reads captions.
     `network`, `unit_vectors`: settings of a published network, and whether its vectors have length 1.
     `audiomae_shape`: of a sound's tokens. `sounds`: what a picture is to tell of them
-    (training.recipes.sound_statistics). A new recipe adds its keys here: one list, so that no name
+    (training.recipes.sound_statistics). `picture_px`: side of what an image tower sees, where it follows from
+    the data. A new recipe adds its keys here: one list, so that no name
     means two things.
     """
 
@@ -74,6 +75,7 @@ class Geometry(TypedDict, total=False):
     network: dict[str, Any]
     unit_vectors: bool
     sounds: SoundScale
+    picture_px: int
 
 
 @dataclass(frozen=True)

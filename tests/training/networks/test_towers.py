@@ -1,13 +1,17 @@
 """The towers: one vector of a picture, one of a sound."""
 
+import doctest
+
 import torch
 
+from training.networks import towers
 from training.networks.towers import (
     AudioTower,
     AudioTowerConfig,
     ImageTowerConfig,
     Residual,
     build_image_tower,
+    size_for,
 )
 from training.pipeline.codec import embed_image
 
@@ -17,6 +21,12 @@ RESNET = ImageTowerConfig(kind="resnet", widths=[8], depths=[1], stem=8, norm_gr
 
 def test_a_clip_tower_projects_to_the_embedding() -> None:
     assert embed_image(build_image_tower(CLIP, 24), torch.zeros(2, 3, 32, 32)).shape == (2, 24)
+
+
+def test_a_side_from_the_data_is_one_that_the_tower_takes() -> None:
+    assert doctest.testmod(towers).failed == 0
+    assert [size_for(CLIP, frame_px) for frame_px in (8, 40, 64, 500)] == [16, 32, 64, 128]
+    assert size_for(RESNET, 99) == 99
 
 
 def test_a_resnet_gives_its_last_width() -> None:
