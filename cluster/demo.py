@@ -22,6 +22,7 @@ from typing import TypedDict
 from rich.console import Console
 
 from cluster.jsonl import JsonObject, read_lines
+from cluster.record import NEXT
 from cluster.runs import committed_steps
 from cluster.storage import open_store
 
@@ -141,6 +142,8 @@ def main(folder: str = "out/demo") -> None:
     `SystemExit` with the code of the first command that fails, `UserError` if it is not writable.
     """
     open_store(folder, writable=True)
+    # the steps are printed here: what a verb would say comes next is of a person's own media
+    os.environ.setdefault(NEXT, "no")
     demo = Demo(folder)
     demo.make_clips()
     killed_at = demo.train()

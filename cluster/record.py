@@ -5,7 +5,8 @@
     <output>/runs/<run-id>/summary.json    what the run did; its cpu_s has all actors and their children
     <output>/runs/<run-id>/config.yaml     the settings as they were given, unresolved
 
-It knows no verb. A run that fails leaves no record.
+It knows no verb. A run that fails leaves no record. After one that did all of its work, a line on stderr says
+what comes next, as a command to copy (cluster.chain); STILLSOUND_NEXT=no keeps it to itself.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from cluster.chain import next_command
 from cluster.jsonl import JsonObject
 from cluster.storage import open_store
 from configs.load import hide_passwords, to_dict, unresolved
@@ -32,6 +34,9 @@ from configs.terminal import printable
 Summary = JsonObject
 # no markup: names and errors that are printed may come from the web
 console = Console(highlight=False, soft_wrap=True, markup=False)
+# what of a summary says that work is left
+LEFT = ("failed", "deferred", "later", "kept_nothing")
+NEXT = "STILLSOUND_NEXT"
 ARGS = typer.Argument(None, metavar="[CONFIG] [name=value…]")
 JSON = typer.Option(
     False, "--json", help="the summary as one JSON object on stdout, everything else on stderr"
@@ -49,10 +54,12 @@ def run_verb(
     show: Callable[[Summary], None],
     as_json: bool,
     dry_run: bool,
+    places: Sequence[str] = (),
 ) -> Summary | None:
     """Runs `do`, prints its summary and records it beside the output; None for a dry run.
 
-    `cpu_s` of the summary, if any, is the workers'; this process's is added.
+    `cpu_s` of the summary, if any, is the workers'; this process's is added. `places`: what was made and of
+    what, where that is not the output alone: the next command follows from the first.
     """
     if dry_run:
         _print_plan(verb, output, config, as_json)
@@ -71,7 +78,22 @@ def run_verb(
         print(json.dumps(summary))
     else:
         show(summary)
+    if not any(summary.get(name) for name in LEFT):
+        say_next(*(places or filter(None, [output])))
     return summary
+
+
+def say_next(*places: str) -> None:
+    """What comes next after outputs, on stderr: stdout is the summary's. Nothing where none is known."""
+    command = next_command(*places) if places and os.environ.get(NEXT) != "no" else ""
+    if command:
+        say(command)
+
+
+def say(command: str) -> None:
+    """A command as what comes next."""
+    sys.stdout.flush()
+    print(printable(f"next: {command}"), file=sys.stderr)
 
 
 def _print_plan(verb: str, output: str, config: Any, as_json: bool) -> None:

@@ -6,12 +6,13 @@ needs no decoder starts without one.
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar, cast
 
 import typer
 
-from cluster.record import ARGS, DRY_RUN, JSON, Summary, console, run_verb, show_units
+from cluster.record import ARGS, DRY_RUN, JSON, Summary, console, run_verb, say, say_next, show_units
 from configs.load import load_config, run_app
 from configs.terminal import log_to_stderr, printable
 from configs.verb import with_settings
@@ -50,7 +51,8 @@ def synth(output: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bo
     def do() -> Summary:
         return run(config)
 
-    run_verb("synth", args, config, do, output=output, show=show, as_json=as_json, dry_run=dry_run)
+    if run_verb("synth", args, config, do, output=output, show=show, as_json=as_json, dry_run=dry_run):
+        say(shlex.join(["python", "-m", "ingest", "serve", output]))
 
 
 @app.command(cls=with_settings("ingest.serve:ServeConfig", argument="path"))
@@ -230,6 +232,7 @@ def verify(dataset: str, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
             console.print(printable(f"damaged {problem}"), style="red")
         if not problems:
             console.print(f"{dataset}: every hash and count is right")
+            say_next(dataset)
     if problems:
         raise typer.Exit(1)
 

@@ -19,6 +19,7 @@ BRIDGES = {
     "configs.verb",
     "configs.completion",
     "configs.terminal",
+    "cluster.chain",  # what comes next, said by the verbs of every room
     "cluster.storage",
     "cluster.dataset",
     "cluster.files",

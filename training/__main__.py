@@ -16,7 +16,7 @@ from rich.table import Table
 
 from cluster.learnt import last_name
 from cluster.record import ARGS, DRY_RUN, JSON, Summary, run_verb, show_units
-from configs.load import load_config, run_app
+from configs.load import UserError, load_config, run_app
 from configs.terminal import counted, log_to_stderr, printable
 from configs.verb import with_settings
 
@@ -60,7 +60,7 @@ def train(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN)
     def show(summary: Summary) -> None:
         _show_training(summary)
         if config.recipe == "autoencoder":
-            console.print(f"next, before anything is trained on its latents: {_roundtrip_of(config)}")
+            console.print(f"measure it before anything is trained on its latents: {_roundtrip_of(config)}")
 
     run_in_output("train", args, config, do, show, as_json, dry_run)
 
@@ -198,6 +198,21 @@ def inspect(run: str, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
         raise typer.Exit(1)
 
 
+@app.command(name="recipe-for")
+def recipe_for(data: str, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
+    """The commands from the clips DATA to a sound; what is done already is ticked off."""
+    from cluster.chain import chain_of
+
+    # it only looks: a dry run is the run
+    steps = chain_of(data)
+    if not steps:
+        raise UserError(f"{data}: is in no chain from clips to a sound; give a dataset of clips, or a run")
+    if as_json:
+        print(json.dumps([step._asdict() for step in steps]))
+    for step in steps if not as_json else []:
+        console.print(printable(f"[{'x' if step.done else ' '}] {step.command}"))
+
+
 @app.command()
 def probe(as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """This node's numerics and all-reduce; exit 1 if they are off."""
@@ -240,6 +255,7 @@ def run_in_output(
         show=show,
         as_json=as_json,
         dry_run=dry_run,
+        places=[*filter(None, [getattr(config, "model", "")]), config.output],
     )
 
 

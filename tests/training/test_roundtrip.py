@@ -101,7 +101,7 @@ def test_a_codecs_training_ends_with_the_command_that_measures_it(
     )
     said = " ".join(capsys.readouterr().out.split())
     assert "finished" in said
-    command = shlex.split(said.partition("next, before anything is trained on its latents: ")[2])
+    command = shlex.split(said.partition("measure it before anything is trained on its latents: ")[2])
     assert command[:4] == ["python", "-m", "training", "evaluate"]
     config = load_config(EvaluateConfig, command[4:])
     assert config.output == f"{chain.autoencoder}/roundtrip"
