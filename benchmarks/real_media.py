@@ -236,13 +236,19 @@ def _of_fold(
 
 
 def interval(places: np.ndarray, media: np.ndarray) -> dict[str, float | list[float]]:
-    """Mean place with its 95 % interval, a bootstrap over media."""
-    names, medium_of = np.unique(media, return_inverse=True)
-    sums, counts = np.bincount(medium_of, places), np.bincount(medium_of)
-    drawn = np.random.default_rng(0).integers(0, len(names), (RESAMPLED, len(names)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return {"mean_place": round(float(places.mean()), 2), "interval": [round(low, 2), round(high, 2)]}
+    """Mean place with its 95 % interval, a bootstrap over media.
+
+    Every medium counts once: a long recording has many clips, and they resemble each other.
+    """
+    _, medium_of = np.unique(media, return_inverse=True)
+    of_media = np.bincount(medium_of, places) / np.bincount(medium_of)
+    drawn = np.random.default_rng(0).integers(0, len(of_media), (RESAMPLED, len(of_media)))
+    low, high = np.percentile(of_media[drawn].mean(1), (2.5, 97.5))
+    return {
+        "mean_place": round(float(of_media.mean()), 2),
+        "interval": [round(low, 2), round(high, 2)],
+        "media": len(of_media),
+    }
 
 
 def stored(output: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -46,8 +46,13 @@ CLIPS = 320  # scored of either kind
 SIZE_PX = 128  # of pictures: twice the demo's, so that half a semitone is a pixel or two
 BATCH = 32
 FREQUENCIES = (1, 2, 4, 8)  # of the waves that an oracle states a number by
-TOWERS = ("steps=1200", "contrastive.image.size_px=128", "contrastive.image.widths=[16,32,64,96,128]")
-DIFFUSION = ("steps=2400", "checkpoint_every=400")
+TOWERS = (
+    "steps=1200",
+    "contrastive.image.size_px=128",
+    "contrastive.image.widths=[16,32,64,96,128]",
+    "contrastive.image.depths=[1,1,1,1,1]",
+)
+DIFFUSION = ("steps=1200", "checkpoint_every=300")
 
 
 @dataclass(frozen=True)
