@@ -11,7 +11,6 @@ looked at. Commands are text, as a person types them: nothing is started, change
 import json
 import logging
 import os
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +20,7 @@ import yaml
 from cluster.dataset import Dataset
 from cluster.learnt import INDEX, PROVENANCE, read_provenance
 from cluster.storage import Store, absolute, open_store
+from configs.environment import typed
 from configs.load import StoppedError
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def chain_of(*places: str) -> list[Step]:
 def _step(output: Output, words: tuple[str, ...], **settings: str) -> Step:
     """The command that makes `output`; paths of this machine as a person would type them from here."""
     given = [f"{name}={_short(value)}" for name, value in {**settings, "output": output.uri}.items()]
-    return Step(output.kind, shlex.join(["python", "-m", *words, *given]), output.done)
+    return Step(output.kind, typed(*words, *given), output.done)
 
 
 def _short(uri: str) -> str:

@@ -28,6 +28,8 @@ from cluster.scratch import scratch_folder, sweep
 from cluster.shards import Row, Shard, Status, write_shard
 from cluster.storage import StorageDownError
 from cluster.worklist import UnitTask
+from configs.environment import CHECKOUT, ROOMS, set_defaults
+from configs.load import UserError
 
 log = logging.getLogger(__name__)
 MAX_TRIES = 3
@@ -345,13 +347,25 @@ def ensure_ray(num_cpus: int | None = None, log_to_driver: bool = True) -> None:
 
     if ray.is_initialized():
         return
-    # a local Ray listens on loopback only; `make` sets a token for whatever it starts
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    # else Ray hides the GPU from actors that request none, and says so in a warning
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    set_defaults()
+    _check_folder()
+    # whoever used Ray before in this process made it read the environment: it has to read it again
+    ray._raylet.Config.initialize("")  # type: ignore[attr-defined]  # made by Cython
     start = functools.partial(ray.init, log_to_driver=log_to_driver, logging_level=logging.WARNING)
     if os.environ.get("RAY_ADDRESS"):
-        start()
+        # its workers were started in another environment: the checkout is handed to them
+        start(job_config=ray.job_config.JobConfig(_py_driver_sys_path=[str(CHECKOUT)]))
         return
     cpus = max(num_cpus or 1, os.cpu_count() or 1)
     start(address="local", num_cpus=cpus, include_dashboard=False)
+
+
+def _check_folder() -> None:
+    """`UserError` where workers would import a module of the working folder in place of ours."""
+    for room in ROOMS:
+        found = next(
+            (path for path in (Path(f"{room}.py"), Path(room, "__init__.py")) if path.is_file()), None
+        )
+        if found and not Path.cwd().samefile(CHECKOUT):
+            problem = f"{found.absolute()} would hide ours from the workers"
+            raise UserError(f"{problem}: type the command in another folder, or rename it")

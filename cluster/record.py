@@ -10,6 +10,7 @@ what comes next, as a command to copy (cluster.chain); STILLSOUND_NEXT=no keeps 
 """
 
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -37,6 +38,8 @@ console = Console(highlight=False, soft_wrap=True, markup=False)
 # what of a summary says that work is left
 LEFT = ("failed", "deferred", "later", "kept_nothing")
 NEXT = "STILLSOUND_NEXT"
+# of this process's records: a command writes one, a notebook several
+NUMBERS = itertools.count()
 ARGS = typer.Argument(None, metavar="[CONFIG] [name=value…]")
 JSON = typer.Option(
     False, "--json", help="the summary as one JSON object on stdout, everything else on stderr"
@@ -107,8 +110,9 @@ def _print_plan(verb: str, output: str, config: Any, as_json: bool) -> None:
 
 def _write_record(verb: str, args: Sequence[str], config: Any, output: str, summary: Summary) -> None:
     store = open_store(output)
-    # the process id tells apart two runs that start within a second
-    run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{verb}-{os.getpid()}"
+    # the process id and the number tell apart runs that end within a second
+    number = next(NUMBERS)
+    run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{verb}-{os.getpid()}{f'-{number}' if number else ''}"
     store.put(f"runs/{run_id}/config.yaml", unresolved(type(config), args).encode())
     store.put(f"runs/{run_id}/summary.json", json.dumps(summary, indent=1).encode())
 

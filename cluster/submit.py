@@ -33,10 +33,13 @@ ROOMS = ("cluster", "ingest", "training")
 
 
 def submission(args: Sequence[str], address: str, wait: bool = True) -> list[str]:
-    """The `ray job submit` command for `args` (`python -m ROOM VERB …`).
+    """The `ray job submit` command for `args` (`python -m ROOM VERB …`, or `stillsound ROOM VERB …`).
 
     UserError for what would only fail over there.
     """
+    if args and args[0] == "stillsound":
+        # what is shipped is a checkout, in which that command may not be installed
+        args = ["python", "-m", *args[1:]]
     if list(args[:2]) != ["python", "-m"] or len(args) < 4 or args[2] not in ROOMS:
         fix = "give the command after --, as in -- python -m ingest scrape CONFIG name=value"
         raise UserError(f"cannot submit {' '.join(args)!r}: {fix}")

@@ -1,4 +1,4 @@
-"""What a shell offers behind `python -m ROOM VERB`: rooms, verbs, presets, settings, values and sections.
+"""What a shell offers behind `python -m` and `stillsound`: rooms, verbs, presets, settings, values, sections.
 
     eval "$(python -m cluster completion)"     # in ~/.bashrc or once; then TAB
 
@@ -20,18 +20,22 @@ OPTIONS = ("--dry-run", "--help", "--json", "--settings")
 SCRIPT = r"""
 _stillsound() {
   COMPREPLY=()
-  [[ ${COMP_WORDS[1]} == -m && -f configs/completion.py ]] || return
-  local IFS=$'\n'
-  COMPREPLY=($("${COMP_WORDS[0]}" -m configs.completion "${COMP_LINE:0:COMP_POINT}" 2>/dev/null))
+  local IFS=$'\n' ask
+  if [[ ${COMP_WORDS[0]} == *stillsound ]]; then ask=(--complete)
+  elif [[ ${COMP_WORDS[1]} == -m && -f configs/completion.py ]]; then ask=(-m configs.completion)
+  else return; fi
+  COMPREPLY=($("${COMP_WORDS[0]}" "${ask[@]}" "${COMP_LINE:0:COMP_POINT}" 2>/dev/null))
   if [[ ${COMPREPLY[0]} == *= ]]; then compopt -o nospace; fi
 }
-complete -o default -F _stillsound python python3 .venv/bin/python
+complete -o default -F _stillsound python python3 .venv/bin/python stillsound .venv/bin/stillsound
 """
 
 
 def candidates(line: str) -> list[str]:
     """What may stand at the end of a command line; of `name=…` only the value, as bash wants it."""
     *before, word = re.split(r"\s+", line.lstrip())
+    if before and before[0].rpartition("/")[2] == "stillsound":
+        before[:1] = ["python", "-m"]
     if len(before) < 2 or before[1] != "-m":
         return []
     if len(before) == 2:

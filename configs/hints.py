@@ -6,7 +6,6 @@ A hint is empty, or begins with a semicolon.
 """
 
 import difflib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +27,8 @@ def preset_hint(name: str, room: str) -> str:
     folder = Path(name).parent
     beside = [str(path) for path in folder.glob("*.yaml")] if folder.is_dir() else []
     hint = near(name, beside)
-    presets = {path.stem: os.path.relpath(path) for path in sorted((PRESETS / room).glob("*.yaml"))}
+    # found from any folder by this name
+    presets = {path.stem: f"configs/{room}/{path.name}" for path in sorted((PRESETS / room).glob("*.yaml"))}
     stem = difflib.get_close_matches(Path(name).stem, presets, n=1, cutoff=0.6)
     if stem and (not hint or stem[0] == Path(name).stem):
         return f'; did you mean "{presets[stem[0]]}"?'

@@ -19,7 +19,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -28,6 +28,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from configs.environment import CHECKOUT, set_defaults
 from configs.hints import near, preset_hint
 from configs.terminal import printable
 
@@ -103,12 +104,36 @@ def load_config(schema: type[T], args: Sequence[str]) -> T:
     return _instantiate(config, schema)
 
 
+def as_arguments(schema: type, settings: Mapping[str, Any]) -> list[str]:
+    """Settings as they are typed: sections, given as dicts, by dotted names; all but text as JSON.
+
+    `{"clip": {"duration_s": 2.0}, "output": "clips"}` -> `["clip.duration_s=2.0", "output=clips"]`.
+    """
+    return [
+        f"{'.'.join(names)}={value if isinstance(value, str) else json.dumps(value, default=str)}"
+        for names, value in _typed(schema, settings, ())
+    ]
+
+
+def _typed(
+    schema: type, settings: Mapping[str, Any], above: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, value in settings.items():
+        names = (*above, name)
+        if isinstance(value, Mapping) and _section(_annotation(schema, names)):
+            yield from _typed(schema, value, names)
+        else:
+            # a path is text, also where it is a Path
+            yield names, str(value) if isinstance(value, Path) else value
+
+
 def unresolved(schema: type, args: Sequence[str]) -> str:
     """The settings as they were given, file and overrides in one YAML: no defaults, `${…}` not looked up.
 
     Nothing from the environment is in it, and no password of a URL.
     """
-    presets = [OmegaConf.load(arg) for arg in args if "=" not in arg and os.path.exists(arg)]
+    paths = [find_config(arg) for arg in args if "=" not in arg]
+    presets = [OmegaConf.load(path) for path in paths if os.path.exists(path)]
     overrides = [_read_override(schema, arg) for arg in args if "=" in arg]
     settings = OmegaConf.merge({}, *presets, *overrides)
     return hide_passwords(OmegaConf.to_yaml(settings, resolve=False))
@@ -157,6 +182,7 @@ def run_app(app: typer.Typer) -> None:
 
     Each is one line on stderr; a defect keeps its traceback.
     """
+    set_defaults()
     try:
         code = typer.main.get_command(app)(standalone_mode=False)
     except UserError as error:
@@ -186,7 +212,13 @@ def _one_line(message: object) -> str:
     return " ".join(printable(str(message)).split())
 
 
+def find_config(path: str) -> str:
+    """Where a config file is: as given, else below the checkout, whatever folder a command is typed in."""
+    return path if os.path.exists(path) or not (CHECKOUT / path).is_file() else str(CHECKOUT / path)
+
+
 def _read_yaml(path: str, room: str) -> SettingsTree:
+    path = find_config(path)
     if not os.path.exists(path):
         hint = preset_hint(path, room)
         raise UserError(f"no such config file: {path}{hint} (settings are given as name=value)")

@@ -4,15 +4,14 @@ Each verb loads its settings, then calls one function. Modules are imported insi
 needs no decoder starts without one.
 """
 
-import dataclasses
 import json
-import shlex
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar, cast
 
 import typer
 
 from cluster.record import ARGS, DRY_RUN, JSON, Summary, console, run_verb, say, say_next, show_units
+from configs.environment import typed
 from configs.load import load_config, run_app
 from configs.terminal import log_to_stderr, printable
 from configs.verb import with_settings
@@ -52,7 +51,7 @@ def synth(output: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: bo
         return run(config)
 
     if run_verb("synth", args, config, do, output=output, show=show, as_json=as_json, dry_run=dry_run):
-        say(shlex.join(["python", "-m", "ingest", "serve", output]))
+        say(typed("ingest", "serve", output))
 
 
 @app.command(cls=with_settings("ingest.serve:ServeConfig", argument="path"))
@@ -71,19 +70,15 @@ def serve(folder: str, args: list[str] = ARGS, dry_run: bool = DRY_RUN) -> None:
 @app.command(cls=with_settings("ingest.scrape:ScrapeConfig"))
 def scrape(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """Source -> fetch -> clip -> filter -> shards; exit 1 if nothing is kept. Run again to resume."""
-    from cluster.dataset import Dataset
-    from ingest.advice import advice_after
+    from ingest.advice import scrape_and_advise
     from ingest.scrape import ScrapeConfig, check
-    from ingest.scrape import scrape as run
 
     args = args or []
     config = load_config(ScrapeConfig, args)
     check(config)
 
     def do() -> Summary:
-        report = run(config, progress=not as_json)
-        advice = advice_after(Dataset.open(config.output, "clips"), report)
-        return {**dataclasses.asdict(report), "kept_nothing": advice.kept_nothing, "advice": advice.lines}
+        return scrape_and_advise(config, progress=not as_json)
 
     def show(summary: Summary) -> None:
         show_units(summary)

@@ -1,17 +1,21 @@
 """After a scrape that kept nothing, or little: why, and which setting would change that.
 
     advice = advice_after(Dataset.open(output, "clips"), summary)     # of the run that has just ended
+    summary = scrape_and_advise(config)                               # both
 
 The words for each reason are those of `ingest show` (`ingest.sample.MEANINGS`).
 """
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import NamedTuple
 
 from cluster.dataset import Dataset
+from cluster.jsonl import JsonObject
 from cluster.progress import RunSummary
 from ingest.sample import MEANINGS, Reason
+from ingest.scrape import ScrapeConfig, scrape
 
 # what is kept of all rows; below it, people wonder
 LITTLE = 0.2
@@ -23,6 +27,13 @@ class Advice(NamedTuple):
 
     kept_nothing: bool
     lines: list[str]
+
+
+def scrape_and_advise(config: ScrapeConfig, progress: bool = True) -> JsonObject:
+    """What a scrape did, with `kept_nothing` and the lines of `advice`."""
+    report = scrape(config, progress)
+    advice = advice_after(Dataset.open(config.output, "clips"), report)
+    return {**asdict(report), "kept_nothing": advice.kept_nothing, "advice": advice.lines}
 
 
 def advice_after(dataset: Dataset, summary: RunSummary) -> Advice:

@@ -139,7 +139,7 @@ def commands_of(dataset: Dataset) -> list[str]:
     """
     commands = []
     for name in dataset.store.list("runs"):
-        record = re.fullmatch(r"runs/\d{8}T\d{6}-(\w+)-\d+/config\.yaml", name)
+        record = re.fullmatch(r"runs/\d{8}T\d{6}-(\w+)-[\d-]+/config\.yaml", name)
         settings = _settings_of(dataset, name) if record else None
         if record is None or settings is None:
             continue

@@ -34,7 +34,7 @@ MEDIA = frozenset(".wav .flac .mp3 .ogg .m4a .jpg .jpeg .png .webp .gif .mp4 .we
 WEIGHTS = frozenset(".safetensors .bin .pt .pth .ckpt".split())
 PACKED = frozenset(".zip .gz .tgz .bz2 .xz .zst .7z .rar .npz .parquet .arrow".split())
 # records of removals, and earlier reports: they say what was removed, and must
-RECORDS = re.compile(r"(.*/)?(runs/\d{8}T\d{6}-(remove|refresh|prove-removed)-\d+/|removals/).*")
+RECORDS = re.compile(r"(.*/)?(runs/\d{8}T\d{6}-(remove|refresh|prove-removed)-[\d-]+/|removals/).*")
 # not content: the key ends in the time, and ids stay in a hole so that it is found again
 KEPT_COLUMNS = STAYS | {name for name, _ in CORE} | {"members", "start_s", "unit"}
 MAX_KEYS = 20  # named in a finding; all are counted

@@ -5,8 +5,6 @@ Each verb loads its settings, then calls one function.
 
 import dataclasses
 import json
-import os
-import shlex
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -16,6 +14,7 @@ from rich.table import Table
 
 from cluster.learnt import last_name
 from cluster.record import ARGS, DRY_RUN, JSON, Summary, run_verb, show_units
+from configs.environment import typed
 from configs.load import UserError, load_config, run_app
 from configs.terminal import counted, log_to_stderr, printable
 from configs.verb import with_settings
@@ -39,9 +38,6 @@ console = Console(highlight=False, soft_wrap=True, markup=False)
 @app.callback()
 def main() -> None:
     """Train models on shards, and make sounds with them."""
-    # before torch is loaded: waiting threads sleep instead of spinning. Alone it costs about
-    # a tenth of small models' speed; beside other processes, spinning took 290 s for what takes 16 s.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     log_to_stderr()
 
 
@@ -274,7 +270,7 @@ def _roundtrip_of(config: "TrainConfig") -> str:
     # what it writes stays on this machine
     output = "roundtrip" if "://" in config.output else f"{config.output}/roundtrip"
     settings = (f"model={config.output}", f"data={config.data}", f"output={output}")
-    return shlex.join(["python", "-m", "training", "evaluate", *settings])
+    return typed("training", "evaluate", *settings)
 
 
 def _show_checkpoint(line: "Line") -> None:

@@ -30,6 +30,10 @@ def test_the_words_arrive_as_typed_and_data_stays_at_home() -> None:
     assert "--no-wait" not in command and "--no-wait" in submission(WORDS, ADDRESS, wait=False)
 
 
+def test_the_command_of_any_folder_arrives_as_that_of_the_checkout() -> None:
+    assert submission(["stillsound", *WORDS[2:]], ADDRESS) == submission(WORDS, ADDRESS)
+
+
 @pytest.mark.parametrize(
     "words",
     [["ls"], ["python", "x.py", "a", "b"], ["python", "-m", "pip", "install"], ["python", "-m", "ingest"]],

@@ -34,6 +34,8 @@ complete -p python
         ("python -m ingest scrape --set", ["--settings"]),
         ("python -m ingest scrape --settings net", ["network"]),
         ("python -m training inspect ", []),
+        ("stillsound in", ["ingest"]),
+        (".venv/bin/stillsound ingest scrape network.ret", ["network.retries="]),
         ("python -m pytest te", []),
         ("python scr", []),
     ],

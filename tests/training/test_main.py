@@ -7,10 +7,13 @@ import sys
 from tests.conftest import ROOT
 
 PROGRAM = """
-import os, sys
-from training.__main__ import main
+import contextlib, os, sys
+from configs.load import run_app
+from training.__main__ import app
+sys.argv = ["training"]
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(sys.stderr):
+    run_app(app)
 assert "torch" not in sys.modules
-main()
 print(os.environ["OMP_WAIT_POLICY"])
 """
 
