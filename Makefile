@@ -13,6 +13,7 @@
 #   make science the whole chain over three seeds, with combinations that no model has met: hours; run again, it goes on
 #   make demo-real the chain on some hundred real pictures and recordings, which you fetch first (benchmarks/real_media.py)
 #   make bench-gpu the measurements of the big models on a GPU; without one it says so and measures nothing
+#   make docs    the documentation as a site that opens from its folder, out/site/index.html
 #   make upgrade install the newest versions that pyproject.toml allows and write constraints.txt anew
 
 SHELL := /bin/bash
@@ -26,7 +27,8 @@ MOTO_STAMP := .venv-moto/.installed-$(MOTO_VERSION)
 DATASETS_VERSION := 5.2.0
 INTEROP_STAMP := .venv-interop/.installed-$(DATASETS_VERSION)
 
-# no DeepSpeed compilation at start-up; one thread per worker: contended OpenMP threads are ten times slower
+# what python -m ROOM sets by itself (configs/environment.py), here for pytest and the benchmarks too; of its own,
+# no DeepSpeed compilation at start-up, which keeps a GPU unused
 export DS_ACCELERATOR ?= cpu
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
@@ -38,7 +40,7 @@ export PYTHONWARNINGS ?= ignore::FutureWarning:torch.distributed.c10d_logger
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 export PIP_ROOT_USER_ACTION ?= ignore
 
-.PHONY: setup lint quick test cover test-s3 interop demo chaos science demo-real bench bench-gpu upgrade
+.PHONY: setup lint quick test cover test-s3 interop demo chaos science demo-real bench bench-gpu docs upgrade
 
 setup: $(STAMP)
 
@@ -114,6 +116,11 @@ demo-real: setup
 
 bench-gpu: setup
 	env -u DS_ACCELERATOR $(PY) -m benchmarks.gpu output=benchmarks/results/gpu.json
+
+# offline, and a warning is an error: a page outside the menu, a link or an anchor that leads nowhere
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "open out/site/index.html"
 
 upgrade: | $(PY)
 	$(PY) -m pip install --upgrade --editable '.[ingest,training,dev]'
