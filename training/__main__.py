@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cluster.learnt import last_name
 from cluster.record import ARGS, DRY_RUN, JSON, Summary, run_verb, show_units
@@ -21,6 +22,7 @@ from configs.verb import with_settings
 
 if TYPE_CHECKING:
     from training.inspect import Line
+    from training.runs import Comparison
     from training.settings import TrainConfig
 
 
@@ -209,6 +211,49 @@ def recipe_for(data: str, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None
         console.print(printable(f"[{'x' if step.done else ' '}] {step.command}"))
 
 
+@app.command(cls=with_settings("training.runs:RunsConfig"))
+def runs(
+    args: list[str] = typer.Argument(None, metavar="RUN… [name=value…]"),
+    as_json: bool = JSON,
+    dry_run: bool = DRY_RUN,
+) -> None:
+    """Runs side by side: losses, validation, scores, time and the settings that differ."""
+    from training.runs import RunsConfig, compare
+    from training.runs_page import page_of, write_page
+
+    given = args or []
+    config = load_config(RunsConfig, [arg for arg in given if "=" in arg])
+    chosen = [arg for arg in given if "=" not in arg]
+    if dry_run:
+        console.print(f"would read {counted(len(chosen), 'run')}, and write {config.output or 'nothing'}")
+        return
+    compared = compare(chosen, config)
+    if config.output:
+        write_page(config.output, page_of(compared))
+        compared["page"] = config.output
+    if as_json:
+        print(json.dumps(compared))
+    else:
+        _show_runs(compared)
+
+
+@app.command(name="app", cls=with_settings("training.app:AppConfig", argument="model"))
+def listen(model: str, args: list[str] = ARGS, dry_run: bool = DRY_RUN) -> None:
+    """A page to drop pictures on and hear what MODEL makes of them, on this machine; until Ctrl-C."""
+    from training.app import AppConfig, serve
+
+    config = load_config(AppConfig, [f"model={model}", *(args or [])])
+
+    def show(url: str, license: str) -> None:
+        console.print(f"listening at {url} (Ctrl-C ends it)")
+        console.print(f"license of the model: {license or 'not stated; export writes its model card'}")
+
+    if dry_run:
+        console.print(f"would serve {model} at http://{config.host}:{config.port}, and write nothing")
+    else:
+        serve(config, show)
+
+
 @app.command()
 def probe(as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
     """This node's numerics and all-reduce; exit 1 if they are off."""
@@ -271,6 +316,25 @@ def _roundtrip_of(config: "TrainConfig") -> str:
     output = "roundtrip" if "://" in config.output else f"{config.output}/roundtrip"
     settings = (f"model={config.output}", f"data={config.data}", f"output={output}")
     return typed("training", "evaluate", *settings)
+
+
+def _show_runs(compared: "Comparison") -> None:
+    """A column for each run; a long table is cut by nothing."""
+    from training.runs_page import rows_of
+
+    names = [printable(run["name"]) for run in compared["runs"]]
+    for title, rows in (
+        ("", rows_of(compared)),
+        ("settings that differ", list(compared["differing"].items())),
+    ):
+        table = Table(title, box=None)
+        for name in names:
+            table.add_column(name, overflow="fold")
+        for label, values in rows:
+            table.add_row(*(Text(printable(text)) for text in (label, *values)))
+        console.print(table)
+    if compared["page"]:
+        console.print(f"page: {compared['page']}")
 
 
 def _show_checkpoint(line: "Line") -> None:

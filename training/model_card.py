@@ -17,15 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from cluster.dataset import Commit, Dataset
 from cluster.learnt import LearntFrom, PartRecord, commits_of, public_source
-from cluster.storage import absolute
 from configs.load import UserError
 from ingest.licenses import url_of
 from ingest.pages.card import credits_of, markdown, write_credits
+from training.evaluations import SCORES, evaluations_of, places_of
 from training.weights_license import Demand, conflicts
 
 log = logging.getLogger(__name__)
@@ -409,29 +408,19 @@ def find_scores(model: Path, given: Mapping[str, str]) -> dict[str, Any] | None:
     """What evaluate measured of this model with the parts `given` beside it, by name, in a folder of its run
     or beside its runs; None where nothing did. The record of an evaluation says of what it is.
     """
-    places = (model, model.absolute().parent, model.absolute().parent.parent)
-    newest = ("", Path())
-    for place in places:
-        for record in place.glob("*/runs/*-evaluate-*/config.yaml"):
-            settings = yaml.safe_load(record.read_text()) or {}
-            # as it was typed, wherever that was: below a folder that now has this model
-            measured = str(settings.get("model")).removeprefix("./").rstrip("/")
-            is_same = f"/{absolute(str(model))}".endswith(f"/{measured}")
-            # one by judges alone has none of these scores
-            is_scored = (record.parent.parent.parent / "scores.json").is_file()
-            has_same_parts = all((settings.get(name) or "") == path for name, path in given.items())
-            if is_same and is_scored and has_same_parts:
-                newest = max(newest, (record.parent.name, record.parent.parent.parent))
-    name, folder = newest
-    if not name:
-        return None
-    log.info("scores of %s go into the model card", folder)
-    return read_scores(str(folder))
+    for one in reversed(evaluations_of(str(model), places_of(model))):
+        # one by judges alone has none of these scores
+        is_scored = (one.folder / SCORES).is_file()
+        has_same_parts = all((one.settings.get(name) or "") == path for name, path in given.items())
+        if is_scored and has_same_parts:
+            log.info("scores of %s go into the model card", one.folder)
+            return read_scores(str(one.folder))
+    return None
 
 
 def read_scores(path: str) -> dict[str, Any]:
     """scores.json of evaluate, by itself or in a folder. `UserError` where it is not there or not one."""
-    file = Path(path) / "scores.json" if Path(path).is_dir() else Path(path)
+    file = Path(path) / SCORES if Path(path).is_dir() else Path(path)
     try:
         scores: dict[str, Any] = json.loads(file.read_text())
         if not isinstance(scores.get("scores"), dict):

@@ -167,9 +167,7 @@ class SoundStage:
     def _write(self, path: Path, wav: np.ndarray) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
-            # as bytes: a name may hold what is no UTF-8
-            name = os.fsencode(partial)
-            soundfile.write(name, wav, self.pipeline.sample_rate_hz, subtype="PCM_16", format="WAV")
+            partial.write_bytes(wav_bytes(wav, self.pipeline.sample_rate_hz))
         if self.sampling.page:
             write_spectrogram(path, wav)
 
@@ -246,6 +244,13 @@ def sound_seed(seed: int, picture: str, take: int) -> int:
     """Of a run with `seed`; `picture`: its `pixel_sha256`."""
     # of 53 bits: other readers of JSON than Python round larger numbers
     return seed_of(seed, f"{picture}:{take}") >> 10
+
+
+def wav_bytes(wav: np.ndarray, sample_rate_hz: int) -> bytes:
+    """A WAV file of 16 bits. `wav`: float [n]."""
+    file = io.BytesIO()
+    soundfile.write(file, wav, sample_rate_hz, subtype="PCM_16", format="WAV")
+    return file.getvalue()
 
 
 def pixel_sha256(picture: Image.Image) -> str:

@@ -198,7 +198,7 @@ def _check_same(stored: RunRecord, config: TrainConfig, finished: bool) -> None:
     stored_settings["numbers"] = settings["numbers"]
     # settings that were added since: their defaults are what the run began with
     defaults = identity(TrainConfig(data="", output="", recipe=config.recipe))
-    stored_settings = _completed(stored_settings, settings, defaults)
+    stored_settings = with_defaults(stored_settings, settings, defaults)
     if semantic_hash(stored_settings) != semantic_hash(settings):
         difference = describe_difference(stored_settings, settings)
         raise UserError(
@@ -208,14 +208,14 @@ def _check_same(stored: RunRecord, config: TrainConfig, finished: bool) -> None:
     _check_same_datasets([str(snapshot["uri"]) for snapshot in stored["snapshots"]], config)
 
 
-def _completed(stored: JsonObject, current: JsonObject, defaults: JsonObject) -> JsonObject:
+def with_defaults(stored: JsonObject, current: JsonObject, defaults: JsonObject) -> JsonObject:
     """`stored` with the defaults of the settings that it lacks, at every depth."""
     completed = dict(stored)
     for name, value in current.items():
         if name not in stored:
             completed[name] = defaults.get(name, value)
         elif isinstance(value, dict) and isinstance(stored[name], dict):
-            completed[name] = _completed(stored[name], value, defaults.get(name, {}))
+            completed[name] = with_defaults(stored[name], value, defaults.get(name, {}))
     return completed
 
 
