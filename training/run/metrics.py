@@ -14,6 +14,7 @@ validation.jsonl   step, loss, and the loss of each group of the recipe; ema_los
                    weights, which are what ships
 events.jsonl       started, resumed, saved, rolled_back, damaged_validation, stopped, failed, finished
 tensorboard/       for `tensorboard --logdir`
+previews/          a page of what previews show (training.run.preview_page)
 wandb-run.txt      the id of the run at W&B, and in wandb/ its files
 """
 
@@ -31,8 +32,9 @@ from training.run.engine import peak_flops
 from training.run.history import METRICS
 from training.run.journal import Journal
 from training.run.preview import Drawn
+from training.run.preview_page import PreviewPage
 from training.run.tensorboard import Board
-from training.run.wandb_run import open_wandb
+from training.run.wandb_run import log_previews, open_wandb
 from training.settings import TrainConfig, learning_rate
 
 
@@ -84,6 +86,9 @@ class MetricsLog:
         self.damaged: list[str] = []
         self.board = Board(store, step)
         self.stack.callback(self.board.remove_copies)
+        self.page = PreviewPage(store) if config.preview_every else None
+        if self.page:
+            self.page.drop_after(step)
         self.wandb = open_wandb(store, config, self.stack) if config.wandb else None
         cuda = torch.cuda.is_available()
         device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
@@ -152,9 +157,13 @@ class MetricsLog:
             self.damaged = damaged
 
     def log_previews(self, step: int, previews: list[Drawn]) -> None:
-        """Pictures and players, in TensorBoard alone."""
+        """Pictures and players: in TensorBoard, on the run's own page, at W&B."""
         for drawn in previews:
             self.board.add_preview(step, drawn)
+        if self.page:
+            self.page.add(step, previews)
+        if self.wandb:
+            log_previews(self.wandb, step, previews)
 
     def log_event(self, name: str, step: int, **details: Any) -> None:
         self.events.append({"event": name, "step": step, **details, "time": time.time()})
@@ -165,6 +174,8 @@ class MetricsLog:
         self.validation.truncate_after(step)
         self.samples = self._samples_until(step)
         self.board.truncate_after(step)
+        if self.page:
+            self.page.drop_after(step)
 
     def sync(self) -> None:
         """Uploads what object storage does not have yet."""

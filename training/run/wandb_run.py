@@ -2,20 +2,27 @@
 
     check_wandb(config)                               # at the start-up check: package and key
     run = open_wandb(store, config, stack)            # one run there for all starts of a run here
+    log_previews(run, 200, previews)                  # sounds and spectrograms of held-out samples
 
-It gets numbers and settings; not the console, the code, the machine or the command line, which may hold a
-credential.
+It gets numbers, settings and, with `preview_every`, previews; not the console, the code, the machine or the
+command line, which may hold a credential.
 """
 
 import importlib.util
+import io
 import os
 import tempfile
 import uuid
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from PIL import Image
+
 from cluster.storage import Store
 from configs.load import UserError
+from ingest.pages.spectrogram import spectrogram_png
+from training.run.preview import Drawn
 from training.settings import TrainConfig, identity
 
 WANDB_RUN = "wandb-run.txt"
@@ -79,6 +86,21 @@ def open_wandb(store: Store, config: TrainConfig, stack: ExitStack) -> Any:
     # W&B's own steps only grow; a rollback makes some again
     run.define_metric("*", step_metric="step")
     return run
+
+
+def log_previews(run: Any, step: int, previews: Sequence[Drawn]) -> None:
+    """A picture and a player of each preview, as for TensorBoard."""
+    import wandb
+
+    # one list for each kind: its panel then has a slider over the steps, and a column for each sample
+    shown: dict[str, list[Any]] = {}
+    for drawn in previews:
+        key, _, kind = drawn.name.rpartition("/")
+        picture = Image.open(io.BytesIO(spectrogram_png(drawn.wav)))
+        shown.setdefault(f"preview/{kind}", []).append(wandb.Image(picture, caption=key))
+        sound = wandb.Audio(drawn.wav, sample_rate=drawn.sample_rate_hz, caption=key)
+        shown.setdefault(f"preview/{kind}_sound", []).append(sound)
+    run.log({"step": step, **shown})
 
 
 def _private_settings() -> Any:

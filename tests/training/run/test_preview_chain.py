@@ -77,7 +77,12 @@ def test_held_out_samples_are_seen_and_heard_while_training_which_changes_no_num
     for _, value in sounds:
         wav, rate_hz = soundfile.read(io.BytesIO(value.audio.encoded_audio_string))
         assert rate_hz == 16000 and len(wav) == 160 * frames and np.abs(wav).max() > 0
+    page = (tmp_path / "seen/previews/index.html").read_text()
+    assert page.count("<audio") == 3 * 3 and "step 2<" in page and "step 3<" in page
+    drawn, _ = soundfile.read(next((tmp_path / "seen/previews/step-00000003").glob("*.wav")))
+    assert len(drawn) == 160 * frames
     assert not any("preview/" in value.tag for _, value in board_of(tmp_path / "unseen"))
+    assert not (tmp_path / "unseen/previews").exists()
     with pytest.raises(UserError, match="contrastive makes nothing to look at"):
         train(
             TrainConfig(

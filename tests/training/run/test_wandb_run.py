@@ -9,15 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
 from cluster.jsonl import read_lines
+from cluster.storage import open_store
 from configs.load import UserError
 from tests.fakes.latents import make_latents
 from tests.fakes.runs import losses, settings
 from training.recipes import diffusion
+from training.run.metrics import MetricsLog
+from training.run.preview import Drawn
 from training.train import train
 
 KEY, SECRET, ARGUMENT = "k" * 40, "secret-of-the-storage", "token-in-an-argument"
@@ -123,6 +128,31 @@ def test_what_a_rollback_makes_again_is_shown_anew(
     (path,) = files_of(tmp_path)
     assert [line["step"] for line in history(path)] == [1, 2, 3, 4, 5, 6, 5, 6, 7, 8]
     assert list(shown(path, "train/loss").values()) == losses(tmp_path / "run")
+
+
+def test_previews_are_pictures_and_players_there(data: str, tmp_path: Path) -> None:
+    names = [f"{key}/{kind}" for key in "ab" for kind in ("drawn", "truth")]
+    tones = [0.5 * np.sin(np.arange(1600) / (5 + number)) for number in range(4)]
+    previews = [
+        Drawn(name, np.zeros((10, 64)), tone.astype(np.float32), 16000)
+        for name, tone in zip(names, tones, strict=True)
+    ]
+    config = settings(data, tmp_path / "run", wandb="sounds", preview_every=4)
+    (tmp_path / "run").mkdir()
+    with MetricsLog(open_store(config.output, writable=True), config, 0) as metrics:
+        metrics.log_previews(4, previews)
+    # its service writes the file, also after the end of a run
+    wandb.teardown()
+    (path,) = files_of(tmp_path)
+    (line,) = history(path)
+    assert line["step"] == 4
+    for kind in ("drawn", "truth"):
+        assert line[f"preview/{kind}/_type"] == "images/separated"
+        assert line[f"preview/{kind}/captions"] == line[f"preview/{kind}_sound/captions"] == ["a", "b"]
+        assert line[f"preview/{kind}_sound/_type"] == "audio"
+    wavs = list(path.parent.glob("files/media/audio/**/*.wav"))
+    assert len(wavs) == 4 and all(len(soundfile.read(wav)[0]) == 1600 for wav in wavs)
+    assert len(list(path.parent.glob("files/media/images/**/*.png"))) == 4
 
 
 def test_no_key_and_no_command_line_is_in_its_files(
