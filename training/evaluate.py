@@ -36,6 +36,7 @@ from training.judge import Attributes, judge
 from training.judging.page import MARK
 from training.listening import check_page
 from training.pipeline.pipeline import StillsoundPipeline
+from training.progress import track
 from training.real_scores import Judged, Judges, judge_clips, names_judges, open_judges
 from training.score import Intervals, Scores, score
 from training.sounds import lanes_of, pixel_sha256, sample_lanes, sound_seed, voice_of
@@ -185,7 +186,7 @@ def score_by_steps(
     rate_hz = pipeline.sample_rate_hz
     media = [clip.media_id for clip in clips]
     truths = [clip.truth for clip in clips if clip.truth]
-    heard_real = [judge(wav, rate_hz) for wav in real]
+    heard_real = [judge(wav, rate_hz) for wav in track(real, "real sounds judged")]
     by_steps: dict[str, StepScores] = {}
     generated: list[np.ndarray] = []
     heard: list[Attributes] = []
@@ -193,7 +194,7 @@ def score_by_steps(
         begun = time.perf_counter()
         generated = synthesize(pipeline, clips, replace(config, steps=steps))
         seconds = (time.perf_counter() - begun) / len(clips)
-        heard = [judge(wav, rate_hz) for wav in generated]
+        heard = [judge(wav, rate_hz) for wav in track(generated, "sounds judged")]
         scores, intervals = score(heard, heard_real, truths, media, config.seed)
         by_steps[str(steps)] = {
             "scores": scores,
@@ -245,7 +246,7 @@ def synthesize(
         takes[picture] += 1
         seeds.append(sound_seed(config.seed, picture, takes[picture]))
     wavs: list[np.ndarray] = []
-    for start in range(0, len(clips), lanes):
+    for start in track(range(0, len(clips), lanes), "sounds made", len(clips)):
         pictures = [clip.picture for clip in clips[start : start + lanes]]
         some = seeds[start : start + lanes]
         wavs += list(sample_lanes(pipeline, pictures, some, lanes, steps, config.guidance))
@@ -255,7 +256,7 @@ def synthesize(
 def reconstruct(pipeline: StillsoundPipeline, clips: list[HeldOut], batch: int) -> list[np.ndarray]:
     """Every clip's own sound [n] through the codec."""
     wavs: list[np.ndarray] = []
-    for start in range(0, len(clips), batch):
+    for start in track(range(0, len(clips), batch), "sounds through the codec", len(clips)):
         wavs += list(pipeline.reconstruct(np.stack([clip.wav for clip in clips[start : start + batch]])))
     return wavs
 

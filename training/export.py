@@ -132,6 +132,7 @@ def export(config: ExportConfig) -> Exported:
     source = local_copy(config.model)
     pipeline = open_pipeline(str(source), config.latents, config.vocoder, config.sampler, config.prior)
     present = [name for name in PARTS.weights if getattr(pipeline, name, None) is not None]
+    log.info("reading what it was trained on, for its license and its list of sources")
     provenance = provenance_of(source, pipeline, present, config)
     parts = {name: provenance["parts"][name] for name in (*present, *unshipped(pipeline))}
     datasets = merged([record for part in parts.values() for record in part["learnt_from"]])
@@ -143,6 +144,7 @@ def export(config: ExportConfig) -> Exported:
     folder = make_folder(config.output)
 
     # --- The models and what runs them ----------------------------------------------------------------------
+    log.info("writing %s to %s", ", ".join(present), folder)
     sha256 = write_pipeline(pipeline, folder, present)
     if config.audioldm:
         write_audioldm(pipeline, folder / AUDIOLDM)
@@ -172,6 +174,7 @@ def export(config: ExportConfig) -> Exported:
         step=provenance.get("step"),
     )
     (folder / "README.md").write_text(card_text(facts), encoding="utf-8")
+    log.info("opening what was written, to compare a sound of both")
     check_written(pipeline, folder)
     return {"output": str(folder), "license": license}
 

@@ -14,6 +14,7 @@ import numpy as np
 import soundfile
 
 from configs.load import UserError
+from training.progress import track
 from training.recipes.clap_mel import resample
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff")
@@ -59,6 +60,6 @@ def at_rate(sound: Sound, rate_hz: int) -> np.ndarray:
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """The items in order, `size` at a time."""
-    for start in range(0, len(items), size):
+    """The items in order, `size` at a time, while whoever waits sees how many are judged."""
+    for start in track(range(0, len(items), size), "judged", len(items)):
         yield items[start : start + size]
