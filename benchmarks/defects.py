@@ -1,6 +1,6 @@
 """Whether the scores see what is wrong: the demo's diffusion trained with one injected defect after another.
 
-    python -m benchmarks.defects demo=out/demo output=out/defects [steps=300] [clips=120] [only=silence,coin]
+    python -m benchmarks.defects demo=out/demo output=out/defects [steps=300] [clips=120] [only=coin,kl]
 
 Each defect is a mistake that was made somewhere, and is made here from outside, by altered latents or
 settings; the product has no switch for them. All trainings have the same seed, steps and order of samples.
@@ -76,29 +76,49 @@ class Defect:
     other_codec: bool = False
 
 
-def main(demo: Path, output: Path, steps: int, clips: int, only: list[str]) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    sound = heard(demo, output, "none", Defect("no defect"), steps, clips)
-    media = {row["key"]: row["media_id"] for row in Dataset.open(f"{demo}/clips").iter_rows()}
+@dataclass(frozen=True)
+class Bench:
+    """A finished demo, the folder to work in, and the sizes. `codec_steps`: of the other autoencoder; the
+    demo's has as many.
+    """
+
+    demo: Path
+    output: Path
+    steps: int = 300
+    codec_steps: int = 240
+    clips: int = 120
+
+    @property
+    def scored_on(self) -> tuple[str, ...]:
+        """Settings of evaluate."""
+        truth = f"truth={self.demo}/world/truth"
+        return (f"data={self.demo}/clips", truth, f"num_clips={self.clips}", f"seed={SEED}")
+
+
+def main(bench: Bench, only: list[str]) -> None:
+    bench.output.mkdir(parents=True, exist_ok=True)
+    sound = heard(bench, "none", Defect("no defect"))
+    media = {row["key"]: row["media_id"] for row in Dataset.open(f"{bench.demo}/clips").iter_rows()}
     found: dict[str, JsonObject] = {}
     for name in only:
         if name == "kl":
-            changes = codec_changes(demo, output, clips)
+            changes = codec_changes(bench)
             what = f"the autoencoder's KL weighs {KL_FACTOR} times as much"
         else:
             defect = DEFECTS[name]
-            changes = changed(sound, heard(demo, output, name, defect, steps, clips), media)
+            changes = changed(sound, heard(bench, name, defect), media)
             what = defect.what
         seen = [score for score, change in changes.items() if change["seen"]]
         found[name] = {"what": what, "seen_by": seen, "changes": changes}
         print(f"{name}: {what}: {', '.join(seen) or 'not seen'}", file=sys.stderr)
     record = {
         "what": "changes of scores by injected defects, paired by clip, with 95 % intervals over media",
-        "command": f"python -m benchmarks.defects steps={steps} clips={clips} only={','.join(only)}",
+        "command": f"python -m benchmarks.defects only={','.join(only)}",
         "sound": {name: round(float(np.mean(list(values.values()))), 4) for name, values in sound.items()},
         "defects": found,
-        "clips": clips,
-        "steps": steps,
+        "clips": bench.clips,
+        "steps": bench.steps,
+        "codec_steps": bench.codec_steps,
         "machine": machine("torch", "deepspeed"),
         "date": time.strftime("%Y-%m-%d"),
     }
@@ -111,13 +131,13 @@ Heard = dict[str, dict[str, float]]
 """A score -> what it says of each clip, by key."""
 
 
-def heard(demo: Path, output: Path, name: str, defect: Defect, steps: int, clips: int) -> Heard:
+def heard(bench: Bench, name: str, defect: Defect) -> Heard:
     """Of the model with a defect: whether each attribute is right, and their mean."""
-    model = trained(demo, output, name, defect, steps)
-    rows = evaluated(demo, output, model, f"{name}-scores", clips)
+    model = trained(bench, name, defect)
+    rows = evaluated(bench, model, f"{name}-scores")
     if defect.dropped:
         # without guidance and picture, for some of the clips
-        free = evaluated(demo, output, model, f"{name}-free", clips, "guidance=0")
+        free = evaluated(bench, model, f"{name}-free", "guidance=0")
         drop = np.random.default_rng(SEED).random(len(rows)) < defect.dropped
         rows = {key: (free if dropped else rows)[key] for key, dropped in zip(rows, drop, strict=True)}
     scores: Heard = {attribute: {} for attribute in (*ATTRIBUTES, "mean")}
@@ -140,73 +160,68 @@ def changed(sound: Heard, defective: Heard, media: Mapping[str, str]) -> Found:
     return found
 
 
-def evaluated(
-    demo: Path, output: Path, model: Path, name: str, clips: int, *more: str
-) -> dict[str, dict[str, bool]]:
+def evaluated(bench: Bench, model: Path, name: str, *more: str) -> dict[str, dict[str, bool]]:
     """What is right in each clip, by key."""
-    folder = output / name
+    folder = bench.output / name
     if not (folder / "scores.json").exists():
-        places = (f"data={demo}/clips", f"truth={demo}/world/truth", f"output={folder}")
-        run("evaluate", f"model={model}", *places, f"num_clips={clips}", f"seed={SEED}", *more)
+        run("evaluate", f"model={model}", f"output={folder}", *bench.scored_on, *more)
     rows = [json.loads(line) for line in (folder / "heard.jsonl").read_text().splitlines()]
     return {row["key"]: row["right"] for row in rows}
 
 
-def codec_changes(demo: Path, output: Path, clips: int) -> Found:
+def codec_changes(bench: Bench) -> Found:
     """Of the autoencoder with the wrong weight: how far its mels are off, and what the judge still hears.
 
     Without intervals: `evaluate` states means of a codec. It is seen where an attribute's interval is left,
     or where the error of the mels changes by a tenth.
     """
+    models = {"roundtrip-sound": bench.demo / "runs/autoencoder", "roundtrip-kl": other_codec(bench)}
     reports: list[JsonObject] = []
-    for model, name in (
-        (demo / "runs/autoencoder", "codec-scores"),
-        (other_codec(demo, output), "kl-scores"),
-    ):
-        folder = output / name
+    for name, model in models.items():
+        folder = bench.output / name
         if not (folder / "roundtrip.json").exists():
-            places = (f"data={demo}/clips", f"truth={demo}/world/truth", f"output={folder}")
-            run("evaluate", f"model={model}", *places, f"num_clips={clips}")
+            run("evaluate", f"model={model}", f"output={folder}", *bench.scored_on)
         reports.append(json.loads((folder / "roundtrip.json").read_text()))
     sound, defective = reports
     more = defective["mel_l1"] - sound["mel_l1"]
     seen = abs(more) > sound["mel_l1"] / 10
     found: Found = {"mel_l1": {"change": round(more, 4), "interval": None, "seen": seen}}
     for attribute in ATTRIBUTES:
-        change = defective["scores"][attribute]["generated"] - sound["scores"][attribute]["generated"]
+        before = sound["scores"][attribute]["generated"]
+        change = defective["scores"][attribute]["generated"] - before
         low, high = defective["intervals"][attribute]["generated"]
-        seen = not low <= sound["scores"][attribute]["generated"] <= high
-        found[attribute] = {"change": round(change, 4), "interval": None, "seen": seen}
+        found[attribute] = {"change": round(change, 4), "interval": None, "seen": not low <= before <= high}
     return found
 
 
 # --- Models -------------------------------------------------------------------------------------------------
 
 
-def trained(demo: Path, output: Path, name: str, defect: Defect, steps: int) -> Path:
-    """A run of the demo's diffusion with a defect, or an export of it with another codec."""
+def trained(bench: Bench, name: str, defect: Defect) -> Path:
+    """A run of the demo's diffusion with a defect, or an export of the sound one with another codec."""
     if defect.other_codec:
-        return with_codec(output, trained(demo, output, "none", Defect(""), steps), other_codec(demo, output))
-    model = output / name
+        return with_codec(bench.output, trained(bench, "none", Defect("")), other_codec(bench))
+    model = bench.output / name
     if not (model / "FINISHED.json").exists():
         # those of the sound model, too, pass through here: the order of samples depends on their shards
-        data = output / f"latents-{defect.alter.__name__}"
+        data = bench.output / f"latents-{defect.alter.__name__}"
         if not (data / "done").exists():
-            altered(demo, data, defect.alter)
+            altered(bench.demo, data, defect.alter)
+        sizes = (f"steps={bench.steps}", f"seed={SEED}")
         places = (f"data={data}", f"output={model}")
-        steps_of = (f"steps={steps}", f"seed={SEED}")
-        run("train", "configs/training/demo.yaml", *places, *steps_of, *defect.settings)
+        run("train", "configs/training/demo.yaml", *places, *sizes, *defect.settings)
     return model
 
 
-def other_codec(demo: Path, output: Path) -> Path:
+def other_codec(bench: Bench) -> Path:
     """An autoencoder of the demo's shape whose KL weighs too much."""
-    model = output / "autoencoder"
+    model = bench.output / "autoencoder"
     if not (model / "FINISHED.json").exists():
-        recorded = json.loads((demo / "runs/autoencoder/run.json").read_text())["config"]["autoencoder"]
-        weight = KL_FACTOR * recorded["kl_weight"]
-        places = (f"data={demo}/clips", f"output={model}", f"autoencoder.kl_weight={weight:g}")
-        run("train", "configs/training/demo_autoencoder.yaml", *places)
+        record = json.loads((bench.demo / "runs/autoencoder/run.json").read_text())
+        weight = KL_FACTOR * record["config"]["autoencoder"]["kl_weight"]
+        places = (f"data={bench.demo}/clips", f"output={model}", f"steps={bench.codec_steps}")
+        settings = ("configs/training/demo_autoencoder.yaml", f"autoencoder.kl_weight={weight:g}")
+        run("train", *settings, *places)
     return model
 
 
@@ -332,10 +347,6 @@ ALL = (*DEFECTS, "kl")
 
 if __name__ == "__main__":
     options = parse_options()
-    main(
-        Path(options["demo"]),
-        Path(options["output"]),
-        int(options.get("steps", 300)),
-        int(options.get("clips", 120)),
-        options.get("only", ",".join(ALL)).split(","),
-    )
+    places = (Path(options["demo"]), Path(options["output"]))
+    sizes = {name: int(options[name]) for name in ("steps", "codec_steps", "clips") if name in options}
+    main(Bench(*places, **sizes), options.get("only", ",".join(ALL)).split(","))

@@ -127,10 +127,12 @@ def evaluate(args: list[str] = ARGS, as_json: bool = JSON, dry_run: bool = DRY_R
 
         def show_codec(summary: Summary) -> None:
             console.print(summary_line(summary))  # type: ignore[arg-type]  # it was a RoundTrip
+            if summary.get("against"):
+                _show_comparison(summary["against"])
 
-        run_in_output("evaluate", args, config, roundtrip, show_codec, as_json, dry_run)
-        return
-    elif config.against and not config.model:
+        scored = roundtrip
+        show = show_codec
+    elif config.against and not config.model:  # of what is there
         run_in_output("evaluate", args, config, compare_finished, _show_comparison, as_json, dry_run)
         return
     elif config.truth or not names_judges(config):

@@ -36,7 +36,7 @@ CAPTIONS = "captions.csv"
 SOUNDS = ("generated", "reference")
 LINKED = ("videos", "pictures")
 CUT_LENGTHS = (20, 21, 30)  # of names of which it takes the middle 18 characters for the name
-DESYNC_S = 4.8  # the shortest sounds that its DeSync can be had of
+DESYNC_S = 4.8  # the shortest sounds that its scores with videos can be had of
 
 
 class Layout(TypedDict):
@@ -67,6 +67,7 @@ def write_layout(folder: Path, pairs: Sequence[Pair], videos: Mapping[str, Path]
             _link(pair.picture, folder / "pictures" / f"{name}{pair.picture.suffix}")
         if pair.name in videos:
             _link(videos[pair.name], folder / "videos" / f"{name}.mp4")
+    is_seen = length_s >= DESYNC_S and any(pair.name in videos for pair in pairs)
     captions = [(name, pair.caption) for name, pair in zip(names, pairs, strict=True) if pair.caption]
     _write_table(folder / CAPTIONS, ("name", "caption"), captions)
     return {
@@ -75,7 +76,7 @@ def write_layout(folder: Path, pairs: Sequence[Pair], videos: Mapping[str, Path]
         "sounds": len(SOUNDS) * len(pairs),
         "fitted": fitted,
         "videos": sum(pair.name in videos for pair in pairs),
-        "command": _command(folder.absolute(), length_s, any(pair.name in videos for pair in pairs)),
+        "command": _command(folder.absolute(), length_s, is_seen),
     }
 
 
@@ -126,7 +127,8 @@ def _write_table(path: Path, header: tuple[str, str], rows: Iterable[tuple[str, 
 
 def _command(folder: Path, length_s: float, with_videos: bool) -> str:
     """What is typed in a checkout of av-benchmark; features of older sounds are not taken again."""
-    length = f"--audio_length={length_s:g}"
+    # in full: rounded up, every sound would be too short
+    length = f"--audio_length={length_s}"
     # beside the sounds: its default is a folder among them
     cache = folder / "cache"
     extract = ["python", "extract_video.py", "--video_path", str(folder / "videos")]

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from cluster.files import replacing
+from cluster.learnt import last_name
 from configs.load import UserError
 from training.evaluation import EvaluateConfig
 from training.judging.figures import Cell
 from training.judging.page import JUDGED, plain, shown
 
 log = logging.getLogger(__name__)
-SCORES = "scores.json"
+SCORES, ROUNDTRIP = "scores.json", "roundtrip.json"
 AGAINST, MARKDOWN = "against.json", "against.md"
 KNOWN_ANSWERS = "known answers"
 Change = Literal["better", "worse", "no difference", "not known"]
@@ -118,7 +119,7 @@ def verdict(lines: Sequence[Line]) -> str:
     """What all judges say together."""
     named: dict[str, list[str]] = {}
     for line in lines:
-        named.setdefault(line["change"], []).append(f"{line['name']} ({line['judge']})")
+        named.setdefault(line["change"], []).append(f"{line['name']} ({last_name(line['judge'])})")
     better, worse = (named.get(change, []) for change in ("better", "worse"))
     if better and worse:
         sides = f"better by {', '.join(better)}; worse by {', '.join(worse)}"
@@ -172,17 +173,16 @@ def _change(before: Cell, now: Cell, better: str) -> Change:
 
 
 def _figures_of(folder: str, setting: str) -> dict[Key, dict[str, Any]]:
-    """Of judged.json, and what scores.json says of known answers."""
+    """Of judged.json, and what is said of known answers."""
     judged = _read(folder, JUDGED, setting)
-    scores = _read(folder, SCORES, setting)
+    # of a model, or of a codec alone
+    scores = _read(folder, SCORES, setting) or _read(folder, ROUNDTRIP, setting)
     if not judged and not scores:
         fix = "give a folder that evaluate wrote"
-        raise UserError(f"{setting}={folder}: has neither {JUDGED} nor {SCORES}; {fix}")
+        raise UserError(f"{setting}={folder}: has neither {JUDGED} nor {SCORES} nor {ROUNDTRIP}; {fix}")
     hashes = {judge["name"]: judge["sha256"] or judge["name"] for judge in judged.get("judges", ())}
     figures = {(each["name"], hashes[each["judge"]]): each for each in judged.get("figures", ())}
     for name, shares in scores.get("scores", {}).items():
-        if not isinstance(shares, dict) or "closed" not in shares:  # of a codec alone
-            continue
         bounds = scores["intervals"].get(name, {}).get("closed")
         figures[f"closed_{name}", KNOWN_ANSWERS] = {
             "name": f"closed_{name}",

@@ -80,11 +80,27 @@ def test_the_command_names_what_was_written(pairs: list[Pair], tmp_path: Path) -
     words = shlex.split(layout["command"])
     for setting, folder in (("--pred_audio", "generated"), ("--gt_audio", "reference")):
         assert Path(words[words.index(setting) + 1]) == tmp_path / "out" / folder
-    assert "--audio_length=8" in words and "--skip_video_related" in words
+    assert "--audio_length=8.0" in words and "--skip_video_related" in words
     # of older sounds, features are not taken again
     assert {"--recompute_pred_cache", "--recompute_gt_cache"} <= set(words)
     with_video = write_layout(tmp_path / "out", pairs, {"a": pairs[0].generated})["command"]
     assert "extract_video.py --video_path" in with_video and "--skip_video_related" not in with_video
+
+
+def test_the_length_is_never_longer_than_the_sounds(tmp_path: Path) -> None:
+    """22,050 Hz and an odd number of samples: a length that is rounded up would leave all of them out."""
+    for name in ("made", "real"):
+        soundfile.write(tmp_path / f"{name}.wav", np.full(2722221, 0.1), 22050)
+    pair = Pair("a", tmp_path / "made.wav", tmp_path / "real.wav")
+    layout = write_layout(tmp_path / "out", [pair], {})
+    short = Pair("b", tmp_path / "short.wav", tmp_path / "short.wav")
+    soundfile.write(short.generated, np.full(4 * RATE_HZ, 0.1), RATE_HZ)
+    # its scores with videos need 4.8 s, and its script stops without them
+    video = {"b": tmp_path / "video.mp4"}
+    assert "--skip_video_related" in write_layout(tmp_path / "short", [short], video)["command"]
+    asked = shlex.split(layout["command"])[2].removeprefix("--audio_length=")
+    written = soundfile.info(tmp_path / "out/generated/a.wav")
+    assert float(asked) <= written.frames / 22050 < float(asked) + 2e-4 and layout["fitted"] == 0
 
 
 def test_of_an_older_layout_nothing_is_left_and_nothing_else_goes(pairs: list[Pair], tmp_path: Path) -> None:

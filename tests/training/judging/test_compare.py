@@ -53,12 +53,13 @@ def test_where_one_judge_rises_and_another_falls_the_verdict_says_so(tmp_path: P
     assert alike["verdict"] == "better by kl (ast); 1 without a difference"
 
 
-def test_known_answers_are_compared_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["scores.json", "roundtrip.json"])
+def test_known_answers_are_compared_too(tmp_path: Path, file: str) -> None:
     for name, closed in (("old", 0.5), ("new", 0.7)):
         (tmp_path / name).mkdir()
         interval = {"closed": [closed - 0.05, closed + 0.05]}
         scores = {"scores": {"f0": {"closed": closed}}, "intervals": {"f0": interval}, "num_clips": 9}
-        (tmp_path / name / "scores.json").write_text(json.dumps(scores))
+        (tmp_path / name / file).write_text(json.dumps(scores))
     assert changes(str(tmp_path / "new"), str(tmp_path / "old")) == {"closed_f0": "better"}
 
 
@@ -93,7 +94,7 @@ def test_what_there_is_nothing_to_compare_with_is_refused_before_any_work(tmp_pa
         raise AssertionError("work")
 
     for against, says in (
-        ("nowhere", "has neither judged.json nor scores.json"),
+        ("nowhere", "has neither judged.json nor scores.json nor roundtrip.json"),
         ("new", "the output itself"),
     ):
         config = EvaluateConfig(output=f"{tmp_path}/new", against=f"{tmp_path}/{against}")

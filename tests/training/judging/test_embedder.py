@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +11,6 @@ from transformers import (
     DacConfig,
     DacFeatureExtractor,
     DacModel,
-    Wav2Vec2Config,
-    Wav2Vec2FeatureExtractor,
     Wav2Vec2Model,
     WhisperConfig,
     WhisperFeatureExtractor,
@@ -22,13 +19,11 @@ from transformers import (
 
 from configs.load import UserError
 from tests.fakes.chain import Chain
-from tests.fakes.judges import save_classifier
+from tests.fakes.judges import save_classifier, save_wav2vec
 from tests.fakes.published_clap import save_published
 from training.judging.embedder import open_embedder
 from training.judging.opening import open_pair_judge
 from training.judging.sound import Sound
-
-WIDTH = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
 
 def noise(seed: int, samples: int = 4000) -> Sound:
@@ -47,11 +42,7 @@ def test_of_a_classifier_it_is_the_stock_base_model(tmp_path: Path) -> None:
 
 
 def test_without_a_pooler_it_is_the_mean_over_time_and_neighbours_change_nothing(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    shape: dict[str, Any] = {"conv_dim": (8, 8), "conv_kernel": (10, 4), "conv_stride": (5, 4)}
-    stock = Wav2Vec2Model(Wav2Vec2Config(**WIDTH, **shape, num_conv_pos_embeddings=4)).eval()
-    stock.save_pretrained(tmp_path)
-    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    stock = Wav2Vec2Model.from_pretrained(save_wav2vec(tmp_path)).eval()
     embedder = open_embedder(str(tmp_path))
     # of three lengths, which no tensor holds together
     sounds = [noise(0), noise(1, 2500), noise(2, 7000)]
