@@ -32,13 +32,19 @@ def doctor(
     """Check this machine, or the cluster of RAY_ADDRESS, and the place output=URI; exit 1 if anything is
     wrong.
     """
-    from cluster.doctor import DoctorConfig, diagnose
+    from cluster.doctor import DoctorConfig, Finding, diagnose
 
     config = load_config(DoctorConfig, args or [])
     if dry_run:
         console.print(f"would check {', '.join(config.checks)} for output {config.output}", markup=False)
         return
-    findings = diagnose(config)
+
+    def show(finding: Finding) -> None:
+        console.print(f"{'ok  ' if finding.ok else 'FAIL'} {finding.check:9s} {finding.found}", markup=False)
+        if finding.fix:
+            console.print(f"               -> {finding.fix}", markup=False)
+
+    findings = diagnose(config, (lambda _: None) if as_json else show)
     if as_json:
         print(
             json.dumps(
@@ -48,10 +54,6 @@ def doctor(
                 }
             )
         )
-    for finding in findings if not as_json else []:
-        console.print(f"{'ok  ' if finding.ok else 'FAIL'} {finding.check:9s} {finding.found}", markup=False)
-        if finding.fix:
-            console.print(f"               -> {finding.fix}", markup=False)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 

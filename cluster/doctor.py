@@ -9,12 +9,14 @@ the fix. Other rooms are checked by starting their commands as text, never by im
 leaves nothing behind.
 """
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,6 +33,7 @@ GIB = 2**30
 OLDEST_YTDLP = datetime.date(2026, 7, 4)  # as in pyproject.toml
 OLDEST_DENO = (2, 3, 0)  # that yt-dlp supports
 STALE_DAYS = 90  # YouTube breaks older ones
+CONNECT_S = 5.0  # a head that is up answers at once
 MAX_LINE_CHARS = 200  # of a command's output in a finding
 
 
@@ -58,12 +61,19 @@ class Finding:
         return not self.fix
 
 
-def diagnose(config: DoctorConfig) -> list[Finding]:
-    """Every wanted check, in order. UserError for a check that does not exist."""
+def diagnose(config: DoctorConfig, show: Callable[[Finding], None] = lambda _: None) -> list[Finding]:
+    """Every wanted check, in order; each is shown as soon as it is done, because some take seconds.
+
+    UserError for a check that does not exist.
+    """
     unknown = [name for name in config.checks if name not in CHECKS]
     if unknown:
         raise UserError(f"no such check: {', '.join(unknown)}; there are {', '.join(CHECKS)}")
-    return [CHECKS[name](config) for name in config.checks]
+    findings = []
+    for name in config.checks:
+        findings.append(CHECKS[name](config))
+        show(findings[-1])
+    return findings
 
 
 def check_python(_: DoctorConfig) -> Finding:
@@ -93,6 +103,9 @@ def check_ray(config: DoctorConfig) -> Finding:
             f"RAY_ADDRESS={address}",
             "that is the job server: set RAY_ADDRESS=host:6379 here, or use it with cluster submit",
         )
+    if address and (problem := _unreachable(address)):
+        fix = "is the head running, is RAY_ADDRESS its host and port (6379), is the port open from here?"
+        return Finding("ray", f"the cluster at {address}: {problem}", fix)
     options = (
         {"address": "auto"} if address else {"address": "local", "num_cpus": 1, "include_dashboard": False}
     )
@@ -109,6 +122,21 @@ def check_ray(config: DoctorConfig) -> Finding:
         f"{where}: {message}",
         "" if ok else "is it running, is its port open, do RAY_AUTH_MODE and the token agree?",
     )
+
+
+def _unreachable(address: str) -> str:
+    """Why nobody answers at host:port; "" where somebody does, or the address is of another form, as auto.
+
+    Ray itself would try for minutes.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        return ""
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except OSError as error:
+        return f"nobody answers ({_one_line(error)})"
+    return ""
 
 
 def check_ffmpeg(config: DoctorConfig) -> Finding:
@@ -174,6 +202,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 def check_storage(config: DoctorConfig) -> Finding:
     """Create-only writes: the second writer of a name is refused, and the bytes of the first stay."""
     name = f"doctor/{uuid.uuid4().hex}"
+    missing = _missing_folders(Path(config.output) / "doctor") if "://" not in config.output else []
     try:
         store = open_store(config.output, writable=True)
         store.put(name, b"first")
@@ -183,11 +212,9 @@ def check_storage(config: DoctorConfig) -> Finding:
         finally:
             store.delete(name)
     except (UserError, OSError) as error:
-        return Finding(
-            "storage",
-            f"{config.output}: {_one_line(error)}",
-            "give an output that can be written, with credentials where it needs them",
-        )
+        return _refused_storage(config.output, _one_line(error))
+    finally:
+        _remove_empty(missing)
     if fix or not intact:
         return Finding(
             "storage",
@@ -195,6 +222,27 @@ def check_storage(config: DoctorConfig) -> Finding:
             "use a store with conditional writes (If-None-Match)",
         )
     return Finding("storage", f"{config.output}: the second writer of a name is refused")
+
+
+def _refused_storage(output: str, problem: str) -> Finding:
+    """A mistake of users names its fix itself, behind the last semicolon; all is said once."""
+    said, _, fix = problem.rpartition("; ")
+    found = said or problem
+    place = "" if found.startswith(output) else f"{output}: "
+    default = "give an output that can be written, with credentials where it needs them"
+    return Finding("storage", f"{place}{found}", fix if said else default)
+
+
+def _missing_folders(folder: Path) -> list[Path]:
+    """`folder` and those above it that are not there, the deepest first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Those that the check made, and nothing that somebody has put a file into since."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def check_training(config: DoctorConfig) -> Finding:

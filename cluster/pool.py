@@ -13,6 +13,7 @@ import itertools
 import logging
 import os
 import pickle
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -123,7 +124,7 @@ def guarded(
     except StorageDownError as error:
         return Outcome(task.unit, error=str(error), fatal=True)
     except Exception as error:
-        log.exception("unit %s failed", task.unit)
+        log.exception("shard %s failed", task.unit)
         return Outcome(task.unit, error=f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARS])
 
 
@@ -131,7 +132,7 @@ def refuse_unit(dataset: Dataset, task: UnitTask, config: PoolConfig) -> Outcome
     """Commits refused rows for a unit that killed every worker; its follow-ups then find the item."""
 
     def stage(task: UnitTask, scratch: Path) -> UnitOutput:
-        detail = f"the worker died {MAX_TRIES} times on unit {task.unit}"
+        detail = f"the worker died {MAX_TRIES} times on shard {task.unit}"
         rows = [Row(item.item_id, None, Status.REFUSED, CRASHED, detail) for item in task.items]
         return UnitOutput(write_shard(scratch, rows, config.columns))
 
@@ -343,16 +344,20 @@ class RayPool:
 
 def ensure_ray(num_cpus: int | None = None, log_to_driver: bool = True) -> None:
     """Connects to the cluster of RAY_ADDRESS, or starts a local Ray that ends with this process."""
+    loaded = sys.modules.get("ray")
+    if loaded is not None and loaded.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    # before it is loaded: that and the start take seconds in which nothing else is said
+    log.info("%s", f"connecting to Ray at {address} …" if address else "starting Ray …")
     import ray
 
-    if ray.is_initialized():
-        return
     set_defaults()
     _check_folder()
     # whoever used Ray before in this process made it read the environment: it has to read it again
     ray._raylet.Config.initialize("")  # type: ignore[attr-defined]  # made by Cython
     start = functools.partial(ray.init, log_to_driver=log_to_driver, logging_level=logging.WARNING)
-    if os.environ.get("RAY_ADDRESS"):
+    if address:
         # its workers were started in another environment: the checkout is handed to them
         start(job_config=ray.job_config.JobConfig(_py_driver_sys_path=[str(CHECKOUT)]))
         return

@@ -108,7 +108,7 @@ def _top_reasons(counts: dict[str, int]) -> str:
 
 
 def _count_units(count: int) -> str:
-    return f"{count:,} unit{'s' if count > 1 else ''}"
+    return f"{count:,} shard{'s' if count > 1 else ''}"
 
 
 def rate_of(units_per_s: float | None) -> str:

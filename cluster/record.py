@@ -29,7 +29,7 @@ from cluster.chain import next_command
 from cluster.jsonl import JsonObject
 from cluster.storage import open_store
 from configs.load import hide_passwords, to_dict, unresolved
-from configs.terminal import printable
+from configs.terminal import counted, printable
 
 # what a verb reports: its own names, printed, recorded and given to scripts as JSON
 Summary = JsonObject
@@ -120,7 +120,7 @@ def _write_record(verb: str, args: Sequence[str], config: Any, output: str, summ
 def show_units(summary: Summary) -> None:
     """Prints a run of units: rows by status, bytes and seconds, failures; or that there was nothing to do."""
     if not (summary["units_done"] or summary["failed"] or summary["deferred"]):
-        console.print(f"nothing to do: all {summary['units_before']} units are committed")
+        console.print(f"nothing to do: {_all_of(summary['units_before'])} committed")
         return
     table = Table("rows", "count", box=None)
     for name, count in sorted(summary["counts"].items()):
@@ -128,17 +128,22 @@ def show_units(summary: Summary) -> None:
     console.print(table)
     cost = f"{summary['num_bytes'] / 1e6:.1f} MB in {summary['seconds']:.1f} s, {summary['cpu_s']:.1f} CPU-s"
     before = f"{summary['units_before']} were committed before"
-    console.print(f"{summary['units_done']} units done, {before}; {cost}")
+    console.print(f"{counted(summary['units_done'], 'shard')} done, {before}; {cost}")
     if summary["deferred"]:
         _show_deferred(summary["deferred"], summary["deferred_counts"])
     for unit, error in sorted(summary["failed"].items()):
-        console.print(printable(f"unit {unit} failed: {error}"), style="red")
+        console.print(printable(f"shard {unit} failed: {error}"), style="red")
+
+
+def _all_of(count: int) -> str:
+    return "the one shard is" if count == 1 else f"all {count} shards are"
 
 
 def _show_deferred(units: Sequence[str], counts: dict[str, int]) -> None:
     reasons = [f"{name.removeprefix('refused:')} {count}" for name, count in sorted(counts.items())]
     why = f"mostly transient failures: {', '.join(reasons)}"
-    console.print(f"{len(units)} units left for later ({why}): run the same command again", style="yellow")
+    left = f"{counted(len(units), 'shard')} left for later ({why})"
+    console.print(f"{left}: run the same command again", style="yellow")
 
 
 @contextlib.contextmanager

@@ -6,11 +6,15 @@ It builds and runs `ray job submit --working-dir .`; environments, data and cach
 the dependencies: the `python` first on the PATH where Ray was started must be the one of the environment.
 """
 
+import http.client
 import json
 import os
 import re
+import ssl
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +33,7 @@ EXCLUDES = (
     ".ruff_cache",
     ".hypothesis",
 )
+ANSWER_S = 10.0
 ROOMS = ("cluster", "ingest", "training")
 
 
@@ -71,10 +76,29 @@ def submission(args: Sequence[str], address: str, wait: bool = True) -> list[str
 def submit(args: Sequence[str], address: str, wait: bool = True) -> int:
     """Runs the submission from the checkout; returns the exit code of `ray job submit`.
 
-    That is the job's outcome if it waits.
+    That is the job's outcome if it waits. `UserError` where nobody answers at the address.
     """
+    command = submission(args, address, wait)
+    check_answers(address)
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    return subprocess.run(submission(args, address, wait), cwd=ROOT, env=environment, check=False).returncode
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+
+
+def check_answers(address: str) -> None:
+    """`UserError` where no job server answers: Ray would print a traceback of sixty lines.
+
+    An answer of any kind will do, such as that a token is missing: Ray says that in a line.
+    """
+    try:
+        urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=ANSWER_S).close()
+    except urllib.error.HTTPError:
+        return
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError):  # Ray may know the certificate
+            return
+        fix = "is the head up, and its port 8265 reachable from here, as by kubectl port-forward?"
+        raise UserError(f"address {address}: no Ray job server answers ({reason}); {fix}") from None
 
 
 def _require_shipped(config: str) -> None:

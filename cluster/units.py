@@ -119,7 +119,7 @@ def _do_round(
     dataset: Dataset, pool: LocalPool | RayPool, current: Round, summary: RunSummary, progress: bool
 ) -> None:
     with run_progress(progress) as display:
-        line = display.add_task("units", total=sum(current.is_due), summary="")
+        line = display.add_task("shards", total=sum(current.is_due), summary="")
         for outcome in pool.stream(current.tasks(dataset)):
             if outcome.fatal:
                 hint = "nothing is lost: run the same command again when it answers"
@@ -129,7 +129,7 @@ def _do_round(
             display.log_progress()
             if len(summary.failed) == HOPELESS_UNITS and not (summary.units_done or summary.deferred):
                 raise StoppedError(
-                    f"the first {HOPELESS_UNITS} units all failed, the last one with: {outcome.error}"
+                    f"the first {HOPELESS_UNITS} shards all failed, the last one with: {outcome.error}"
                 )
 
 

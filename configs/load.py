@@ -97,7 +97,7 @@ def load_config(schema: type[T], args: Sequence[str]) -> T:
         raise UserError(f"more than one config file given: {names}; give one, and settings as name=value")
     config = OmegaConf.structured(schema)
     if paths:
-        _merge(config, schema, _read_yaml(paths[0], schema.__module__.partition(".")[0]), paths[0])
+        _merge(config, schema, read_yaml(paths[0], schema.__module__.partition(".")[0]), paths[0])
     for arg in args:
         if "=" in arg:
             _merge(config, schema, _read_override(schema, arg), arg)
@@ -217,7 +217,8 @@ def find_config(path: str) -> str:
     return path if os.path.exists(path) or not (CHECKOUT / path).is_file() else str(CHECKOUT / path)
 
 
-def _read_yaml(path: str, room: str) -> SettingsTree:
+def read_yaml(path: str, room: str) -> SettingsTree:
+    """The settings of a file; `room`: whose presets a mistake may mean. `UserError` where it is none."""
     path = find_config(path)
     if not os.path.exists(path):
         hint = preset_hint(path, room)

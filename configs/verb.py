@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand
 
+from configs.early import check_early, check_place
 from configs.hints import flag_hint, near
 from configs.load import ClickException, UserError
 from configs.meanings import Setting
@@ -49,13 +50,23 @@ class SettingsCommand(TyperCommand):
             self._show_section(*given[given.index(FLAG) + 1 :][:1])
             raise typer.Exit
         try:
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
         except ClickException as error:
             option = getattr(error, "option_name", "")
             hint = flag_hint(option, given, [setting.name for setting in self.settings()])
             if type(error).__name__ != "NoSuchOption" or not hint:
                 raise
             raise UserError(f'no option "{option}": settings are given as name=value{hint}') from None
+        self._check_early(ctx.params)
+        return rest
+
+    def _check_early(self, params: dict[str, Any]) -> None:
+        """What can be told without the schema, which may take seconds to load."""
+        place = next((param.name for param in self.params if param.param_type_name == "argument"), None)
+        if self.argument and place:
+            check_place(str(self.name), place.upper(), str(params[place]))
+        args = params.get("args") or []
+        check_early(args, self.settings(), self.schema.partition(".")[0], self.argument)
 
     def _show_section(self, section: str = "") -> None:
         settings = self.settings()

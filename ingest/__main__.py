@@ -114,13 +114,18 @@ def remove(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: 
     def show(summary: Summary) -> None:
         verb = _would_be(dry_run, "removed")
         before = f"; {summary['before']} were before" if summary["before"] else ""
-        console.print(f"{summary['samples']} samples {verb}; units rewritten: {summary['units']}{before}")
+        console.print(f"{summary['samples']} samples {verb}; shards rewritten: {summary['units']}{before}")
         if summary["pending"]:
             kept_out = "would be kept out" if dry_run else "are kept out"
             console.print(f"{summary['pending']} items that are listed and not scraped yet {kept_out}")
         for name in summary["unmatched"]:
             console.print(printable(f"not found: {name}"), style="yellow")
         show_removed(summary)
+        if summary["stale"]:
+            files = ", ".join(summary["stale"])
+            again = f"python -m ingest report {dataset}"
+            console.print(printable(f"made before, and still name what is removed: {files}"), style="yellow")
+            console.print(printable(f"make them again: {again}, or delete them"), style="yellow")
         if summary["units"] and not dry_run:
             console.print("the bytes are in the old generations until: python -m ingest gc … --purge")
 
@@ -184,7 +189,7 @@ def refresh(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run:
 
 
 def show_removed(summary: Summary) -> None:
-    """Checkpoints that may have seen removed samples, and units that could not be rewritten."""
+    """Checkpoints that may have seen removed samples, and shards that could not be rewritten."""
     for entry in summary["checkpoints"]:
         checkpoint = f"{entry['run']} step {entry['step']} ({entry['checkpoint']})"
         console.print(f"may have seen {entry['samples']} of them: {checkpoint}")

@@ -51,6 +51,8 @@ from ingest.seen import Match, SeenBy, Selection, seen_by
 log = logging.getLogger(__name__)
 # kept in a hole, so that the same command finds it again and completes a run that was cut off
 STAYS = frozenset({"source", "media_id", "channel", "license", "split"})
+# by ingest report, which tells of samples
+REPORTED = ("report.html", "README.md", "ATTRIBUTION.csv", "croissant.json")
 CHECKPOINTS_MEAN = (
     "every checkpoint of a run that pinned a snapshot with a removed sample of its split;"
     " whether it had come to the sample is not checked"
@@ -87,7 +89,7 @@ class RemoveConfig:
 class RemoveSummary(TypedDict):
     """`samples` that this command takes down, and those that were down `before`; `pending`: listed items
     that it keeps out; `units` rewritten; `failed`: unit -> its error; `unmatched`: ids of the list that hit
-    nothing.
+    nothing; `stale`: files that ingest report wrote into the dataset before, and that are as they were.
     """
 
     dataset: str
@@ -97,6 +99,7 @@ class RemoveSummary(TypedDict):
     units: int
     failed: dict[str, str]
     unmatched: list[str]
+    stale: list[str]
     checkpoints: list[SeenBy]
     checkpoints_mean: str
 
@@ -141,9 +144,20 @@ def remove(config: RemoveConfig, dry_run: bool = False) -> RemoveSummary:
         "units": units - len(failed),
         "failed": failed,
         "unmatched": unmatched,
+        "stale": stale_files(here.dataset, will_bury=dry_run and bool(fresh)),
         "checkpoints": checkpoints,
         "checkpoints_mean": CHECKPOINTS_MEAN,
     }
+
+
+def stale_files(dataset: Dataset, will_bury: bool = False) -> list[str]:
+    """What ingest report wrote into the dataset before its newest tombstone; all of it where more are to
+    come.
+    """
+    store = dataset.store
+    there = [name for name in REPORTED if store.exists(name)]
+    newest = max(map(store.modified, store.list("tombstones")), default=0.0)
+    return [f"{dataset.uri}/{name}" for name in there if will_bury or store.modified(name) < newest]
 
 
 def find(dataset: Dataset, match: Match, reason: str) -> Selection:

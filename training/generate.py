@@ -283,7 +283,7 @@ def _report(
     """The summary. `StoppedError` where units failed, or nothing came out."""
     if summary.failed:
         error = next(iter(summary.failed.values()))
-        count = f"{len(summary.failed)} of {len(summary.failed) + summary.units_done} units failed"
+        count = f"{len(summary.failed)} of {len(summary.failed) + summary.units_done} shards failed"
         raise StoppedError(f"output={config.output}: {count}, the first with {error}; run it again")
     wavs: list[str] = []
     skipped: dict[str, str] = {}

@@ -2,8 +2,10 @@
 
 import datetime
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -69,7 +71,10 @@ def test_a_yt_dlp_of_last_season_is_said_and_no_fault(monkeypatch: pytest.Monkey
 
 def test_a_folder_keeps_create_only_and_nothing_is_left(tmp_path: Path) -> None:
     assert only("storage", output=str(tmp_path / "new")).ok
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    assert only("storage", output=str(tmp_path / "mine")).ok
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
 
 
 def test_a_store_that_overwrites_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,6 +86,35 @@ def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     finding = only("storage", output=str(tmp_path / "file"))
     assert str(tmp_path / "file") in finding.found and not finding.ok
+
+
+@pytest.mark.parametrize("output", ["/proc/x/y", "nowhere://bucket/x"])
+def test_place_and_fix_are_said_once(output: str) -> None:
+    finding = only("storage", output=output)
+    assert finding.found.count(output) == 1 and ";" not in finding.found
+    assert finding.fix.startswith(("choose another output", "use a folder or s3://"))
+
+
+def test_a_cluster_that_is_down_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"  # bound, and nobody listens
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        started = time.monotonic()
+        finding = only("ray")
+    assert f"the cluster at {address}: nobody answers" in finding.found and "head" in finding.fix
+    assert time.monotonic() - started < 3
+
+
+def test_each_finding_is_shown_as_soon_as_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    def last(_: DoctorConfig) -> doctor.Finding:
+        return doctor.Finding("disk", f"after {shown}")
+
+    monkeypatch.setitem(CHECKS, "disk", last)
+    findings = diagnose(DoctorConfig(checks=["python", "disk"]), lambda finding: shown.append(finding.check))
+    assert findings[1].found == "after ['python']" and shown == ["python", "disk"]
 
 
 def test_a_command_that_hangs_is_ended() -> None:

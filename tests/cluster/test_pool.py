@@ -1,13 +1,15 @@
 """Workers: a unit that fails, an item that kills its worker, memory, and the end of the stages."""
 
+import logging
 import os
 import sys
 from pathlib import Path
 
+import pytest
 import ray
 from ray import cloudpickle
 
-from cluster.pool import UnitOutput
+from cluster.pool import UnitOutput, ensure_ray
 from cluster.units import run_units
 from cluster.worklist import UnitTask
 from tests.fakes.numbers import COLUMNS, make, numbers_stage
@@ -99,3 +101,21 @@ def test_ray_closes_the_stages_at_the_end(tmp_path: Path, ray_local) -> None:
         progress=False,
     )
     assert (tmp_path / "closed").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "says"), [("", "starting Ray …"), ("head:6379", "connecting to Ray at head:6379 …")]
+)
+def test_that_ray_starts_is_said_before_it_does(
+    address: str, says: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    said: list[str] = []
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: said.append(caplog.text))
+    with caplog.at_level(logging.INFO):
+        ensure_ray()
+    assert says in said[0]
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    ensure_ray()
+    assert len(said) == 1

@@ -20,13 +20,13 @@ def test_the_summary_line_has_reasons_bytes_and_deferred_units() -> None:
         summary.add(
             Outcome(unit, {"kept": 1, "refused:rate_limited": 6, "refused:timeout": 1}, deferred=True)
         )
-    later = "to try later: 2 units (rate_limited 12, timeout 2)"
+    later = "to try later: 2 shards (rate_limited 12, timeout 2)"
     assert (
         summary_line(summary)
         == f"kept 1,234 · refused 13 (corrupt 7, license 3, silent 2, …) · 2.0 MB · {later}"
     )
     summary.add(Outcome("u4", error="KeyError: a defect"))
-    assert summary_line(summary).endswith(f"{later} · failed: 1 unit")
+    assert summary_line(summary).endswith(f"{later} · failed: 1 shard")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_rate_is_one_or_more(units_per_s: float | None, shown: str) -> None:
     assert rate_of(units_per_s) == shown
 
 
-SUMMARY = "kept 5 · refused 3 (silent 3) · 1.0 MB · to try later: 2 units (rate_limited 14)"
+SUMMARY = "kept 5 · refused 3 (silent 3) · 1.0 MB · to try later: 2 shards (rate_limited 14)"
 
 
 def shown_after(units: int, each_s: float, clock: list[float]) -> RunProgress:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cluster.record import Summary, cpu_seconds, run_verb
+from cluster.record import Summary, cpu_seconds, run_verb, show_units
 
 
 @dataclass
@@ -57,6 +58,36 @@ def test_the_record_has_the_settings_and_no_password(tmp_path: Path) -> None:
     assert folder.name.split("-")[1] == "sing"
     assert json.loads((folder / "summary.json").read_text()) == summary
     assert "secret" not in (folder / "config.yaml").read_text()
+
+
+def test_runs_that_end_within_a_second_have_a_record_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "strftime", lambda _: "20260101T000000")
+    for notes in (1, 2, 3):
+        run(tmp_path, lambda notes=notes: {"notes": notes})
+    summaries = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("runs/*/summary.json"))]
+    assert [summary["notes"] for summary in summaries] == [1, 2, 3]
+    # all are names that the report and others read
+    assert all(re.fullmatch(r"\d{8}T\d{6}-\w+-[\d-]+", folder.name) for folder in (tmp_path / "runs").iterdir())
+
+
+def test_counts_of_shards_are_told_to_people(capsys: pytest.CaptureFixture[str]) -> None:
+    nothing: Summary = {"units_done": 0, "failed": {}, "deferred": [], "units_before": 1}
+    show_units(nothing)
+    show_units({**nothing, "units_before": 30})
+    some = {"units_done": 1, "units_before": 4, "counts": {}, "num_bytes": 0, "seconds": 1.0, "cpu_s": 1.0}
+    show_units({**some, "failed": {"u7": "KeyError"}, "deferred": ["u8", "u9"], "deferred_counts": {}})
+    told = capsys.readouterr().out
+    for line in (
+        "nothing to do: the one shard is committed",
+        "nothing to do: all 30 shards are committed",
+        "1 shard done, 4 were committed before",
+        "2 shards left for later",
+        "shard u7 failed: KeyError",
+    ):
+        assert line in told, line
+    assert "unit" not in told
 
 
 def test_a_run_that_fails_leaves_no_record(tmp_path: Path) -> None:

@@ -2,16 +2,19 @@
 cluster.
 """
 
+import http.server
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from cluster.submit import ROOT, submission
+from cluster.submit import ROOT, check_answers, submission, submit
 from configs.load import UserError
 
 ADDRESS = "http://127.0.0.1:8265"
@@ -61,3 +64,35 @@ def test_a_dry_run_prints_what_would_run() -> None:
         command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60, env=dict(os.environ)
     )
     assert shlex.split(done.stdout) == submission(WORDS, ADDRESS)
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """A server that wants a token."""
+
+    def do_GET(self) -> None:
+        self.send_error(401)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_server_that_is_down_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{probe.getsockname()[1]}"  # bound, and nobody listens
+        monkeypatch.setattr(subprocess, "run", None)  # nothing is started
+        with pytest.raises(UserError, match=f"address {address}: no Ray job server answers .*8265"):
+            submit(WORDS, address)
+
+
+def test_a_server_that_hangs_up_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=lambda: server.accept()[0].close(), daemon=True).start()
+        with pytest.raises(UserError, match="no Ray job server answers"):
+            check_answers(f"http://127.0.0.1:{server.getsockname()[1]}")
+
+
+def test_any_answer_will_do() -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        check_answers(f"http://127.0.0.1:{server.server_port}/")

@@ -198,7 +198,7 @@ def test_a_run_in_which_nothing_succeeds_stops_early(tmp_path: Path) -> None:
     def broken(task: UnitTask, scratch: Path) -> UnitOutput:
         raise KeyError("a defect")
 
-    with pytest.raises(StoppedError, match="first 20 units all failed.*a defect"):
+    with pytest.raises(StoppedError, match="first 20 shards all failed.*a defect"):
         run_units(make(tmp_path / "data", 200), lambda: broken, 0, columns=COLUMNS, progress=False)
 
 

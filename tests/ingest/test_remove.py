@@ -83,6 +83,22 @@ def test_the_same_command_again_has_nothing_to_do(tmp_path: Path, rows: list[Row
     assert (objects(tmp_path / "clips"), objects(tmp_path / "latents")) == before
 
 
+def test_what_the_report_wrote_before_is_named_until_it_is_made_again(
+    tmp_path: Path, rows: list[Row]
+) -> None:
+    make(tmp_path, rows)
+    clips = str(tmp_path / "clips")
+    assert remove(config_of(tmp_path), dry_run=True)["stale"] == []
+    write_report(ReportConfig(clips))
+    told = [f"{clips}/{name}" for name in ("report.html", "README.md", "ATTRIBUTION.csv", "croissant.json")]
+    assert remove(config_of(tmp_path), dry_run=True)["stale"] == told
+    assert remove(config_of(tmp_path))["stale"] == told
+    # said again as long as it is so
+    assert remove(config_of(tmp_path))["stale"] == told
+    write_report(ReportConfig(clips))
+    assert remove(config_of(tmp_path))["stale"] == []
+
+
 def test_only_what_is_not_down_yet_is_counted(tmp_path: Path, rows: list[Row]) -> None:
     make(tmp_path, rows)
     place, latents = str(tmp_path / "clips"), [str(tmp_path / "latents")]

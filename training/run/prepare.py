@@ -151,8 +151,8 @@ def _warn_of_changes(setting: str, dataset: Dataset, pinned: Snapshot) -> None:
     units, samples = added_since(dataset, pinned)
     if units:
         log.warning(
-            "%s=%s: %d samples in %d units were added since this run pinned its snapshot and are not part of "
-            "it; train into another output to learn from them",
+            "%s=%s: %d samples in %d shards were added since this run pinned its snapshot and are not part "
+            "of it; train into another output to learn from them",
             *(setting, dataset.uri, samples, units),
         )
     if pinned.uri != dataset.uri:

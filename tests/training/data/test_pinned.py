@@ -119,5 +119,5 @@ def test_samples_that_were_added_are_named_and_not_learnt(
     shutil.copytree(tmp_path / "grown/data", data.uri)
     caplog.set_level(logging.WARNING)
     after = prepare(settings(data.uri, tmp_path / "run"))
-    assert "42 samples in 3 units were added since this run pinned its snapshot" in caplog.text
+    assert "42 samples in 3 shards were added since this run pinned its snapshot" in caplog.text
     assert after.snapshots == before.snapshots
