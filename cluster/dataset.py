@@ -225,8 +225,23 @@ class Dataset:
         return commit
 
     def snapshot(self) -> Snapshot:
-        """All that is committed now, as a fixed list."""
-        return Snapshot.of(self.uri, self.commits().values())
+        """All that is committed now, as a fixed list. `DamagedDatasetError` for what other settings made."""
+        commits = self.commits().values()
+        for commit in commits:
+            self._check_own(commit)
+        return Snapshot.of(self.uri, commits)
+
+    def _check_own(self, commit: Commit) -> Commit:
+        """The commit. `DamagedDatasetError` where it was made with other settings than the dataset has: a
+        command of others was still at work here while the output took new ones (cluster.rebind).
+        """
+        if commit.semantic_hash != self.meta["semantic_hash"]:
+            name = f"{self.uri}/commits/{commit.unit}.{commit.generation}.json"
+            problem = "made with other settings than those of dataset.json"
+            raise DamagedDatasetError(
+                f"{name}: {problem}: another command was at work here; use another output"
+            )
+        return commit
 
     def read_index(self, commit: Commit) -> pa.Table:
         """A unit's index. `DamagedDatasetError` where it is missing, or its bytes are not those committed."""
@@ -262,7 +277,7 @@ class Dataset:
         try:
             self.store.put(name, seal_json(commit.to_json()))
         except FileExistsError:
-            return self.read_commit(name)
+            return self._check_own(self.read_commit(name))
         return commit
 
     def bury(self, keys: dict[str, str]) -> None:

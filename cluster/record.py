@@ -57,12 +57,12 @@ def run_verb(
     show: Callable[[Summary], None],
     as_json: bool,
     dry_run: bool,
-    places: Sequence[str] = (),
+    places: Sequence[str] | None = None,
 ) -> Summary | None:
     """Runs `do`, prints its summary and records it beside the output; None for a dry run.
 
     `cpu_s` of the summary, if any, is the workers'; this process's is added. `places`: what was made and of
-    what, where that is not the output alone: the next command follows from the first.
+    what, where that is not the output alone: the next command follows from the first; [] for none.
     """
     if dry_run:
         _print_plan(verb, output, config, as_json)
@@ -82,7 +82,7 @@ def run_verb(
     else:
         show(summary)
     if not any(summary.get(name) for name in LEFT):
-        say_next(*(places or filter(None, [output])))
+        say_next(*([output] if output and places is None else places or []))
     return summary
 
 

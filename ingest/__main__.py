@@ -25,6 +25,8 @@ class DatasetConfig(Protocol):
 
 C = TypeVar("C", bound=DatasetConfig)
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+# of the steward's verbs, and what else leads to no model
+LEAD_NOWHERE = ("remove", "refresh", "gc", "attribution")
 PURGE = typer.Option(False, "--purge", help="delete at once: runs that pin an old snapshot cannot resume")
 
 
@@ -130,6 +132,8 @@ def remove(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: 
             console.print("the bytes are in the old generations until: python -m ingest gc … --purge")
 
     summary = run_in_dataset("remove", dataset, args, RemoveConfig, run, show, as_json, dry_run)
+    if summary and summary["units"] and not (dry_run or summary["failed"]):
+        say(shlex.join(["python", "-m", "ingest", "gc", dataset, "--purge"]))
     _exit_if(summary, "failed")
 
 
@@ -157,7 +161,7 @@ def prove_removed(
     # a check changes nothing, not even the list of commands
     output = "" if dry_run or config.check else dataset
     summary = run_verb(
-        "prove-removed", args, config, do, output=output, show=show, as_json=as_json, dry_run=False
+        "prove-removed", args, config, do, output=output, show=show, as_json=as_json, dry_run=False, places=[]
     )
     if summary and not config.check and summary["verdict"] != NOTHING:
         raise typer.Exit(1)
@@ -322,6 +326,7 @@ def run_in_dataset(
         show=show,
         as_json=as_json,
         dry_run=False,
+        places=[] if verb in LEAD_NOWHERE else None,
     )
 
 

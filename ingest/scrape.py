@@ -24,6 +24,7 @@ from cluster.dataset import Dataset
 from cluster.jsonl import JsonObject
 from cluster.pool import UnitOutput
 from cluster.progress import RunSummary
+from cluster.rebind import create_or_rebind
 from cluster.scratch import scratch_folder
 from cluster.shards import Row, write_shard
 from cluster.units import run_units
@@ -86,7 +87,7 @@ def scrape(config: ScrapeConfig, progress: bool = True) -> RunSummary:
     summary.
 
     Errors: `UserError` for settings that cannot work or differ from those the output was made with, before
-    any work.
+    any work. An output that stores nothing yet takes other settings.
     """
     check(config)
     if config.source.kind in ("urls", "youtube", "inaturalist") and not config.network.contact:
@@ -97,7 +98,7 @@ def scrape(config: ScrapeConfig, progress: bool = True) -> RunSummary:
         raise UserError(
             f"source.path={config.source.path}: nothing found there for source.kind={config.source.kind}"
         )
-    dataset = Dataset.create_or_open(config.output, "clips", semantic(config), parents=[])
+    dataset = create_or_rebind(config.output, "clips", semantic(config))
     bans = frozenset(key for key in dataset.tombstones() if ":" in key)
     allowed_items = _without_banned(itertools.chain([first], items), bans)
     entries = ((_item_id(item), asdict(item)) for item in _warn_if_ids_moved(dataset, allowed_items))

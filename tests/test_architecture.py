@@ -28,6 +28,7 @@ BRIDGES = {
     "cluster.objects",
     "cluster.pool",
     "cluster.progress",
+    "cluster.rebind",
     "cluster.runs",
     "cluster.worklist",
     "cluster.shards",

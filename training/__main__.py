@@ -289,6 +289,7 @@ def run_in_output(
     record: bool = True,
 ) -> Summary | None:
     """`run_verb` for verbs that write to `config.output`, beside which their record is kept."""
+    made_of = getattr(config, "model", "") or getattr(config, "run", "")
     return run_verb(
         verb,
         args or [],
@@ -298,7 +299,8 @@ def run_in_output(
         show=show,
         as_json=as_json,
         dry_run=dry_run,
-        places=[*filter(None, [getattr(config, "model", "")]), config.output],
+        # the chain follows from what it was made of, where that is a run
+        places=[made_of, config.output] if made_of else None,
     )
 
 

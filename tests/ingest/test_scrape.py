@@ -73,6 +73,20 @@ def test_running_again_does_nothing_and_new_files_only_append(
     assert (more.units_done, more.counts) == (1, {"kept": SCENES})
 
 
+def test_a_scrape_that_kept_nothing_binds_nothing_and_decides_all_again(world: Path, tmp_path: Path) -> None:
+    """And gives the bytes of an output that never saw the other settings."""
+    output = tmp_path / "clips"
+    too_long = scrape(config(world, output, clip=ClipConfig(600.0)), progress=False)
+    assert "kept" not in too_long.counts and too_long.units_done
+    again = scrape(config(world, output), progress=False)
+    fresh = scrape(config(world, tmp_path / "fresh"), progress=False)
+    assert again.counts == fresh.counts and again.counts["kept"]
+    assert tars(output) == tars(tmp_path / "fresh") and not list(verify(str(output)))
+    # now there are samples
+    with pytest.raises(UserError, match="made with other settings: config.clip.duration_s: 1.6"):
+        scrape(config(world, output, clip=ClipConfig(600.0)), progress=False)
+
+
 def test_another_folder_with_the_same_names_is_told_in_one_line(
     world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
