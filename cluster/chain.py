@@ -27,9 +27,13 @@ log = logging.getLogger(__name__)
 RUNS = "runs"
 RUN, FINISHED, SOUNDS = "run.json", "FINISHED.json", "sounds.jsonl"
 USUAL = ("clips", "runs/contrastive", "runs/autoencoder", "latents", "runs/diffusion", "sounds", "export")
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, StoppedError)
+MAX_RECORD_BYTES = 32_000_000
 # from here on, a step that is done makes those before it unnecessary: latents may come of published models
 FIRST_WITHOUT_OTHERS = "latents"
-PICTURES = "my-pictures"  # a person's own: nobody else knows where they are
+# a person's own: nobody else knows where they are
+MEDIA, PICTURES = "my-videos", "my-pictures"
+NOTHING = "nothing"  # what no output was made of
 
 
 class Step(NamedTuple):
@@ -61,7 +65,7 @@ def next_command(*places: str) -> str:
     """
     try:
         steps = chain_of(*places)
-    except (OSError, ValueError, KeyError, TypeError, StoppedError) as error:
+    except UNREADABLE as error:
         log.debug("no next command after %s: %s", places, error)
         return ""
     if not steps or not steps[0].done:
@@ -72,7 +76,17 @@ def next_command(*places: str) -> str:
     return next((step.command for step in steps[begin:] if not step.done), "")
 
 
-def chain_of(*places: str) -> list[Step]:
+def recipe_for(data: str) -> list[Step]:
+    """The chain of clips, or of whatever was made of them; of a folder with anything else in it, that of
+    clips of its media in out/clips.
+    """
+    is_media = (
+        "://" not in data and os.path.isdir(data) and os.listdir(data) and not _identify(absolute(data))
+    )
+    return chain_of("out/clips", media=data) if is_media else chain_of(data)
+
+
+def chain_of(*places: str, media: str = MEDIA) -> list[Step]:
     """All steps from the clips that the first of `places` is, or was made of; of a place that holds nothing
     yet, as if it were to hold clips.
     """
@@ -89,15 +103,15 @@ def chain_of(*places: str) -> list[Step]:
     towers = made("contrastive", "runs/contrastive", clips)
     codec = made("autoencoder", "runs/autoencoder", clips)
     latents = made("latents", "latents", clips)
-    network = made("diffusion", "runs/diffusion", latents.uri)
-    sounds = made("sounds", "sounds", network.uri)
-    model = made("export", "export", network.snapshot)
+    network = made("diffusion", "runs/diffusion", latents.uri if latents.done else NOTHING)
+    sounds = made("sounds", "sounds", network.uri if network.done else NOTHING)
+    model = made("export", "export", network.snapshot or NOTHING)
     train = ("training", "train")
     return [
         _step(
             made("clips", "clips", "")._replace(uri=clips, done=_holds_samples(clips)),
             ("ingest", "scrape", "configs/ingest/laptop.yaml"),
-            **{"source.path": "my-videos"},
+            **{"source.path": media},
         ),
         _step(towers, (*train, "configs/training/small_contrastive.yaml"), data=clips),
         _step(codec, (*train, "configs/training/small_autoencoder.yaml"), data=clips),
@@ -134,21 +148,34 @@ def _short(uri: str) -> str:
 
 def _clips_of(place: str) -> str:
     """The address of the clips at the beginning of the chain; "" for what is in no chain."""
-    output = _identify(absolute(place))
+    uri = absolute(place).rstrip("/")
+    output = _identify(uri)
+    if output is None:
+        return uri
     # a run of latents leads to these, and they to their clips
-    for _ in range(3):
-        if output is None or output.kind == "clips":
-            break
-        output = _identify(output.source) if output.source else Output("", "")
-    return output.uri if output else absolute(place).rstrip("/")
+    for _ in range(2):
+        if output and output.kind != "clips":
+            output = _identify(output.source) if output.source else None
+    return output.uri if output and output.kind == "clips" else ""
 
 
 def _identify(uri: str) -> Output | None:
-    """What the place holds; None where it holds nothing that is known here, or nothing at all."""
+    """What the place holds; None where that is nothing, nothing that is known here, or damaged."""
     if "://" not in uri and not os.path.isdir(uri):
         return None
-    store = open_store(uri)
+    try:
+        return _read(uri, open_store(uri))
+    except UNREADABLE as error:
+        log.debug("%s is left out of the chain: %s", uri, error)
+        return None
+
+
+def _read(uri: str, store: Store) -> Output | None:
+    """The same of a place that is there."""
     if store.exists(RUN):
+        # a run over millions of shards pins each: a hint is not worth reading them
+        if store.size(RUN) > MAX_RECORD_BYTES:
+            return None
         record = json.loads(store.read(RUN))
         data = record["snapshots"][0]
         finished = store.exists(FINISHED)
@@ -176,12 +203,15 @@ def _model_behind(sounds: Store) -> str:
 
 
 def _holds_samples(uri: str) -> bool:
-    """Whether any commit of the dataset has kept a sample; False where there is no dataset."""
+    """Whether any commit of the dataset has kept a sample; False where there is no dataset.
+
+    In object storage, where a listing may be long, a dataset is taken to hold some.
+    """
     try:
-        commits = Dataset.open(uri).iter_commits()
+        dataset = Dataset.open(uri)
     except ValueError:
         return False
-    return any(commit.counts.get("kept") for commit in commits)
+    return "://" in uri or any(commit.counts.get("kept") for commit in dataset.iter_commits())
 
 
 def _places(root: str, first: tuple[str, ...]) -> Iterator[str]:

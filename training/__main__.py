@@ -200,11 +200,11 @@ def inspect(run: str, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
 
 @app.command(name="recipe-for")
 def recipe_for(data: str, as_json: bool = JSON, dry_run: bool = DRY_RUN) -> None:
-    """The commands from the clips DATA to a sound; what is done already is ticked off."""
-    from cluster.chain import chain_of
+    """The commands from DATA, clips or a folder of media, to a sound; what is done is ticked off."""
+    from cluster.chain import recipe_for as steps_for
 
     # it only looks: a dry run is the run
-    steps = chain_of(data)
+    steps = steps_for(data)
     if not steps:
         raise UserError(f"{data}: is in no chain from clips to a sound; give a dataset of clips, or a run")
     if as_json:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster import chain
-from cluster.chain import Step, chain_of, next_command
+from cluster.chain import Step, chain_of, next_command, recipe_for
 from cluster.dataset import Dataset
 from cluster.learnt import INDEX, PROVENANCE
 from cluster.record import run_verb, say_next
@@ -96,6 +96,9 @@ def test_where_nothing_is_known_nothing_is_said(capfd: pytest.CaptureFixture[str
     run("out/runs/broken", "contrastive", "out/gone")
     Path("out/runs/half").mkdir()
     Path("out/runs/half/run.json").write_text("{")
+    dataset("out/clips", "clips")
+    # a damaged neighbour is left out, and hides nothing
+    assert "small_contrastive.yaml" in next_command("out/clips")
     for place in ("out/empty", "nowhere", "hub:owner/name", "out/runs/broken", "out/runs/half"):
         say_next(place)
     assert capfd.readouterr() == ("", "")
@@ -108,6 +111,21 @@ def test_a_chain_that_has_not_begun_is_whole_and_names_presets_that_exist() -> N
     assert settings(steps[-1].command) == {"model": "data/runs/diffusion", "output": "data/export"}
     presets = [word for step in steps for word in step.command.split() if word.endswith(".yaml")]
     assert len(presets) == 5 and all((ROOT / preset).is_file() for preset in presets)
+
+
+def test_a_folder_of_media_has_the_chain_of_its_clips() -> None:
+    Path("holiday").mkdir()
+    Path("holiday/sea.mp4").write_bytes(b"video")
+    steps = recipe_for("holiday")
+    assert settings(steps[0].command) == {"source.path": "holiday", "output": "out/clips"}
+    # what belongs to other clips is not ticked off
+    dataset("out/others", "clips")
+    dataset("out/latents", "latents", "out/others")
+    run("out/runs/diffusion", "diffusion", "out/latents")
+    assert not any(step.done for step in recipe_for("holiday"))
+    dataset("out/clips", "clips")
+    assert [step.done for step in recipe_for("holiday")] == [True] + [False] * 6
+    assert recipe_for("out/clips")[1:] == recipe_for("holiday")[1:]
 
 
 def test_the_next_command_is_on_stderr_and_only_after_all_work(
@@ -136,6 +154,14 @@ def test_the_next_command_is_on_stderr_and_only_after_all_work(
     assert end_of({"deferred": ["u"]})[1] == ""
     monkeypatch.setenv("STILLSOUND_NEXT", "no")
     assert end_of({"notes": 3})[1] == ""
+
+
+def test_a_record_of_millions_of_shards_is_not_read_for_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset("out/clips", "clips")
+    run("out/runs/contrastive", "contrastive", "out/clips")
+    assert "autoencoder" in next_command("out/clips")
+    monkeypatch.setattr(chain, "MAX_RECORD_BYTES", 10)
+    assert "contrastive" in next_command("out/clips")
 
 
 def test_the_examples_hold() -> None:
