@@ -133,7 +133,7 @@ def remove(dataset: str, args: list[str] = ARGS, as_json: bool = JSON, dry_run: 
 
     summary = run_in_dataset("remove", dataset, args, RemoveConfig, run, show, as_json, dry_run)
     if summary and summary["units"] and not (dry_run or summary["failed"]):
-        say(shlex.join(["python", "-m", "ingest", "gc", dataset, "--purge"]))
+        say(typed("ingest", "gc", dataset, "--purge"))
     _exit_if(summary, "failed")
 
 
