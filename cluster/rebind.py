@@ -11,7 +11,7 @@ as somebody may be at them. docs/commit-protocol.md.
 
 import logging
 
-from cluster.dataset import Dataset
+from cluster.dataset import Commit, Dataset
 from cluster.objects import list_own
 from cluster.storage import Store, open_store
 from configs.load import SettingsTree, describe_difference
@@ -46,12 +46,13 @@ def has_ended(dataset: Dataset) -> bool:
 
 def keeps_nothing(dataset: Dataset) -> bool:
     """Whether the dataset refused all that it looked at: nothing was ever kept and removed since."""
-    return all(
-        commit.generation == 0
-        and commit.tar is None
-        and all(name.startswith("refused:") for name in commit.counts)
-        for commit in dataset.iter_commits()
-    )
+    return all(_is_refusal(commit) for commit in dataset.iter_commits())
+
+
+def _is_refusal(commit: Commit) -> bool:
+    """Whether nothing of a unit was kept, also not at first."""
+    is_first = commit.generation == 0 and commit.tar is None
+    return is_first and all(name.startswith("refused:") for name in commit.counts)
 
 
 def _sweep(store: Store, kind: str) -> None:
