@@ -18,6 +18,7 @@ from configs.load import run_app
 from ingest.scenes import render_image, sample_scene
 from ingest.synth import SynthConfig, synth
 from tests.conftest import ROOT
+from training.judging.towers import open_pair_judge
 
 pytestmark = pytest.mark.training
 
@@ -74,6 +75,9 @@ def test_the_readmes_six_commands_make_a_sound_and_each_names_the_next(
     wav, rate_hz = soundfile.read(desk / "out/sounds/sea.wav")
     # as long as the clips, whose length no preset of a model states
     assert (len(wav), rate_hz) == (256 * 160, 16000) and np.abs(wav).max() > 0
+    # the size of its pictures follows from the clips, wherever the model is opened
+    judge = open_pair_judge("out/runs/contrastive")
+    assert judge.pictures([Image.open(desk / "my-pictures/sea.jpg")]).shape == (1, 64)
     monkeypatch.setattr(sys, "argv", ["training", "recipe-for", "out/clips"])
     with pytest.raises(SystemExit):
         run_app(APPS["training"])
