@@ -18,7 +18,7 @@ from configs.load import run_app
 from ingest.scenes import render_image, sample_scene
 from ingest.synth import SynthConfig, synth
 from tests.conftest import ROOT
-from training.judging.towers import open_pair_judge
+from training.judging.opening import open_pair_judge
 
 pytestmark = pytest.mark.training
 
