@@ -1,13 +1,17 @@
 """The page of compared runs: complete, harmless, and whole on a telephone."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
+import typer
 
 from cluster.storage import open_store
 from configs.load import UserError
 from tests.fakes.browser import look_at
 from tests.training.test_runs import fake_run
+from training.__main__ import app
 from training.runs import Comparison, RunsConfig, compare
 from training.runs_page import HEIGHT, WIDTH, chart, page_of, rows_of, write_page
 
@@ -47,6 +51,22 @@ def test_a_browser_shows_it_whole_and_no_name_is_markup(compared: Comparison, tm
     write_page(f"{tmp_path}/new/compared.html", html)
     seen = look_at(tmp_path / "new/compared.html", width_px=390)
     assert not seen["errors"] and seen["scroll_px"] == 390
+
+
+def test_the_verb_prints_the_table_or_json_and_writes_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [str(fake_run(tmp_path / name, [loss], lr=loss)) for name, loss in (("a", 0.25), ("b", 0.5))]
+    page = f"{tmp_path}/compared.html"
+    verb = typer.main.get_command(app)
+    verb(["runs", *runs, f"output={page}"], standalone_mode=False)
+    said = capsys.readouterr().out
+    assert re.search(r"loss, last 50 steps +0.25 +0.5 *\n", said) and re.search(r"lr +0.25 +0.5 *\n", said)
+    assert f"page: {page}" in said and "<polyline" in Path(page).read_text()
+    verb(["runs", *runs, "--json"], standalone_mode=False)
+    compared = json.loads(capsys.readouterr().out)
+    assert [run["loss"] for run in compared["runs"]] == [0.25, 0.5]
+    assert compared["differing"] == {"lr": ["0.25", "0.5"]} and compared["page"] == ""
 
 
 def test_it_is_written_to_a_bucket_and_a_place_that_is_none_is_one_line(bucket: str, tmp_path: Path) -> None:
