@@ -71,9 +71,10 @@ def verbs_of(room: str) -> list[str]:
     ['doctor', 'submit', 'demo', 'completion']
     """
     text = (ROOT / room / "__main__.py").read_text()
-    found = re.findall(r"^@app\.command\(.*\)\ndef (\w+)", text, re.MULTILINE)
+    found = re.findall(r"^@app\.command\((.*)\)\ndef (\w+)", text, re.MULTILINE)
+    named = [(re.search(r'name="([\w-]+)"', options), function) for options, function in found]
     # as typer calls them
-    return [name.replace("_", "-") for name in found]
+    return [name[1] if name else function.replace("_", "-") for name, function in named]
 
 
 def _starting(word: str, names: list[str] | tuple[str, ...]) -> list[str]:

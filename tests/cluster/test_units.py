@@ -316,5 +316,5 @@ def test_a_run_logs_its_progress(
     monkeypatch.setattr("sys.stdout", io.StringIO())
     monkeypatch.setattr("cluster.progress.LOG_EVERY_S", 0)
     run_units(make(tmp_path / "data", 6), lambda: Slow(tmp_path, 0.01), 0, columns=COLUMNS)
-    assert [line.split(" · ")[0] for line in caplog.messages] == [f"{done} of 3 units" for done in (1, 2, 3)]
+    assert [line.split(" · ")[0] for line in caplog.messages] == [f"{done} of 3 shards" for done in (1, 2, 3)]
     assert "kept 6 · refused 0" in caplog.messages[-1] and "kept 6 · refused 0" in sys.stdout.getvalue()
