@@ -54,6 +54,7 @@ MODULES = {
     "tests.fakes.runs": "training",
     "tests.fakes.ranks": "training",
     "subprocess": "server",
+    "nbclient": "training",
 }
 
 
