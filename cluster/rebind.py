@@ -58,7 +58,8 @@ def _is_refusal(commit: Commit) -> bool:
 def _sweep(store: Store, kind: str) -> None:
     """Deletes list, marks and commits that no dataset.json is of any more, if they keep nothing."""
     left = [name for folder in OLD for name in list_own(store, folder)]
-    if not left:
+    # another command may have begun anew meanwhile: what was listed may be its own
+    if not left or store.exists(DATASET):
         return
     unbound = Dataset(
         store, {"kind": kind, "schema_version": 0, "config": {}, "parents": [], "semantic_hash": ""}

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+import cluster.rebind
 from cluster.dataset import Dataset
 from cluster.objects import DamagedDatasetError
 from cluster.rebind import create_or_rebind
 from cluster.shards import Shard
-from cluster.storage import FolderStore
+from cluster.storage import FolderStore, Store
 from configs.load import UserError
 from ingest.verify import verify
 
@@ -123,3 +124,20 @@ def test_a_driver_of_the_old_settings_that_is_still_at_work_is_not_mixed_in(tmp_
     with pytest.raises(DamagedDatasetError, match="another command was at work here"):
         dataset.snapshot()
     assert any("made with other settings" in problem for problem in verify(dataset.uri))
+
+
+def test_the_list_of_another_command_that_was_faster_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused(tmp_path)
+    list_own = cluster.rebind.list_own
+    others = iter([lambda: create_or_rebind(str(tmp_path / "out"), "clips", NEW)])
+
+    def slow(store: Store, folder: str) -> list[str]:
+        for other in others:
+            other().worklist.append(ITEMS, unit_size=2)
+        return list_own(store, folder)
+
+    monkeypatch.setattr(cluster.rebind, "list_own", slow)
+    dataset = create_or_rebind(str(tmp_path / "out"), "clips", NEW)
+    assert [unit for unit, _ in dataset.worklist.unit_attempts()] == ["u0000000", "u0000001"]
