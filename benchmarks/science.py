@@ -14,6 +14,7 @@ all seeds go to stdout.
 """
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -174,12 +175,13 @@ class Seed:
 
 def main(output: Path, seeds: list[int], with_oracle: bool, videos: int) -> None:
     results: list[JsonObject] = []
-    for number in seeds:
-        path = output / f"seed{number}.json"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(run_seed(output, number, with_oracle, videos), indent=1))
-        results.append(json.loads(path.read_text()))
+    with figures_alone_on_stdout():
+        for number in seeds:
+            path = output / f"seed{number}.json"
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(run_seed(output, number, with_oracle, videos), indent=1))
+            results.append(json.loads(path.read_text()))
     print(json.dumps(summarise(results), indent=1))
 
 
@@ -270,10 +272,23 @@ def sounds_of(pipeline: StillsoundPipeline, clips: list[HeldOut]) -> list[np.nda
 # --- Commands -----------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def figures_alone_on_stdout() -> Iterator[None]:
+    """What commands print in the block goes to stderr, also what those print that they start."""
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)
+
+
 def run(*args: str) -> None:
-    """A verb, as a user types it; its output goes to stderr, the figures alone to stdout."""
-    print("$ python -m", *args, file=sys.stderr, flush=True)
-    subprocess.run([sys.executable, "-m", *args], check=True, stdout=sys.stderr)
+    """A verb, as a user types it."""
+    print("$ python -m", *args, flush=True)
+    subprocess.run([sys.executable, "-m", *args], check=True)
 
 
 def port_of(place: Path) -> int:

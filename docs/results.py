@@ -36,6 +36,21 @@ def demo(record: Record) -> tuple[str, str, str]:
     return "the demo: gap from chance to the codec closed", ", ".join(closed), of
 
 
+def science(record: Record) -> tuple[str, str, str]:
+    """The mean of all seeds, on what no model has met."""
+    unseen = record["closed"]["scraped, unseen combinations"]
+    figure = ", ".join(f"{words} {unseen[name]['mean']:.2f}" for name, words in ATTRIBUTES.items())
+    seeds = f"{len(record['seeds'])} seed{'s' if len(record['seeds']) > 1 else ''}"
+    return "the same, trained longer, of combinations never seen", figure, f"{record['clips']} clips, {seeds}"
+
+
+def real_media(record: Record) -> tuple[str, str, str]:
+    low, high = record["generated"]["interval"]
+    place = f"place {record['generated']['mean_place']:.1f} [{low:.1f}, {high:.1f}] of 20, chance 10.5"
+    of = f"{record['generated']['media']} held-out media; trained on {record['media']}"
+    return "real photographs: the own sound, by the one made", place, of
+
+
 def few_steps(record: Record) -> tuple[str, str, str]:
     steps = ("1", "4", "25")
     means = [f"{steps_mean(record, each):.2f} in {each}" for each in steps]
@@ -78,6 +93,8 @@ def training(record: Record) -> tuple[str, str, str]:
 
 ROWS: dict[str, Callable[[Record], tuple[str, str, str]]] = {
     "demo.json": demo,
+    "science.json": science,
+    "real_media.json": real_media,
     "steps.json": few_steps,
     "finetune.json": finetuned,
     "vocoder.json": vocoder,
