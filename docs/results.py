@@ -51,18 +51,6 @@ def real_media(record: Record) -> tuple[str, str, str]:
     return "real photographs: the own sound, by the one made", place, of
 
 
-def few_steps(record: Record) -> tuple[str, str, str]:
-    steps = ("1", "4", "25")
-    means = [f"{steps_mean(record, each):.2f} in {each}" for each in steps]
-    of = f"{record['clips']} clips; an older demo"
-    return "the same in few steps, mean of the three", ", ".join(means), of
-
-
-def steps_mean(record: Record, steps: str) -> float:
-    closed = record["closed_by_steps"][steps]
-    return float(sum(each["closed"] for each in closed.values()) / len(closed))
-
-
 def finetuned(record: Record) -> tuple[str, str, str]:
     figure = f"+{record['gained_on_new']} points on these, -{record['lost_on_old']} on the old ones"
     return f"fine-tuning on {record['pairs']} pairs of new scenes", figure, f"{record['clips']} clips a kind"
@@ -95,7 +83,6 @@ ROWS: dict[str, Callable[[Record], tuple[str, str, str]]] = {
     "demo.json": demo,
     "science.json": science,
     "real_media.json": real_media,
-    "steps.json": few_steps,
     "finetune.json": finetuned,
     "vocoder.json": vocoder,
     "chaos.json": restarts,
