@@ -24,20 +24,22 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.fakes.browser import BROWSERS
-
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PATIENCE_S = 60.0
 LOOK_EVERY_S = 0.05
 
 
 class Page:
-    """One tab. `requests`: addresses asked for; `errors`: what its scripts raised, or the browser refused."""
+    """One tab. `requests`: addresses asked for; `errors`: what its scripts raised, or the browser refused;
+    `failures`: what could not be loaded.
+    """
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, downloads: Path):
         self.socket = socket
         self.downloads = downloads
         self.requests: list[str] = []
         self.errors: list[str] = []
+        self.failures: list[str] = []
         self.session = ""
         self.target = ""
         self.numbers = itertools.count(1)
@@ -53,8 +55,9 @@ class Page:
                 self.requests.append(said["params"]["request"]["url"])
             elif said["method"] == "Runtime.exceptionThrown":
                 self.errors.append(str(said["params"]["exceptionDetails"]))
-            elif said["method"] == "Log.entryAdded" and said["params"]["entry"]["source"] == "security":
-                self.errors.append(said["params"]["entry"]["text"])
+            elif said["method"] == "Log.entryAdded" and said["params"]["entry"]["level"] == "error":
+                entry = said["params"]["entry"]
+                (self.errors if entry["source"] == "security" else self.failures).append(entry["text"])
 
     async def tell(self, method: str, **params: Any) -> Any:
         """A command of the protocol; its result."""
@@ -66,14 +69,14 @@ class Page:
         assert "error" not in answer, (method, answer)
         return answer["result"]
 
-    async def show(self, url: str, width_px: int, is_dark: bool = False) -> None:
-        """Opens an address in a window of that width."""
-        await self.resize(width_px, is_dark)
+    async def show(self, url: str, width_px: int, is_dark: bool = False, height_px: int = 900) -> None:
+        """Opens an address in a window of that size."""
+        await self.resize(width_px, is_dark, height_px)
         await self.tell("Page.navigate", url=url)
         await self.wait_for(f"location.href.startsWith({url!r}) && document.readyState == 'complete'")
 
-    async def resize(self, width_px: int, is_dark: bool = False) -> None:
-        size = {"width": width_px, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    async def resize(self, width_px: int, is_dark: bool = False, height_px: int = 900) -> None:
+        size = {"width": width_px, "height": height_px, "deviceScaleFactor": 1, "mobile": False}
         await self.tell("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
         await self.tell("Emulation.setEmulatedMedia", features=[scheme])
