@@ -22,9 +22,10 @@ ROOMS = ("configs", "cluster", "ingest", "training")
 FIXED = {
     # contended OpenMP threads are ten times slower; a setting called threads comes before it
     "OMP_NUM_THREADS": "1",
-    # waiting threads sleep instead of spinning. Alone it costs about a tenth of small models' speed;
-    # beside other processes, spinning took 290 s for what takes 16 s.
+    # Waiting threads sleep, after a little spinning. Without it, two threads alone took 1.37 times as long;
+    # with libgomp's own, processes side by side took 290 s for what takes 16 s (LOG.md, 2026-11-26).
     "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "10000",
     "RAY_USAGE_STATS_ENABLED": "0",
     # else Ray hides the GPU from actors that request none, and says so in a warning
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
