@@ -6,13 +6,12 @@ Each defect is a mistake that was made somewhere, and is made here from outside,
 settings; the product has no switch for them. All trainings have the same seed, steps and order of samples.
 All are scored on the same held-out clips with the same noise, by `evaluate` and known answers. A score's
 change is the mean over clips of what it says of the defective model minus what it says of the sound one, with
-a 95 % bootstrap over media of these differences: a defect is seen where one of them excludes 0. `seed` is the
-control: no defect, but another seed. Run again: what is done is not done again.
+a 95 % bootstrap over media of these differences: a defect is seen where one of them excludes 0. `seed` and
+`seed2` are the controls: no defect, but other seeds. Run again: what is done is not done again.
 """
 
 import json
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -23,18 +22,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.command_line import parse_options
+from benchmarks.command_line import parse_options, run
+from benchmarks.latents import SPLITS, Samples, read_split, row_of, write_latents
 from benchmarks.machine import machine
 from cluster.dataset import Dataset
 from cluster.jsonl import JsonObject
-from cluster.shards import Row, Status, write_shard
-from training.data.catalogue import Catalogue
+from cluster.shards import Row, Status
 from training.data.npy import read_npy, to_npy
 from training.judging.intervals import draw_media, interval, means
-from training.moments import moments_of
 from training.pipeline.codec import encode_wav
 from training.pipeline.mel import MelConfig
-from training.precompute import LATENT_COLUMNS
 from training.pretrained import folder_sha256, load_autoencoder
 from training.score import ATTRIBUTES
 
@@ -46,10 +43,6 @@ COIN = 0.5398
 SHARE = 0.3  # of training samples that a defect of the data hits
 BATCH = 16  # samples that a scale is taken of
 KL_FACTOR = 100
-MEMBERS = ("latent.npy", "image.npy")
-SPLITS = ("train", "validation")
-Samples = dict[str, dict[str, bytes]]
-"""The members of each training sample, by key."""
 Alter = Callable[[Path, Samples], tuple[Samples, Mapping[str, object] | None]]
 """Of a demo: its samples as a defect leaves them, and what their commit says of their moments; None: the
 truth."""
@@ -164,7 +157,7 @@ def evaluated(bench: Bench, model: Path, name: str, *more: str) -> dict[str, dic
     """What is right in each clip, by key."""
     folder = bench.output / name
     if not (folder / "scores.json").exists():
-        run("evaluate", f"model={model}", f"output={folder}", *bench.scored_on, *more)
+        run("training", "evaluate", f"model={model}", f"output={folder}", *bench.scored_on, *more)
     rows = [json.loads(line) for line in (folder / "heard.jsonl").read_text().splitlines()]
     return {row["key"]: row["right"] for row in rows}
 
@@ -180,7 +173,7 @@ def codec_changes(bench: Bench) -> Found:
     for name, model in models.items():
         folder = bench.output / name
         if not (folder / "roundtrip.json").exists():
-            run("evaluate", f"model={model}", f"output={folder}", *bench.scored_on)
+            run("training", "evaluate", f"model={model}", f"output={folder}", *bench.scored_on)
         reports.append(json.loads((folder / "roundtrip.json").read_text()))
     sound, defective = reports
     more = defective["mel_l1"] - sound["mel_l1"]
@@ -209,7 +202,7 @@ def trained(bench: Bench, name: str, defect: Defect) -> Path:
             altered(bench.demo, data, defect.alter)
         sizes = (f"steps={bench.steps}", f"seed={SEED}")
         places = (f"data={data}", f"output={model}")
-        run("train", "configs/training/demo.yaml", *places, *sizes, *defect.settings)
+        run("training", "train", "configs/training/demo.yaml", *places, *sizes, *defect.settings)
     return model
 
 
@@ -221,7 +214,7 @@ def other_codec(bench: Bench) -> Path:
         weight = KL_FACTOR * record["config"]["autoencoder"]["kl_weight"]
         places = (f"data={bench.demo}/clips", f"output={model}", f"steps={bench.codec_steps}")
         settings = ("configs/training/demo_autoencoder.yaml", f"autoencoder.kl_weight={weight:g}")
-        run("train", *settings, *places)
+        run("training", "train", *settings, *places)
     return model
 
 
@@ -229,7 +222,7 @@ def with_codec(output: Path, model: Path, codec: Path) -> Path:
     """An export of a model whose codec is another one, with the hash of that one: as if it belonged there."""
     folder = output / "codec-export"
     shutil.rmtree(folder, ignore_errors=True)
-    run("export", f"model={model}", f"output={folder}")
+    run("training", "export", f"model={model}", f"output={folder}")
     inside = folder / "autoencoder"
     weights = next(iter(inside.glob("*.safetensors")))
     shutil.copy(next(iter((codec / "model").glob("*.safetensors"))), weights)
@@ -239,11 +232,6 @@ def with_codec(output: Path, model: Path, codec: Path) -> Path:
     return folder
 
 
-def run(*args: str) -> None:
-    """A verb of training, as a user types it."""
-    subprocess.run([sys.executable, "-m", "training", *args], check=True, stdout=sys.stderr)
-
-
 # --- Defects of the data ------------------------------------------------------------------------------------
 
 
@@ -251,35 +239,13 @@ def altered(demo: Path, target: Path, alter: Alter) -> None:
     """The demo's latents as one shard, with its training samples as a defect leaves them."""
     source = Dataset.open(f"{demo}/latents")
     rows = {row["key"]: row for row in source.iter_rows() if row["status"] == Status.KEPT}
-    samples = {split: read(source, split) for split in SPLITS}
+    samples = {split: read_split(source, split) for split in SPLITS}
     learnt, statistics = alter(demo, samples["train"])
     made: list[Row] = []
     for split, members in (("train", learnt), ("validation", samples["validation"])):
-        for key, values in members.items():
-            columns = {name: rows[key][name] for name in ("media_id", "start_s", "license")}
-            made.append(Row(rows[key]["item_id"], key, columns={**columns, "split": split}, members=values))
-    shutil.rmtree(target, ignore_errors=True)
-    dataset = Dataset.create_or_open(str(target), "latents", source.meta["config"], [])
-    dataset.worklist.append([("all", {})], 1)
-    (task,) = dataset.worklist.units()
-    scratch = target / "scratch"
-    scratch.mkdir()
-    truth = dict(moments_of(made))
-    dataset.commit(task.unit, 0, write_shard(scratch, made, LATENT_COLUMNS), {**truth, **(statistics or {})})
-    shutil.rmtree(scratch)
-    shutil.copytree(Path(source.uri) / "models", target / "models")
+        made += [row_of(rows[key], split, values) for key, values in members.items()]
+    write_latents(source, target, made, statistics)
     (target / "done").touch()
-
-
-def read(source: Dataset, split: str) -> Samples:
-    """The members of a split's samples."""
-    catalogue = Catalogue.of(source, source.snapshot(), split, MEMBERS)
-    there = np.flatnonzero(~catalogue.holes).tolist()
-    samples: Samples = {}
-    for index, sample in catalogue.read(there).items():
-        assert sample is not None
-        samples[str(catalogue.keys[index])] = {name: bytes(sample[name]) for name in MEMBERS}
-    return dict(sorted(samples.items()))
 
 
 def hit(samples: Samples) -> list[str]:
@@ -328,8 +294,13 @@ def scaled_by_a_batch(demo: Path, samples: Samples) -> tuple[Samples, Mapping[st
 
 DEFECTS = {
     "seed": Defect("the control: no defect, another seed", (f"seed={SEED + 1}",)),
+    "seed2": Defect("the control again: no defect, a third seed", (f"seed={SEED + 2}",)),
     "dropout": Defect(
-        "the condition is dropped twice, and in evaluation, too",
+        "the condition is dropped twice while it learns",
+        (f"diffusion.condition_dropout={TWICE:.4f}",),
+    ),
+    "dropout_always": Defect(
+        "the same, and as often when it is scored",
         (f"diffusion.condition_dropout={TWICE:.4f}",),
         dropped=TWICE,
     ),

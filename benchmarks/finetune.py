@@ -11,9 +11,6 @@ timbre worse than chance. Further settings are the fine-tuning's. Run again: wha
 """
 
 import json
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,22 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.command_line import parse_options
+from benchmarks.command_line import parse_options, run
+from benchmarks.latents import SPLITS, read_split, row_of, write_latents
 from benchmarks.machine import machine
 from cluster.dataset import Dataset
 from cluster.jsonl import JsonObject
-from cluster.shards import Row, Status, write_shard
+from cluster.shards import Row, Status
 from ingest.scenes import SHAPES
-from training.data.catalogue import Catalogue
 from training.data.npy import to_npy
-from training.moments import moments_of
-from training.precompute import LATENT_COLUMNS
 from training.score import ATTRIBUTES
 
 NEW = ("star", "cross")
 PAIRS = 50
 GUARDED = 10  # of them, every fifth, are the guard's and not learnt from
-SPLITS = ("train", "validation")
 Chosen = Callable[[JsonObject], str]
 """The split of a row in a part of the dataset; "" for none."""
 Embedding = Callable[[JsonObject], np.ndarray]
@@ -45,12 +39,19 @@ Embedding = Callable[[JsonObject], np.ndarray]
 def main(demo: Path, output: Path, clips: int, base_steps: int, more: list[str]) -> None:
     divide(demo, output)
     base = output / "base"
-    run("train", "configs/training/demo.yaml", f"data={output}/old", f"output={base}", f"steps={base_steps}")
+    run(
+        "training",
+        "train",
+        "configs/training/demo.yaml",
+        f"data={output}/old",
+        f"output={base}",
+        f"steps={base_steps}",
+    )
     before = {kind: scores(demo, output, base, kind, clips) for kind in ("old", "new")}
     tuned = output / "finetuned"
     started = time.monotonic()
     settings = ("configs/training/finetune_demo.yaml", f"data={output}/new", f"more_data=[{output}/old]")
-    run("train", *settings, f"init_from={base}", f"output={tuned}", *more)
+    run("training", "train", *settings, f"init_from={base}", f"output={tuned}", *more)
     seconds = time.monotonic() - started
     after = {kind: scores(demo, output, tuned, kind, clips) for kind in ("old", "new")}
     finished = json.loads((tuned / "FINISHED.json").read_text())
@@ -113,41 +114,21 @@ def scene_of(demo: Path, row: JsonObject) -> JsonObject:
 
 
 def copy_part(source: Dataset, target: Path, split_of: Chosen, image_of: Embedding | None = None) -> None:
-    """A dataset of one shard with those samples of `source` that have a split; `image_of` gives the embedding
-    of a row in place of its own.
+    """A dataset of those samples of `source` that have a split; `image_of` gives the embedding of a row in
+    place of its own.
     """
     chosen = {row["key"]: row for row in source.iter_rows() if row["status"] == Status.KEPT}
     splits = {key: split for key, row in chosen.items() if (split := split_of(row))}
     rows: list[Row] = []
     for split in SPLITS:
-        catalogue = Catalogue.of(source, source.snapshot(), split, ("latent.npy", "image.npy"))
-        items = [index for index, key in enumerate(catalogue.keys) if str(key) in splits]
-        for index, sample in catalogue.read(items).items():
-            assert sample is not None
-            key = str(catalogue.keys[index])
-            row = chosen[key]
-            columns = {name: row[name] for name in ("media_id", "start_s", "license")}
-            members = {name: bytes(sample[name]) for name in ("latent.npy", "image.npy")}
-            if image_of:
-                members["image.npy"] = to_npy(image_of(row))
-            rows.append(Row(row["item_id"], key, columns={**columns, "split": splits[key]}, members=members))
-    shutil.rmtree(target, ignore_errors=True)
-    dataset = Dataset.create_or_open(str(target), "latents", source.meta["config"], [])
-    dataset.worklist.append([("all", {})], 1)
-    (task,) = dataset.worklist.units()
-    scratch = target / "scratch"
-    scratch.mkdir()
-    dataset.commit(task.unit, 0, write_shard(scratch, rows, LATENT_COLUMNS), dict(moments_of(rows)))
-    shutil.rmtree(scratch)
-    shutil.copytree(Path(source.uri) / "models", target / "models")
+        for key, members in read_split(source, split).items():
+            if key in splits:
+                own = {"image.npy": to_npy(image_of(chosen[key]))} if image_of else {}
+                rows.append(row_of(chosen[key], splits[key], {**members, **own}))
+    write_latents(source, target, rows)
 
 
-# --- Commands -----------------------------------------------------------------------------------------------
-
-
-def run(*args: str) -> None:
-    """A verb of training, as a user types it."""
-    subprocess.run([sys.executable, "-m", "training", *args], check=True, stdout=sys.stderr)
+# --- Scores -------------------------------------------------------------------------------------------------
 
 
 def scores(demo: Path, output: Path, model: Path, kind: str, clips: int) -> dict[str, float]:
@@ -155,7 +136,7 @@ def scores(demo: Path, output: Path, model: Path, kind: str, clips: int) -> dict
     folder = output / f"scores-{model.name}-{kind}"
     if not (folder / "scores.json").exists():
         places = (f"data={demo}/clips", f"truth={output}/truth_{kind}", f"output={folder}")
-        run("evaluate", f"model={model}", *places, f"num_clips={clips}")
+        run("training", "evaluate", f"model={model}", *places, f"num_clips={clips}")
     found: dict[str, Any] = json.loads((folder / "scores.json").read_text())["scores"]
     demos = json.loads((demo / "evaluation/scores.json").read_text())["scores"]
     closed = {name: _closed(found[name], demos[name]["chance"]) for name in ATTRIBUTES}

@@ -30,7 +30,7 @@ import numpy as np
 import soundfile
 import torch
 
-from benchmarks.command_line import parse_options
+from benchmarks.command_line import parse_options, run
 from benchmarks.machine import machine
 from cluster.dataset import Dataset
 from configs.load import UserError
@@ -164,12 +164,6 @@ def train(output: Path) -> None:
 
     preset = "configs/training/demo.yaml"
     run("training", "train", preset, f"data={output}/latents", f"output={output}/runs/diffusion", *DIFFUSION)
-
-
-def run(*args: str) -> None:
-    """A verb, as a user types it; its output goes to stderr, the figures alone to stdout."""
-    print("$ python -m", *args, file=sys.stderr, flush=True)
-    subprocess.run([sys.executable, "-m", *args], check=True, stdout=sys.stderr)
 
 
 # --- Ranks --------------------------------------------------------------------------------------------------

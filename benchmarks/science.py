@@ -14,10 +14,6 @@ all seeds go to stdout.
 """
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,12 +24,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.command_line import parse_options
+from benchmarks.command_line import parse_options, run
 from benchmarks.finetune import copy_part, scene_of
 from benchmarks.machine import machine
 from cluster.dataset import Dataset
-from cluster.demo import site
+from cluster.demo import port_of, site
 from cluster.jsonl import JsonObject
+from cluster.record import stdout_to_stderr
 from ingest.scenes import F0_RANGE_HZ, RATE_RANGE_HZ, SHAPES
 from training.data.choice import seed_of
 from training.evaluate import reconstruct
@@ -175,7 +172,7 @@ class Seed:
 
 def main(output: Path, seeds: list[int], with_oracle: bool, videos: int) -> None:
     results: list[JsonObject] = []
-    with figures_alone_on_stdout():
+    with stdout_to_stderr():
         for number in seeds:
             path = output / f"seed{number}.json"
             if not path.exists():
@@ -267,38 +264,6 @@ def sounds_of(pipeline: StillsoundPipeline, clips: list[HeldOut]) -> list[np.nda
         noise = [torch.Generator().manual_seed(seed_of(0, clip.key)) for clip in batch]
         wavs += list(pipeline(image_embeds=embeds, generator=noise).audios)
     return wavs
-
-
-# --- Commands -----------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def figures_alone_on_stdout() -> Iterator[None]:
-    """What commands print in the block goes to stderr, also what those print that they start."""
-    stdout = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(stdout, 1)
-        os.close(stdout)
-
-
-def run(*args: str) -> None:
-    """A verb, as a user types it."""
-    print("$ python -m", *args, flush=True)
-    subprocess.run([sys.executable, "-m", *args], check=True)
-
-
-def port_of(place: Path) -> int:
-    """The site's port, kept: the URLs of a frozen work list must work in the next run, too."""
-    path = place / "port.txt"
-    if not path.exists():
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            path.write_text(str(probe.getsockname()[1]))
-    return int(path.read_text())
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ class Demo:
     def make_clips(self) -> None:
         """Scenes -> media on a loopback site -> clips, scraped twice and verified."""
         root = self.root
-        port = _port_of(root)
+        port = port_of(root)
         with self.timed("synth"):
             run("ingest", "synth", f"{root}/world")
         settings = (
@@ -265,7 +265,7 @@ def _summarise_training(output: Path, killed_at: int) -> TrainingSummary:
     }
 
 
-def _port_of(root: Path) -> int:
+def port_of(root: Path) -> int:
     """The site's port, stored in `root`: the URLs of a frozen work list must work in the next demo, too."""
     path = root / "port.txt"
     if not path.exists():

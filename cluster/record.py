@@ -69,7 +69,7 @@ def run_verb(
         return None
     started = time.monotonic()
     cpu_before_s = cpu_seconds()
-    with _stdout_to_stderr() if as_json else contextlib.nullcontext():
+    with stdout_to_stderr() if as_json else contextlib.nullcontext():
         report = do()
     cpu_s = report.get("cpu_s", 0.0) + cpu_seconds() - cpu_before_s
     summary: Summary = {"verb": verb, **report}
@@ -147,7 +147,7 @@ def _show_deferred(units: Sequence[str], counts: dict[str, int]) -> None:
 
 
 @contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
+def stdout_to_stderr() -> Iterator[None]:
     """For the block, whatever prints to stdout, children included, prints to stderr."""
     sys.stdout.flush()
     # the descriptor, not sys.stdout: children and native libraries write to it directly

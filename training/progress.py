@@ -16,6 +16,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -26,12 +27,15 @@ LOG_EVERY_S = 60.0
 T = TypeVar("T")
 
 
+def columns() -> list[ProgressColumn]:
+    """What a live line shows: of what, how much, and for how long."""
+    counts = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    return [*counts, TimeElapsedColumn(), TimeRemainingColumn()]
+
+
 def track(items: Sequence[T], what: str, total: int = 0, console: Console | None = None) -> Iterator[T]:
     """The items, one after another. `what`: is counted, `total` of them, as many in each; 0: the items."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    shown = Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console or Console(stderr=True)
-    )
+    shown = Progress(*columns(), console=console or Console(stderr=True))
     total = total or len(items)
     begun = logged = time.monotonic()
     # without a terminal, rich prints the line once, at its end

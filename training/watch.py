@@ -14,21 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TextColumn
 
 from cluster.jsonl import TAIL_BYTES, JsonObject, last_line, newest_line, parse_lines, read_lines
 from cluster.storage import Store
+from training.progress import LOG_EVERY_S, columns
 from training.run.history import EVENTS, METRICS
 
 log = logging.getLogger(__name__)
-LOG_EVERY_S = 60.0
 LOOK_EVERY_S = 1.0
 # each look is requests
 LOOK_REMOTE_EVERY_S = 30.0
@@ -38,15 +31,7 @@ class Line(Progress):
     """The live line; without a terminal it is silent, and `log_step` writes to the log."""
 
     def __init__(self, steps: int):
-        super().__init__(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}"),
-            console=Console(stderr=True),
-        )
+        super().__init__(*columns(), TextColumn("{task.fields[status]}"), console=Console(stderr=True))
         self.task = self.add_task("steps", total=steps, status="starting")
         self.last_logged_at = self.get_time()
 

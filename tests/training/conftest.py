@@ -9,12 +9,21 @@ import pytest
 
 from cluster.jsonl import read_lines
 from tests.fakes.latents import make_latents
+from tests.fakes.pipelines import vocoder
 from tests.fakes.runs import run_command
 
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return make_latents(tmp_path_factory.mktemp("latents") / "data").uri
+
+
+@pytest.fixture(scope="session")
+def voice(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A vocoder that is not silent; Griffin-Lim takes ten times as long."""
+    folder = tmp_path_factory.mktemp("vocoder")
+    vocoder().save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

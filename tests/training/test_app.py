@@ -21,21 +21,12 @@ from configs.load import UserError
 from tests.conftest import ROOT
 from tests.fakes.chain import Chain, frames_of
 from tests.fakes.devtools import Page, open_browser
-from tests.fakes.pipelines import vocoder
 from training.app import AppConfig, Site, is_loopback, license_of_model, running
 from training.app_sounds import SoundMaker
 from training.export import open_pipeline
 from training.generate import GenerateConfig, generate
 
 Talk = Callable[[aiohttp.ClientSession], Awaitable[Any]]
-
-
-@pytest.fixture(scope="module")
-def voice(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A vocoder that is not silent; Griffin-Lim takes ten times as long."""
-    folder = tmp_path_factory.mktemp("vocoder")
-    vocoder().save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,10 @@ from PIL import Image
 from configs.load import UserError
 from ingest.pixels import PictureError
 from tests.fakes.chain import Chain
-from tests.fakes.pipelines import vocoder
 from training.app_limits import Wish
 from training.app_sounds import SoundMaker, samplers_of
 from training.export import open_pipeline
 from training.generate import GenerateConfig, generate
-
-
-@pytest.fixture(scope="module")
-def voice(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A vocoder that is not silent; Griffin-Lim takes ten times as long."""
-    folder = tmp_path_factory.mktemp("vocoder")
-    vocoder().save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
